@@ -1,0 +1,116 @@
+"""Weights files of our own: safetensors with flat names, "/" between modules, and metadata.
+
+The header of a native file holds three strings: `format` ("vitswin_jax"), `version` (of the package
+that wrote it) and `metadata`, JSON. Any reader of safetensors can open it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
+
+from vitswin_jax.types import UserError
+from vitswin_jax.version import __version__
+
+FORMAT = "vitswin_jax"
+
+
+def write_native(
+    path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], *, metadata: Mapping[str, Any]
+) -> None:
+    """Writes named float32 tensors and JSON-able metadata, whole or not at all.
+
+    Raises UserError where the file cannot be written, and ValueError, naming them all, for tensors
+    that are not float32.
+    """
+    others = [f"{name} ({t.dtype})" for name, t in sorted(tensors.items()) if t.dtype != np.float32]
+    if others:
+        raise ValueError(f"native files hold float32 tensors; these are not: {', '.join(others)}")
+    header = {"format": FORMAT, "version": __version__, "metadata": json.dumps(metadata)}
+    # The writer takes a tensor's memory as it lies, whatever its strides.
+    tensors = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        safetensors.numpy.save_file(tensors, temporary, metadata=header)
+
+
+def read_native(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Returns the tensors of a native file, by name, and its metadata.
+
+    Raises UserError for a file that is missing, damaged, or no native file.
+    """
+    with _open(path) as file:
+        metadata = _metadata(path, file.metadata())
+        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+
+
+def read_native_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns the metadata of a native file; only its header is read. Raises as `read_native`."""
+    with _open(path) as file:
+        return _metadata(path, file.metadata())
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a temporary path beside `path`, and moves what was written there over it at the end.
+
+    A reader sees the old file or the new one, never a part. Where the block raises, nothing of it
+    is left; a file system's errors become a UserError that names `path`.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # a new file's: some writers make theirs private
+        yield temporary
+        temporary.chmod(mode)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # or a power cut may leave the new name with no content
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write {path}: {_reason(error)}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+@contextlib.contextmanager
+def _open(path: str | os.PathLike[str]) -> Iterator[safe_open]:
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path}: cannot be read as a safetensors file ({_reason(error)}); "
+            "it may be damaged, or cut short by an interrupted copy"
+        ) from error
+
+
+def _metadata(path: str | os.PathLike[str], header: Mapping[str, str] | None) -> dict[str, Any]:
+    if not header or header.get("format") != FORMAT or "metadata" not in header:
+        found = (header or {}).get("format", "none")
+        raise UserError(
+            f"{path}: written by another program (its header's format is {found!r}); "
+            f"a file of ours says {FORMAT!r}"
+        )
+    try:
+        metadata = json.loads(header["metadata"])
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: its metadata is not JSON ({error})") from error
+    if not isinstance(metadata, dict):
+        raise UserError(f"{path}: its metadata is a {type(metadata).__name__}, not a JSON object")
+    return metadata
+
+
+def _reason(error: Exception) -> str:
+    text = (isinstance(error, OSError) and error.strerror) or str(error)
+    return text.removeprefix("Error while deserializing header: ").splitlines()[0]
