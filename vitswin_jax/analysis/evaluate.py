@@ -1,0 +1,177 @@
+"""Evaluation of a classifier over a whole split: every example once, and what to say about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+from scipy.special import log_softmax
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from vitswin_jax.types import Batch, UserError
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How one class fared; the two fractions are NaN where there is nothing to divide by."""
+
+    name: str
+    examples: int
+    accuracy: float  # of the examples of the class, how many were named so: recall
+    precision: float  # of the examples named so, how many were of the class
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """The examples whose winning probability fell into (low, high]."""
+
+    low: float
+    high: float
+    examples: int
+    confidence: float  # mean winning probability, NaN where there are no examples
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model said of every example of a split, in the split's order, and its scores."""
+
+    logits: Float[np.ndarray, "n k"]
+    labels: Int[np.ndarray, " n"]
+    class_names: tuple[str, ...]
+    top1: float  # fractions in [0, 1]
+    top5: float
+    loss: float  # mean cross-entropy, in nats
+    classes: tuple[ClassScore, ...]
+    confusion: Int[np.ndarray, "k k"]  # [true, predicted]
+    calibration: tuple[CalibrationBin, ...]
+    calibration_error: float  # expected calibration error: mean |confidence - accuracy| of the bins
+
+    @property
+    def probabilities(self) -> Float[np.ndarray, "n k"]:
+        """Softmax of the logits."""
+        return np.exp(log_softmax(self.logits.astype(np.float64), axis=-1))
+
+    @property
+    def predictions(self) -> Int[np.ndarray, " n"]:
+        """The most probable class of each example."""
+        return self.logits.argmax(-1)
+
+
+def predict_dataset(
+    predict: Callable[[Batch], Float[Array, "b k"]], batches: Iterable[Batch]
+) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, " n"]]:
+    """Returns the logits and labels of all examples of padded, masked evaluation batches, in order.
+
+    `predict` gives a batch's logits; rows that are padding are dropped. The next batch is read and
+    started while the device works on the last one.
+    """
+    logits: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    pending: tuple[Any, np.ndarray] | None = None
+    for batch in batches:
+        real = np.asarray(batch["mask"]) > 0
+        started = predict(batch), real
+        labels.append(np.asarray(batch["label"])[real])
+        if pending is not None:
+            logits.append(np.asarray(pending[0], np.float32)[pending[1]])
+        pending = started
+    if pending is None:
+        raise UserError("there is nothing to evaluate: the split is empty")
+    logits.append(np.asarray(pending[0], np.float32)[pending[1]])
+    return np.concatenate(logits), np.concatenate(labels)
+
+
+def summarize(
+    logits: Float[np.ndarray, "n k"],
+    labels: Int[np.ndarray, " n"],
+    class_names: Sequence[str],
+    *,
+    bins: int = 15,
+) -> Evaluation:
+    """Returns the scores of predictions: accuracy, loss, per class, confusion, calibration.
+
+    Calibration is that of Guo et al. 2017 (eq. 3): `bins` of equal width over the winning
+    probability. Equal logits rank by class index, so that a constant model gains nothing by them.
+    Raises UserError where the classes of model and dataset do not fit, or a logit is not finite.
+    """
+    _check(logits, labels, class_names)
+    every = np.arange(len(labels))
+    log_probabilities = log_softmax(logits.astype(np.float64), axis=-1)
+    predictions = logits.argmax(-1)
+    correct = predictions == labels
+    rank = _rank(logits, labels)
+    confidence = np.exp(log_probabilities.max(-1))
+    calibration = _calibration(confidence, correct, bins)
+    indices = np.arange(len(class_names))
+    return Evaluation(
+        logits=logits,
+        labels=labels,
+        class_names=tuple(class_names),
+        top1=float(correct.mean()),
+        top5=float((rank < 5).mean()),
+        loss=float(-log_probabilities[every, labels].mean()),
+        classes=_per_class(labels, predictions, class_names),
+        confusion=confusion_matrix(labels, predictions, labels=indices),
+        calibration=calibration,
+        calibration_error=sum(
+            b.examples / len(labels) * abs(b.confidence - b.accuracy)
+            for b in calibration
+            if b.examples
+        ),
+    )
+
+
+def _check(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
+    if not len(labels):
+        raise UserError("there is nothing to evaluate: the split is empty")
+    if logits.shape[1] != len(class_names):
+        raise UserError(
+            f"the model tells {logits.shape[1]} classes apart, the dataset has {len(class_names)}"
+        )
+    if labels.min() < 0 or labels.max() >= len(class_names):
+        raise UserError(
+            f"labels run from {labels.min()} to {labels.max()}; "
+            f"with {len(class_names)} classes they must lie in [0, {len(class_names)})"
+        )
+    if broken := int((~np.isfinite(logits)).any(-1).sum()):
+        raise UserError(f"the model's logits are not finite for {broken} of {len(labels)} images")
+
+
+def _rank(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How many classes come before the true one."""
+    true = np.take_along_axis(logits, labels[:, None], -1)
+    ahead = (logits == true) & (np.arange(logits.shape[1]) < labels[:, None])
+    return ((logits > true) | ahead).sum(-1)
+
+
+def _per_class(
+    labels: np.ndarray, predictions: np.ndarray, class_names: Sequence[str]
+) -> tuple[ClassScore, ...]:
+    precision, recall, _, examples = precision_recall_fscore_support(
+        labels, predictions, labels=np.arange(len(class_names)), zero_division=np.nan
+    )
+    return tuple(
+        ClassScore(name, int(n), float(r), float(p))
+        for name, n, r, p in zip(class_names, examples, recall, precision, strict=True)
+    )
+
+
+def _calibration(
+    confidence: np.ndarray, correct: np.ndarray, bins: int
+) -> tuple[CalibrationBin, ...]:
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    index = np.clip(np.searchsorted(edges, confidence) - 1, 0, bins - 1)
+    count = np.bincount(index, minlength=bins)
+    with np.errstate(invalid="ignore"):  # an empty bin has no mean
+        mean = np.bincount(index, confidence, minlength=bins) / count
+        accuracy = np.bincount(index, correct, minlength=bins) / count
+    return tuple(
+        CalibrationBin(
+            *map(float, edges[i : i + 2]), int(count[i]), float(mean[i]), float(accuracy[i])
+        )
+        for i in range(bins)
+    )
