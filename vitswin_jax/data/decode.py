@@ -1,0 +1,100 @@
+"""Encoded images to pixels: JPEG by simplejpeg, everything else by Pillow."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import simplejpeg
+from jaxtyping import UInt8
+from PIL import ExifTags, Image, ImageOps
+
+from vitswin_jax.types import UserError
+
+MAX_PIXELS = 89_478_485
+"""The largest image that is decoded: Pillow's own limit, a quarter gigabyte of RGB."""
+
+_TRANSPOSES = {  # EXIF orientation to what undoes it, as quarter turns and a mirror
+    2: (0, True),
+    3: (2, False),
+    4: (2, True),
+    5: (3, True),
+    6: (3, False),
+    7: (1, True),
+    8: (1, False),
+}
+
+
+def decode_image(data: bytes, *, name: str = "image") -> UInt8[np.ndarray, "h w 3"]:
+    """Returns the pixels of an encoded image, uint8 RGB in [0, 255].
+
+    Whatever the content says counts, not a file's suffix. Grey becomes RGB, transparent
+    pixels lie on white, 16 bits become 8 by scaling, the first frame of several is
+    taken, and the image is turned upright as its EXIF orientation says.
+
+    Raises UserError, which begins with `name`, where `data` is empty, truncated, not an
+    image, or larger than MAX_PIXELS.
+    """
+    if not data:
+        raise UserError(f"{name}: the file is empty (0 bytes); an image was expected.")
+    image = _decode_jpeg(data, name=name)
+    return _decode_with_pillow(data, name=name) if image is None else image
+
+
+def _decode_jpeg(data: bytes, *, name: str) -> np.ndarray | None:
+    """Decodes the JPEGs that simplejpeg can, bit for bit as Pillow does but faster."""
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        if colorspace in ("CMYK", "YCCK"):
+            return None
+        _check_size(width, height, name=name)
+        image = simplejpeg.decode_jpeg(data, "RGB")  # strict: a damaged file raises
+    except ValueError:
+        return None  # Pillow knows which damage can be lived with, and what to call the rest
+    orientation = 1
+    if b"Exif\x00\x00" in data[:65536]:
+        with Image.open(io.BytesIO(data)) as header:
+            orientation = header.getexif().get(ExifTags.Base.Orientation, 1)
+    turns, mirror = _TRANSPOSES.get(orientation, (0, False))
+    image = np.rot90(image, turns)
+    return np.ascontiguousarray(image[:, ::-1] if mirror else image)
+
+
+def _decode_with_pillow(data: bytes, *, name: str) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            _check_size(*image.size, name=name)
+            return np.array(_to_rgb(ImageOps.exif_transpose(image), name=name))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UserError(f"{name}: {error}; at most {MAX_PIXELS:,} pixels are read.") from error
+    except Image.UnidentifiedImageError as error:
+        raise UserError(
+            f"{name}: not an image that can be read ({len(data):,} bytes, starting with "
+            f"{data[:8]!r}); JPEG, PNG, WebP, BMP, GIF or TIFF was expected."
+        ) from error
+    # Pillow's decoders raise all of these on damaged files.
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, OverflowError) as error:
+        raise UserError(f"{name}: the image is damaged: {error}.") from error
+
+
+def _to_rgb(image: Image.Image, *, name: str) -> Image.Image:
+    if image.mode == "F":
+        raise UserError(f"{name}: holds floating-point pixels of unknown range; save it as 8 bit.")
+    if image.mode.startswith("I"):  # 16 bit grey; `convert` would clip it at 255
+        levels = np.asarray(image).astype(np.int64)
+        image = Image.fromarray(np.clip(np.round(levels / 257), 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _check_size(width: int, height: int, *, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise UserError(
+            f"{name}: {width}x{height} is {width * height:,} pixels; at most {MAX_PIXELS:,} "
+            "are read."
+        )

@@ -1,0 +1,89 @@
+"""The embedded dataset: scikit-learn's 1,797 handwritten digits, 8x8, in ten classes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vitswin_jax.types import Record, UserError
+
+NAME = "digits"
+_TEST_EVERY = 4  # images 0, 4, 8, ... are the test split
+
+
+def digits_directory(data_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Returns the directory of the digits as a TFDS dataset, and prepares it on first use.
+
+    It lies under `data_dir`, or in the user's cache directory. Several processes may call
+    this at once: each writes a directory of its own, and the first to finish names it.
+
+    Raises UserError where the directory cannot be written.
+    """
+    root = _cache_dir() if data_dir is None else Path(data_dir).expanduser()
+    directory = root / NAME / "1.0.0"
+    if not (directory / "dataset_info.json").exists():
+        try:
+            _prepare(root, directory)
+        except OSError as error:
+            raise UserError(
+                f"{NAME}: cannot be prepared in {root}: {error.strerror or error}; give a "
+                "data_dir that can be written."
+            ) from error
+    return directory
+
+
+def _cache_dir() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vitswin_jax"
+
+
+def _prepare(root: Path, directory: Path) -> None:
+    from vitswin_jax.data.builder import EncodedImageBuilder  # TFDS takes 0.4 s to import
+
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=f".{NAME}-") as scratch:
+        builder = EncodedImageBuilder(
+            NAME,
+            {split: functools.partial(_examples, split=split) for split in ("train", "test")},
+            class_names=[str(digit) for digit in range(10)],
+            description="Optical recognition of handwritten digits, from scikit-learn.",
+            data_dir=scratch,
+        )
+        # TFDS announces a download of unknown size; there is none.
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            builder.download_and_prepare()
+        with contextlib.suppress(FileExistsError):
+            _publish(Path(builder.data_dir), directory)
+
+
+def _publish(source: Path, target: Path) -> None:
+    """Renames `source` to `target` unless a complete `target` got there first."""
+    try:
+        source.rename(target)  # atomic; fails where `target` holds anything
+    except OSError:
+        if not (target / "dataset_info.json").exists():
+            shutil.rmtree(target)  # left half deleted or half copied by someone's hand
+            source.rename(target)
+
+
+def _examples(split: str) -> Iterator[Record]:
+    import sklearn.datasets  # 1 s to import, once in the life of a cache directory
+
+    digits = sklearn.datasets.load_digits()
+    levels = np.round(digits.images * (255 / 16)).astype(np.uint8)  # stored as 0 to 16
+    for index, (image, label) in enumerate(zip(levels, digits.target, strict=True)):
+        if (index % _TEST_EVERY == 0) == (split == "test"):
+            png = io.BytesIO()
+            Image.fromarray(image).save(png, "PNG")
+            yield Record(image=png.getvalue(), label=int(label))
