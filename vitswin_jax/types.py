@@ -39,5 +39,5 @@ class Batch(TypedDict):
     mask: np.ndarray  # float32 (b,): 1 for an example, 0 for padding
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """A mistake the user can mend: commands print it as one line, without a traceback."""

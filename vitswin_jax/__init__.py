@@ -1,0 +1,48 @@
+"""Vision Transformer and Swin Transformer in JAX: train, fine-tune, convert and deploy.
+
+The public face; see the README for the commands. What touches JAX is imported on first use, so
+that commands and data workers which do not need it start fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from vitswin_jax.types import UserError
+from vitswin_jax.version import __version__
+
+if TYPE_CHECKING:
+    from vitswin_jax.models.registry import create_model, model_names
+    from vitswin_jax.pretrained import (
+        load_metadata,
+        load_pretrained,
+        make_preprocess,
+        save_pretrained,
+    )
+
+_HOMES = {
+    "create_model": "models.registry",
+    "model_names": "models.registry",
+    "load_metadata": "pretrained",
+    "load_pretrained": "pretrained",
+    "make_preprocess": "pretrained",
+    "save_pretrained": "pretrained",
+}
+
+__all__ = [
+    "UserError",
+    "__version__",
+    "create_model",
+    "load_metadata",
+    "load_pretrained",
+    "make_preprocess",
+    "model_names",
+    "save_pretrained",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

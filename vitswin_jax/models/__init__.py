@@ -1,0 +1,1 @@
+"""The models: one family a file, on shared layers; `registry` creates them by name."""

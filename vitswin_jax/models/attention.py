@@ -1,0 +1,147 @@
+"""Self-attention: the module the families share, and the one place that chooses the kernel.
+
+Layout is heads first, (..., heads, tokens, head_dim): the two products are then plain batched
+matrix products, and axes before the heads (batch, windows) need no name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from vitswin_jax.types import UserError
+
+Dropout = Callable[[Array], Array]
+
+MASKED = -100.0
+"""What a pair that may not attend has added to its logit: Swin's own value, and not -inf, for with
+Swin V2's logits of up to 100 the difference shows."""
+
+
+def _attend_xla(
+    q: Array, k: Array, v: Array, *, biases: tuple[Array, ...], dropout: Dropout | None
+) -> Array:
+    logits = jnp.einsum("...qd,...kd->...qk", q, k, preferred_element_type=jnp.float32)
+    for bias in biases:
+        logits = logits + jnp.expand_dims(bias, range(logits.ndim - bias.ndim))
+    # The sum divides after the product with v: the same value, on head_dim instead of k numbers.
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+    total = weights.sum(-1, keepdims=True)
+    if dropout is not None:
+        weights = dropout(weights)
+    out = jnp.einsum(
+        "...qk,...kd->...qd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
+    )
+    return (out / total).astype(v.dtype)
+
+
+def _attend_cudnn(
+    q: Array, k: Array, v: Array, *, biases: tuple[Array, ...], dropout: Dropout | None
+) -> Array:
+    if biases or dropout is not None or q.ndim != 4:
+        raise UserError("attn_impl='cudnn' has no biases, windows or attention dropout; use 'xla'.")
+    tokens_first = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
+    out = jax.nn.dot_product_attention(*tokens_first, scale=1.0, implementation="cudnn")
+    return jnp.swapaxes(out, 1, 2)
+
+
+IMPLEMENTATIONS = {"xla": _attend_xla, "cudnn": _attend_cudnn}
+
+
+def attend(
+    q: Float[Array, "*batch q d"],
+    k: Float[Array, "*batch k d"],
+    v: Float[Array, "*batch k d"],
+    *,
+    biases: tuple[Array, ...] = (),
+    dropout: Dropout | None = None,
+    implementation: str = "xla",
+) -> Float[Array, "*batch q d"]:
+    """Computes softmax(q kᵀ + Σ biases) v, with q already scaled (Transformer, eq. 1).
+
+    Logits and softmax are float32 whatever the inputs are; each bias broadcasts to (*batch, q, k).
+    `dropout` acts on the attention weights. Raises UserError for an unknown implementation or for
+    what the chosen one cannot do.
+    """
+    if implementation not in IMPLEMENTATIONS:
+        known = ", ".join(IMPLEMENTATIONS)
+        raise UserError(f"attn_impl={implementation!r} is unknown; it is one of {known}.")
+    return IMPLEMENTATIONS[implementation](q, k, v, biases=biases, dropout=dropout)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over the second-last axis (Transformer, section 3.2).
+
+    Parameters: `qkv` kernel (c, 3, heads, d), the rows in the order query, key, value; `proj`
+    kernel (heads, d, c). A family with position biases or another similarity overrides
+    `position_bias` or `scale`.
+    """
+
+    num_heads: int
+    qkv_bias: bool = True
+    proj_drop_rate: float = 0.0
+    attn_drop_rate: float = 0.0
+    kernel_init: nn.initializers.Initializer | None = None
+    attn_impl: str = "xla"
+    dtype: DTypeLike = jnp.float32
+
+    def position_bias(self) -> Float[Array, "heads n n"] | None:
+        """Returns what is added to every logit, or None."""
+        return None
+
+    def scale(self, q: Array, k: Array) -> tuple[Array, Array]:
+        """Makes q·k the logit: here by 1/√d on the query."""
+        return q * q.shape[-1] ** -0.5, k
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "*batch n c"],
+        mask: np.ndarray | None = None,
+        *,
+        train: bool,
+    ) -> Float[Array, "*batch n c"]:
+        """Mixes tokens; `mask`, broadcast to (*batch, n, n), is True where a pair may attend."""
+        c, heads = x.shape[-1], self.num_heads
+        # One matrix for three projections: each is initialised by its own fans (batch_axis).
+        init = self.kernel_init or nn.initializers.xavier_uniform(
+            in_axis=0, out_axis=(2, 3), batch_axis=(1,)
+        )
+        qkv = nn.Einsum(
+            (c, 3, heads, c // heads),
+            "...nc,cthd->t...hnd",
+            use_bias=self.qkv_bias,
+            kernel_init=init,
+            dtype=self.dtype,
+            name="qkv",
+        )(x)
+        q, k = self.scale(qkv[0], qkv[1])
+        biases = (self.position_bias(),)
+        if mask is not None:
+            biases += (jnp.where(mask, 0.0, MASKED).astype(jnp.float32)[..., None, :, :],)
+        dropout = None
+        if train and self.attn_drop_rate:
+            dropout = nn.Dropout(self.attn_drop_rate, deterministic=False)
+        out = attend(
+            q,
+            k,
+            qkv[2],
+            biases=tuple(bias for bias in biases if bias is not None),
+            dropout=dropout,
+            implementation=self.attn_impl,
+        )
+        out = nn.Einsum(
+            (heads, c // heads, c),
+            "...hnd,hdc->...nc",
+            kernel_init=self.kernel_init
+            or nn.initializers.xavier_uniform(in_axis=(0, 1), out_axis=2),
+            dtype=self.dtype,
+            name="proj",
+        )(out)
+        return nn.Dropout(self.proj_drop_rate, deterministic=not train)(out)

@@ -1,0 +1,128 @@
+"""What the families share: patch embedding, MLP, stochastic depth, layer scale, the head."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from vitswin_jax.types import UserError
+
+
+def _quick_gelu(x: Array) -> Array:
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),  # every PyTorch original
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),  # Google's JAX code
+    "quick_gelu": _quick_gelu,  # OpenAI's CLIP
+}
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """Returns the activation called `name`; raises UserError for one that is unknown."""
+    if name not in ACTIVATIONS:
+        raise UserError(f"act={name!r} is unknown; it is one of {', '.join(ACTIVATIONS)}.")
+    return ACTIVATIONS[name]
+
+
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Returns (height, width) for a size given as one number or as two."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def layer_norm(epsilon: float, dtype: DTypeLike, name: str | None = None) -> nn.LayerNorm:
+    """Creates a LayerNorm whose variance takes two passes, as accurate as the originals'."""
+    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
+
+
+class PatchEmbed(nn.Module):
+    """Cuts images into patches and projects them: a strided convolution (ViT, eq. 1)."""
+
+    patch_size: tuple[int, int]
+    embed_dim: int
+    norm_eps: float | None = None  # of a norm behind the projection; None: no norm
+    use_bias: bool = True
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
+        """Returns a map of (h / patch, w / patch) embedded patches."""
+        x = nn.Conv(
+            self.embed_dim,
+            self.patch_size,
+            strides=self.patch_size,
+            padding="VALID",
+            use_bias=self.use_bias,
+            dtype=self.dtype,
+            name="proj",
+        )(images)
+        if self.norm_eps is not None:
+            x = layer_norm(self.norm_eps, self.dtype, name="norm")(x)
+        return x
+
+
+class Mlp(nn.Module):
+    """Two dense layers with an activation between them (Transformer, section 3.3)."""
+
+    hidden_dim: int
+    act: str = "gelu"
+    drop_rate: float = 0.0
+    kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
+    bias_init: nn.initializers.Initializer = nn.initializers.normal(1e-6)
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch c"], *, train: bool) -> Float[Array, "*batch c"]:
+        """Applies fc1, the activation and fc2, each followed by dropout in training."""
+        width = x.shape[-1]
+        dense = functools.partial(
+            nn.Dense, kernel_init=self.kernel_init, bias_init=self.bias_init, dtype=self.dtype
+        )
+        x = activation(self.act)(dense(self.hidden_dim, name="fc1")(x))
+        x = nn.Dropout(self.drop_rate, deterministic=not train)(x)
+        x = dense(width, name="fc2")(x)
+        return nn.Dropout(self.drop_rate, deterministic=not train)(x)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drops a residual branch for whole examples (arXiv:1603.09382)."""
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, b * rest], rate: float | Float[Array, ""], *, train: bool
+    ) -> Float[Array, b * rest]:
+        """Zeroes examples with probability `rate` and scales the others by 1 / (1 - rate)."""
+        if not train or (isinstance(rate, float) and rate == 0.0):
+            return x
+        keep = 1.0 - rate
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
+        return jnp.where(kept, x / jnp.asarray(keep, x.dtype), jnp.zeros_like(x))
+
+
+class LayerScale(nn.Module):
+    """A learned factor per channel on a residual branch (CaiT, eq. 5)."""
+
+    init_value: float
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
+        """Returns x times `gamma` (c,)."""
+        init = nn.initializers.constant(self.init_value)
+        gamma = self.param("gamma", init, x.shape[-1:], jnp.float32)
+        return x * jnp.expand_dims(gamma.astype(self.dtype), range(x.ndim - 1))
+
+
+def create_head(num_classes: int, name: str | None = None) -> nn.Dense:
+    """Creates the classifier: zero at the start, so that fresh logits are equal; always float32."""
+    return nn.Dense(
+        num_classes, kernel_init=nn.initializers.zeros_init(), dtype=jnp.float32, name=name
+    )

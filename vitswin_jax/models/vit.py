@@ -1,0 +1,324 @@
+"""Vision Transformer (arXiv:2010.11929) and its descendants: DeiT, DeiT-3, DINOv2, SigLIP, CLIP.
+
+Axes: b batch, h w image, i j patch grid, n tokens, c embed_dim, k classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from vitswin_jax.models.attention import SelfAttention, attend
+from vitswin_jax.models.blocks import apply_blocks, drop_path_schedule
+from vitswin_jax.models.layers import (
+    DropPath,
+    LayerScale,
+    Mlp,
+    PatchEmbed,
+    create_head,
+    layer_norm,
+    pair,
+)
+from vitswin_jax.models.posemb import sincos_2d
+from vitswin_jax.types import UserError
+
+POS_EMBEDS = ("learned", "sincos2d", "none")
+GLOBAL_POOLS = ("token", "avg", "token_avg", "map")
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block (ViT, eqs. 2 and 3)."""
+
+    num_heads: int
+    mlp_dim: int
+    qkv_bias: bool
+    act: str
+    norm_eps: float
+    init_values: float | None
+    drop_rate: float
+    attn_drop_rate: float
+    attn_impl: str
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n c"], drop_path: float | Float[Array, ""], *, train: bool
+    ) -> Float[Array, "b n c"]:
+        """Adds attention, then the MLP, each dropped as a branch with probability `drop_path`."""
+        y = layer_norm(self.norm_eps, self.dtype, name="norm1")(x)
+        y = SelfAttention(
+            self.num_heads,
+            qkv_bias=self.qkv_bias,
+            proj_drop_rate=self.drop_rate,
+            attn_drop_rate=self.attn_drop_rate,
+            attn_impl=self.attn_impl,
+            dtype=self.dtype,
+            name="attn",
+        )(y, train=train)
+        x = x + DropPath()(self._scaled(y, name="ls1"), drop_path, train=train)
+        y = layer_norm(self.norm_eps, self.dtype, name="norm2")(x)
+        y = Mlp(self.mlp_dim, self.act, self.drop_rate, dtype=self.dtype, name="mlp")(
+            y, train=train
+        )
+        return x + DropPath()(self._scaled(y, name="ls2"), drop_path, train=train)
+
+    def _scaled(self, y: Array, *, name: str) -> Array:
+        if self.init_values is None:
+            return y
+        return LayerScale(self.init_values, dtype=self.dtype, name=name)(y)
+
+
+class AttentionPool(nn.Module):
+    """Pools tokens by one learned query, then an MLP (multihead attention pooling, SigLIP)."""
+
+    num_heads: int
+    mlp_dim: int
+    act: str
+    norm_eps: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n c"], *, train: bool) -> Float[Array, "b c"]:
+        """Returns x + mlp(norm(x)) of the query's attention output x."""
+        (b, _, c), heads = x.shape, self.num_heads
+        init = nn.initializers.xavier_uniform()
+        latent = self.param("latent", init, (1, c), jnp.float32)
+        q = nn.DenseGeneral((heads, c // heads), kernel_init=init, dtype=self.dtype, name="q")(
+            latent
+        )
+        kv = nn.DenseGeneral((2, heads, c // heads), kernel_init=init, dtype=self.dtype, name="kv")(
+            x
+        )
+        k, v = jnp.moveaxis(kv, (2, 3), (0, 2))  # each b heads n d
+        q = jnp.broadcast_to(
+            jnp.swapaxes(q, 0, 1) * (c // heads) ** -0.5, (b, heads, 1, c // heads)
+        )
+        pooled = attend(q, k, v)[:, :, 0]
+        pooled = nn.DenseGeneral(c, axis=(-2, -1), kernel_init=init, dtype=self.dtype, name="proj")(
+            pooled
+        )
+        y = layer_norm(self.norm_eps, self.dtype, name="norm")(pooled)
+        return pooled + Mlp(self.mlp_dim, self.act, dtype=self.dtype, name="mlp")(y, train=train)
+
+
+class ViT(nn.Module):
+    """Vision Transformer: patches, positions, pre-norm blocks, pooling, head (ViT, fig. 1).
+
+    Sizes are in `variants.py`. Fields that descendants differ in: `global_pool` ("token", "avg",
+    "token_avg": class token and mean side by side, "map": attention pooling); `fc_norm` pools, then
+    norms; `pos_embed` ("learned", "sincos2d" on patches only, "none"); `no_embed_class` gives
+    prefix tokens no position; `dist_token` adds DeiT's token and its head; `reg_tokens` registers;
+    `pre_logits` the width of a dense + tanh before the head; `pre_norm` a norm before the blocks;
+    `init_values` LayerScale. The prefix is class, distillation, registers, in this order.
+    """
+
+    img_size: int | tuple[int, int] = 224
+    patch_size: int | tuple[int, int] = 16
+    in_chans: int = 3
+    num_classes: int = 1000
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    act: str = "gelu"
+    norm_eps: float = 1e-6
+    class_token: bool = True
+    dist_token: bool = False
+    reg_tokens: int = 0
+    no_embed_class: bool = False
+    pos_embed: str = "learned"
+    patch_bias: bool = True
+    patch_norm: bool = False
+    pre_norm: bool = False
+    init_values: float | None = None
+    global_pool: str = "token"
+    fc_norm: bool = False
+    pre_logits: int | None = None
+    drop_rate: float = 0.0
+    attn_drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    attn_impl: str = "xla"
+    remat: bool | str = "none"
+    scan: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    def check(self) -> None:
+        """Raises UserError that lists every field that does not fit the others."""
+        wrong = []
+        (h, w), (p, q) = pair(self.img_size), pair(self.patch_size)
+        if h % p or w % q or min(h, w) < 1:
+            wrong.append(f"img_size={h}x{w} is no multiple of patch_size={p}x{q}")
+        if self.embed_dim % self.num_heads:
+            wrong.append(f"embed_dim={self.embed_dim} is no multiple of num_heads={self.num_heads}")
+        for field, known in (("pos_embed", POS_EMBEDS), ("global_pool", GLOBAL_POOLS)):
+            if getattr(self, field) not in known:
+                wrong.append(f"{field}={getattr(self, field)!r} is none of {', '.join(known)}")
+        if "token" in self.global_pool and not self.class_token:
+            wrong.append(f"global_pool={self.global_pool!r} needs class_token=True")
+        if self.dist_token and self.global_pool != "token":
+            wrong.append("dist_token=True needs global_pool='token'")
+        if wrong:
+            raise UserError("; ".join(wrong) + ".")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The patch grid, (height, width) in tokens."""
+        (h, w), (p, q) = pair(self.img_size), pair(self.patch_size)
+        return h // p, w // q
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """How many tokens stand before the patches."""
+        return self.class_token + self.dist_token + self.reg_tokens
+
+    def setup(self) -> None:
+        """Creates the submodules and parameters; runs `check` first."""
+        self.check()
+        c, eps, dtype = self.embed_dim, self.norm_eps, self.dtype
+        self.patch_embed = PatchEmbed(
+            pair(self.patch_size), c, eps if self.patch_norm else None, self.patch_bias, dtype
+        )
+        zeros, normal = nn.initializers.zeros_init(), nn.initializers.normal(0.02)
+        if self.class_token:
+            self.cls_token = self.param("cls_token", zeros, (1, 1, c), jnp.float32)
+        if self.dist_token:
+            self.dist = self.param("dist_token", zeros, (1, 1, c), jnp.float32)
+        if self.reg_tokens:
+            self.reg = self.param("reg_token", normal, (1, self.reg_tokens, c), jnp.float32)
+        if self.pos_embed == "learned":
+            n = self.grid[0] * self.grid[1] + (not self.no_embed_class) * self.num_prefix_tokens
+            self.position = self.param("pos_embed", normal, (1, n, c), jnp.float32)
+        self.embed_drop = nn.Dropout(self.drop_rate)
+        if self.pre_norm:
+            self.norm_pre = layer_norm(eps, dtype)
+        blocks = [
+            Block(
+                num_heads=self.num_heads,
+                mlp_dim=round(c * self.mlp_ratio),
+                qkv_bias=self.qkv_bias,
+                act=self.act,
+                norm_eps=eps,
+                init_values=self.init_values,
+                drop_rate=self.drop_rate,
+                attn_drop_rate=self.attn_drop_rate,
+                attn_impl=self.attn_impl,
+                dtype=dtype,
+            )
+            for _ in range(1 if self.scan else self.depth)
+        ]
+        if self.scan:
+            (self.blocks,) = blocks
+        else:
+            self.block = blocks
+        self._setup_head()
+
+    def _setup_head(self) -> None:
+        eps, dtype = self.norm_eps, self.dtype
+        if self.fc_norm:
+            self.fc_norm_layer = layer_norm(eps, dtype, name="fc_norm")
+        else:
+            self.norm = layer_norm(eps, dtype)
+        if self.global_pool == "map":
+            self.attn_pool = AttentionPool(
+                self.num_heads, round(self.embed_dim * self.mlp_ratio), self.act, eps, dtype
+            )
+        if self.pre_logits is not None:
+            self.pre_logits_layer = nn.Dense(self.pre_logits, dtype=dtype, name="pre_logits")
+        if self.num_classes:
+            self.head = create_head(self.num_classes)
+            if self.dist_token:
+                self.head_dist = create_head(self.num_classes)
+
+    def __call__(
+        self, images: Float[Array, "b h w channels"], *, train: bool = False
+    ) -> Float[Array, "b k"]:
+        """Classifies normalised images: float32 logits, or `features` where num_classes is 0.
+
+        Raises UserError for images of another size than `img_size`.
+        """
+        pooled = self._pool(self._tokens(images, train=train)[0], train=train)
+        return self._classify(pooled)
+
+    def features(
+        self, images: Float[Array, "b h w channels"], *, train: bool = False
+    ) -> Float[Array, "b d"]:
+        """Returns what the head reads, float32; with `dist_token` the mean of both tokens."""
+        return self._pool(self._tokens(images, train=train)[0], train=train).mean(1)
+
+    def feature_maps(
+        self,
+        images: Float[Array, "b h w channels"],
+        *,
+        train: bool = False,
+        blocks: tuple[int, ...] | None = None,
+    ) -> tuple[Float[Array, "b i j c"], ...]:
+        """Returns un-normed outputs of `blocks` (default: all) on the patch grid, no prefix."""
+        outputs = self._tokens(images, train=train, keep_all=True)[1]
+        chosen = range(self.depth) if blocks is None else blocks
+        patches = (outputs[block][:, self.num_prefix_tokens :] for block in chosen)
+        return tuple(x.reshape(x.shape[0], *self.grid, -1) for x in patches)
+
+    def _tokens(
+        self, images: Array, *, train: bool, keep_all: bool = False
+    ) -> tuple[Array, Sequence[Array] | Array | None]:
+        """Returns the last block's un-normed tokens (b, n, c), and with `keep_all` every block's."""
+        if images.shape[1:3] != pair(self.img_size):
+            (h, w), (height, width) = images.shape[1:3], pair(self.img_size)
+            raise UserError(
+                f"the images are {h}x{w}, the model takes {height}x{width}; resize them, or create "
+                f"or load the model with img_size=({h}, {w})."
+            )
+        x = self.patch_embed(images)
+        x = self._embed(x.reshape(x.shape[0], -1, self.embed_dim))
+        x = self.embed_drop(x, deterministic=not train)
+        if self.pre_norm:
+            x = self.norm_pre(x)
+        rates = drop_path_schedule(self.drop_path_rate, self.depth)
+        blocks = self.blocks if self.scan else self.block
+        return apply_blocks(blocks, x, rates, train=train, remat=self.remat, keep_all=keep_all)
+
+    def _embed(self, x: Float[Array, "b n c"]) -> Float[Array, "b m c"]:
+        """Puts the prefix in front and adds positions, to all tokens or to the patches alone."""
+        prefix = [self.cls_token] if self.class_token else []
+        prefix += [self.dist] if self.dist_token else []
+        prefix += [self.reg] if self.reg_tokens else []
+        prefix = [jnp.broadcast_to(p, (x.shape[0], *p.shape[1:])).astype(x.dtype) for p in prefix]
+        if self.pos_embed == "sincos2d":
+            x = x + sincos_2d(*self.grid, embed_dim=self.embed_dim).astype(x.dtype)
+        if self.pos_embed == "learned" and self.no_embed_class:
+            x = x + self.position.astype(x.dtype)
+        x = jnp.concatenate([*prefix, x], axis=1)
+        if self.pos_embed == "learned" and not self.no_embed_class:
+            x = x + self.position.astype(x.dtype)
+        return x
+
+    def _pool(self, x: Float[Array, "b n c"], *, train: bool) -> Float[Array, "b heads d"]:
+        """Returns float32 features, one row for each head that reads them."""
+        if not self.fc_norm:
+            x = self.norm(x)
+        if self.global_pool == "map":
+            x = self.attn_pool(x, train=train)[:, None]
+        elif self.global_pool == "avg":
+            x = x[:, self.num_prefix_tokens :].mean(1, keepdims=True)
+        elif self.global_pool == "token_avg":
+            mean = x[:, self.num_prefix_tokens :].mean(1, keepdims=True)
+            x = jnp.concatenate([x[:, :1], mean], axis=-1)
+        else:
+            x = x[:, : 1 + self.dist_token]
+        if self.fc_norm:
+            x = self.fc_norm_layer(x)
+        if self.pre_logits is not None:
+            x = jnp.tanh(self.pre_logits_layer(x))
+        return x.astype(jnp.float32)
+
+    def _classify(self, pooled: Float[Array, "b heads d"]) -> Float[Array, "b k"]:
+        if not self.num_classes:
+            return pooled.mean(1)
+        if self.dist_token:
+            return (self.head(pooled[:, 0]) + self.head_dist(pooled[:, 1])) / 2
+        return self.head(pooled[:, 0])
