@@ -6,6 +6,7 @@ import pytest
 from flax import linen as nn
 
 from vitswin_jax.analysis.cost import describe, multiply_adds
+from vitswin_jax.models.registry import create_model
 
 
 def f32(*shape):
@@ -109,6 +110,7 @@ def test_a_loop_without_products_is_free():
 
 class TinyModel(nn.Module):
     img_size: int | tuple[int, int]
+    in_chans: int = 3
 
     @nn.compact
     def __call__(self, images, *, train):
@@ -122,3 +124,33 @@ def test_describe(img_size, size):
     assert cost.parameters == (4 * 4 * 3 * 6 + 6) + (6 * 5 + 5)
     assert cost.multiply_adds == (size[0] * size[1] // 16) * 4 * 4 * 3 * 6 + 6 * 5
     assert cost.img_size == size
+
+
+def test_vit_by_formula():
+    d, depth, classes, patch = 16, 3, 5, 4
+    model = create_model(
+        "vit", img_size=(16, 24), patch_size=patch, embed_dim=d, depth=depth, num_heads=2,
+        num_classes=classes,
+    )  # fmt: skip
+    patches = 4 * 6
+    n = patches + 1
+    embed = patches * patch * patch * 3 * d
+    block = n * d * 3 * d + 2 * n * n * d + n * d * d + 2 * n * d * 4 * d
+    assert describe(model).multiply_adds == embed + depth * block + d * classes
+    assert describe(model) == describe(model.clone(scan=True))
+
+
+def test_swin_by_formula():
+    model = create_model(
+        "swin", img_size=32, patch_size=2, embed_dim=8, depths=(2, 4), num_heads=(2, 4),
+        window_size=4, num_classes=5,
+    )  # fmt: skip
+    stages = 0
+    for depth, d, tokens in ((2, 8, 16 * 16), (4, 16, 8 * 8)):
+        block = (
+            tokens * d * 3 * d + 2 * tokens * 4 * 4 * d + tokens * d * d + 2 * tokens * d * 4 * d
+        )
+        stages += depth * block
+    embed, merging, head = 16 * 16 * 2 * 2 * 3 * 8, 8 * 8 * 32 * 16, 16 * 5
+    assert describe(model).multiply_adds == embed + stages + merging + head
+    assert describe(model) == describe(model.clone(scan=True))

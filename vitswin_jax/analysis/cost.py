@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.extend import core
 
+from vitswin_jax.models.layers import pair
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -43,14 +45,16 @@ def describe(model: nn.Module) -> Cost:
 
     Tracing a model with `scan=True` gives the same numbers sooner.
     """
-    size = model.img_size
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = pair(model.img_size)
     key = jax.eval_shape(jax.random.key, 0)
-    images = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
-    variables = jax.eval_shape(partial(model.init, train=False), key, images)
+    images = jax.ShapeDtypeStruct((1, height, width, model.in_chans), jnp.float32)
+    # One trace gives both: drawing initial values takes no products.
+    program, (_, variables) = jax.make_jaxpr(
+        partial(model.init_with_output, train=False), return_shape=True
+    )(key, images)
     return Cost(
         parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"])),
-        multiply_adds=multiply_adds(partial(model.apply, train=False), variables, images),
+        multiply_adds=_count(program.jaxpr),
         img_size=(height, width),
     )
 

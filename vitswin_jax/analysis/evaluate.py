@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jaxtyping import Array, Float, Int
 from scipy.special import log_softmax
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from vitswin_jax.types import Batch, UserError
+from vitswin_jax.data.transforms import Preprocess
+from vitswin_jax.types import Batch, Params, UserError
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,35 @@ class Evaluation:
     def predictions(self) -> Int[np.ndarray, " n"]:
         """The most probable class of each example."""
         return self.logits.argmax(-1)
+
+    @property
+    def errors(self) -> int:
+        """How many examples were not named rightly."""
+        return int((self.predictions != self.labels).sum())
+
+    def least_accurate(self) -> list[ClassScore]:
+        """Returns the classes' scores, the least accurate first, those without examples last."""
+        return sorted(self.classes, key=lambda c: (np.isnan(c.accuracy), c.accuracy))
+
+    def most_confused(self, *, at_most: int) -> list[tuple[str, str, int]]:
+        """Returns (true, predicted, times) of the commonest errors, the commonest first."""
+        k, names = len(self.class_names), self.class_names
+        off = np.where(np.eye(k, dtype=bool), 0, self.confusion).ravel()
+        order = np.argsort(-off, kind="stable")[:at_most].tolist()
+        return [(names[i // k], names[i % k], int(off[i])) for i in order if off[i]]
+
+
+def make_predict(
+    model: nn.Module, variables: Mapping[str, Params], preprocess: Preprocess
+) -> Callable[[Batch], Float[Array, "b k"]]:
+    """Returns a compiled function from a batch, uint8 images in [0, 255], to the model's logits."""
+    mean, std = (jnp.asarray(numbers, jnp.float32) for numbers in (preprocess.mean, preprocess.std))
+
+    @jax.jit
+    def logits(variables: Mapping[str, Params], images: Array) -> Array:
+        return model.apply(variables, (images / jnp.float32(255) - mean) / std, train=False)
+
+    return lambda batch: logits(variables, batch["image"])
 
 
 def predict_dataset(

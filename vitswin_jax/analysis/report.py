@@ -1,0 +1,252 @@
+"""A run's report: one self-contained HTML file that opens without a network."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jinja2
+import numpy as np
+from flax import linen as nn
+
+from vitswin_jax.analysis import figures
+from vitswin_jax.analysis.evaluate import Evaluation
+from vitswin_jax.convert.files import replacing
+from vitswin_jax.data.decode import decode_image
+from vitswin_jax.data.sources import Source
+from vitswin_jax.data.transforms import Preprocess
+from vitswin_jax.models.blocks import unstack_blocks
+from vitswin_jax.models.layers import pair
+from vitswin_jax.models.swin import Swin
+from vitswin_jax.models.vit import ViT
+from vitswin_jax.models.windows import fit_window
+from vitswin_jax.types import Params, UserError
+from vitswin_jax.version import __version__
+
+_TABLE_CLASSES = 30  # with more, the confusion matrix is a picture
+_CONFUSED_PAIRS = 12
+_MISTAKES = 24
+_SMALL = 96  # pictures of fewer pixels a side are shown enlarged, with their pixels
+
+
+def write_report(
+    path: str | os.PathLike[str],
+    *,
+    title: str,
+    model: nn.Module,
+    params: Params,
+    evaluation: Evaluation,
+    source: Source,
+    preprocess: Preprocess,
+    workdir: str | os.PathLike[str] | None = None,
+    command: str | None = None,
+) -> Path:
+    """Writes the report of a model and its evaluation over all of `source`; returns `path`.
+
+    From `workdir`, where it has them, come the curves (metrics.jsonl) and the configuration
+    (config.json). `params` may be in loop or scan layout. Raises UserError where the file cannot be
+    written or `evaluation` is not of `source`.
+    """
+    if len(evaluation.labels) != len(source):
+        raise UserError(
+            f"the evaluation has {len(evaluation.labels)} examples, {source.name} has "
+            f"{len(source)}; a report needs the evaluation of the whole split."
+        )
+    params = unstack_blocks(params)
+    page = _template().render(
+        title=title,
+        subtitle=f"{type(model).__name__} on {source.name}, {len(source):,} images",
+        command=command,
+        numbers=_numbers(evaluation, params),
+        curves=None if workdir is None else figures.curves(read_metrics(workdir)),
+        config=[] if workdir is None else list(_flatten(read_config(workdir))),
+        **_confusion(evaluation),
+        classes=evaluation.least_accurate(),
+        mistakes=list(_worst_mistakes(evaluation, source, preprocess)),
+        errors=evaluation.errors,
+        calibration_error=evaluation.calibration_error,
+        reliability=figures.reliability(evaluation.calibration),
+        positions=_positions(model, params),
+        environment=_environment(),
+    )
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return Path(path)
+
+
+def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, figures.Series]:
+    """Returns the series of a run's metrics.jsonl, in the order of steps; {} where there is none.
+
+    A run that was killed may have left half a line, and one that was resumed may have repeated
+    steps, of which the last counts.
+    """
+    path = Path(workdir) / "metrics.jsonl"
+    if not path.exists():
+        return {}
+    values: dict[str, dict[float, float]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+            step = row.pop("step")
+        except (ValueError, KeyError, AttributeError):
+            continue
+        for key, value in row.items():
+            if isinstance(value, int | float):
+                values.setdefault(key, {})[step] = value
+    return {key: tuple(zip(*sorted(series.items()), strict=True)) for key, series in values.items()}
+
+
+def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns a run's config.json; {} where there is none."""
+    path = Path(workdir) / "config.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def percent(fraction: float) -> str:
+    """Returns "98.7 %" for 0.987, and a dash for NaN."""
+    return "–" if math.isnan(fraction) else f"{100 * fraction:.1f} %"
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    environment.filters["width"] = lambda x: f"{0 if math.isnan(x) else 100 * x:.1f}%"
+    return environment.get_template("report.html")
+
+
+def _numbers(evaluation: Evaluation, params: Params) -> list[tuple[str, str]]:
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return [
+        ("test accuracy", percent(evaluation.top1)),
+        ("errors", f"{evaluation.errors:,} of {len(evaluation.labels):,}"),
+        *([("top-5", percent(evaluation.top5))] if len(evaluation.class_names) > 5 else []),
+        ("loss", f"{evaluation.loss:.4f}"),
+        ("calibration error", percent(evaluation.calibration_error)),
+        ("parameters", f"{count:,}"),
+    ]
+
+
+def _confusion(evaluation: Evaluation) -> dict[str, Any]:
+    matrix, names = evaluation.confusion, evaluation.class_names
+    small = len(names) <= _TABLE_CLASSES
+    return {
+        "class_names": names,
+        "confusion_rows": _confusion_rows(matrix, names) if small else None,
+        "confusion_picture": None if small else figures.confusion(matrix),
+        "confused": evaluation.most_confused(at_most=_CONFUSED_PAIRS),
+    }
+
+
+def _confusion_rows(matrix: np.ndarray, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    rows = []
+    for i, name in enumerate(names):
+        cells = []
+        for j, predicted in enumerate(names):
+            strength = math.sqrt(share[i, j])  # so that a few errors among many show
+            full = np.array([51, 78, 104] if i == j else [194, 65, 12])
+            rgb = (247 + strength * (full - 247)).round().astype(int)
+            cells.append(
+                {
+                    "count": int(matrix[i, j]),
+                    "predicted": predicted,
+                    "color": ", ".join(map(str, rgb)),
+                    "ink": "#fff" if strength > 0.6 else "#1f2933",
+                }
+            )
+        rows.append({"name": name, "cells": cells})
+    return rows
+
+
+def _worst_mistakes(
+    evaluation: Evaluation, source: Source, preprocess: Preprocess
+) -> Iterator[dict[str, Any]]:
+    probabilities, predictions = evaluation.probabilities, evaluation.predictions
+    true = probabilities[np.arange(len(source)), evaluation.labels]
+    wrong = np.flatnonzero(predictions != evaluation.labels)
+    for i in wrong[np.argsort(true[wrong], kind="stable")][:_MISTAKES].tolist():
+        record, origin = source[i], source.describe(i)
+        if record["label"] != evaluation.labels[i]:
+            raise UserError(f"{origin}: its class is not that of the evaluation; evaluate again.")
+        image = preprocess.image(decode_image(record["image"], name=origin))
+        yield {
+            "picture": figures.picture(image),
+            "small": max(image.shape) < _SMALL,
+            "origin": origin,
+            "true": evaluation.class_names[evaluation.labels[i]],
+            "true_probability": true[i],
+            "predicted": evaluation.class_names[predictions[i]],
+            "predicted_probability": probabilities[i, predictions[i]],
+        }
+
+
+def _positions(model: nn.Module, params: Params) -> dict[str, Any] | None:
+    """Returns what the model has learned about positions, for the families that have it."""
+    if isinstance(model, ViT) and "pos_embed" in params:
+        grid = model.grid
+        patches = np.asarray(params["pos_embed"])[0, -grid[0] * grid[1] :]
+        return {
+            "title": "Position embeddings",
+            "text": "Each small map shows how similar the embedding of one patch, at the map's "
+            "place in the grid, is to those of all patches: what the model has learned about "
+            "neighbourhood (ViT, figure 7 centre).",
+            "figures": [(None, figures.position_similarity(patches.reshape(*grid, -1)))],
+        }
+    if isinstance(model, Swin):
+        return {
+            "title": "Relative position biases",
+            "text": "What each head adds to the attention of a query, at the centre, to the keys "
+            "around it in its window: red draws attention, blue turns it away. Each block has its "
+            "own scale.",
+            "figures": [
+                (f"Stage {stage}", figures.bias_maps(_bias_tables(model, params, stage)))
+                for stage in range(len(model.depths))
+            ],
+        }
+    return None
+
+
+def _bias_tables(model: Swin, params: Params, stage: int) -> np.ndarray:
+    window, _ = fit_window(
+        model.resolutions[stage], pair(model.window_size), window_clip=model.window_clip
+    )
+    blocks = params[f"stage_{stage}"]
+    tables = [
+        np.asarray(blocks[f"block_{i}"]["attn"]["relative_position_bias_table"])
+        for i in range(model.depths[stage])
+    ]
+    # Rows run over the query's place less the key's; turned round, a map shows keys where they lie.
+    maps = np.stack(tables)[:, ::-1].reshape(len(tables), 2 * window[0] - 1, 2 * window[1] - 1, -1)
+    return np.moveaxis(maps, -1, 1)
+
+
+def _environment() -> list[tuple[str, str]]:
+    device = jax.devices()[0]
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    return [
+        ("vitswin_jax", __version__),
+        ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        ("devices", f"{jax.device_count()} × {device.device_kind} ({device.platform})"),
+        *((package, metadata.version(package)) for package in packages),
+    ]

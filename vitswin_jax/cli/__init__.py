@@ -1,0 +1,55 @@
+"""The `vitswin` command: one file per subcommand, none of them imported before it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from vitswin_jax.types import UserError
+from vitswin_jax.version import __version__
+
+_COMMANDS = {  # each a module of this package, with add_arguments(parser) and run(args)
+    "models": "list the variants: parameters, multiply-adds, image size",
+    "predict": "name what images show",
+    "evaluate": "measure weights on a whole dataset split and write a report",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a subcommand; returns the exit status: 0, 1 for a mistake (one line says which), 2."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = _parser(argv).parse_args(argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes about the hardware it missed
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    try:
+        status = args.run(args)
+        sys.stdout.flush()  # here, where a broken pipe is caught
+        return status
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # as in `vitswin models | head`: nobody reads on
+        # At exit Python flushes what is left, into a pipe that is still broken.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vitswin", description="Vision Transformer and Swin Transformer in JAX."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, summary in _COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
+        if name in argv:  # a module is imported for its own command only
+            module = importlib.import_module(f"vitswin_jax.cli.{name}")
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    return parser
