@@ -53,13 +53,17 @@ def _decode_jpeg(data: bytes, *, name: str) -> np.ndarray | None:
         image = simplejpeg.decode_jpeg(data, "RGB")  # strict: a damaged file raises
     except ValueError:
         return None  # Pillow knows which damage can be lived with, and what to call the rest
-    orientation = 1
-    if b"Exif\x00\x00" in data[:65536]:
-        with Image.open(io.BytesIO(data)) as header:
-            orientation = header.getexif().get(ExifTags.Base.Orientation, 1)
-    turns, mirror = _TRANSPOSES.get(orientation, (0, False))
+    turns, mirror = _TRANSPOSES.get(_orientation(data), (0, False))
     image = np.rot90(image, turns)
     return np.ascontiguousarray(image[:, ::-1] if mirror else image)
+
+
+def _orientation(data: bytes) -> int:
+    """Returns the EXIF orientation of a JPEG, 1 (upright) where it has none to be read."""
+    if b"Exif\x00\x00" not in data[:65536]:
+        return 1
+    with Image.open(io.BytesIO(data)) as image:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
 def _decode_with_pillow(data: bytes, *, name: str) -> np.ndarray:

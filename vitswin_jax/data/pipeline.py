@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import logging
 import os
+import sys
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -44,7 +46,7 @@ def make_train_iterator(
     workers: int = 0,
     threads: int | None = None,
     on_unreadable: Literal["raise", "skip"] = "raise",
-) -> Iterator[Batch]:
+) -> BatchIterator:
     """Returns this host's rows of the global batches from `start_batch` on.
 
     The stream is every epoch's permutation of the records, one after the other without a
@@ -53,24 +55,16 @@ def make_train_iterator(
     and it ends only after `num_batches`. Augmentation depends on (seed, epoch, record).
     An unreadable image raises, or with "skip" is logged and has a mask of 0.
 
-    Close the iterator (`contextlib.closing`) to end its workers early. Raises UserError
+    Its `close()` ends the workers early (`contextlib.closing`). Raises UserError
     where the hosts do not divide the batch, or there are no records.
     """
     rows = _host_rows(source, batch_size, host_index, host_count)
     if on_unreadable not in ("raise", "skip"):
         raise UserError(f"on_unreadable={on_unreadable!r} must be 'raise' or 'skip'.")
-    shuffle_seed = int(np.random.SeedSequence([seed, _SHUFFLE]).generate_state(1)[0])
-    dataset = (
-        grain.MapDataset.range(len(source))
-        # Grain numbers the records of all epochs in one row.
-        .map_with_index(_ToKey(len(source)))
-        .shuffle(seed=shuffle_seed)  # anew for each epoch
-        .repeat()
-        .batch(batch_size, batch_fn=list)  # of keys; each host loads its rows alone
-    )
-    stop = None if num_batches is None else start_batch + num_batches
-    load = _LoadRows(source, _Augment(transform, seed), transform.img_size, rows, on_unreadable)
-    return _iterate(dataset[start_batch:stop].map(load), workers, threads)
+    keys = _TrainKeys(_shuffled(len(source), seed), batch_size, rows)
+    load = _LoadBatch(source, _Augment(transform, seed), transform.img_size, on_unreadable)
+    batches = grain.MapDataset.range(start_batch, sys.maxsize // batch_size).map(keys).map(load)
+    return _iterate(batches, num_batches, workers, threads)
 
 
 def make_eval_batches(
@@ -90,29 +84,29 @@ def make_eval_batches(
     number. An unreadable image raises UserError: an accuracy is of the whole split.
     """
     rows = _host_rows(source, batch_size, host_index, host_count)
-    load = _LoadRows(source, _Evaluate(preprocess), preprocess.img_size, rows, "raise")
-    keys = grain.MapDataset.range(-(-len(source) // batch_size)).map(
-        _EvalKeys(len(source), batch_size)
-    )
-    return EvalBatches(keys.map(load), workers, threads)
+    keys = _EvalKeys(len(source), batch_size, rows)
+    load = _LoadBatch(source, _Evaluate(preprocess), preprocess.img_size, "raise")
+    batches = grain.MapDataset.range(sys.maxsize // batch_size).map(keys).map(load)
+    return EvalBatches(batches, -(-len(source) // batch_size), workers, threads)
 
 
 @dataclass(frozen=True)
 class EvalBatches:
     """The batches of one evaluation; may be iterated over any number of times."""
 
-    _dataset: grain.MapDataset
+    _batches: grain.MapDataset  # blank ones follow the last
+    _length: int
     _workers: int
     _threads: int | None
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return self._length
 
-    def __iter__(self) -> Iterator[Batch]:
-        return _iterate(self._dataset, self._workers, self._threads)
+    def __iter__(self) -> BatchIterator:
+        return _iterate(self._batches, self._length, self._workers, self._threads)
 
 
-def _host_rows(source: Source, batch_size: int, host_index: int, host_count: int) -> slice:
+def _host_rows(source: Source, batch_size: int, host_index: int, host_count: int) -> range:
     """Returns the rows of a global batch that one host loads."""
     if not len(source):
         raise UserError(f"{source.name}: has no examples.")
@@ -121,21 +115,54 @@ def _host_rows(source: Source, batch_size: int, host_index: int, host_count: int
             f"batch_size={batch_size} must be a multiple of the {host_count} host(s), above 0."
         )
     rows = batch_size // host_count
-    return slice(host_index * rows, (host_index + 1) * rows)
+    return range(host_index * rows, (host_index + 1) * rows)
 
 
-def _iterate(dataset: grain.MapDataset, workers: int, threads: int | None) -> Iterator[Batch]:
-    """Yields the batches of a dataset in order, loaded ahead of time."""
+def _shuffled(length: int, seed: int) -> grain.MapDataset:
+    """Returns the keys of all epochs in one row, each epoch shuffled anew."""
+    shuffle_seed = int(np.random.SeedSequence([seed, _SHUFFLE]).generate_state(1)[0])
+    keys = grain.MapDataset.range(length).map_with_index(_ToKey(length))
+    return keys.shuffle(seed=shuffle_seed).repeat()
+
+
+def _iterate(
+    batches: grain.MapDataset, count: int | None, workers: int, threads: int | None
+) -> BatchIterator:
+    """Returns an iterator over the first `count` of endless batches, loaded ahead of time."""
     threads = min(_MAX_THREADS, os.cpu_count() or 1) if threads is None else threads
     # Grain counts batches here, and would hold 500 of them.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, threads))
-    batches = dataset.to_iter_dataset(options)
+    dataset = batches.to_iter_dataset(options)
     if workers:
         if not flags.FLAGS.is_parsed():  # in a notebook or a test, without absl.app
             flags.FLAGS.mark_as_parsed()  # Grain reads its own flags before it starts a process
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(workers, 2))
-    with contextlib.closing(iter(batches)) as iterator:
-        yield from iterator
+        # Shared memory saves no time over a pipe once it is copied out of, as it must be: what
+        # outlives its iterator leaks. And containers often have only 64 MB of it.
+        pipe = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
+        dataset = grain.experimental.WithOptionsIterDataset(dataset, pipe)
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, 2))
+    return BatchIterator(iter(dataset), count)
+
+
+class BatchIterator(Iterator[Batch]):
+    """Batches loaded ahead of time, by threads and workers that `close` or Python's exit ends."""
+
+    def __init__(self, batches: grain.DatasetIterator, count: int | None) -> None:
+        self._left = [itertools.islice(batches, count)]
+        # Emptied, the list frees Grain's iterator while the modules it needs still stand.
+        self.close = weakref.finalize(self, _close, self._left, batches)
+
+    def __next__(self) -> Batch:
+        try:
+            return next(self._left[0])
+        except (StopIteration, IndexError):  # at the end, and after it
+            self.close()
+            raise StopIteration from None
+
+
+def _close(left: list[Iterator[Batch]], batches: grain.DatasetIterator) -> None:
+    left.clear()
+    batches.close()
 
 
 @dataclass(frozen=True)
@@ -147,12 +174,25 @@ class _ToKey:
 
 
 @dataclass(frozen=True)
+class _TrainKeys:
+    """Names the records in one host's rows of a global batch; the other rows cost nothing."""
+
+    stream: grain.MapDataset
+    batch_size: int
+    rows: range
+
+    def __call__(self, batch: int) -> list[Key]:
+        return [self.stream[batch * self.batch_size + row] for row in self.rows]
+
+
+@dataclass(frozen=True)
 class _EvalKeys:
     length: int
     batch_size: int
+    rows: range
 
     def __call__(self, batch: int) -> list[Key | None]:
-        records = range(batch * self.batch_size, (batch + 1) * self.batch_size)
+        records = [batch * self.batch_size + row for row in self.rows]
         return [Key(0, record) if record < self.length else None for record in records]
 
 
@@ -180,17 +220,15 @@ class _Evaluate:
 
 
 @dataclass(frozen=True)
-class _LoadRows:
-    """Loads the rows of a batch that belong to this host; None and skipped rows stay blank."""
+class _LoadBatch:
+    """Loads the records that `keys` name; the rows of None and of skipped images stay blank."""
 
     source: Source
     transform: Callable[[np.ndarray, Key], np.ndarray]
     img_size: tuple[int, int]
-    rows: slice
     on_unreadable: str
 
     def __call__(self, keys: Sequence[Key | None]) -> Batch:
-        keys = keys[self.rows]
         batch = Batch(
             image=np.zeros((len(keys), *self.img_size, 3), np.uint8),
             label=np.zeros(len(keys), np.int32),
