@@ -16,6 +16,19 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", 
 TRAIN, HELD_OUT = "train", ("test", "val", "validation")
 
 
+def is_folder(dataset: str) -> bool:
+    """Returns whether a dataset is meant as a folder: it is one, or is written like a path.
+
+    "flowers/small" may be a name and its config for TFDS, "./flowers" cannot.
+    """
+    return Path(dataset).expanduser().is_dir() or dataset.startswith((".", "~", os.sep))
+
+
+def folder_splits(root: Path) -> tuple[str, ...]:
+    """Returns the splits of a folder: those it is divided into, or those made by holding out."""
+    return _divided(root) or (TRAIN, HELD_OUT[0])
+
+
 class FolderSource:
     """One split of a folder whose sub-folders are the classes."""
 
@@ -39,7 +52,7 @@ class FolderSource:
         """
         if not root.is_dir():
             raise UserError(f"{root}: no such folder; a folder of class folders was expected.")
-        divided = sorted(name for name in (TRAIN, *HELD_OUT) if _holds_folders(root / name))
+        divided = _divided(root)
         if divided:
             folder = root / _split_folder(root, split, divided)
             files, class_names = _scan(folder)
@@ -73,6 +86,11 @@ class FolderSource:
     def describe(self, index: int) -> str:
         """Returns the path of an image."""
         return os.fspath(self._root / self._files[index][0])
+
+
+def _divided(root: Path) -> tuple[str, ...]:
+    """Returns the split folders of `root`, none where it holds the classes themselves."""
+    return tuple(name for name in (TRAIN, *HELD_OUT) if _holds_folders(root / name))
 
 
 def _split_folder(root: Path, split: str, divided: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Protocol, SupportsIndex
 
 from vitswin_jax.data.digits import NAME as DIGITS
 from vitswin_jax.data.digits import digits_directory
-from vitswin_jax.data.folders import FolderSource
+from vitswin_jax.data.folders import FolderSource, is_folder
 from vitswin_jax.types import Record, UserError
 
 
@@ -54,7 +54,7 @@ def open_source(
     folder = Path(dataset).expanduser()
     if (folder / "dataset_info.json").exists():
         return TfdsSource(folder, split, name=folder.name)
-    if folder.is_dir() or dataset.startswith((".", "~", os.sep)):
+    if is_folder(dataset):
         return FolderSource.open(folder, split=split, holdout=holdout, seed=seed)
     return TfdsSource(tfds_directory(dataset, data_dir), split, name=dataset)
 

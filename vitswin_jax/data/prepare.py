@@ -1,0 +1,193 @@
+"""Writes datasets as ArrayRecord, which is read at random and without TensorFlow.
+
+    python -m vitswin_jax.data.prepare NAME --data_dir DIR     a dataset of TFDS's catalogue
+    python -m vitswin_jax.data.prepare FOLDER --data_dir DIR   a folder of class folders
+    python -m vitswin_jax.data.prepare digits                  the embedded digits
+
+What it wrote is then opened by the same name, or by the directory that it prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from vitswin_jax.data.decode import decode_image
+from vitswin_jax.data.digits import NAME as DIGITS
+from vitswin_jax.data.digits import digits_directory
+from vitswin_jax.data.folders import FolderSource, folder_splits, is_folder
+from vitswin_jax.data.sources import Source, TfdsSource, check_same_classes, tfds_builder
+from vitswin_jax.types import Record, UserError
+
+_SHOWN = 20  # unreadable images named in one message
+
+
+def prepare(
+    dataset: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    name: str | None = None,
+    holdout: float = 0.25,
+    seed: int = 0,
+) -> Path:
+    """Prepares a dataset under `data_dir` and returns its directory.
+
+    A folder is divided as `FolderSource.open` says and stored under `name`, by default
+    its own; every image of it is decoded once first.
+
+    Raises UserError where the dataset does not exist, cannot be fetched or written, or
+    holds images that cannot be read: all of them are counted, and the first named.
+    """
+    if dataset == DIGITS:
+        return digits_directory(data_dir)
+    if is_folder(dataset):
+        return _prepare_folder(
+            Path(dataset).expanduser(), data_dir, name=name, holdout=holdout, seed=seed
+        )
+    return _prepare_tfds(dataset, data_dir)
+
+
+def _prepare_tfds(dataset: str, data_dir: str | os.PathLike[str] | None) -> Path:
+    import tensorflow_datasets as tfds
+
+    builder = tfds_builder(dataset, data_dir)
+    try:
+        builder.download_and_prepare(file_format=tfds.core.FileFormat.ARRAY_RECORD)
+    except ImportError as error:
+        raise UserError(
+            f"{dataset}: TFDS needs the package {error.name} to prepare it; install that for "
+            "this one command."
+        ) from error
+    # The network, the disk, archives to be fetched by hand, and whatever a builder's code does.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{dataset}: TFDS cannot prepare it: {reason}") from error
+    return Path(builder.data_dir)
+
+
+def _prepare_folder(
+    folder: Path,
+    data_dir: str | os.PathLike[str] | None,
+    *,
+    name: str | None,
+    holdout: float,
+    seed: int,
+) -> Path:
+    from tensorflow_datasets.core.constants import DATA_DIR
+
+    from vitswin_jax.data.builder import EncodedImageBuilder
+
+    name = _dataset_name(folder, name)
+    splits = {
+        split: FolderSource.open(folder, split=split, holdout=holdout, seed=seed)
+        for split in folder_splits(folder)
+    }
+    first, *others = splits.values()
+    for other in others:
+        check_same_classes(first, other)
+    _check_images(splits.values())
+    with tempfile.TemporaryDirectory() as downloads:  # TFDS makes one even for nothing
+        builder = EncodedImageBuilder(
+            name,
+            {split: functools.partial(_records, source) for split, source in splits.items()},
+            class_names=first.class_names,
+            description=f"Images of {len(first.class_names)} classes.",
+            data_dir=os.fspath(data_dir or DATA_DIR),
+        )
+        if builder.is_prepared():
+            raise UserError(f"{builder.data_dir}: exists; remove it, or give another --name.")
+        try:
+            builder.download_and_prepare(download_dir=downloads)
+        except OSError as error:
+            raise UserError(
+                f"{folder}: cannot be written to {builder.data_dir}: {error.strerror or error}."
+            ) from error
+    return Path(builder.data_dir)
+
+
+def _dataset_name(folder: Path, name: str | None) -> str:
+    """Returns a name that TFDS takes: small letters, digits and underscores."""
+    import tensorflow_datasets as tfds
+
+    if name is None:
+        name = re.sub(r"\W+", "_", folder.resolve().name.lower(), flags=re.ASCII).strip("_")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise UserError(
+            f"name={name!r} is no dataset's name; give --name, a small letter followed by small "
+            "letters, digits and underscores."
+        )
+    if name in (DIGITS, *tfds.list_builders(with_community_datasets=False)):
+        raise UserError(f"name={name!r} is taken by another dataset; give another --name.")
+    return name
+
+
+def _records(source: Source) -> Iterator[Record]:
+    return (source[index] for index in range(len(source)))
+
+
+def _check_images(sources: Sequence[Source]) -> None:
+    """Raises where an image cannot be decoded; better now than in the middle of a training."""
+    places = [(source, index) for source in sources for index in range(len(source))]
+    with ThreadPoolExecutor() as pool:  # the decoders let go of the interpreter's lock
+        wrong = [message for message in pool.map(_unreadable, places) if message]
+    if wrong:
+        more = f" ... and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise UserError(
+            f"{len(wrong)} image(s) cannot be read; mend or remove them: "
+            f"{' '.join(wrong[:_SHOWN])}{more}"
+        )
+
+
+def _unreadable(place: tuple[Source, int]) -> str | None:
+    source, index = place
+    try:
+        decode_image(source[index]["image"], name=source.describe(index))
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status, 1 after an error of one line."""
+    description, _, usage = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m vitswin_jax.data.prepare",
+        description=description,
+        epilog=usage,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("dataset", help="a TFDS name, a folder of class folders, or digits")
+    parser.add_argument("--data_dir", help="root to write under (default: that of TFDS)")
+    parser.add_argument("--name", help="name of a folder's dataset (default: the folder's)")
+    parser.add_argument(
+        "--holdout", type=float, default=0.25, help="fraction of a folder's images to test on"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="which images those are")
+    try:
+        directory = prepare(**vars(parser.parse_args(arguments)))
+        print(_summary(directory))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _summary(directory: Path) -> str:
+    import tensorflow_datasets as tfds
+
+    info = tfds.builder_from_directory(directory).info
+    name = info.name
+    classes = len(TfdsSource(directory, next(iter(info.splits)), name=name).class_names)
+    splits = ", ".join(f"{split} {part.num_examples:,}" for split, part in info.splits.items())
+    return f"{name}: {classes} classes; {splits} images; in {directory}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
