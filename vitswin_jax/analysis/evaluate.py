@@ -113,7 +113,7 @@ def predict_dataset(
             logits.append(np.asarray(pending[0], np.float32)[pending[1]])
         pending = started
     if pending is None:
-        raise UserError("there is nothing to evaluate: the split is empty")
+        raise UserError("there is nothing to evaluate: the split is empty.")
     logits.append(np.asarray(pending[0], np.float32)[pending[1]])
     return np.concatenate(logits), np.concatenate(labels)
 
@@ -160,18 +160,18 @@ def summarize(
 
 def _check(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
     if not len(labels):
-        raise UserError("there is nothing to evaluate: the split is empty")
+        raise UserError("there is nothing to evaluate: the split is empty.")
     if logits.shape[1] != len(class_names):
         raise UserError(
-            f"the model tells {logits.shape[1]} classes apart, the dataset has {len(class_names)}"
+            f"the model tells {logits.shape[1]} classes apart, the dataset has {len(class_names)}."
         )
     if labels.min() < 0 or labels.max() >= len(class_names):
         raise UserError(
             f"labels run from {labels.min()} to {labels.max()}; "
-            f"with {len(class_names)} classes they must lie in [0, {len(class_names)})"
+            f"with {len(class_names)} classes they must lie in [0, {len(class_names)})."
         )
     if broken := int((~np.isfinite(logits)).any(-1).sum()):
-        raise UserError(f"the model's logits are not finite for {broken} of {len(labels)} images")
+        raise UserError(f"the model's logits are not finite for {broken} of {len(labels)} images.")
 
 
 def _rank(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

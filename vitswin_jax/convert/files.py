@@ -1,7 +1,9 @@
 """Weights files of our own: safetensors with flat names, "/" between modules, and metadata.
 
-The header of a native file holds three strings: `format` ("vitswin_jax"), `version` (of the package
-that wrote it) and `metadata`, JSON. Any reader of safetensors can open it.
+The header of a native file has one string, called "vitswin_jax": JSON with the `version` of the
+package that wrote it and the `metadata`. (With several, safetensors would put them in an order that
+differs from run to run; so the same weights give the same bytes.) Any reader of safetensors can
+open it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from vitswin_jax.types import UserError
 from vitswin_jax.version import __version__
 
-FORMAT = "vitswin_jax"
+KEY = "vitswin_jax"
 
 
 def write_native(
@@ -34,7 +36,7 @@ def write_native(
     others = [f"{name} ({t.dtype})" for name, t in sorted(tensors.items()) if t.dtype != np.float32]
     if others:
         raise ValueError(f"native files hold float32 tensors; these are not: {', '.join(others)}")
-    header = {"format": FORMAT, "version": __version__, "metadata": json.dumps(metadata)}
+    header = {KEY: json.dumps({"version": __version__, "metadata": metadata})}
     # The writer takes a tensor's memory as it lies, whatever its strides.
     tensors = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     with replacing(path) as temporary:
@@ -75,7 +77,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(file.fileno())  # or a power cut may leave the new name with no content
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write {path}: {_reason(error)}") from error
+        raise UserError(f"cannot write {path}: {_reason(error)}.") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -84,31 +86,30 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 @contextlib.contextmanager
 def _open(path: str | os.PathLike[str]) -> Iterator[safe_open]:
     if not Path(path).is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: no such file.")
     try:
         with safe_open(path, framework="numpy") as file:
             yield file
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"{path}: cannot be read as a safetensors file ({_reason(error)}); "
-            "it may be damaged, or cut short by an interrupted copy"
+            "it may be damaged, or cut short by an interrupted copy."
         ) from error
 
 
 def _metadata(path: str | os.PathLike[str], header: Mapping[str, str] | None) -> dict[str, Any]:
-    if not header or header.get("format") != FORMAT or "metadata" not in header:
-        found = (header or {}).get("format", "none")
+    if not header or KEY not in header:
+        found = ", ".join(f"{key}={value[:40]!r}" for key, value in sorted((header or {}).items()))
         raise UserError(
-            f"{path}: written by another program (its header's format is {found!r}); "
-            f"a file of ours says {FORMAT!r}"
+            f"{path}: written by another program: its header has {found or 'nothing'} and no {KEY!r}."
         )
     try:
-        metadata = json.loads(header["metadata"])
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: its metadata is not JSON ({error})") from error
-    if not isinstance(metadata, dict):
-        raise UserError(f"{path}: its metadata is a {type(metadata).__name__}, not a JSON object")
-    return metadata
+        metadata = json.loads(header[KEY])["metadata"]
+        if isinstance(metadata, dict):
+            return metadata
+    except (json.JSONDecodeError, TypeError, KeyError):
+        pass
+    raise UserError(f"{path}: what its header has as {KEY!r} is no JSON object with 'metadata'.")
 
 
 def _reason(error: Exception) -> str:
