@@ -1,0 +1,5 @@
+"""Training: one jitted step, its state, and the loop that drives it."""
+
+from vitswin_jax.train.trajectories import Trajectory, trajectory
+
+__all__ = ["Trajectory", "trajectory"]

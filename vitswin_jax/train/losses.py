@@ -1,0 +1,45 @@
+"""Losses over soft targets, one number an example; the step weights them by the mask."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from vitswin_jax.types import UserError
+
+Loss = Callable[[Array, Array], Array]
+
+
+def softmax_cross_entropy(
+    logits: Float[Array, "b k"], targets: Float[Array, "b k"]
+) -> Float[Array, " b"]:
+    """Returns -Σ targets log softmax(logits) for each example."""
+    return optax.softmax_cross_entropy(logits, targets)
+
+
+def sigmoid_cross_entropy(
+    logits: Float[Array, "b k"], targets: Float[Array, "b k"]
+) -> Float[Array, " b"]:
+    """Returns the sum over classes of binary cross-entropies (as AugReg and big_vision train)."""
+    return optax.sigmoid_binary_cross_entropy(logits, targets).sum(-1)
+
+
+LOSSES: dict[str, Loss] = {"softmax": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy}
+
+
+def make_loss(*, name: str) -> Loss:
+    """Returns the loss called `name`; raises UserError, with the nearest, for an unknown name."""
+    if name not in LOSSES:
+        close = difflib.get_close_matches(name, LOSSES, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+        raise UserError(f"loss.name={name!r} is none of {', '.join(LOSSES)}{hint}")
+    return LOSSES[name]
+
+
+def mean_where(values: Float[Array, " b"], mask: Float[Array, " b"]) -> Float[Array, ""]:
+    """Returns the mean of the values whose mask is 1; 0 where there is none."""
+    return (values * mask).sum() / jnp.maximum(mask.sum(), 1.0)

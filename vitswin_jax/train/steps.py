@@ -1,0 +1,174 @@
+"""The train step and the eval step: pure, at top level, the same on one device and on many."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from einops import rearrange
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Shaped
+
+from vitswin_jax.train.losses import Loss, mean_where, softmax_cross_entropy
+from vitswin_jax.train.mixing import Mixing, mix, smooth_one_hot
+from vitswin_jax.train.sharding import batch_sharding
+from vitswin_jax.train.state import TrainState
+from vitswin_jax.types import Params
+
+Metrics = dict[str, Array]
+Triple = tuple[float, float, float]
+
+
+def normalize(images: Shaped[Array, "b h w c"], *, mean: Triple, std: Triple) -> Array:
+    """Returns float32 model input: uint8 in [0, 255] is scaled, floats are taken as they are."""
+    if images.dtype != jnp.uint8:
+        return images.astype(jnp.float32)
+    scaled = images.astype(jnp.float32) / 255.0
+    centre, spread = (jnp.asarray(x, jnp.float32).reshape(1, 1, 1, -1) for x in (mean, std))
+    return (scaled - centre) / spread
+
+
+NO_MIXING = Mixing()
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """What a train step does besides the model and the optimizer."""
+
+    mixing: Mixing = NO_MIXING
+    loss: Loss = softmax_cross_entropy
+    mean: Triple = (0.5, 0.5, 0.5)
+    std: Triple = (0.5, 0.5, 0.5)
+    accum_steps: int = 1  # a batch is taken in so many parts, whose gradients add up to its own
+    keep_logits: bool = False
+
+
+def _loss_and_logits(
+    params: Params,
+    part: dict[str, Array],
+    weight: Float[Array, ""],
+    key: Array,
+    *,
+    model: nn.Module,
+    loss: Loss,
+) -> tuple[Float[Array, ""], Float[Array, "b k"]]:
+    rngs = {"dropout": key}
+    logits = model.apply({"params": params}, part["image"], train=True, rngs=rngs)
+    return (loss(logits, part["target"]) * part["mask"]).sum() * weight, logits
+
+
+def _gradients(
+    params: Params, batch: dict[str, Array], key: Array, *, model: nn.Module, options: StepOptions
+) -> tuple[Array, Array, Params]:
+    """Returns loss, logits and gradients of a batch; each device has rows of every part of it."""
+    grad = jax.value_and_grad(
+        functools.partial(_loss_and_logits, model=model, loss=options.loss), has_aux=True
+    )
+    weight = 1.0 / jnp.maximum(batch["mask"].sum(), 1.0)
+    if options.accum_steps == 1:
+        (loss, logits), grads = grad(params, batch, weight, key)
+        return loss, logits, grads
+
+    n = options.accum_steps
+    parts = jax.tree.map(lambda x: rearrange(x, "(b part) ... -> part b ...", part=n), batch)
+
+    def add(total: Any, part: tuple[dict[str, Array], Array]) -> tuple[Any, Array]:
+        (loss, logits), grads = grad(params, part[0], weight, part[1])
+        return jax.tree.map(jnp.add, total, (loss, grads)), logits
+
+    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    (loss, grads), logits = jax.lax.scan(add, zero, (parts, jax.random.split(key, n)))
+    return loss, rearrange(logits, "part b k -> (b part) k"), grads
+
+
+def train_step(
+    state: TrainState,
+    batch: dict[str, Array],
+    key: Array,
+    *,
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    options: StepOptions,
+) -> tuple[TrainState, Metrics]:
+    """Takes one step; chance is a function of (key, state.step).
+
+    Returns the new state and float32 metrics of the batch before the update: `loss`, `accuracy`
+    (against the heavier class of mixed targets), `grad_norm` before clipping.
+    """
+    mix_key, model_key = jax.random.split(jax.random.fold_in(key, state.step))
+    images = normalize(batch["image"], mean=options.mean, std=options.std)
+    targets = smooth_one_hot(
+        batch["label"], model.num_classes, label_smoothing=options.mixing.label_smoothing
+    )
+    images, targets = mix(mix_key, images, targets, batch["mask"], options.mixing)
+    mixed = {"image": images, "target": targets, "mask": batch["mask"]}
+    loss, logits, grads = _gradients(state.params, mixed, model_key, model=model, options=options)
+
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    right = (logits.argmax(-1) == targets.argmax(-1)).astype(jnp.float32)
+    metrics = {
+        "loss": loss,
+        "accuracy": mean_where(right, batch["mask"]),
+        "grad_norm": optax.global_norm(grads),
+    }
+    if options.keep_logits:
+        metrics["logits"] = logits
+    return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def eval_step(
+    params: Params,
+    batch: dict[str, Array],
+    *,
+    model: nn.Module,
+    mean: Triple,
+    std: Triple,
+) -> Metrics:
+    """Returns float32 `logits` (b, k), and sums over unmasked rows: `loss`, `correct`, `count`."""
+    images = normalize(batch["image"], mean=mean, std=std)
+    logits = model.apply({"params": params}, images, train=False)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+    right = (logits.argmax(-1) == batch["label"]).astype(jnp.float32)
+    mask = batch["mask"]
+    return {
+        "logits": logits,
+        "loss": (losses * mask).sum(),
+        "correct": (right * mask).sum(),
+        "count": mask.sum(),
+    }
+
+
+def make_train_step(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    *,
+    options: StepOptions,
+    mesh: Mesh,
+    shardings: Any,
+) -> Callable[[TrainState, dict[str, Array], Array], tuple[TrainState, Metrics]]:
+    """Compiles `train_step` for a mesh; the state given to it is donated."""
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(
+        functools.partial(train_step, model=model, tx=tx, options=options),
+        in_shardings=(shardings, batch_sharding(mesh), replicated),
+        out_shardings=(shardings, replicated),
+        donate_argnums=0,
+    )
+
+
+def make_eval_step(
+    model: nn.Module, *, mean: Triple, std: Triple, mesh: Mesh, param_shardings: Any
+) -> Callable[[Params, dict[str, Array]], Metrics]:
+    """Compiles `eval_step` for a mesh; what it returns is whole on every device."""
+    return jax.jit(
+        functools.partial(eval_step, model=model, mean=mean, std=std),
+        in_shardings=(param_shardings, batch_sharding(mesh)),
+        out_shardings=NamedSharding(mesh, PartitionSpec()),
+    )
