@@ -30,6 +30,7 @@ _PANELS = (  # title, keys of metrics.jsonl, logarithmic
     ("Gradient norm", ("grad_norm",), True),
 )
 _COLORS = {"train": "#9aa5b1", "test": "#c2410c", "other": "#334e68"}
+_WIDTH = 11.3  # inches: the page's
 _POINTS = 1000  # a curve is thinned to so many: more do not show, and the page would grow
 
 
@@ -42,7 +43,7 @@ def curves(series: Mapping[str, Series]) -> str | None:
     panels = [panel for panel in panels if panel[1]]
     if not panels:
         return None
-    figure = Figure(figsize=(4.2 * len(panels), 2.9), layout="constrained")
+    figure = Figure(figsize=(min(_WIDTH, 5 * len(panels)), 2.7), layout="constrained")
     for axes, (title, keys, logarithmic) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
     ):
@@ -126,13 +127,11 @@ def bias_maps(maps: Float[np.ndarray, "blocks heads h w"]) -> str:
     """
     blocks, heads = maps.shape[:2]
     scale = np.abs(maps).max(axis=(1, 2, 3), keepdims=True)
-    figure = Figure(
-        figsize=(min(10, 1.1 + 0.55 * heads), 0.5 + min(0.55, 8 / heads) * blocks),
-        layout="constrained",
-    )
+    side = min(0.9, (_WIDTH - 1) / heads)
+    figure = Figure(figsize=(1 + side * heads, 0.6 + side * blocks), layout="constrained")
     axes = figure.subplots()
-    picture = mosaic(maps / np.maximum(scale, 1e-12))
-    axes.imshow(picture, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    relative = mosaic(maps / np.maximum(scale, 1e-12))
+    axes.imshow(relative, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
     axes.set(xlabel="head", ylabel="block")
     _cell_ticks(axes, maps.shape, rows=np.arange(blocks), columns=np.arange(heads))
     return _svg(figure)

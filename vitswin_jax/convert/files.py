@@ -101,7 +101,7 @@ def _metadata(path: str | os.PathLike[str], header: Mapping[str, str] | None) ->
     if not header or KEY not in header:
         found = ", ".join(f"{key}={value[:40]!r}" for key, value in sorted((header or {}).items()))
         raise UserError(
-            f"{path}: written by another program: its header has {found or 'nothing'} and no {KEY!r}."
+            f"{path}: written by another program: its header has {found or 'nothing'}, no {KEY!r}."
         )
     try:
         metadata = json.loads(header[KEY])["metadata"]
