@@ -51,6 +51,8 @@ def _decode_jpeg(data: bytes, *, name: str) -> np.ndarray | None:
             return None
         _check_size(width, height, name=name)
         image = simplejpeg.decode_jpeg(data, "RGB")  # strict: a damaged file raises
+    except UserError:
+        raise
     except ValueError:
         return None  # Pillow knows which damage can be lived with, and what to call the rest
     turns, mirror = _TRANSPOSES.get(_orientation(data), (0, False))
@@ -71,6 +73,8 @@ def _decode_with_pillow(data: bytes, *, name: str) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as image:
             _check_size(*image.size, name=name)
             return np.array(_to_rgb(ImageOps.exif_transpose(image), name=name))
+    except UserError:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(f"{name}: {error}; at most {MAX_PIXELS:,} pixels are read.") from error
     except Image.UnidentifiedImageError as error:

@@ -23,6 +23,7 @@ CropMode = Literal["center", "squash"]
 TrainCrop = Literal["random_resized", "shift", "none"]
 Pixels = UInt8[np.ndarray, "h w 3"]
 
+_LONGEST = 16  # times the size asked for: how long a resized image may become
 _CROP_ATTEMPTS = 10  # as in Inception's and torchvision's random resized crop
 
 
@@ -68,12 +69,11 @@ class Preprocess:
     def image(self, image: Pixels) -> UInt8[np.ndarray, "H W 3"]:
         """Returns the image, resized and cropped to `img_size`, uint8 in [0, 255].
 
-        One call of Pillow does both, within one grey level of doing one after the other.
+        Equal, bit for bit, to resizing the whole image by Pillow and then cropping it.
         """
-        box = None
-        if self.crop_mode == "center":
-            box = _centre_box(image.shape[:2], self.img_size, self.crop_fraction)
-        return _resize(image, self.img_size, self.interpolation, box=box)
+        if self.crop_mode == "squash":
+            return _resize(image, self.img_size, self.interpolation, box=None)
+        return _resize_and_crop(image, self.img_size, self.crop_fraction, self.interpolation)
 
     def normalize(self, images: UInt8[np.ndarray, "*b h w 3"]) -> Float32[np.ndarray, "*b h w 3"]:
         """Returns (images / 255 - mean) / std."""
@@ -151,24 +151,32 @@ def _resize(
     return np.asarray(Image.fromarray(image).resize(size[::-1], resample, box=box))
 
 
-def _centre_box(
-    image_size: Sequence[int], size: Sequence[int], fraction: float
-) -> tuple[float, float, float, float]:
-    """Returns where, in the image, the centre crop of the resized image lies.
+def _resize_and_crop(
+    image: np.ndarray, size: tuple[int, int], fraction: float, interpolation: str
+) -> np.ndarray:
+    """Resizes an image until it just covers size / fraction, and returns its middle.
 
     Rounds as torchvision does: down for the covering size and the longer side, to even
     for the offset of the crop.
     """
     cover = [math.floor(side / fraction) for side in size]
     # The axis that needs the larger scale decides; integers, so that it is hit exactly.
-    (h, w), (cover_h, cover_w) = image_size, cover
+    (h, w), (cover_h, cover_w) = image.shape[:2], cover
     if cover_h * w >= cover_w * h:
         resized = cover_h, max(cover_h * w // h, cover_w)
     else:
         resized = max(cover_w * h // w, cover_h), cover_w
     top, left = (round((full - side) / 2) for full, side in zip(resized, size, strict=True))
-    y, x = h / resized[0], w / resized[1]  # pixels of the image for one of the resized image
-    return left * x, top * y, min((left + size[1]) * x, w), min((top + size[0]) * y, h)
+    bottom, right = top + size[0], left + size[1]
+    if max(resized) > _LONGEST * max(size):  # a strip: the whole of it would be gigabytes
+        y, x = h / resized[0], w / resized[1]
+        box = left * x, top * y, min(right * x, w), min(bottom * y, h)
+        return _resize(image, size, interpolation, box=box)
+    # One axis at a time. Pillow rounds between the two, always did rows first, and from
+    # version 13 on does columns first where that is faster, which changes grey levels.
+    # Its `box` would save the work outside the crop, but is float32: it changes them too.
+    rows = _resize(image, (h, resized[1]), interpolation, box=None)[:, left:right]
+    return _resize(rows, (resized[0], size[1]), interpolation, box=None)[top:bottom]
 
 
 def _random_box(

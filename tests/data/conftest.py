@@ -1,0 +1,77 @@
+"""Real images and datasets that the tests of `vitswin_jax.data` share."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.datasets
+from PIL import Image
+
+from vitswin_jax.data.digits import digits_directory
+from vitswin_jax.data.sources import FolderSource, open_source
+
+
+@pytest.fixture(scope="session")
+def photo():
+    """A photograph, 427x640."""
+    return sklearn.datasets.load_sample_image("china.jpg")
+
+
+@pytest.fixture(scope="session")
+def encode():
+    """Encodes pixels, or a Pillow image, in a format of Pillow's."""
+
+    def encode(image, kind="PNG", **options):
+        if not isinstance(image, Image.Image):
+            image = Image.fromarray(image)
+        data = io.BytesIO()
+        image.save(data, kind, **options)
+        return data.getvalue()
+
+    return encode
+
+
+@pytest.fixture(scope="session")
+def digits_root(tmp_path_factory):
+    """A data_dir in which the digits are prepared."""
+    root = tmp_path_factory.mktemp("digits")
+    digits_directory(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def digits(digits_root):
+    return {s: open_source("digits", split=s, data_dir=digits_root) for s in ("train", "test")}
+
+
+@pytest.fixture(scope="session")
+def write_folder():
+    """Writes `count` images for each class, each of a colour of its own, and returns them."""
+
+    def write_folder(root: Path, classes: dict[str, int]) -> dict[str, int]:
+        colours = {}
+        for name, count in classes.items():
+            (root / name).mkdir(parents=True)
+            for _ in range(count):
+                number = len(colours)
+                path = root / name / f"{number:03d}.png"
+                Image.new("RGB", (5, 4), (number, 255 - number, 7)).save(path)
+                colours[f"{name}/{path.name}"] = number
+        return colours
+
+    return write_folder
+
+
+@pytest.fixture(scope="session")
+def numbered(tmp_path_factory, write_folder):
+    """A source of 23 images in three classes; the red of image i is i."""
+    root = tmp_path_factory.mktemp("numbered")
+    write_folder(root / "train", {"a": 9, "b": 13, "c": 1})
+    source = FolderSource.open(root, split="train", holdout=0.5, seed=0)
+    assert [int(np.asarray(Image.open(source.describe(i)))[0, 0, 0]) for i in range(23)] == [
+        *range(23)
+    ]
+    return source
