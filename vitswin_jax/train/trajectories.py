@@ -1,4 +1,4 @@
-"""Replays given batches through the trainer's own step: what the training goldens are held against."""
+"""Replays given batches through the trainer's own step, to hold against the training goldens."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def trajectory(
     optim: Mapping[str, Any],
     loss: Mapping[str, Any] | None = None,
 ) -> Trajectory:
-    """Trains `model` from `variables` on `batches`, by the step that `train.py` jits, on one device.
+    """Trains `model` from `variables` on `batches`, by the step that `train.py` jits.
 
     A batch has `image` (b, h, w, c), floats as the model takes them, `label` int (b,), and
     optionally `mask` (b,). `optim` has the keys of `config.optim`, with steps in place of epochs:

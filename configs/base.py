@@ -1,0 +1,100 @@
+"""Every key of every section, with its type and its default; recipes change some of them.
+
+A section is handed whole to the function named beside it, so that a key is used or raises. `None`
+is a placeholder: the key has a type and no value.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from vitswin_jax.models.registry import model_kwargs
+
+
+def get_config() -> ConfigDict:
+    """Returns the defaults, locked: a misspelt key raises, a wrong type raises."""
+    config = ConfigDict()
+    config.seed = 0
+
+    config.data = ConfigDict(  # train.loop.open_data
+        {
+            "dataset": "digits",  # "digits", a folder of class folders, or a TFDS name
+            "data_dir": placeholder(str),  # where TFDS datasets are prepared; None: TFDS's default
+            "train_split": "train",
+            "test_split": "test",
+            "holdout": 0.25,  # the test part of a folder that is not already divided
+            "batch_size": 128,  # global, over all devices
+            "eval_batch_size": 128,
+            "workers": 0,  # processes that decode and augment; 0: threads of this one
+            "on_unreadable": "raise",  # or "skip": counted, and left out of the batch
+        }
+    )
+    config.preprocess = ConfigDict(  # data.transforms.Preprocess: how evaluation sees an image
+        {
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.5, 0.5, 0.5),
+            "crop_fraction": 0.875,
+            "crop_mode": "center",
+            "interpolation": "bicubic",
+        }
+    )
+    config.augment = ConfigDict(  # data.transforms.TrainTransform and train.mixing.Mixing
+        {
+            "crop": "random_resized",  # "random_resized", "shift", "none"
+            "scale": (0.08, 1.0),
+            "ratio": (3 / 4, 4 / 3),
+            "shift": 0.1,
+            "rotate": 0.0,
+            "zoom": 0.0,
+            "flip": True,
+            "interpolation": "bicubic",
+            "mixup_alpha": 0.0,
+            "cutmix_alpha": 0.0,
+            "mix_prob": 1.0,
+            "switch_prob": 0.5,
+            "label_smoothing": 0.0,
+        }
+    )
+    config.loss = ConfigDict({"name": "softmax"})  # train.losses.make_loss
+    config.optim = ConfigDict(  # train.plan.make_plan, then train.optim.make_tx
+        {
+            "name": "adamw",
+            "peak_lr": 1e-3,  # for this batch size; nothing rescales it
+            "schedule": "cosine",
+            "epochs": 100.0,
+            "warmup_epochs": 5.0,
+            "warmup_lr": 0.0,
+            "end_lr": 0.0,
+            "weight_decay": 0.05,  # kernels only
+            "max_grad_norm": placeholder(float),
+            "b1": 0.9,
+            "b2": 0.999,
+            "eps": 1e-8,
+            "momentum": 0.9,
+            "nesterov": False,
+            "momentum_dtype": "float32",
+            "accum_steps": 1,
+        }
+    )
+    config.mesh = ConfigDict({"data": -1})  # train.sharding.create_mesh; -1: all devices
+    config.run = ConfigDict(  # train.plan.make_plan: cadences
+        {
+            "log_steps": 50,
+            "eval_epochs": 1.0,
+            "checkpoint_epochs": 1.0,
+            "keep_checkpoints": 2,
+        }
+    )
+    return config.lock()
+
+
+def model_section(name: str, **fields: object) -> ConfigDict:
+    """Returns `config.model`: every field of the model called `name`, `fields` in place of its own.
+
+    `num_classes` None means as many as the dataset has.
+    """
+    values = model_kwargs(name) | {"num_classes": None} | fields
+    empty = {"pre_logits": int, "init_values": float, "num_classes": int}
+    typed = {
+        key: placeholder(empty[key]) if value is None else value for key, value in values.items()
+    }
+    return ConfigDict({"name": name} | typed)

@@ -1,0 +1,146 @@
+"""The run: the one place where models, data, steps, checkpoints and metrics meet."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from vitswin_jax.analysis.evaluate import predict_dataset, summarize
+from vitswin_jax.analysis.report import write_report
+from vitswin_jax.pretrained import WEIGHTS, save_pretrained
+from vitswin_jax.train.checkpoint import Checkpoints
+from vitswin_jax.train.metrics import Recorder
+from vitswin_jax.train.run import Run, prepare
+from vitswin_jax.train.sharding import shard_batch
+from vitswin_jax.train.signals import StoppedError, stop_on_sigterm
+from vitswin_jax.train.state import create_state
+from vitswin_jax.train.steps import make_eval_step, make_train_step
+from vitswin_jax.train.workdir import CHECKPOINTS, REPORT, claim_workdir
+from vitswin_jax.types import Batch, Params
+from vitswin_jax.version import __version__
+
+Predict = Callable[[Params, Batch], dict[str, jax.Array]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run says of itself."""
+
+    name: str
+    test_accuracy: float  # fraction in [0, 1]
+    test_images: int
+    weights: Path
+    report: Path
+
+    def __str__(self) -> str:
+        accuracy = f"{self.name}  test accuracy {100 * self.test_accuracy:.1f} %"
+        return f"{accuracy} ({self.test_images} images)  report: {self.report}"
+
+
+def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> Result:
+    """Trains as `config` says (configs/base.py has all keys), in `workdir`, from where it was left.
+
+    Ends with the final weights, model.safetensors, and report.html. Raises UserError for what the
+    user can mend, before anything is written where that can be known, and StoppedError after a
+    SIGTERM, when all is saved.
+    """
+    run = prepare(config)
+    workdir = claim_workdir(workdir, config.to_dict())
+    mesh, plan = run.mesh, run.plan
+    init_key, step_key = jax.random.split(jax.random.key(config.seed))
+    image_shape = (*run.preprocess.img_size, run.model.in_chans)
+    state, shardings = create_state(run.model, run.tx, init_key, image_shape=image_shape, mesh=mesh)
+    train_step = make_train_step(
+        run.model, run.tx, options=run.options, mesh=mesh, shardings=shardings
+    )
+    predict = make_predict(run, shardings.params)
+    with (
+        stop_on_sigterm() as stop,
+        Checkpoints(workdir / CHECKPOINTS, keep=plan.keep_checkpoints) as checkpoints,
+    ):
+        state, step = checkpoints.restore_or(state, shardings)
+        with (
+            contextlib.closing(Recorder(workdir, plan, run.schedule, start_step=step)) as recorder,
+            contextlib.closing(run.make_train_batches(step)) as batches,
+        ):
+            for batch in itertools.islice(batches, plan.total_steps - step):
+                state, metrics = train_step(state, batch, step_key)
+                step += 1
+                recorder.record(step, metrics)
+                if plan.evaluates_at(step):
+                    recorder.write(step, evaluate(predict, state.params, run.test_batches))
+                if plan.saves_at(step) or stop.is_set():
+                    recorder.settle()  # raises rather than that broken numbers are saved
+                    checkpoints.save(state, next_batch=step)
+                if stop.is_set() and step < plan.total_steps:
+                    raise StoppedError.at(step, plan.total_steps)
+    return finish(config, run, workdir, state.params, predict)
+
+
+def make_predict(run: Run, param_shardings: Params) -> Predict:
+    """Returns a function from parameters and this host's rows of a batch to the eval step's."""
+    preprocess = run.preprocess
+    eval_step = make_eval_step(
+        run.model,
+        mean=preprocess.mean,
+        std=preprocess.std,
+        mesh=run.mesh,
+        param_shardings=param_shardings,
+    )
+    return lambda params, batch: eval_step(params, shard_batch(batch, run.mesh))
+
+
+def evaluate(predict: Predict, params: Params, batches: Iterable[Batch]) -> dict[str, float]:
+    """Returns mean loss and accuracy over all examples of the test batches."""
+    totals = dict.fromkeys(("loss", "correct", "count"), jnp.zeros(()))
+    for batch in batches:
+        sums = predict(params, batch)
+        totals = {key: total + sums[key] for key, total in totals.items()}
+    loss, correct, count = (float(totals[key]) for key in totals)
+    return {"test/loss": loss / count, "test/accuracy": correct / count}
+
+
+def finish(config: ConfigDict, run: Run, workdir: Path, params: Params, predict: Predict) -> Result:
+    """Tests the final parameters on the whole split and writes the weights and the report."""
+    logits, labels = predict_dataset(lambda b: predict(params, b)["logits"], run.test_batches)
+    evaluation = summarize(logits, labels, run.test.class_names)
+    weights = save_pretrained(
+        workdir / WEIGHTS,
+        run.model,
+        {"params": params},
+        metadata={
+            "name": config.model.name,
+            "preprocess": run.preprocess,
+            "class_names": run.train.class_names,
+            "provenance": {
+                "dataset": config.data.dataset,
+                "data_dir": config.data.data_dir,
+                "train_split": config.data.train_split,
+                "test_split": config.data.test_split,
+                "holdout": config.data.holdout,
+                "seed": config.seed,
+                "step": run.plan.total_steps,
+                "version": __version__,
+            },
+            "metrics": {"test/accuracy": evaluation.top1, "test/loss": evaluation.loss},
+        },
+    )
+    report = write_report(
+        workdir / REPORT,
+        title=f"{config.model.name} on {config.data.dataset}",
+        model=run.model,
+        params=params,
+        evaluation=evaluation,
+        source=run.test,
+        preprocess=run.preprocess,
+        workdir=workdir,
+    )
+    return Result(config.model.name, evaluation.top1, len(labels), weights, report)

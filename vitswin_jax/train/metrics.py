@@ -1,0 +1,209 @@
+"""What a run tells while it runs: metrics.jsonl, TensorBoard events, a progress bar or lines."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+import numpy as np
+import optax
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from vitswin_jax.train.plan import Plan
+from vitswin_jax.train.workdir import METRICS
+from vitswin_jax.types import UserError
+
+
+def read_until(path: Path, step: int) -> list[str]:
+    """Returns the whole lines of a metrics file up to `step`: what a resumed run keeps."""
+    kept = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:  # the line that a killed process was writing
+            break
+        if row["step"] <= step:
+            kept.append(line)
+    return kept
+
+
+class MetricWriter:
+    """Appends rows of numbers to metrics.jsonl and to TensorBoard events; one host writes.
+
+    Begins behind `start_step`: what an interrupted run wrote beyond the checkpoint it goes on from
+    is dropped, and written again.
+    """
+
+    def __init__(self, workdir: Path, *, start_step: int) -> None:
+        path = workdir / METRICS
+        kept = read_until(path, start_step)
+        part = path.with_suffix(".part")
+        part.write_text("".join(f"{line}\n" for line in kept))
+        part.replace(path)
+        self._file = path.open("a", buffering=1)
+        # tensorboardX has no purge_step=0: it means "keep all".
+        self._events = SummaryWriter(str(workdir), purge_step=start_step + 1)
+
+    def write(self, step: int, row: Mapping[str, float]) -> None:
+        """Writes one row; numbers that are not finite become null, which JSON has."""
+        finite = {key: value if math.isfinite(value) else None for key, value in row.items()}
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
+        for key, value in row.items():
+            self._events.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        """Flushes and closes both files."""
+        self._file.close()
+        self._events.close()
+
+
+class StepLog:
+    """Gathers each step's metrics on the device and fetches them one window late.
+
+    So the device never waits for the log. `settle` fetches everything, as before a save.
+    """
+
+    def __init__(self) -> None:
+        self._window: list[tuple[int, Mapping[str, jax.Array]]] = []
+        self._closed: list[tuple[int, Mapping[str, jax.Array]]] = []
+
+    def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Adds the metrics of the step that led to `step`."""
+        self._window.append((step, metrics))
+
+    def turn(self) -> tuple[int, dict[str, float]] | None:
+        """Closes the window; returns (last step, means) of the one before, None for the first."""
+        row = self._fetch(self._closed)
+        self._closed, self._window = self._window, []
+        return row
+
+    def settle(self) -> list[tuple[int, dict[str, float]]]:
+        """Returns the rows of all that has not been fetched."""
+        rows = [self._fetch(self._closed), self._fetch(self._window)]
+        self._closed, self._window = [], []
+        return [row for row in rows if row is not None]
+
+    @staticmethod
+    def _fetch(
+        window: list[tuple[int, Mapping[str, jax.Array]]],
+    ) -> tuple[int, dict[str, float]] | None:
+        if not window:
+            return None
+        values = jax.device_get([metrics for _, metrics in window])
+        for (step, _), metrics in zip(window, values, strict=True):
+            bad = [key for key, value in metrics.items() if not np.isfinite(value)]
+            if bad:
+                names = ", ".join(f"{key} is {float(metrics[key])}" for key in bad)
+                raise UserError(
+                    f"{names} at step {step}; the run stops, and its last checkpoint is from "
+                    "before. Try a lower optim.peak_lr, a longer warmup or optim.max_grad_norm."
+                )
+        means = {key: float(np.mean([row[key] for row in values])) for key in values[0]}
+        return window[-1][0], means
+
+
+class Progress:
+    """Shows how far a run is, images/s and time left: a bar on a terminal, else plain lines."""
+
+    def __init__(
+        self, *, step: int, total: int, batch_size: int, stream: TextIO = sys.stderr, show: bool
+    ) -> None:
+        self._total, self._batch_size = total, batch_size
+        self._stream, self._show = stream, show
+        self._begin = self._mark = (time.monotonic(), step)
+        self._bar = None
+        if show and stream.isatty():
+            self._bar = tqdm(
+                total=total * batch_size,
+                initial=step * batch_size,
+                unit="img",
+                unit_scale=True,
+                file=stream,
+                dynamic_ncols=True,
+            )
+
+    def advance(self, step: int) -> None:
+        """Moves the bar to `step`."""
+        if self._bar is not None:
+            self._bar.update(step * self._batch_size - self._bar.n)
+
+    def rate(self, step: int) -> float:
+        """Returns images per second since the last call."""
+        (then, before), self._mark = self._mark, (time.monotonic(), step)
+        return (step - before) * self._batch_size / max(self._mark[0] - then, 1e-9)
+
+    def say(self, step: int, row: Mapping[str, Any]) -> None:
+        """Shows a row's numbers: behind the bar, or as a line with the time left."""
+        text = "  ".join(f"{key} {value:.4g}" for key, value in row.items())
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+        elif self._show:
+            (begin, first), now = self._begin, time.monotonic()
+            left = (now - begin) / max(step - first, 1) * (self._total - step)
+            eta = f"{int(left) // 60}:{int(left) % 60:02d} left"
+            print(f"step {step}/{self._total}  {text}  {eta}", file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Ends the bar's line."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class Recorder:
+    """Keeps a run's books: what each step measured, files and screen, on the plan's cadence."""
+
+    def __init__(
+        self, workdir: Path, plan: Plan, schedule: optax.Schedule, *, start_step: int
+    ) -> None:
+        self._plan, self._schedule = plan, schedule
+        self._primary = jax.process_index() == 0
+        self._writer = MetricWriter(workdir, start_step=start_step) if self._primary else None
+        self._log = StepLog()
+        self._rates: dict[int, float] = {}
+        self._progress = Progress(
+            step=start_step,
+            total=plan.total_steps,
+            batch_size=plan.batch_size,
+            show=self._primary,
+        )
+
+    def record(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Takes the metrics of the step that led to `step`; logs the window before where due."""
+        self._log.add(step, metrics)
+        self._progress.advance(step)
+        if self._plan.logs_at(step):
+            self._rates[step] = self._progress.rate(step)
+            if (row := self._log.turn()) is not None:
+                self._write_train(*row)
+
+    def settle(self) -> None:
+        """Fetches and writes all metrics so far; raises UserError where one is not finite."""
+        for row in self._log.settle():
+            self._write_train(*row)
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Writes a row of numbers to the files and shows it."""
+        numbers = {"epoch": step / self._plan.steps_per_epoch, **numbers}
+        if self._writer is not None:
+            self._writer.write(step, numbers)
+        self._progress.say(step, numbers)
+
+    def _write_train(self, step: int, means: Mapping[str, float]) -> None:
+        numbers = {f"train/{key}": value for key, value in means.items()}
+        numbers["lr"] = float(self._schedule(step - 1))
+        if step in self._rates:
+            numbers["images_per_second"] = self._rates.pop(step)
+        self.write(step, numbers)
+
+    def close(self) -> None:
+        """Closes the files and the progress bar."""
+        if self._writer is not None:
+            self._writer.close()
+        self._progress.close()

@@ -1,0 +1,178 @@
+"""What a run is made of, built from its config before the first step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vitswin_jax.data.pipeline import (
+    BatchIterator,
+    EvalBatches,
+    make_eval_batches,
+    make_train_iterator,
+)
+from vitswin_jax.data.sources import Source, check_same_classes, open_source
+from vitswin_jax.data.transforms import Preprocess, TrainTransform
+from vitswin_jax.models.layers import pair
+from vitswin_jax.models.registry import create_model
+from vitswin_jax.train.losses import make_loss
+from vitswin_jax.train.mixing import Mixing
+from vitswin_jax.train.optim import make_schedule, make_tx
+from vitswin_jax.train.plan import Plan, make_plan, split_fields
+from vitswin_jax.train.sharding import check_batch_size, create_mesh, shard_batch
+from vitswin_jax.train.steps import StepOptions
+from vitswin_jax.types import UserError
+
+Batches = Generator[dict[str, jax.Array], None, None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that is fixed before the first step."""
+
+    mesh: Mesh
+    model: nn.Module
+    train: Source
+    test: Source
+    preprocess: Preprocess
+    make_train_batches: Callable[[int], Batches]  # from a global batch on
+    test_batches: EvalBatches
+    plan: Plan
+    schedule: optax.Schedule
+    tx: optax.GradientTransformation
+    options: StepOptions
+
+
+def prepare(config: ConfigDict) -> Run:
+    """Builds everything a run needs from its config, each section handed over whole.
+
+    Raises UserError for what does not fit, before any file is written.
+    """
+    mesh = create_mesh(**config.mesh)
+    data = dict(config.data)
+    for name in ("batch_size", "eval_batch_size"):
+        check_batch_size(f"data.{name}", data[name], mesh)
+    train, test = open_data(data, seed=config.seed)
+    model = build_model(config.model, train)
+    img_size = pair(model.img_size)
+    preprocess = Preprocess(img_size=img_size, **config.preprocess)
+    augment, mixing = split_fields(config.augment, TrainTransform, Mixing)
+    transform = TrainTransform(img_size=img_size, **augment)
+
+    optim = dict(config.optim)
+    epochs = {key: optim.pop(key) for key in ("epochs", "warmup_epochs")}
+    plan = make_plan(num_examples=len(train), batch_size=data["batch_size"], **epochs, **config.run)
+    schedule = make_schedule(
+        total_steps=plan.total_steps,
+        warmup_steps=plan.warmup_steps,
+        **{key: optim.pop(key) for key in ("schedule", "peak_lr", "warmup_lr", "end_lr")},
+    )
+    accum_steps = optim.pop("accum_steps")
+    check_batch_size("data.batch_size / optim.accum_steps", data["batch_size"] // accum_steps, mesh)
+    options = StepOptions(
+        mixing=Mixing(**mixing),
+        loss=make_loss(**config.loss),
+        mean=preprocess.mean,
+        std=preprocess.std,
+        accum_steps=accum_steps,
+    )
+    tx = make_tx(schedule, **optim)
+    make_train_batches, test_batches = make_inputs(
+        train, test, data, transform=transform, preprocess=preprocess, mesh=mesh, seed=config.seed
+    )
+    return Run(
+        mesh=mesh,
+        model=model,
+        train=train,
+        test=test,
+        preprocess=preprocess,
+        make_train_batches=make_train_batches,
+        test_batches=test_batches,
+        plan=plan,
+        schedule=schedule,
+        tx=tx,
+        options=options,
+    )
+
+
+def open_data(data: dict[str, Any], *, seed: int) -> tuple[Source, Source]:
+    """Opens the train and the test split; takes from `data` the keys that say which."""
+    where = {key: data.pop(key) for key in ("dataset", "data_dir", "holdout")}
+    splits = [data.pop("train_split"), data.pop("test_split")]
+    train, test = (open_source(split=split, seed=seed, **where) for split in splits)
+    check_same_classes(train, test)
+    return train, test
+
+
+def make_inputs(
+    train: Source,
+    test: Source,
+    data: dict[str, Any],
+    *,
+    transform: TrainTransform,
+    preprocess: Preprocess,
+    mesh: Mesh,
+    seed: int,
+) -> tuple[Callable[[int], Batches], EvalBatches]:
+    """Returns the train batches, from a global batch on, and the test batches.
+
+    `data` has the keys that `open_data` left.
+    """
+    eval_batch_size, batch_size = data.pop("eval_batch_size"), data.pop("batch_size")
+    hosts = {"host_index": jax.process_index(), "host_count": jax.process_count()}
+    workers = data.pop("workers")
+    test_batches = make_eval_batches(
+        test, batch_size=eval_batch_size, preprocess=preprocess, workers=workers, **hosts
+    )
+
+    def make_train_batches(start: int) -> Batches:
+        return device_batches(
+            make_train_iterator(
+                train,
+                batch_size=batch_size,
+                transform=transform,
+                seed=seed,
+                start_batch=start,
+                workers=workers,
+                **hosts,
+                **data,
+            ),
+            mesh,
+        )
+
+    return make_train_batches, test_batches
+
+
+def device_batches(batches: BatchIterator, mesh: Mesh, *, ahead: int = 2) -> Batches:
+    """Gives batches on the mesh, `ahead` of them already on their way while one is used."""
+    with contextlib.closing(batches):
+        queue: deque[dict[str, jax.Array]] = deque()
+        for batch in batches:
+            queue.append(shard_batch(batch, mesh))
+            if len(queue) > ahead:
+                yield queue.popleft()
+        yield from queue
+
+
+def build_model(section: ConfigDict, source: Source) -> nn.Module:
+    """Creates the model of `config.model`, with as many classes as the data has.
+
+    Raises UserError where the config names another number.
+    """
+    fields = section.to_dict()
+    name, classes = fields.pop("name"), len(source.class_names)
+    if fields["num_classes"] not in (None, classes):
+        raise UserError(
+            f"model.num_classes={fields['num_classes']} but {source.name} has {classes} classes; "
+            "leave it None to take the data's."
+        )
+    return create_model(name, **fields | {"num_classes": classes})

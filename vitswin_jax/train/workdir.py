@@ -1,0 +1,86 @@
+"""A run's folder: whose it is, and what its files are called."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from vitswin_jax.types import UserError
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+REPORT = "report.html"
+
+MAY_CHANGE = (  # keys that change how a run computes or reports, not what
+    "data.data_dir",
+    "data.workers",
+    "data.eval_batch_size",
+    "mesh.data",
+    "model.remat",
+    "run.checkpoint_epochs",
+    "run.eval_epochs",
+    "run.keep_checkpoints",
+    "run.log_steps",
+)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns {"section.key": value} of a nested mapping."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def claim_workdir(workdir: str | os.PathLike[str], config: Mapping[str, Any]) -> Path:
+    """Makes a folder the home of the run that `config` (plain data) describes; returns its path.
+
+    An empty or absent folder gets a config.json; one that has it must be the same run's, so that
+    the run goes on (`MAY_CHANGE` names what may differ). Raises UserError for another run's folder,
+    with every key that differs, and for one that cannot be written.
+    """
+    workdir = Path(workdir).expanduser()
+    config = json.loads(json.dumps(config))  # tuples become lists, as they are in the file
+    path = workdir / CONFIG
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            _check_same_run(path, config)
+        if not os.access(workdir, os.W_OK):
+            raise PermissionError(13, "Permission denied", str(workdir))
+        if jax.process_index() == 0:
+            part = path.with_suffix(".part")
+            part.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+            part.replace(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"workdir {workdir}: cannot be written ({reason}).") from error
+    return workdir
+
+
+def _check_same_run(path: Path, config: Mapping[str, Any]) -> None:
+    try:
+        theirs = flatten(json.loads(path.read_text()))
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON ({error}); choose another --workdir.") from error
+    ours = flatten(config)
+    missing = object()
+    differences = [
+        f"{key} was {theirs.get(key, 'absent')} and is {ours.get(key, 'absent')}"
+        for key in sorted(ours.keys() | theirs.keys())
+        if key not in MAY_CHANGE and ours.get(key, missing) != theirs.get(key, missing)
+    ]
+    if differences:
+        raise UserError(
+            f"workdir {path.parent}: holds a run of another config: {'; '.join(differences)}. "
+            "Choose another --workdir, or remove this one."
+        )
