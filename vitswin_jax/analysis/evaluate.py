@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
@@ -15,6 +15,7 @@ from scipy.special import log_softmax
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from vitswin_jax.data.transforms import Preprocess
+from vitswin_jax.train.steps import eval_step
 from vitswin_jax.types import Batch, Params, UserError
 
 
@@ -82,16 +83,15 @@ class Evaluation:
 
 
 def make_predict(
-    model: nn.Module, variables: Mapping[str, Params], preprocess: Preprocess
+    model: nn.Module, params: Params, preprocess: Preprocess
 ) -> Callable[[Batch], Float[Array, "b k"]]:
-    """Returns a compiled function from a batch, uint8 images in [0, 255], to the model's logits."""
-    mean, std = (jnp.asarray(numbers, jnp.float32) for numbers in (preprocess.mean, preprocess.std))
+    """Returns a compiled function from a batch, uint8 images in [0, 255], to the model's logits.
 
-    @jax.jit
-    def logits(variables: Mapping[str, Params], images: Array) -> Array:
-        return model.apply(variables, (images / jnp.float32(255) - mean) / std, train=False)
-
-    return lambda batch: logits(variables, batch["image"])
+    It is the training's own evaluation step, so that it gives training's own numbers.
+    """
+    step = functools.partial(eval_step, model=model, mean=preprocess.mean, std=preprocess.std)
+    step = jax.jit(step)
+    return lambda batch: step(params, batch)["logits"]
 
 
 def predict_dataset(

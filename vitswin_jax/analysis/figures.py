@@ -20,7 +20,8 @@ from PIL import Image
 
 from vitswin_jax.analysis.evaluate import CalibrationBin
 
-Series = tuple[Sequence[float], Sequence[float]]
+Numbers = Sequence[int | float]
+Series = tuple[Numbers, Numbers]
 """Steps and the values at them."""
 
 _PANELS = (  # title, keys of metrics.jsonl, logarithmic
@@ -55,7 +56,7 @@ def curves(series: Mapping[str, Series]) -> str | None:
             axes.plot(steps, values, color=color, marker=marker, lw=1.5, label=split)
         axes.set_title(title, loc="left", fontsize=10)
         axes.set_xlabel("step", fontsize=8)
-        if logarithmic:
+        if logarithmic and any(value > 0 for key in keys for value in series[key][1]):
             axes.set_yscale("log", nonpositive="mask")
         if len(keys) > 1:
             axes.legend(frameon=False, fontsize=8)
@@ -63,7 +64,7 @@ def curves(series: Mapping[str, Series]) -> str | None:
     return _svg(figure)
 
 
-def thin(numbers: Sequence[float]) -> Sequence[float]:
+def thin(numbers: Numbers) -> Numbers:
     """Returns every n-th of the numbers and always the last, about `_POINTS` in all."""
     stride = math.ceil(len(numbers) / _POINTS)
     return list(numbers[::-stride])[::-1] if stride > 1 else numbers
@@ -100,17 +101,9 @@ def confusion(matrix: Int[np.ndarray, "k k"]) -> str:
     return _svg(figure)
 
 
-def position_similarity(embedding: Float[np.ndarray, "h w c"], *, at_most: int = 16) -> str:
-    """Draws cosine similarities of position embeddings, a map per position (ViT, fig. 7 centre).
-
-    Of a grid larger than `at_most` a side, evenly spaced positions are shown.
-    """
-    unit = embedding / np.maximum(np.linalg.norm(embedding, axis=-1, keepdims=True), 1e-12)
-    rows, columns = (
-        np.unique(np.linspace(0, side - 1, min(side, at_most)).round().astype(int))
-        for side in embedding.shape[:2]
-    )
-    maps = np.einsum("ijc,hwc->ijhw", unit[np.ix_(rows, columns)], unit)
+def position_similarity(embedding: Float[np.ndarray, "h w c"]) -> str:
+    """Draws cosine similarities of position embeddings, a map per position (ViT, fig. 7 centre)."""
+    maps, rows, columns = cosine_similarities(embedding, at_most=16)
     figure = Figure(figsize=(6, 5.2), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(mosaic(maps), cmap="viridis", vmin=-1, vmax=1, interpolation="nearest")
@@ -118,6 +111,21 @@ def position_similarity(embedding: Float[np.ndarray, "h w c"], *, at_most: int =
     _cell_ticks(axes, maps.shape, rows=rows + 1, columns=columns + 1)
     figure.colorbar(image, ax=axes, shrink=0.8, label="cosine similarity")
     return _svg(figure)
+
+
+def cosine_similarities(
+    embedding: Float[np.ndarray, "h w c"], *, at_most: int
+) -> tuple[Float[np.ndarray, "i j h w"], Int[np.ndarray, " i"], Int[np.ndarray, " j"]]:
+    """Returns the similarity of the embeddings at some rows i and columns j to all, and i and j.
+
+    Of a grid larger than `at_most` a side, evenly spaced positions are taken.
+    """
+    unit = embedding / np.maximum(np.linalg.norm(embedding, axis=-1, keepdims=True), 1e-12)
+    rows, columns = (
+        np.linspace(0, side - 1, min(side, at_most)).round().astype(int)
+        for side in embedding.shape[:2]
+    )
+    return np.einsum("ijc,hwc->ijhw", unit[np.ix_(rows, columns)], unit), rows, columns
 
 
 def bias_maps(maps: Float[np.ndarray, "blocks heads h w"]) -> str:

@@ -94,12 +94,11 @@ def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, figures.Series]:
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)
-            step = row.pop("step")
-        except (ValueError, KeyError, AttributeError):
+        except json.JSONDecodeError:
             continue
         for key, value in row.items():
-            if isinstance(value, int | float):
-                values.setdefault(key, {})[step] = value
+            if key != "step" and isinstance(value, int | float):
+                values.setdefault(key, {})[row["step"]] = value
     return {key: tuple(zip(*sorted(series.items()), strict=True)) for key, series in values.items()}
 
 

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     batches = make_eval_batches(
         source, batch_size=args.batch_size, preprocess=preprocess, workers=args.workers
     )
-    logits, labels = predict_dataset(make_predict(model, variables, preprocess), batches)
+    logits, labels = predict_dataset(make_predict(model, variables["params"], preprocess), batches)
     logits = logits if columns is None else logits[:, columns]
     evaluation = summarize(logits, labels, source.class_names)
     print_scores(evaluation, title=f"{source.name}, {len(source):,} images")

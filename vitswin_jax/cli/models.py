@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "pattern",
         nargs="?",
         default="*",
-        help="which names, with * and ? as in a shell: 'swin_*_384' (default: all)",
+        help="a part of the names, or with * and ? as in a shell: 'swin_*_384' (default: all)",
     )
 
 
@@ -23,7 +23,8 @@ def run(args: argparse.Namespace) -> int:
     from vitswin_jax.analysis.cost import describe
     from vitswin_jax.models.registry import create_model, model_names, nearest
 
-    names = model_names(args.pattern)
+    whole = any(character in args.pattern for character in "*?[")
+    names = model_names(args.pattern if whole else f"*{args.pattern}*")
     if not names:
         hint = nearest(args.pattern, model_names()) or "; `vitswin models` lists all."
         raise UserError(f"no model matches {args.pattern!r}{hint}")
