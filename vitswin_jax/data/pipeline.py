@@ -9,7 +9,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -45,7 +45,7 @@ def make_train_iterator(
     host_count: int = 1,
     workers: int = 0,
     threads: int | None = None,
-    on_unreadable: Literal["raise", "skip"] = "raise",
+    on_unreadable: str = "raise",
 ) -> BatchIterator:
     """Returns this host's rows of the global batches from `start_batch` on.
 
@@ -59,6 +59,8 @@ def make_train_iterator(
     where the hosts do not divide the batch, or there are no records.
     """
     rows = _host_rows(source, batch_size, host_index, host_count)
+    if seed < 0:
+        raise UserError(f"seed={seed} must be 0 or above.")
     if on_unreadable not in ("raise", "skip"):
         raise UserError(f"on_unreadable={on_unreadable!r} must be 'raise' or 'skip'.")
     keys = _TrainKeys(_shuffled(len(source), seed), batch_size, rows)
@@ -225,7 +227,7 @@ class _LoadBatch:
 
     source: Source
     transform: Callable[[np.ndarray, Key], np.ndarray]
-    img_size: tuple[int, int]
+    img_size: Sequence[int]
     on_unreadable: str
 
     def __call__(self, keys: Sequence[Key | None]) -> Batch:

@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -132,7 +132,7 @@ def _records(source: Source) -> Iterator[Record]:
     return (source[index] for index in range(len(source)))
 
 
-def _check_images(sources: Sequence[Source]) -> None:
+def _check_images(sources: Iterable[Source]) -> None:
     """Raises where an image cannot be decoded; better now than in the middle of a training."""
     places = [(source, index) for source in sources for index in range(len(source))]
     with ThreadPoolExecutor() as pool:  # the decoders let go of the interpreter's lock

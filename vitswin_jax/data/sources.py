@@ -7,7 +7,7 @@ import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, SupportsIndex
+from typing import Protocol, SupportsIndex, runtime_checkable
 
 from vitswin_jax.data.digits import NAME as DIGITS
 from vitswin_jax.data.digits import digits_directory
@@ -15,6 +15,7 @@ from vitswin_jax.data.folders import FolderSource, is_folder
 from vitswin_jax.types import Record, UserError
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random access to the records of one split; picklable, and safe to read from threads."""
 

@@ -39,15 +39,15 @@ class Preprocess:
     Raises UserError, with everything that is wrong in one line.
     """
 
-    img_size: tuple[int, int]
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    img_size: Sequence[int]
+    mean: Sequence[float] = (0.5, 0.5, 0.5)
+    std: Sequence[float] = (0.5, 0.5, 0.5)
     crop_fraction: float = 0.875
     interpolation: str = "bicubic"
     crop_mode: str = "center"
 
     def __post_init__(self) -> None:
-        for field in ("img_size", "mean", "std"):  # JSON has lists
+        for field in ("img_size", "mean", "std"):  # JSON has lists; here they are tuples
             object.__setattr__(self, field, tuple(getattr(self, field)))
         wrong = [
             *_wrong_size(self.img_size),
@@ -95,10 +95,10 @@ class TrainTransform:
     Raises UserError, with everything that is wrong in one line.
     """
 
-    img_size: tuple[int, int]
+    img_size: Sequence[int]
     crop: str = "random_resized"
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    scale: Sequence[float] = (0.08, 1.0)
+    ratio: Sequence[float] = (3 / 4, 4 / 3)
     shift: float = 0.1
     rotate: float = 0.0
     zoom: float = 0.0
@@ -141,10 +141,10 @@ class TrainTransform:
 
 def _resize(
     image: np.ndarray,
-    size: tuple[int, int],
+    size: Sequence[int],
     interpolation: str,
     *,
-    box: tuple[float, float, float, float] | None,
+    box: tuple[float | int, ...] | None,
 ) -> np.ndarray:
     """Resizes `box` (left, top, right, bottom) of an image to (height, width)."""
     resample = Image.Resampling[interpolation.upper()]
@@ -152,7 +152,7 @@ def _resize(
 
 
 def _resize_and_crop(
-    image: np.ndarray, size: tuple[int, int], fraction: float, interpolation: str
+    image: np.ndarray, size: Sequence[int], fraction: float, interpolation: str
 ) -> np.ndarray:
     """Resizes an image until it just covers size / fraction, and returns its middle.
 
@@ -181,8 +181,8 @@ def _resize_and_crop(
 
 def _random_box(
     image_size: Sequence[int],
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
+    scale: Sequence[float],
+    ratio: Sequence[float],
     rng: np.random.Generator,
 ) -> tuple[int, int, int, int]:
     """Returns a random part of an image by area and aspect ratio (width / height)."""
@@ -227,7 +227,7 @@ def _random_affine(
     )
 
 
-def _wrong_size(img_size: tuple[int, ...]) -> list[str]:
+def _wrong_size(img_size: Sequence[int]) -> list[str]:
     if len(img_size) == 2 and all(isinstance(side, int) and side > 0 for side in img_size):
         return []
     return [f"img_size={img_size} must be (height, width), whole numbers above 0"]
