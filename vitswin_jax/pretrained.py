@@ -246,8 +246,8 @@ def _model_fields(model: nn.Module) -> dict[str, Any]:
 
 def _preprocess_images(
     preprocess: Preprocess,
-    images: UInt8[np.ndarray, "h w 3"] | Sequence[UInt8[np.ndarray, "_ _ 3"]],
-) -> Float32[np.ndarray, "b H W 3"]:
+    images: UInt8[np.ndarray, "*b h w 3"] | Sequence[UInt8[np.ndarray, "_ _ 3"]],
+) -> Float32[np.ndarray, "n H W 3"]:
     if isinstance(images, np.ndarray) and images.ndim == 3:
         images = [images]
     return np.stack([preprocess(image) for image in images])

@@ -1,0 +1,89 @@
+"""The command itself: help, exit statuses, one line for a mistake."""
+
+import os
+import subprocess
+import sys
+from importlib.metadata import entry_points
+
+import pytest
+
+from vitswin_jax import cli
+from vitswin_jax.version import __version__
+
+
+def python(*arguments):
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_module_runs_and_is_quiet():
+    done = python("-m", "vitswin_jax.cli", "models", "swin_tiny")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[1].startswith("swin_tiny_patch4_window7_224")
+    assert done.stderr == ""
+
+
+def test_help_lists_the_commands_and_imports_no_jax():
+    script = (
+        "import sys; from vitswin_jax.cli import main\n"
+        "try: main(['--help'])\n"
+        "finally: assert 'jax' not in sys.modules"
+    )
+    done = python("-c", script)
+    assert done.returncode == 0, done.stderr
+    for command in ("models", "predict", "evaluate"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize("command", list(cli._COMMANDS))
+def test_each_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"vitswin {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["modles"], ["predict"], ["models", "--colour"], ["predict", "w", "i", "--top-k", "0"]],
+)
+def test_wrong_usage_is_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert "usage: vitswin" in capsys.readouterr().err
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"vitswin {__version__}\n"
+
+
+def test_a_mistake_is_one_line(vitswin, tmp_path):
+    path = tmp_path / "none"
+    status, out, err = vitswin("predict", path, "image.png")
+    assert (status, out) == (1, "")
+    assert err.startswith(f"error: {path}: no such file or folder")
+    assert err.count("\n") == 1
+
+
+def test_a_reader_that_stops_is_no_traceback():
+    """As `vitswin models | head -0`."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "vitswin_jax.cli", "models", "vit_tiny_patch16_224"],
+            stdout=closed, stderr=subprocess.PIPE, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    assert done.stderr == ""
+    assert done.returncode == 1
+
+
+def test_the_script_is_the_command():
+    scripts = [e for e in entry_points(group="console_scripts") if e.name == "vitswin"]
+    if not scripts:
+        pytest.skip("the package is not installed; test_wheel.py installs it")
+    assert scripts[0].load() is cli.main

@@ -1,0 +1,104 @@
+"""`vitswin predict`: names and probabilities of images, bad ones reported and passed over."""
+
+import io
+import json
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.special import softmax
+
+from vitswin_jax.pretrained import save_pretrained
+
+
+@pytest.fixture
+def images(tmp_path, digits):
+    folder = tmp_path / "images"
+    (folder / "more").mkdir(parents=True)
+    for i in range(18):  # more than a batch
+        (folder / f"{i:02}.png").write_bytes(digits[i]["image"])
+    (folder / "more" / "99.PNG").write_bytes(digits[99]["image"])
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.png").write_text("no image")
+    return folder
+
+
+def expected(vit, data):
+    """Computed by hand: Pillow's bicubic, [0, 255] to [-1, 1], the model, softmax."""
+    model, variables = vit
+    with Image.open(io.BytesIO(data)) as image:
+        resized = image.convert("RGB").resize((16, 16), Image.Resampling.BICUBIC)
+    x = jnp.asarray(resized, jnp.float32)[None] / 127.5 - 1
+    return softmax(np.asarray(model.apply(variables, x, train=False), np.float64)[0])
+
+
+def test_probabilities_of_a_folder(vitswin, workdir, images, vit, digits):
+    status, out, err = vitswin("predict", workdir, images, "--json", "--top-k", 10)
+    assert (status, err) == (0, "")
+    found = [json.loads(line) for line in out.splitlines()]
+    names = [f"{i:02}.png" for i in range(18)] + ["more/99.PNG"]
+    assert [row["image"] for row in found] == [str(images / name) for name in names]
+    for row, i in zip(found, [*range(18), 99], strict=True):
+        want = expected(vit, digits[i]["image"])
+        predictions = row["predictions"]
+        assert [p["index"] for p in predictions] == np.argsort(-want).tolist()
+        assert [p["name"] for p in predictions] == [str(p["index"]) for p in predictions]
+        got = [p["probability"] for p in predictions]
+        np.testing.assert_allclose(got, -np.sort(-want), atol=1e-4)
+
+
+def test_table_names_the_top_classes(vitswin, workdir, images, vit, digits):
+    status, out, _ = vitswin("predict", workdir, images / "03.png", "--top-k", 2)
+    want = expected(vit, digits[3]["image"])
+    first, second = np.argsort(-want)[:2]
+    assert status == 0
+    assert out.splitlines() == [
+        str(images / "03.png"),
+        f"  {first}  {100 * want[first]:6.2f} %",
+        f"  {second}  {100 * want[second]:6.2f} %",
+    ]
+
+
+def test_bad_images_are_reported_and_the_rest_is_done(vitswin, workdir, images, tmp_path):
+    (images / "00.png").write_bytes(b"")
+    (images / "05.png").write_bytes((images / "05.png").read_bytes()[:40])
+    (tmp_path / "empty").mkdir()
+    status, out, err = vitswin(
+        "predict", workdir, images, tmp_path / "none.png", tmp_path / "empty", "--json"
+    )
+    assert status == 1
+    assert len(out.splitlines()) == 17
+    lines = err.splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith("error: ") for line in lines)
+    for line, name in zip(lines, ("00.png", "05.png", "none.png", "empty"), strict=True):
+        assert name in line
+
+
+def test_standard_input(vitswin, workdir, digits, monkeypatch):
+    class Stdin:
+        buffer = io.BytesIO(digits[0]["image"])
+
+    monkeypatch.setattr(sys, "stdin", Stdin)
+    status, out, _ = vitswin("predict", workdir, "-", "--json")
+    assert status == 0
+    assert json.loads(out)["image"] == "-"
+
+
+def test_without_names_classes_are_numbered(vitswin, tmp_path, vit, images):
+    model, variables = vit
+    path = save_pretrained(tmp_path / "bare.safetensors", model, variables)
+    status, out, _ = vitswin("predict", path, images / "00.png", "--top-k", 1)
+    assert status == 0
+    assert out.splitlines()[1].startswith("  class ")
+
+
+def test_a_model_without_a_head_is_one_line(vitswin, tmp_path, vit, images):
+    model, variables = vit
+    params = {name: value for name, value in variables["params"].items() if name != "head"}
+    path = save_pretrained(tmp_path / "a", model.clone(num_classes=0), {"params": params})
+    status, out, err = vitswin("predict", path, images)
+    assert (status, out) == (1, "")
+    assert err == f"error: {path}: the model has no head and names no classes.\n"
