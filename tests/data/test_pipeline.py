@@ -7,6 +7,8 @@ import logging
 import multiprocessing
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,7 +108,7 @@ def test_workers_do_not_change_the_stream(digits, workers):
     assert multiprocessing.active_children() == []
 
 
-@pytest.mark.parametrize("start", [1, 4, 5, 22])
+@pytest.mark.parametrize("start", [1, 22])
 def test_resuming_goes_on_where_the_unbroken_stream_would(numbered, start):
     options = {"transform": AUGMENTED, "batch_size": 6}
     unbroken, resumed = (
@@ -139,12 +141,11 @@ def test_augmentation_is_a_function_of_seed_epoch_and_record(numbered):
 def test_augmentation_differs_between_epochs(digits):
     source = digits["test"]
     first, second = (
-        take(source, 450, batch_size=1, start_batch=start, transform=AUGMENTED)
-        for start in (0, 450)
+        take(source, 18, batch_size=25, start_batch=start, transform=AUGMENTED) for start in (0, 18)
     )
     plain = [
-        take(source, 450, batch_size=1, start_batch=start, transform=SQUASH_16)["image"]
-        for start in (0, 450)
+        take(source, 18, batch_size=25, start_batch=start, transform=SQUASH_16)["image"]
+        for start in (0, 18)
     ]
     where = {image.tobytes(): i for i, image in enumerate(plain[1])}
     equal = [
@@ -278,7 +279,9 @@ def test_unknown_treatment_of_unreadable_images(numbered):
 
 
 SCRIPT = """
+import multiprocessing
 import sys
+import time
 from vitswin_jax.data.pipeline import make_train_iterator
 from vitswin_jax.data.sources import open_source
 from vitswin_jax.data.transforms import TrainTransform
@@ -286,23 +289,49 @@ if __name__ == "__main__":
     source = open_source("digits", split="train", data_dir=sys.argv[1])
     transform = TrainTransform((16, 16), crop="shift")
     iterator = make_train_iterator(source, batch_size=64, transform=transform, seed=0, workers=1)
-    print(next(iterator)["image"].shape)
+    next(iterator)
     assert "tensorflow" not in sys.modules
+    (worker,) = multiprocessing.active_children()
+    print(worker.pid, flush=True)
+    sys.stdin.read()
     raise SystemExit(3)  # the iterator is left open
 """
 
 
-def test_a_program_that_ends_amid_training_ends_at_once_and_in_silence(digits_root, tmp_path):
-    """Workers, their pipes and Grain's threads are all still busy then."""
+@pytest.fixture
+def program(digits_root, tmp_path):
+    """Runs a program that waits, amid training; yields its process and its worker's number."""
     (tmp_path / "program.py").write_text(SCRIPT)
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "program.py"), str(digits_root)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (3, "(64, 16, 16, 3)\n", "")
+    command = [sys.executable, str(tmp_path / "program.py"), str(digits_root)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        yield process, int(process.stdout.readline())
+        process.kill()
+
+
+def assert_ends(pid):
+    """A process is gone, or done and only waiting to be asked about."""
+    status = Path(f"/proc/{pid}/stat")
+    for _ in range(100):
+        if not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail(f"worker {pid} outlives its parent")
+
+
+def test_a_program_that_ends_amid_training_ends_at_once_and_in_silence(program):
+    """Workers, their pipes and Grain's threads are all still busy then."""
+    process, worker = program
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 3
+    assert_ends(worker)
+
+
+def test_workers_of_a_killed_program_end(program):
+    process, worker = program
+    process.kill()
+    process.wait(timeout=60)
+    assert_ends(worker)
 
 
 def test_reading_images_imports_neither_jax_nor_tensorflow():

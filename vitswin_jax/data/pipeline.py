@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import logging
+import multiprocessing
 import os
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -142,8 +144,21 @@ def _iterate(
         # outlives its iterator leaks. And containers often have only 64 MB of it.
         pipe = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
         dataset = grain.experimental.WithOptionsIterDataset(dataset, pipe)
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, 2))
+        processes = grain.MultiprocessingOptions(workers, 2)
+        dataset = dataset.mp_prefetch(processes, worker_init_fn=_end_with_parent)
     return BatchIterator(iter(dataset), count)
+
+
+def _end_with_parent(index: int, count: int) -> None:
+    """Ends a worker when its parent is gone; one that was killed had no time to see to it."""
+    del index, count  # Grain tells every worker which of how many it is
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class BatchIterator(Iterator[Batch]):
