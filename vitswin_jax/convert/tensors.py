@@ -1,0 +1,69 @@
+"""Tensors that stay in their file until they are asked for, so that no file is ever held twice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from vitswin_jax.types import UserError
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """What a file says of a tensor, and how to read it: fresh memory each time."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> Tensor:
+        """Returns an array that is in memory as a Tensor."""
+        return cls(array.shape, array.dtype, lambda: array)
+
+    def map(self, change: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...]) -> Tensor:
+        """Returns the tensor that `change` makes of this one, which has `shape`; still unread."""
+        return Tensor(shape, self.dtype, lambda: change(self.read()))
+
+
+Tensors = Mapping[str, Tensor]
+"""A state dict: flat names to unread tensors."""
+
+
+def read_bytes(path: Path, offset: int, size: int) -> np.ndarray:
+    """Returns bytes of a file as uint8; raises UserError where they are not there."""
+    data = np.fromfile(path, np.uint8, size, offset=offset)
+    if data.size != size:
+        raise UserError(f"{path}: ends after {offset + data.size} bytes, inside a tensor.")
+    return data
+
+
+def stored(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
+    """Returns the contiguous tensor that stands at `offset` of a file, row-major."""
+    size = math.prod(shape) * dtype.itemsize
+
+    def read() -> np.ndarray:
+        return read_bytes(path, offset, size).view(dtype).reshape(shape)
+
+    return Tensor(shape, dtype, read)
+
+
+def damaged(path: Path, kind: str, error: Exception | str) -> UserError:
+    """Returns the one-line error for a file that is not what it seems to be."""
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return UserError(
+        f"{path}: cannot be read as {kind} ({reason}); it may be damaged, or cut short by an "
+        "interrupted copy."
+    )
