@@ -22,7 +22,7 @@ TINY = {
         "num_classes": 3,
     },
     "swin": {
-        "img_size": (16, 24), "patch_size": 2, "embed_dim": 8, "depths": (2, 3),
+        "img_size": (16, 24), "patch_size": 2, "embed_dim": 8, "depths": (2, 1),
         "num_heads": (2, 4), "window_size": 4, "num_classes": 3,
     },
 }  # fmt: skip
@@ -43,8 +43,8 @@ def images_of(model, batch=2):
     return np.random.default_rng(1).normal(size=(batch, *size, 3)).astype(np.float32)
 
 
-def logits_of(model, variables, images, method=None):
-    return jax.jit(functools.partial(model.apply, train=False, method=method))(variables, images)
+def logits_of(model, variables, images):
+    return jax.jit(functools.partial(model.apply, train=False))(variables, images)
 
 
 @pytest.fixture(params=["vit", "swin"])
@@ -147,19 +147,19 @@ def test_variant_names_keep_their_name(tmp_path):
 
 @pytest.mark.parametrize("num_classes", [0, 5])
 def test_another_number_of_classes_gives_a_fresh_head(saved, num_classes, caplog):
-    model, variables, path = saved
+    _, variables, path = saved
     with caplog.at_level(logging.INFO, "vitswin_jax"):
         loaded, got = vitswin_jax.load_pretrained(path, num_classes=num_classes)
     assert len(caplog.records) == 1
     assert loaded.num_classes == num_classes
-    x = images_of(model)
+    head = got["params"].pop("head", None)
     if num_classes:
-        np.testing.assert_array_equal(logits_of(loaded, got, x), np.zeros((2, 5)))
+        assert {name: leaf.shape[-1] for name, leaf in head.items()} == {"bias": 5, "kernel": 5}
+        assert not any(np.any(leaf) for leaf in head.values())
     else:
-        features = logits_of(model, variables, x, method="features")
-        np.testing.assert_allclose(logits_of(loaded, got, x), features, atol=1e-6)
+        assert head is None
     trunk = {name: value for name, value in variables["params"].items() if name != "head"}
-    assert_equal_trees({n: v for n, v in got["params"].items() if n != "head"}, trunk)
+    assert_equal_trees(got["params"], trunk)
 
 
 def test_the_same_number_of_classes_keeps_the_head(saved):

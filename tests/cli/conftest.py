@@ -1,5 +1,6 @@
 """A small run on the digits: weights with metadata, and images of its classes."""
 
+import jax
 import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
@@ -32,6 +33,14 @@ def vit():
         for name, shape in parameter_shapes(model).items()
     }
     return model, {"params": unflatten_dict(flat, sep="/")}
+
+
+@pytest.fixture(scope="session")
+def forward(vit):
+    """Returns the logits of float images, compiled once."""
+    model, variables = vit
+    apply = jax.jit(lambda images: model.apply(variables, images, train=False))
+    return lambda images: np.asarray(apply(images))
 
 
 PREPROCESS = Preprocess(img_size=(16, 16), crop_mode="squash", crop_fraction=1.0)

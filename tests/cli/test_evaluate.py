@@ -2,34 +2,31 @@
 
 import io
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from vitswin_jax.cli.evaluate import match_classes
-from vitswin_jax.pretrained import load_metadata, load_pretrained, save_pretrained
+from vitswin_jax.pretrained import load_metadata, save_pretrained
 
 
-def by_hand(vit, source):
+def by_hand(forward, source):
     """Top-1 and top-5 by Pillow, the model on all images at once, and sorting."""
-    model, variables = vit
     records = [source[i] for i in range(len(source))]
     images = []
     for record in records:
         with Image.open(io.BytesIO(record["image"])) as image:
             images.append(np.asarray(image.convert("RGB").resize((16, 16), 3), np.float32))
-    x = jnp.asarray(np.stack(images) / 127.5 - 1)
-    logits = np.asarray(model.apply(variables, x, train=False))
+    logits = forward(np.stack(images) / 127.5 - 1)
     order = np.argsort(-logits, -1)
     labels = np.array([record["label"] for record in records])[:, None]
     return (order[:, :1] == labels).any(-1).mean(), (order[:, :5] == labels).any(-1).mean()
 
 
-def test_a_workdir_knows_its_dataset(vitswin, workdir, vit, digits):
+def test_a_workdir_knows_its_dataset(vitswin, workdir, forward, digits):
     status, out, err = vitswin("evaluate", workdir, "--batch-size", 64)  # 450 = 7 * 64 + 2
     assert (status, err) == (0, "")
-    top1, top5 = by_hand(vit, digits)
+    top1, top5 = by_hand(forward, digits)
     lines = out.splitlines()
     assert lines[0] == "digits:test, 450 images"
     assert lines[1].split() == [
@@ -87,12 +84,11 @@ def renamed(workdir, vit, *, names):
     )
 
 
-def test_classes_are_matched_by_name(vitswin, workdir, vit, folder):
+def test_classes_are_matched_by_name(vitswin, workdir, vit, forward, folder):
     names = tuple(f"c{9 - label}-{label}" for label in range(10))
     renamed(workdir, vit, names=names)
     status, out, err = vitswin("evaluate", workdir, folder)
     assert (status, err) == (0, "")
-    model, variables = load_pretrained(workdir)
 
     class Part:
         def __len__(self):
@@ -102,7 +98,7 @@ def test_classes_are_matched_by_name(vitswin, workdir, vit, folder):
             path = sorted(folder.rglob("*.png"), key=lambda path: path.name)[i]
             return {"image": path.read_bytes(), "label": names.index(path.parent.name)}
 
-    top1, _ = by_hand((model, variables), Part())
+    top1, _ = by_hand(forward, Part())
     assert out.splitlines()[1].split()[1] == f"{100 * top1:.2f}"
 
 

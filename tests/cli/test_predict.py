@@ -4,7 +4,6 @@ import io
 import json
 import sys
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,23 +24,22 @@ def images(tmp_path, digits):
     return folder
 
 
-def expected(vit, data):
+def expected(forward, data):
     """Computed by hand: Pillow's bicubic, [0, 255] to [-1, 1], the model, softmax."""
-    model, variables = vit
     with Image.open(io.BytesIO(data)) as image:
         resized = image.convert("RGB").resize((16, 16), Image.Resampling.BICUBIC)
-    x = jnp.asarray(resized, jnp.float32)[None] / 127.5 - 1
-    return softmax(np.asarray(model.apply(variables, x, train=False), np.float64)[0])
+    x = np.asarray(resized, np.float32)[None] / 127.5 - 1
+    return softmax(forward(x)[0].astype(np.float64))
 
 
-def test_probabilities_of_a_folder(vitswin, workdir, images, vit, digits):
+def test_probabilities_of_a_folder(vitswin, workdir, images, forward, digits):
     status, out, err = vitswin("predict", workdir, images, "--json", "--top-k", 10)
     assert (status, err) == (0, "")
     found = [json.loads(line) for line in out.splitlines()]
     names = [f"{i:02}.png" for i in range(18)] + ["more/99.PNG"]
     assert [row["image"] for row in found] == [str(images / name) for name in names]
     for row, i in zip(found, [*range(18), 99], strict=True):
-        want = expected(vit, digits[i]["image"])
+        want = expected(forward, digits[i]["image"])
         predictions = row["predictions"]
         assert [p["index"] for p in predictions] == np.argsort(-want).tolist()
         assert [p["name"] for p in predictions] == [str(p["index"]) for p in predictions]
@@ -49,9 +47,9 @@ def test_probabilities_of_a_folder(vitswin, workdir, images, vit, digits):
         np.testing.assert_allclose(got, -np.sort(-want), atol=1e-4)
 
 
-def test_table_names_the_top_classes(vitswin, workdir, images, vit, digits):
+def test_table_names_the_top_classes(vitswin, workdir, images, forward, digits):
     status, out, _ = vitswin("predict", workdir, images / "03.png", "--top-k", 2)
-    want = expected(vit, digits[3]["image"])
+    want = expected(forward, digits[3]["image"])
     first, second = np.argsort(-want)[:2]
     assert status == 0
     assert out.splitlines() == [

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ import jax
 import jinja2
 import numpy as np
 from flax import linen as nn
+from flax.traverse_util import flatten_dict
 
 from vitswin_jax.analysis import figures
 from vitswin_jax.analysis.evaluate import Evaluation
-from vitswin_jax.convert.files import replacing
+from vitswin_jax.atomic import replacing
 from vitswin_jax.data.decode import decode_image
 from vitswin_jax.data.sources import Source
 from vitswin_jax.data.transforms import Preprocess
@@ -66,7 +67,7 @@ def write_report(
         command=command,
         numbers=_numbers(evaluation, params),
         curves=None if workdir is None else figures.curves(read_metrics(workdir)),
-        config=[] if workdir is None else list(_flatten(read_config(workdir))),
+        config=[] if workdir is None else flatten_dict(read_config(workdir), sep=".").items(),
         **_confusion(evaluation),
         classes=evaluation.least_accurate(),
         mistakes=list(_worst_mistakes(evaluation, source, preprocess)),
@@ -106,14 +107,6 @@ def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns a run's config.json; {} where there is none."""
     path = Path(workdir) / "config.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def percent(fraction: float) -> str:

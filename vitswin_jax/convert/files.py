@@ -19,6 +19,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
+from vitswin_jax.atomic import replacing
 from vitswin_jax.types import UserError
 from vitswin_jax.version import __version__
 
@@ -40,7 +41,10 @@ def write_native(
     # The writer takes a tensor's memory as it lies, whatever its strides.
     tensors = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     with replacing(path) as temporary:
-        safetensors.numpy.save_file(tensors, temporary, metadata=header)
+        try:
+            safetensors.numpy.save_file(tensors, temporary, metadata=header)
+        except SafetensorError as error:  # its name for the file system's errors
+            raise OSError(str(error)) from error
 
 
 def read_native(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -60,30 +64,6 @@ def read_native_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a temporary path beside `path`, and moves what was written there over it at the end.
-
-    A reader sees the old file or the new one, never a part. Where the block raises, nothing of it
-    is left; a file system's errors become a UserError that names `path`.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # a new file's: some writers make theirs private
-        yield temporary
-        temporary.chmod(mode)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())  # or a power cut may leave the new name with no content
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write {path}: {_reason(error)}.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-@contextlib.contextmanager
 def _open(path: str | os.PathLike[str]) -> Iterator[safe_open]:
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file.")
@@ -92,7 +72,7 @@ def _open(path: str | os.PathLike[str]) -> Iterator[safe_open]:
             yield file
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{path}: cannot be read as a safetensors file ({_reason(error)}); "
+            f"{path}: cannot be read as a safetensors file ({error}); "
             "it may be damaged, or cut short by an interrupted copy."
         ) from error
 
@@ -110,8 +90,3 @@ def _metadata(path: str | os.PathLike[str], header: Mapping[str, str] | None) ->
     except (json.JSONDecodeError, TypeError, KeyError):
         pass
     raise UserError(f"{path}: what its header has as {KEY!r} is no JSON object with 'metadata'.")
-
-
-def _reason(error: Exception) -> str:
-    text = (isinstance(error, OSError) and error.strerror) or str(error)
-    return text.removeprefix("Error while deserializing header: ").splitlines()[0]
