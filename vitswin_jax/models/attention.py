@@ -80,7 +80,7 @@ class SelfAttention(nn.Module):
 
     Parameters: `qkv` kernel (c, 3, heads, d), the rows in the order query, key, value; `proj`
     kernel (heads, d, c). A family with position biases or another similarity overrides
-    `position_bias` or `scale`.
+    `position_bias` or `prepare`.
     """
 
     num_heads: int
@@ -89,15 +89,16 @@ class SelfAttention(nn.Module):
     attn_drop_rate: float = 0.0
     kernel_init: nn.initializers.Initializer | None = None
     attn_impl: str = "xla"
+    mask_value: float = MASKED
     dtype: DTypeLike = jnp.float32
 
     def position_bias(self) -> Float[Array, "heads n n"] | None:
         """Returns what is added to every logit, or None."""
         return None
 
-    def scale(self, q: Array, k: Array) -> tuple[Array, Array]:
-        """Makes q·k the logit: here by 1/√d on the query."""
-        return q * q.shape[-1] ** -0.5, k
+    def prepare(self, q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
+        """Makes q·k the logit: here by 1/√d on the query; each is (*batch, heads, n, d)."""
+        return q * q.shape[-1] ** -0.5, k, v
 
     @nn.compact
     def __call__(
@@ -121,17 +122,17 @@ class SelfAttention(nn.Module):
             dtype=self.dtype,
             name="qkv",
         )(x)
-        q, k = self.scale(qkv[0], qkv[1])
+        q, k, v = self.prepare(*qkv)
         biases = (self.position_bias(),)
         if mask is not None:
-            biases += (jnp.where(mask, 0.0, MASKED).astype(jnp.float32)[..., None, :, :],)
+            biases += (jnp.where(mask, 0.0, self.mask_value).astype(jnp.float32)[..., None, :, :],)
         dropout = None
         if train and self.attn_drop_rate:
             dropout = nn.Dropout(self.attn_drop_rate, deterministic=False)
         out = attend(
             q,
             k,
-            qkv[2],
+            v,
             biases=tuple(bias for bias in biases if bias is not None),
             dropout=dropout,
             implementation=self.attn_impl,

@@ -37,9 +37,17 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def layer_norm(epsilon: float, dtype: DTypeLike, name: str | None = None) -> nn.LayerNorm:
+def layer_norm(
+    epsilon: float,
+    dtype: DTypeLike,
+    name: str | None = None,
+    *,
+    scale_init: nn.initializers.Initializer = nn.initializers.ones,
+) -> nn.LayerNorm:
     """Creates a LayerNorm whose variance takes two passes, as accurate as the originals'."""
-    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
+    return nn.LayerNorm(
+        epsilon=epsilon, dtype=dtype, scale_init=scale_init, use_fast_variance=False, name=name
+    )
 
 
 class PatchEmbed(nn.Module):

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
-from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vitswin_jax.models.attention import SelfAttention
-from vitswin_jax.models.blocks import apply_blocks, drop_path_schedule
+from vitswin_jax.models.blocks import drop_path_schedule
 from vitswin_jax.models.layers import DropPath, Mlp, PatchEmbed, create_head, layer_norm, pair
+from vitswin_jax.models.stages import PatchMerging, Stage, kernel_init
 from vitswin_jax.models.windows import (
     Size,
     fit_window,
@@ -25,8 +26,6 @@ from vitswin_jax.models.windows import (
     relative_position_index,
 )
 from vitswin_jax.types import UserError
-
-kernel_init = nn.initializers.truncated_normal(0.02)
 
 
 class WindowAttention(SelfAttention):
@@ -43,18 +42,17 @@ class WindowAttention(SelfAttention):
 
 
 class SwinBlock(nn.Module):
-    """A pre-norm block whose attention stays in windows (Swin, eq. 3)."""
+    """A pre-norm block whose attention stays in windows (Swin, eq. 3).
 
-    num_heads: int
+    Its two branches are `mix_windows` and `mlp`; what a descendant's are is its partials' affair.
+    """
+
+    attention: Callable[..., nn.Module]  # takes name; mixes windows, given with their mask
+    mlp: Callable[..., nn.Module]  # takes name
     window_size: Size
     shift: Size
-    mlp_ratio: float
-    qkv_bias: bool
-    act: str
     norm_eps: float
     pad_before_roll: bool
-    drop_rate: float
-    attn_drop_rate: float
     dtype: DTypeLike
 
     @nn.compact
@@ -62,101 +60,30 @@ class SwinBlock(nn.Module):
         self, x: Float[Array, "b h w c"], drop_path: float | Float[Array, ""], *, train: bool
     ) -> Float[Array, "b h w c"]:
         """Adds window attention, then the MLP, each dropped with probability `drop_path`."""
-        attention = WindowAttention(
-            self.num_heads,
-            qkv_bias=self.qkv_bias,
-            proj_drop_rate=self.drop_rate,
-            attn_drop_rate=self.attn_drop_rate,
-            kernel_init=kernel_init,
-            window_size=self.window_size,
-            dtype=self.dtype,
-            name="attn",
-        )
         y = layer_norm(self.norm_eps, self.dtype, name="norm1")(x)
-        y = map_windows(
+        x = x + DropPath()(self.mix_windows(y, train=train), drop_path, train=train)
+        y = layer_norm(self.norm_eps, self.dtype, name="norm2")(x)
+        return x + DropPath()(self.mlp(name="mlp")(y, train=train), drop_path, train=train)
+
+    def mix_windows(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+        """Returns attention within (shifted) windows."""
+        attention = self.attention(name="attn")
+        return map_windows(
             lambda windows, mask: attention(windows, mask, train=train),
-            y,
+            x,
             window_size=self.window_size,
             shift=self.shift,
             pad_before_roll=self.pad_before_roll,
         )
-        x = x + DropPath()(y, drop_path, train=train)
-        y = layer_norm(self.norm_eps, self.dtype, name="norm2")(x)
-        y = Mlp(
-            round(x.shape[-1] * self.mlp_ratio),
-            self.act,
-            self.drop_rate,
-            kernel_init=kernel_init,
-            bias_init=nn.initializers.zeros_init(),
-            dtype=self.dtype,
-            name="mlp",
-        )(y, train=train)
-        return x + DropPath()(y, drop_path, train=train)
 
 
-class PatchMerging(nn.Module):
-    """Halves the map: 2x2 neighbourhoods are concatenated, normed and projected to 2c channels."""
-
-    norm_eps: float
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
-        """Pads odd maps with zeros; takes (0, 0), (1, 0), (0, 1), (1, 1) as (row, column)."""
-        x = pad_to_multiple(x, (2, 2))
-        x = rearrange(x, "b (h row) (w column) c -> b h w (column row c)", row=2, column=2)
-        x = layer_norm(self.norm_eps, self.dtype, name="norm")(x)
-        return nn.Dense(
-            x.shape[-1] // 2,
-            use_bias=False,
-            kernel_init=kernel_init,
-            dtype=self.dtype,
-            name="reduction",
-        )(x)
-
-
-class BlockPair(nn.Module):
-    """A windowed block and the shifted one behind it: what a scan repeats."""
-
-    block: Callable[..., nn.Module]  # takes shift and name
-    shift: Size
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w c"], drop_path: Float[Array, "2"], *, train: bool
-    ) -> Float[Array, "b h w c"]:
-        """Applies both, each with its own rate."""
-        x = self.block(shift=(0, 0), name="block_0")(x, drop_path[0], train=train)
-        return self.block(shift=self.shift, name="block_1")(x, drop_path[1], train=train)
-
-
-class Stage(nn.Module):
-    """Blocks at one resolution, windowed and shifted in turn, then the merging to the next."""
-
-    block: Callable[..., nn.Module]  # takes shift and name
-    shift: Size
-    rates: tuple[float, ...]  # stochastic depth, one a block
-    merging: Callable[..., nn.Module] | None  # takes name
-    remat: bool | str
-    scan: bool
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w c"], *, train: bool
-    ) -> tuple[Float[Array, "b i j d"], Float[Array, "b h w c"]]:
-        """Returns the map for the next stage, and the one before merging."""
-        depth = len(self.rates)
-        scanned = depth // 2 * 2 if self.scan else 0  # an odd last block stands alone
-        if scanned:
-            pairs = BlockPair(self.block, self.shift, name="pairs")
-            rates = list(zip(self.rates[:scanned:2], self.rates[1:scanned:2], strict=True))
-            x, _ = apply_blocks(pairs, x, rates, train=train, remat=self.remat)
-        rest = [
-            self.block(shift=self.shift if i % 2 else (0, 0), name=f"block_{i}")
-            for i in range(scanned, depth)
-        ]
-        x, _ = apply_blocks(rest, x, self.rates[scanned:], train=train, remat=self.remat)
-        return (x if self.merging is None else self.merging(name="downsample")(x)), x
+def per_stage(
+    size: int | tuple[int, int] | tuple[tuple[int, int], ...], stages: int
+) -> tuple[Size, ...]:
+    """Returns each stage's size, given one for all (a number or a pair) or pairs, one a stage."""
+    if not isinstance(size, int) and isinstance(size[0], tuple):
+        return size
+    return (pair(size),) * stages
 
 
 class Swin(nn.Module):
@@ -165,8 +92,12 @@ class Swin(nn.Module):
     Sizes are in `variants.py`. `window_size` is (height, width) or one number; how it is fitted to
     `img_size` where a stage's map is smaller is `window_clip` (`windows.WINDOW_CLIPS`). Images of
     another size are padded to the windows decided at creation. `ape` adds a learned absolute
-    position embedding behind the patch norm, and then images must have `img_size`.
+    position embedding behind the patch norm, and then images must have `img_size`. A window size a
+    stage (Swin-S3) is a tuple of pairs.
     """
+
+    _block_class: ClassVar[type[nn.Module]] = SwinBlock
+    _norm_last: ClassVar[bool] = False
 
     img_size: int | tuple[int, int] = 224
     patch_size: int | tuple[int, int] = 4
@@ -175,7 +106,7 @@ class Swin(nn.Module):
     embed_dim: int = 96
     depths: tuple[int, ...] = (2, 2, 6, 2)
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
-    window_size: int | tuple[int, int] = 7
+    window_size: int | tuple[int, int] | tuple[tuple[int, int], ...] = 7
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
     act: str = "gelu"
@@ -199,7 +130,10 @@ class Swin(nn.Module):
         for stage, heads in enumerate(self.num_heads):
             if (dim := self.embed_dim * 2**stage) % heads:
                 wrong.append(f"stage {stage}'s width {dim} is no multiple of its {heads} heads")
-        if min(*pair(self.img_size), *pair(self.window_size), *pair(self.patch_size)) < 1:
+        if len(self.window_sizes) != len(self.depths):
+            wrong.append(f"window_size={self.window_size} has not {len(self.depths)} stages' sizes")
+        sizes = (pair(self.img_size), pair(self.patch_size), *self.window_sizes)
+        if min(side for size in sizes for side in size) < 1:
             wrong.append("img_size, window_size and patch_size must be at least 1")
         if wrong:
             raise UserError("; ".join(wrong) + ".")
@@ -210,6 +144,11 @@ class Swin(nn.Module):
         (h, w), (p, q) = pair(self.img_size), pair(self.patch_size)
         h, w = -(-h // p), -(-w // q)
         return tuple((-(-h // 2**stage), -(-w // 2**stage)) for stage in range(len(self.depths)))
+
+    @property
+    def window_sizes(self) -> tuple[Size, ...]:
+        """Each stage's window, (height, width), before it is fitted to the stage's map."""
+        return per_stage(self.window_size, len(self.depths))
 
     def setup(self) -> None:
         """Creates the submodules and parameters; runs `check` first."""
@@ -237,24 +176,49 @@ class Swin(nn.Module):
 
     def _stage(self, stage: int, rates: tuple[float, ...]) -> Stage:
         window, shift = fit_window(
-            self.resolutions[stage], pair(self.window_size), window_clip=self.window_clip
+            self.resolutions[stage], self.window_sizes[stage], window_clip=self.window_clip
         )
-        block = functools.partial(
-            SwinBlock,
-            num_heads=self.num_heads[stage],
-            window_size=window,
-            mlp_ratio=self.mlp_ratio,
+        merging = functools.partial(PatchMerging, self.norm_eps, self.dtype, self._norm_last)
+        last = stage == len(self.depths) - 1
+        return Stage(
+            functools.partial(
+                self._block_class,
+                attention=self._attention(stage, window),
+                mlp=self._mlp(stage),
+                window_size=window,
+                norm_eps=self.norm_eps,
+                pad_before_roll=self.pad_before_roll,
+                dtype=self.dtype,
+            ),
+            shift,
+            rates,
+            None if last else merging,
+            self.remat,
+            self.scan,
+        )
+
+    def _attention(self, stage: int, window: Size) -> Callable[..., nn.Module]:
+        return functools.partial(
+            WindowAttention,
+            self.num_heads[stage],
             qkv_bias=self.qkv_bias,
-            act=self.act,
-            norm_eps=self.norm_eps,
-            pad_before_roll=self.pad_before_roll,
-            drop_rate=self.drop_rate,
+            proj_drop_rate=self.drop_rate,
             attn_drop_rate=self.attn_drop_rate,
+            kernel_init=kernel_init,
+            window_size=window,
             dtype=self.dtype,
         )
-        merging = functools.partial(PatchMerging, self.norm_eps, self.dtype)
-        last = stage == len(self.depths) - 1
-        return Stage(block, shift, rates, None if last else merging, self.remat, self.scan)
+
+    def _mlp(self, stage: int) -> Callable[..., nn.Module]:
+        return functools.partial(
+            Mlp,
+            round(self.embed_dim * 2**stage * self.mlp_ratio),
+            self.act,
+            self.drop_rate,
+            kernel_init=kernel_init,
+            bias_init=nn.initializers.zeros_init(),
+            dtype=self.dtype,
+        )
 
     def __call__(
         self, images: Float[Array, "b h w channels"], *, train: bool = False
@@ -276,7 +240,7 @@ class Swin(nn.Module):
         *,
         train: bool = False,
         blocks: tuple[int, ...] | None = None,
-    ) -> tuple[Float[Array, "b h w c"], ...]:
+    ) -> tuple[Float[Array, "b _ _ _"], ...]:
         """Returns the map behind the last block of each stage of `blocks` (default: all stages).
 
         Maps are before merging and not normed. Raises UserError where `ape` forbids the size.

@@ -266,7 +266,7 @@ class ViT(nn.Module):
     def _tokens(
         self, images: Array, *, train: bool, keep_all: bool = False
     ) -> tuple[Array, Sequence[Array] | Array | None]:
-        """Returns the last block's un-normed tokens (b, n, c), and with `keep_all` every block's."""
+        """Returns the last block's un-normed tokens (b, n, c), and every block's (`keep_all`)."""
         if images.shape[1:3] != pair(self.img_size):
             (h, w), (height, width) = images.shape[1:3], pair(self.img_size)
             raise UserError(

@@ -1,0 +1,97 @@
+"""A stage of the Swin families: its blocks, in a loop or by scan, and the merging behind them.
+
+Axes: b batch, h w map, i j the next stage's map, c channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+from einops import rearrange
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from vitswin_jax.models.blocks import apply_blocks
+from vitswin_jax.models.layers import layer_norm
+from vitswin_jax.models.windows import Size, pad_to_multiple
+
+kernel_init = nn.initializers.truncated_normal(0.02)
+
+
+def concatenate_neighbors(x: Float[Array, "b h w c"]) -> Float[Array, "b i j 4*c"]:
+    """Puts the channels of each 2x2 neighbourhood side by side; odd maps are padded with zeros.
+
+    The order is (0, 0), (1, 0), (0, 1), (1, 1) as (row, column).
+    """
+    x = pad_to_multiple(x, (2, 2))
+    return rearrange(x, "b (h row) (w column) c -> b h w (column row c)", row=2, column=2)
+
+
+class PatchMerging(nn.Module):
+    """Halves the map: 2x2 neighbourhoods, normed and projected to 2c channels (Swin, section 3.1).
+
+    With `norm_last` they are projected, then normed, as Swin V2's are.
+    """
+
+    norm_eps: float
+    dtype: DTypeLike
+    norm_last: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j 2*c"]:
+        """Merges a map; sides are rounded up."""
+        norm = layer_norm(self.norm_eps, self.dtype, name="norm")
+        reduction = nn.Dense(
+            2 * x.shape[-1],
+            use_bias=False,
+            kernel_init=kernel_init,
+            dtype=self.dtype,
+            name="reduction",
+        )
+        x = concatenate_neighbors(x)
+        return norm(reduction(x)) if self.norm_last else reduction(norm(x))
+
+
+class BlockPair(nn.Module):
+    """A windowed block and the shifted one behind it: what a scan repeats."""
+
+    block: Callable[..., nn.Module]  # takes shift and name
+    shift: Size
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], drop_path: Float[Array, "2"], *, train: bool
+    ) -> Float[Array, "b h w c"]:
+        """Applies both, each with its own rate."""
+        x = self.block(shift=(0, 0), name="block_0")(x, drop_path[0], train=train)
+        return self.block(shift=self.shift, name="block_1")(x, drop_path[1], train=train)
+
+
+class Stage(nn.Module):
+    """Blocks at one resolution, windowed and shifted in turn, then the merging to the next."""
+
+    block: Callable[..., nn.Module]  # takes shift and name
+    shift: Size
+    rates: tuple[float, ...]  # stochastic depth, one a block
+    merging: Callable[..., nn.Module] | None  # takes name
+    remat: bool | str
+    scan: bool
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], *, train: bool
+    ) -> tuple[Float[Array, "b i j d"], Float[Array, "b h w c"]]:
+        """Returns the map for the next stage, and the one before merging."""
+        depth = len(self.rates)
+        scanned = depth // 2 * 2 if self.scan else 0  # an odd last block stands alone
+        if scanned:
+            pairs = BlockPair(self.block, self.shift, name="pairs")
+            rates = list(zip(self.rates[:scanned:2], self.rates[1:scanned:2], strict=True))
+            x, _ = apply_blocks(pairs, x, rates, train=train, remat=self.remat)
+        rest = [
+            self.block(shift=self.shift if i % 2 else (0, 0), name=f"block_{i}")
+            for i in range(scanned, depth)
+        ]
+        x, _ = apply_blocks(rest, x, self.rates[scanned:], train=train, remat=self.remat)
+        return (x if self.merging is None else self.merging(name="downsample")(x)), x

@@ -1,0 +1,161 @@
+"""Swin Transformer V2 (arXiv:2111.09883): cosine attention, continuous position bias, post-norm.
+
+Axes: b batch, h w map, n tokens of a window, c channels, d channels of a head.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from vitswin_jax.models.attention import MASKED, SelfAttention
+from vitswin_jax.models.layers import DropPath, layer_norm, pair
+from vitswin_jax.models.stages import kernel_init
+from vitswin_jax.models.swin import Swin, SwinBlock
+from vitswin_jax.models.windows import Size, relative_position_index
+from vitswin_jax.types import UserError
+
+MAX_LOGIT_SCALE = math.log(100.0)  # the temperature is at least 0.01 (section 3.2)
+
+
+@functools.lru_cache
+def log_spaced_coordinates(
+    window_size: Size, pretrained_window_size: Size
+) -> Float[np.ndarray, "rows 2"]:
+    """Returns log-spaced offsets (dy, dx), one a row of V1's bias table (Swin V2, eq. 4).
+
+    An offset of a whole window is 8 before the logarithm and 1 behind it; the window is the
+    pretrained one where that is not 0, so that a larger window extrapolates.
+    """
+    offsets = np.stack(np.mgrid[tuple(slice(1 - side, side) for side in window_size)], -1)
+    whole = [
+        max((before or side) - 1, 1)  # a window of one token has the offset 0 alone
+        for side, before in zip(window_size, pretrained_window_size, strict=True)
+    ]
+    scaled = 8.0 * offsets.reshape(-1, 2) / np.asarray(whole)
+    return (np.sign(scaled) * np.log2(1 + np.abs(scaled)) / np.log2(8)).astype(np.float32)
+
+
+class ContinuousPositionBias(nn.Module):
+    """A small MLP from offsets to a bias per head, in place of a table (Swin V2, eq. 3)."""
+
+    num_heads: int
+
+    @nn.compact
+    def __call__(self, offsets: Float[np.ndarray, "rows 2"]) -> Float[Array, "rows heads"]:
+        """Returns biases in (0, 16); float32 whatever the model computes in."""
+        x = nn.Dense(512, kernel_init=kernel_init, name="fc1")(offsets)
+        x = nn.Dense(self.num_heads, use_bias=False, kernel_init=kernel_init, name="fc2")(
+            jax.nn.relu(x)
+        )
+        return 16 * jax.nn.sigmoid(x)
+
+
+class CosineAttention(SelfAttention):
+    """Attention in windows, softmax(cos(q, k) / τ + B) v (Swin V2, eq. 2).
+
+    The bias of the key would change no softmax and is left out: `qkv` has none (`qkv_bias=False`),
+    and `q_bias`, `v_bias` (heads, d) are parameters of their own.
+    """
+
+    qv_bias: bool = True
+    window_size: Size = (8, 8)
+    pretrained_window_size: Size = (0, 0)
+
+    def position_bias(self) -> Float[Array, "heads n n"]:
+        """Returns B by the relative position of query and key."""
+        offsets = log_spaced_coordinates(self.window_size, self.pretrained_window_size)
+        table = ContinuousPositionBias(self.num_heads, name="cpb_mlp")(offsets)
+        return jnp.moveaxis(table[relative_position_index(self.window_size)], -1, 0)
+
+    def prepare(self, q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
+        """Adds the biases and makes q·k the cosine over the temperature, at least 0.01."""
+        if self.qv_bias:
+            q, v = (
+                x + jnp.expand_dims(bias[:, None].astype(x.dtype), range(x.ndim - 3))
+                for x, bias in ((q, self._bias("q_bias", q)), (v, self._bias("v_bias", v)))
+            )
+        init = nn.initializers.constant(math.log(10.0))
+        scale = self.param("logit_scale", init, (self.num_heads, 1, 1), jnp.float32)
+        scale = jnp.exp(jnp.minimum(scale, MAX_LOGIT_SCALE))
+        q = _normalize(q) * jnp.expand_dims(scale, range(q.ndim - 3))
+        return q.astype(v.dtype), _normalize(k).astype(v.dtype), v
+
+    def _bias(self, name: str, x: Array) -> Float[Array, "heads d"]:
+        shape = (self.num_heads, x.shape[-1])
+        return self.param(name, nn.initializers.zeros_init(), shape, jnp.float32)
+
+
+def _normalize(x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+    """Returns x / max(|x|, 1e-12) in float32; finite, and so its gradient, at 0: pad tokens."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-24))
+
+
+class SwinV2Block(SwinBlock):
+    """A residual-post-norm block: x + norm(f(x)) (Swin V2, fig. 1)."""
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], drop_path: float | Float[Array, ""], *, train: bool
+    ) -> Float[Array, "b h w c"]:
+        """Adds window attention, then the MLP, each normed before it is added.
+
+        A fresh block is the identity, for its norms start at zero.
+        """
+        norm = functools.partial(
+            layer_norm, self.norm_eps, self.dtype, scale_init=nn.initializers.zeros_init()
+        )
+        y = norm(name="norm1")(self.mix_windows(x, train=train))
+        x = x + DropPath()(y, drop_path, train=train)
+        y = norm(name="norm2")(self.mlp(name="mlp")(x, train=train))
+        return x + DropPath()(y, drop_path, train=train)
+
+
+class SwinV2(Swin):
+    """Swin Transformer V2; what `Swin` has, and two fields more.
+
+    `pretrained_window_sizes`, one number or pair a stage, are the windows that the position biases
+    were trained with, 0 for the stage's own. `mask_value` is what the logit of a pair that may not
+    attend has added; it shows, for logits reach 116.
+    """
+
+    _block_class: ClassVar[type[nn.Module]] = SwinV2Block
+    _norm_last: ClassVar[bool] = True
+
+    img_size: int | tuple[int, int] = 256
+    window_size: int | tuple[int, int] | tuple[tuple[int, int], ...] = 8
+    pretrained_window_sizes: tuple[int, ...] = (0, 0, 0, 0)
+    mask_value: float = MASKED
+
+    def check(self) -> None:
+        """Raises UserError that lists every field that does not fit the others."""
+        super().check()
+        if len(self.pretrained_window_sizes) != len(self.depths):
+            raise UserError(
+                f"pretrained_window_sizes={self.pretrained_window_sizes} must have one entry for "
+                f"each of the {len(self.depths)} stages."
+            )
+
+    def _attention(self, stage: int, window: Size) -> Callable[..., nn.Module]:
+        return functools.partial(
+            CosineAttention,
+            self.num_heads[stage],
+            qkv_bias=False,
+            qv_bias=self.qkv_bias,
+            proj_drop_rate=self.drop_rate,
+            attn_drop_rate=self.attn_drop_rate,
+            kernel_init=kernel_init,
+            mask_value=self.mask_value,
+            window_size=window,
+            pretrained_window_size=pair(self.pretrained_window_sizes[stage]),
+            dtype=self.dtype,
+        )
