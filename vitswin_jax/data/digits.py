@@ -63,8 +63,7 @@ def _prepare(root: Path, directory: Path) -> None:
             contextlib.redirect_stderr(io.StringIO()),
         ):
             builder.download_and_prepare()
-        with contextlib.suppress(FileExistsError):
-            _publish(Path(builder.data_dir), directory)
+        _publish(Path(builder.data_dir), directory)
 
 
 def _publish(source: Path, target: Path) -> None:
