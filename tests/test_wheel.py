@@ -22,9 +22,10 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(command, **kwargs):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [str(part) for part in command],
-        capture_output=True, text=True, timeout=300, check=False, **kwargs,
+        capture_output=True, text=True, timeout=300, check=False, env=environment, **kwargs,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr or done.stdout
     return done
