@@ -11,8 +11,10 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 import vitswin_jax
+from vitswin_jax import pretrained
 from vitswin_jax.convert import files
 from vitswin_jax.data.transforms import Preprocess
+from vitswin_jax.models.registry import FAMILIES
 from vitswin_jax.pretrained import Metadata, parameter_shapes
 from vitswin_jax.types import UserError
 
@@ -283,6 +285,11 @@ def test_preprocess_of_a_name(name, black, size):
     batch = vitswin_jax.make_preprocess(name)(np.zeros((300, 500, 3), np.uint8))
     assert batch.shape == (1, size, size, 3)
     np.testing.assert_allclose(batch[0, 0, 0], black, atol=1e-6)
+
+
+def test_every_family_has_a_preprocess():
+    for family in FAMILIES:
+        assert pretrained.default_preprocess(family).interpolation == "bicubic"
 
 
 def test_preprocess_of_nothing():

@@ -35,12 +35,11 @@ WEIGHTS = "model.safetensors"
 
 _EXECUTION = ("remat", "scan")  # how a run computed, not what: never stored
 _HEADS = ("head", "head_dist")
-_PREPROCESS = {  # of models that were not loaded from a file, by family
-    # ViT: appendix B.1.1's inputs in [-1, 1]; crop and kernel as timm evaluates AugReg.
-    "vit": {"crop_fraction": 0.9},
-    # Swin: ImageNet's statistics, 224 of 256 pixels, bicubic (data/build.py of the official code).
-    "swin": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "crop_fraction": 0.875},
-}
+# Swin and V2: ImageNet's statistics, 224 of 256 pixels, bicubic (the official data/build.py).
+_MICROSOFT = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "crop_fraction": 0.875}
+# ViT: inputs in [-1, 1]; crop and kernel as timm evaluates AugReg's.
+_GOOGLE = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "crop_fraction": 0.9}
+_PREPROCESS = {"vit": _GOOGLE, "swin": _MICROSOFT, "swinv2": _MICROSOFT}  # where no file says
 
 
 @dataclass(frozen=True)

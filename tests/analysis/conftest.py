@@ -18,6 +18,7 @@ TINY = {
         "window_size": (2, 4),
     },
 }  # fmt: skip
+TINY["swinv2"] = TINY["swin"] | {"window_size": 4}
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +42,7 @@ def evaluation(source):
     return summarize(logits, labels, source.class_names)
 
 
-@pytest.fixture(params=["vit", "swin"])
+@pytest.fixture(params=["vit", "swin", "swinv2"])
 def model_and_params(request):
     model = create_model(request.param, num_classes=3, **TINY[request.param])
     rng = np.random.default_rng(0)

@@ -205,7 +205,7 @@ def _positions(model: nn.Module, params: Params) -> dict[str, Any] | None:
             "neighbourhood (ViT, figure 7 centre).",
             "figures": [(None, figures.position_similarity(patches.reshape(*grid, -1)))],
         }
-    if isinstance(model, Swin):
+    if type(model) is Swin:  # V2 has no tables
         return {
             "title": "Relative position biases",
             "text": "What each head adds to the attention of a query, at the centre, to the keys "
