@@ -18,7 +18,7 @@ TINY = {
         "window_size": (2, 4),
     },
 }  # fmt: skip
-TINY["swinv2"] = TINY["swin"] | {"window_size": 4}
+TINY["swinv2"] = TINY["swin"] | {"window_size": 4, "pretrained_window_sizes": (0, 0)}
 
 
 @pytest.fixture(scope="session")

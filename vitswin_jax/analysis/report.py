@@ -24,7 +24,6 @@ from vitswin_jax.data.decode import decode_image
 from vitswin_jax.data.sources import Source
 from vitswin_jax.data.transforms import Preprocess
 from vitswin_jax.models.blocks import unstack_blocks
-from vitswin_jax.models.layers import pair
 from vitswin_jax.models.swin import Swin
 from vitswin_jax.models.vit import ViT
 from vitswin_jax.models.windows import fit_window
@@ -221,7 +220,7 @@ def _positions(model: nn.Module, params: Params) -> dict[str, Any] | None:
 
 def _bias_tables(model: Swin, params: Params, stage: int) -> np.ndarray:
     window, _ = fit_window(
-        model.resolutions[stage], pair(model.window_size), window_clip=model.window_clip
+        model.resolutions[stage], model.window_sizes[stage], window_clip=model.window_clip
     )
     blocks = params[f"stage_{stage}"]
     tables = [
