@@ -22,6 +22,8 @@ class Tensor:
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], np.ndarray]
+    read_rows: Callable[[int, int], np.ndarray] | None = None
+    """Reads rows [start, stop) alone, where they lie side by side."""
 
     @property
     def size(self) -> int:
@@ -37,6 +39,11 @@ class Tensor:
         """Returns the tensor that `change` makes of this one, which has `shape`; still unread."""
         return Tensor(shape, self.dtype, lambda: change(self.read()))
 
+    def row(self, index: int) -> Tensor:
+        """Returns one index of the first axis, still unread."""
+        rows = self.read_rows or (lambda start, stop: self.read()[start:stop])
+        return Tensor(self.shape[1:], self.dtype, lambda: rows(index, index + 1)[0])
+
 
 Tensors = Mapping[str, Tensor]
 """A state dict: flat names to unread tensors."""
@@ -50,14 +57,20 @@ def read_bytes(path: Path, offset: int, size: int) -> np.ndarray:
     return data
 
 
-def stored(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
-    """Returns the contiguous tensor that stands at `offset` of a file, row-major."""
-    size = math.prod(shape) * dtype.itemsize
+def stored(
+    read_at: Callable[[int, int], np.ndarray], shape: tuple[int, ...], dtype: np.dtype
+) -> Tensor:
+    """Returns the row-major tensor whose bytes `read_at(offset, size)` gives, as uint8."""
 
     def read() -> np.ndarray:
-        return read_bytes(path, offset, size).view(dtype).reshape(shape)
+        return read_at(0, math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
 
-    return Tensor(shape, dtype, read)
+    def read_rows(start: int, stop: int) -> np.ndarray:
+        width = math.prod(shape[1:]) * dtype.itemsize
+        data = read_at(start * width, (stop - start) * width)
+        return data.view(dtype).reshape(stop - start, *shape[1:])
+
+    return Tensor(shape, dtype, read, read_rows)
 
 
 def damaged(path: Path, kind: str, error: Exception | str) -> UserError:

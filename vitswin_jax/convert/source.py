@@ -1,0 +1,96 @@
+"""What a source is: one original's files of one family, and what its code does with them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vitswin_jax.convert import resize
+from vitswin_jax.convert.rules import Rule, locate
+from vitswin_jax.convert.tensors import Tensor, Tensors
+
+Fields = dict[str, Any]
+Named = Mapping[str, list[Tensor]]
+"""Our names to their tensors: what `describe` reads fields from."""
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+CLIP = {
+    "mean": (0.48145466, 0.4578275, 0.40821073),
+    "std": (0.26862954, 0.26130258, 0.27577711),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """How the files of an original are recognised, described, and read."""
+
+    name: str
+    """As messages have it."""
+    format: str
+    """As `save_pretrained(format=)` has it: whose format it is."""
+    family: str
+    marks: tuple[str, ...]
+    """Expressions; a file is this source's where each fits a key of it, in full."""
+    rules: tuple[Rule, ...]
+    describe: Callable[[Named, Tensors, Mapping[str, Any]], Fields]
+    """Returns the fields that tensors, under our names and under theirs, or else hints show."""
+    numerics: Mapping[str, Any]
+    """The fields that are the original code's, and in no file."""
+    prepare: Callable[[Tensors], tuple[Tensors, list[str]]] = lambda tensors: (tensors, [])
+    """Returns the tensors under the names that the rules have, and the names that are left out."""
+    pos_embed: resize.Method = resize.bicubic
+    """How its code resizes position embeddings."""
+    bias_table: resize.Method = resize.bicubic
+    """How its code resizes tables of relative position biases."""
+    preprocess: Mapping[str, Any] = field(default_factory=lambda: IMAGENET)
+    """Fields of `Preprocess`: how its code gives images to these models."""
+
+    def fits(self, tensors: Tensors) -> bool:
+        """Returns whether the keys of a file are this source's."""
+        return all(any(re.fullmatch(mark, name) for name in tensors) for mark in self.marks)
+
+    def named(self, tensors: Tensors) -> Named:
+        """Returns the tensors that have a place, under our names."""
+        return locate(tensors, self.rules)
+
+
+def unprefixed(*prefixes: str) -> Callable[[Tensors], tuple[Tensors, list[str]]]:
+    """Returns a `prepare` that takes the first prefix there is off, and leaves the others' out."""
+
+    def prepare(tensors: Tensors) -> tuple[Tensors, list[str]]:
+        prefix = next((p for p in prefixes if any(name.startswith(p) for name in tensors)), "")
+        kept = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        return kept, [name for name in tensors if not name.startswith(prefix)]
+
+    return prepare
+
+
+def count(names: Mapping[str, Any], template: str) -> int:
+    """Returns how many of the names `template.format(0)`, `template.format(1)`, ... there are."""
+    i = 0
+    while template.format(i) in names:
+        i += 1
+    return i
+
+
+def patch_fields(named: Named, *, torch: bool) -> Fields:
+    """Returns the fields that the patch embedding's kernel shows; PyTorch's is OIHW."""
+    kernel = named["patch_embed/proj/kernel"][0].shape
+    if torch:
+        kernel = (*kernel[2:], kernel[1], kernel[0])
+    height, width, channels, embed_dim = kernel
+    return {
+        "patch_size": height if height == width else (height, width),
+        "in_chans": channels,
+        "embed_dim": embed_dim,
+    }
+
+
+def square(area: int) -> int | None:
+    """Returns the side of a square, or None where the area is no square's."""
+    side = math.isqrt(max(area, 0))
+    return side if side * side == area and area > 0 else None

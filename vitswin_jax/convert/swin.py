@@ -1,0 +1,160 @@
+"""Swin Transformers, V1 and V2: their files' names beside ours, and what a file shows of the model.
+
+Sources: Microsoft and SimMIM, timm, Hugging Face, and the WZMIAOMIAO tutorial.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vitswin_jax.convert import resize, swin_fields
+from vitswin_jax.convert.rules import Rule, conv, dense, dense_out, tokens, vector
+from vitswin_jax.convert.source import IMAGENET, Source
+from vitswin_jax.convert.vit_fields import prefixed
+
+TABLE = "relative_position_bias_table"
+BUFFERS = "{b:relative_position_index|relative_coords_table}"
+STAGE_, BLOCK_ = "stage_{i}/", "stage_{i}/block_{j}/"
+
+
+# fmt: off
+def _swin(*, timm: bool = False) -> tuple[Rule, ...]:
+    """Returns the table of Microsoft's names, or of timm's: merging and head stand elsewhere."""
+    block = "layers.{i}.blocks.{j}."
+    down = "layers.{i+1}.downsample." if timm else "layers.{i}.downsample."
+    head = "head.fc." if timm else "head."
+    return (
+        Rule("patch_embed.proj.weight",        "patch_embed/proj/kernel",         conv),
+        Rule("patch_embed.proj.bias",          "patch_embed/proj/bias"),
+        Rule("patch_embed.norm.weight",        "patch_embed/norm/scale"),
+        Rule("patch_embed.norm.bias",          "patch_embed/norm/bias"),
+        Rule("absolute_pos_embed",             "absolute_pos_embed",              tokens),
+        Rule(block + "{n:norm[12]}.weight",    BLOCK_ + "{n}/scale"),
+        Rule(block + "{n:norm[12]}.bias",      BLOCK_ + "{n}/bias"),
+        Rule(block + "attn.qkv.weight",        BLOCK_ + "attn/qkv/kernel",        dense),
+        Rule(block + "attn.qkv.bias",          BLOCK_ + "attn/qkv/bias",          vector),
+        Rule(block + "attn.proj.weight",       BLOCK_ + "attn/proj/kernel",       dense_out),
+        Rule(block + "attn.proj.bias",         BLOCK_ + "attn/proj/bias"),
+        Rule(block + "attn." + TABLE,          BLOCK_ + "attn/" + TABLE),
+        Rule(block + "attn.logit_scale",       BLOCK_ + "attn/logit_scale"),
+        Rule(block + "attn.{b:[qv]_bias}",     BLOCK_ + "attn/{b}",               vector),
+        Rule(block + "attn.cpb_mlp.0.weight",  BLOCK_ + "attn/cpb_mlp/fc1/kernel", dense),
+        Rule(block + "attn.cpb_mlp.0.bias",    BLOCK_ + "attn/cpb_mlp/fc1/bias"),
+        Rule(block + "attn.cpb_mlp.2.weight",  BLOCK_ + "attn/cpb_mlp/fc2/kernel", dense),
+        Rule(block + "mlp.{f:fc[12]}.weight",  BLOCK_ + "mlp/{f}/kernel",         dense),
+        Rule(block + "mlp.{f:fc[12]}.bias",    BLOCK_ + "mlp/{f}/bias"),
+        Rule(down + "norm.weight",             STAGE_ + "downsample/norm/scale"),
+        Rule(down + "norm.bias",               STAGE_ + "downsample/norm/bias"),
+        Rule(down + "reduction.weight",        STAGE_ + "downsample/reduction/kernel", dense),
+        Rule("norm.weight",                    "norm/scale"),
+        Rule("norm.bias",                      "norm/bias"),
+        Rule(head + "weight",                  "head/kernel",                     dense),
+        Rule(head + "bias",                    "head/bias"),
+        Rule(block + "{b:attn_mask}",          None),
+        Rule(block + "attn." + BUFFERS,        None),
+        Rule("mask_token",                     None),
+    )
+
+
+def _huggingface(prefix: str) -> tuple[Rule, ...]:
+    embeddings, block = prefix + "embeddings.", prefix + "encoder.layers.{i}.blocks.{j}."
+    attn, down = block + "attention.self.", prefix + "encoder.layers.{i}.downsample."
+    qkv = tuple(attn + part for part in ("query", "key", "value"))
+    v2 = "2" in prefix
+    bias = (
+        Rule(qkv[0] + ".bias",                 BLOCK_ + "attn/q_bias",            vector),
+        Rule(qkv[2] + ".bias",                 BLOCK_ + "attn/v_bias",            vector),
+    ) if v2 else (
+        Rule(tuple(part + ".bias" for part in qkv), BLOCK_ + "attn/qkv/bias",     vector),
+    )
+    cpb = attn + "continuous_position_bias_mlp."
+    return (
+        Rule(embeddings + "patch_embeddings.projection.weight", "patch_embed/proj/kernel", conv),
+        Rule(embeddings + "patch_embeddings.projection.bias",   "patch_embed/proj/bias"),
+        Rule(embeddings + "norm.weight",       "patch_embed/norm/scale"),
+        Rule(embeddings + "norm.bias",         "patch_embed/norm/bias"),
+        Rule(embeddings + "position_embeddings", "absolute_pos_embed",            tokens),
+        Rule(embeddings + "mask_token",        None),
+        Rule(tuple(part + ".weight" for part in qkv), BLOCK_ + "attn/qkv/kernel", dense),
+        *bias,
+        Rule(attn + TABLE,                     BLOCK_ + "attn/" + TABLE),
+        Rule(attn + "logit_scale",             BLOCK_ + "attn/logit_scale"),
+        Rule(cpb + "0.weight",                 BLOCK_ + "attn/cpb_mlp/fc1/kernel", dense),
+        Rule(cpb + "0.bias",                   BLOCK_ + "attn/cpb_mlp/fc1/bias"),
+        Rule(cpb + "2.weight",                 BLOCK_ + "attn/cpb_mlp/fc2/kernel", dense),
+        Rule(attn + BUFFERS,                   None),
+        Rule(block + "attention.output.dense.weight", BLOCK_ + "attn/proj/kernel", dense_out),
+        Rule(block + "attention.output.dense.bias", BLOCK_ + "attn/proj/bias"),
+        Rule(block + "layernorm_before.weight", BLOCK_ + "norm1/scale"),
+        Rule(block + "layernorm_before.bias",  BLOCK_ + "norm1/bias"),
+        Rule(block + "layernorm_after.weight", BLOCK_ + "norm2/scale"),
+        Rule(block + "layernorm_after.bias",   BLOCK_ + "norm2/bias"),
+        Rule(block + "intermediate.dense.weight", BLOCK_ + "mlp/fc1/kernel",      dense),
+        Rule(block + "intermediate.dense.bias", BLOCK_ + "mlp/fc1/bias"),
+        Rule(block + "output.dense.weight",    BLOCK_ + "mlp/fc2/kernel",         dense),
+        Rule(block + "output.dense.bias",      BLOCK_ + "mlp/fc2/bias"),
+        Rule(down + "norm.weight",             STAGE_ + "downsample/norm/scale"),
+        Rule(down + "norm.bias",               STAGE_ + "downsample/norm/bias"),
+        Rule(down + "reduction.weight",        STAGE_ + "downsample/reduction/kernel", dense),
+        Rule(prefix + "layernorm.weight",      "norm/scale"),
+        Rule(prefix + "layernorm.bias",        "norm/bias"),
+        Rule("classifier.weight",              "head/kernel",                     dense),
+        Rule("classifier.bias",                "head/bias"),
+        Rule("decoder.{d:.*}",                 None),                             # SimMIM's
+    )
+# fmt: on
+
+MICROSOFT = {"act": "gelu", "norm_eps": 1e-5, "window_clip": "min", "pad_before_roll": True}
+TIMM = {"act": "gelu", "norm_eps": 1e-5, "window_clip": "per_axis", "pad_before_roll": False}
+TUTORIAL = {"act": "gelu", "norm_eps": 1e-5, "window_clip": "never", "pad_before_roll": True}
+_BLOCK = r"(.*\.)?layers\.0\.blocks\.0\."
+_V1 = _BLOCK + r"attn\.relative_position_bias_table"
+_V2 = _BLOCK + r"attn\.(cpb|rpe)_mlp\.0\.weight"
+
+
+def _source(name: str, format: str, *marks: str, v2: bool = False, **fields: Any) -> Source:
+    return Source(
+        name=name,
+        format=format,
+        family="swinv2" if v2 else "swin",
+        marks=marks,
+        describe=swin_fields.describe_swin_v2 if v2 else swin_fields.describe_swin,
+        **{"prepare": swin_fields.prepare_swin, "preprocess": IMAGENET, **fields},
+    )
+
+
+def _timm_source(*marks: str, **options: Any) -> Source:
+    options |= {"rules": _swin(timm=True), "numerics": TIMM}
+    return _source("timm", "timm", *marks, bias_table=resize.geometric, **options)
+
+
+def _huggingface_source(prefix: str, mark: str, *, v2: bool) -> Source:
+    mark = rf"({prefix}\.)?encoder\.layers\.0\.blocks\.0\.attention\.self\." + mark
+    return _source(
+        f"Hugging Face (Swin{' V2' * v2})",
+        "huggingface",
+        mark,
+        v2=v2,
+        rules=_huggingface(prefix + "."),
+        numerics=MICROSOFT | ({"window_clip": "per_axis"} if v2 else {}),
+        prepare=prefixed(prefix + "."),
+    )
+
+
+_MASK = r"(.*\.)?layers\.\d+\.blocks\.\d+\.attn_mask"
+_INDEX = r"layers\.0\.blocks\.0\.attn\.relative_position_index"
+SOURCES = (
+    _timm_source(_V1, r"head\.fc\..*"),
+    _timm_source(_V2, r"head\.fc\..*", v2=True),
+    _timm_source(_V1, r"layers\.3\.downsample\..*"),
+    _timm_source(_V2, r"layers\.3\.downsample\..*", v2=True),
+    _source("Microsoft", "microsoft", _V1, _MASK, rules=_swin(), numerics=MICROSOFT),
+    _source(
+        "Microsoft (SimMIM)", "microsoft", _V1, r"encoder\..*", rules=_swin(), numerics=MICROSOFT
+    ),
+    _source("tutorial", "tutorial", _V1, _INDEX, rules=_swin(), numerics=TUTORIAL),
+    _source("Microsoft", "microsoft", _V1, rules=_swin(), numerics=MICROSOFT),
+    _source("Microsoft (V2)", "microsoft", _V2, v2=True, rules=_swin(), numerics=MICROSOFT),
+    _huggingface_source("swin", "relative_position_bias_table", v2=False),
+    _huggingface_source("swinv2", r"continuous_position_bias_mlp\.0\.weight", v2=True),
+)

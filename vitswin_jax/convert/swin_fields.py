@@ -1,0 +1,160 @@
+"""What a Swin Transformer's file shows of its model, V1 and V2, and its keys made ready."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vitswin_jax.convert.source import Fields, Named, count, patch_fields, square
+from vitswin_jax.convert.tensors import Tensor, Tensors
+from vitswin_jax.types import UserError
+
+PRETRAINED_WINDOWS: dict[tuple[int, int], tuple[tuple[int, ...], ...]] = {
+    (128, 16): ((0, 0, 0, 0), (12, 12, 12, 6)),  # base: from scratch at 256, or 192to256
+    (192, 16): ((12, 12, 12, 6),),  # large: 192to256
+    (128, 24): ((12, 12, 12, 6),),  # 192to384
+    (192, 24): ((12, 12, 12, 6),),
+}
+"""Width and window to the windows of published V2 models before fine-tuning; others have none."""
+
+V2_SIZES = {8: 256, 12: 192, 16: 256, 24: 384}
+"""Window to image size, of published V2 models."""
+
+Prepared = tuple[dict[str, Tensor], list[str]]
+
+
+def describe_swin(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
+    """Returns a V1's fields; windows are in its bias tables, and sizes in its buffers.
+
+    Without buffers the image size is the hints', or else the one that gives the last stage one
+    window, as every published model has it.
+    """
+    table = "attn/relative_position_bias_table"
+    fields = _common_fields(named, f"stage_{{}}/block_0/{table}", heads_axis=1)
+    sides = []
+    for stage in range(len(fields["depths"])):
+        rows = named[f"stage_{stage}/block_0/{table}"][0].shape[0]
+        if (side := square(rows)) is None or side % 2 == 0:
+            return fields | _hinted_windows(hints, f"bias tables of {rows} rows")
+        sides.append((side + 1) // 2)
+    image = _image_side(named, tensors, fields)
+    if image is None and hints.get("window_size") == max(sides):
+        image = hints["img_size"]
+    patch = fields["patch_size"]
+    image = image or sides[-1] * 2 ** (len(sides) - 1) * (patch if isinstance(patch, int) else 1)
+    return fields | {"window_size": max(sides), "img_size": image}
+
+
+def describe_swin_v2(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
+    """Returns a V2's fields; windows are in its buffers alone, or else the hints'.
+
+    Raises UserError, with the candidates, where neither shows the windows, or those it was
+    pre-trained with.
+    """
+    fields = _common_fields(named, "stage_{}/block_0/attn/logit_scale", heads_axis=0)
+    fields["qkv_bias"] = "stage_0/block_0/attn/q_bias" in named
+    stages = range(len(fields["depths"]))
+    windows = [_buffer_window(tensors, stage) for stage in stages]
+    if None in windows:
+        return fields | _hinted_windows(hints, "no buffers of its windows")
+    image = _image_side(named, tensors, fields)
+    if image is None and hints.get("window_size") == max(windows):
+        image = hints["img_size"]
+    fields |= {
+        "window_size": max(windows),
+        "img_size": image or V2_SIZES.get(max(windows), 32 * max(windows)),
+    }
+    before = _pretrained_windows(tensors, windows)
+    if before is None and "pretrained_window_sizes" in hints:
+        before = hints["pretrained_window_sizes"]
+    if before is None:
+        published = PRETRAINED_WINDOWS.get((fields["embed_dim"], max(windows)), ())
+        if len(published) > 1:
+            raise UserError(
+                "the file does not show the windows it was pre-trained with; give a name, or "
+                f"pretrained_window_sizes=: {' or '.join(map(str, published))}."
+            )
+        before = published[0] if published else (0,) * len(windows)
+    return fields | {"pretrained_window_sizes": tuple(before)}
+
+
+def _common_fields(named: Named, heads: str, *, heads_axis: int) -> Fields:
+    fields = patch_fields(named, torch=True)
+    dim = fields["embed_dim"]
+    stages = range(count(named, "stage_{}/block_0/norm1/scale"))
+    return fields | {
+        "num_classes": named["head/bias"][0].size if "head/bias" in named else 0,
+        "depths": tuple(count(named, f"stage_{s}/block_{{}}/norm1/scale") for s in stages),
+        "num_heads": tuple(named[heads.format(s)][0].shape[heads_axis] for s in stages),
+        "mlp_ratio": named["stage_0/block_0/mlp/fc1/bias"][0].size / dim,
+        "qkv_bias": "stage_0/block_0/attn/qkv/bias" in named,
+        "ape": "absolute_pos_embed" in named,
+        "patch_norm": "patch_embed/norm/scale" in named,
+    }
+
+
+def _hinted_windows(hints: Mapping[str, Any], found: str) -> Fields:
+    wanted = ("window_size", "img_size", "pretrained_window_sizes")
+    if "window_size" not in hints:
+        raise UserError(
+            f"the file has {found}, which do not show window_size; give a name, or "
+            f"window_size= and img_size=: {', '.join(f'{w} at {s}' for w, s in V2_SIZES.items())}."
+        )
+    return {field: hints[field] for field in wanted if field in hints}
+
+
+def _image_side(named: Named, tensors: Tensors, fields: Fields) -> int | tuple[int, int] | None:
+    """Returns the image size that a position embedding or an attention mask shows, if square."""
+    patch = fields["patch_size"]
+    patch = patch if isinstance(patch, tuple) else (patch, patch)
+    areas = []
+    if fields["ape"]:
+        areas.append((0, named["absolute_pos_embed"][0].size // fields["embed_dim"]))
+    for name, tensor in tensors.items():
+        if mask := re.fullmatch(r"(?:.*\.)?layers\.(\d+)\.blocks\.\d+\.attn_mask", name):
+            areas.append((int(mask[1]), tensor.shape[0] * tensor.shape[1]))
+    for stage, area in areas:
+        if side := square(area):
+            size = tuple(side * 2**stage * p for p in patch)
+            return size[0] if size[0] == size[1] else size
+    return None
+
+
+def _buffer_window(tensors: Tensors, stage: int) -> int | None:
+    place = re.compile(rf"(?:.*\.)?layers\.{stage}\.blocks\.0\..*\.(relative_.*)")
+    for name, tensor in tensors.items():
+        if found := place.fullmatch(name):
+            if found[1] == "relative_coords_table":
+                return (tensor.shape[1] + 1) // 2
+            if found[1] == "relative_position_index":
+                return square(tensor.shape[0])
+    return None
+
+
+def _pretrained_windows(tensors: Tensors, windows: list[int]) -> tuple[int, ...] | None:
+    """Returns what the numbers in the coordinate tables show; the largest is log2(1 + 8 r) / 3,
+    with r the ratio of the largest offset to that of the pre-training window.
+    """
+    found = []
+    for stage, window in enumerate(windows):
+        place = re.compile(rf"(?:.*\.)?layers\.{stage}\.blocks\.0\..*\.relative_coords_table")
+        tables = [tensor for name, tensor in tensors.items() if place.fullmatch(name)]
+        top = float(np.max(tables[0].read())) if tables else 0.0
+        if top <= 0 or window == 1:
+            return None
+        before = round(8 * (window - 1) / (8**top - 1)) + 1
+        found.append(0 if before == window else before)
+    return tuple(found)
+
+
+def prepare_swin(tensors: Tensors) -> Prepared:
+    """Returns the encoder's tensors alone; SimMIM's decoder is left out."""
+    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    if not any(name.startswith("encoder.layers.") for name in tensors):
+        return tensors, []
+    kept = {n.removeprefix("encoder."): t for n, t in tensors.items() if n.startswith("encoder.")}
+    kept = {name.replace(".rpe_mlp.", ".cpb_mlp."): tensor for name, tensor in kept.items()}
+    return kept, [name for name in tensors if not name.startswith("encoder.")]
