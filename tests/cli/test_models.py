@@ -7,7 +7,7 @@ from vitswin_jax.cli.models import giga
 
 def test_published_numbers(vitswin):
     """ViT-B/16 and Swin-T as their papers' tables have them."""
-    status, out, err = vitswin("models", "*b*_224")
+    status, out, err = vitswin("models", "*_base_patch*_224")
     assert (status, err) == (0, "")
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()[1:]}
     assert rows["vit_base_patch16_224"] == ["86.6", "M", "17.6", "G", "224x224"]
@@ -16,12 +16,12 @@ def test_published_numbers(vitswin):
     assert all(len(line) <= 80 for line in out.splitlines())
 
 
-@pytest.mark.parametrize("pattern", ["vit_tiny_patch16", "vit_tiny_patch16_*", "*tiny_patch16*"])
+@pytest.mark.parametrize("pattern", ["swin_large", "swin_large_*", "*n_large_patch?_w*"])
 def test_parts_and_patterns(vitswin, pattern):
     _, out, _ = vitswin("models", pattern)
     assert [line.split()[0] for line in out.splitlines()[1:]] == [
-        "vit_tiny_patch16_224",
-        "vit_tiny_patch16_384",
+        "swin_large_patch4_window12_384",
+        "swin_large_patch4_window7_224",
     ]
 
 
