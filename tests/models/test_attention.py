@@ -1,0 +1,78 @@
+"""Attention against a loop over queries in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vitswin_jax.models.attention import SelfAttention, attend
+from vitswin_jax.types import UserError
+
+
+def naive(q, k, v, bias):
+    """Each query by itself: a softmax, and a weighted mean of the values."""
+    out = np.zeros((*q.shape[:-1], v.shape[-1]))
+    for where in np.ndindex(q.shape[:-1]):
+        logits = k[where[:-1]] @ q[where] + bias[where]
+        weights = np.exp(logits - logits.max())
+        out[where] = weights / weights.sum() @ v[where[:-1]]
+    return out
+
+
+@pytest.mark.parametrize("lead", [(2, 3), (2, 4, 3)])
+def test_attend_is_softmax_attention(lead):
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(*lead, 5, 4)) for _ in range(3))
+    bias = 10 * rng.normal(size=(lead[-1], 5, 5))  # one a head
+    got = attend(*(jnp.float32(x) for x in (q, k, v)), biases=(jnp.float32(bias),))
+    want = naive(q, k, v, np.broadcast_to(bias, (*lead, 5, 5)))
+    np.testing.assert_allclose(got, want, atol=2e-6)
+
+
+def test_huge_logits_do_not_overflow():
+    q = jnp.full((1, 1, 2, 4), 1e3)
+    assert np.isfinite(attend(q, q, q)).all()
+    assert np.isfinite(jax.grad(lambda q: attend(q, q, q).sum())(q)).all()
+
+
+def test_bfloat16_keeps_a_float32_softmax():
+    """Many near-equal logits: a bfloat16 sum of 2048 weights would stop at 256."""
+    q = jnp.zeros((1, 1, 1, 8), jnp.bfloat16)
+    k = jnp.zeros((1, 1, 2048, 8), jnp.bfloat16)
+    v = jnp.ones((1, 1, 2048, 8), jnp.bfloat16)
+    out = attend(q, k, v)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype(jnp.float32), 1.0)
+
+
+def test_each_projection_is_initialised_by_its_own_fans():
+    """Xavier's bound for c -> c, not for c -> 3c, which a fused matrix would suggest."""
+    attention = SelfAttention(num_heads=4)
+    x = jnp.zeros((1, 2, 64))
+    kernel = attention.init(jax.random.key(0), x, train=False)["params"]["qkv"]["kernel"]
+    bound = (6 / (64 + 64)) ** 0.5
+    assert 0.99 * bound < jnp.abs(kernel).max() <= bound
+
+
+def test_attention_dropout_leaves_the_mean():
+    rng = jax.random.key(0)
+    x = jax.random.normal(rng, (1, 4, 16))
+    attention = SelfAttention(num_heads=2, attn_drop_rate=0.4)
+    params = attention.init(rng, x, train=False)
+    run = jax.jit(lambda k: attention.apply(params, x, train=True, rngs={"dropout": k}))
+    outs = jax.vmap(run)(jax.random.split(rng, 4000))
+    assert float(outs.std(0).min()) > 0.01
+    np.testing.assert_allclose(outs.mean(0), attention.apply(params, x, train=False), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"implementation": "flash"}, "attn_impl='flash' is unknown; it is one of xla, cudnn"),
+        ({"implementation": "cudnn", "biases": (jnp.zeros((1, 1)),)}, "cudnn' has no biases"),
+    ],
+)
+def test_what_an_implementation_cannot_do_is_said(options, message):
+    q = jnp.zeros((1, 1, 1, 8))
+    with pytest.raises(UserError, match=message):
+        attend(q, q, q, **options)

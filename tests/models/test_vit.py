@@ -1,0 +1,194 @@
+"""ViT: shapes and truths of the architecture; the originals' numbers are in tests/convert."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vitswin_jax import create_model
+from vitswin_jax.models.blocks import stack_blocks, unstack_blocks
+from vitswin_jax.models.layers import pair
+from vitswin_jax.models.posemb import sincos_2d
+from vitswin_jax.types import UserError
+
+TINY = {
+    "img_size": (8, 12),
+    "patch_size": 4,
+    "embed_dim": 16,
+    "depth": 3,
+    "num_heads": 2,
+    "num_classes": 5,
+}
+
+
+@pytest.fixture
+def create(random_params):
+    """Creates a tiny ViT, its parameters and two images."""
+
+    def create(**fields):
+        model = create_model("vit", **TINY | fields)
+        images = jax.random.normal(jax.random.key(0), (2, *pair(model.img_size), 3))
+        return model, random_params(model, images), images
+
+    return create
+
+
+def test_a_fresh_model_gives_every_class_the_same_logit(key):
+    model = create_model("vit", **TINY)
+    images = jax.random.normal(key, (2, 8, 12, 3))
+    logits, _ = jax.jit(model.init_with_output)(key, images)
+    np.testing.assert_array_equal(logits, jnp.zeros((2, 5)))
+
+
+def test_without_positions_the_order_of_patches_is_lost_and_with_them_not(apply, create):
+    """Permuting patches permutes nothing the class token sees (ViT, section 3.1)."""
+    for pos_embed, same in (("none", True), ("learned", False), ("sincos2d", False)):
+        model, params, images = create(pos_embed=pos_embed)
+        swapped = jnp.concatenate([images[:, 4:], images[:, :4]], axis=1)
+        close = np.allclose(*(apply(model, params, x) for x in (images, swapped)), atol=1e-5)
+        assert close == same, pos_embed
+
+
+def test_a_patch_reaches_the_map_only_through_its_own_place(apply, create):
+    """Depth 0 of mixing: with attention's output projection zero, tokens stay apart."""
+    model, params, images = create(depth=1)
+    params["block_0"]["attn"]["proj"] = jax.tree.map(
+        jnp.zeros_like, params["block_0"]["attn"]["proj"]
+    )
+    maps = functools.partial(apply, model, params, method="feature_maps")
+    changed = images.at[:, 4:8, 8:12].add(1.0)  # the patch in row 1, column 2
+    moved = jnp.abs(maps(images)[0] - maps(changed)[0]).max((0, -1)) > 1e-6
+    want = np.zeros((2, 3), bool)
+    want[1, 2] = True
+    np.testing.assert_array_equal(moved, want)
+
+
+@pytest.mark.parametrize(
+    ("fields", "width"),
+    [
+        ({}, 16),
+        ({"global_pool": "avg"}, 16),
+        ({"global_pool": "avg", "fc_norm": True, "class_token": False}, 16),
+        ({"global_pool": "token_avg"}, 32),
+        ({"global_pool": "map", "class_token": False}, 16),
+        ({"dist_token": True}, 16),
+        ({"pre_logits": 7}, 7),
+        ({"reg_tokens": 2, "no_embed_class": True, "init_values": 0.1}, 16),
+        ({"patch_norm": True, "pre_norm": True, "patch_bias": False, "qkv_bias": False}, 16),
+        ({"pos_embed": "sincos2d", "act": "gelu_tanh"}, 16),
+        ({"act": "quick_gelu", "mlp_ratio": 2.0}, 16),
+    ],
+)
+def test_every_field_gives_logits_features_and_maps(apply, create, fields, width):
+    model, params, images = create(**fields)
+    logits = apply(model, params, images)
+    assert logits.shape == (2, 5) and logits.dtype == jnp.float32
+    features = apply(model, params, images, method="features")
+    assert features.shape == (2, width) and features.dtype == jnp.float32
+    maps = apply(model, params, images, method="feature_maps", blocks=(0, -1))
+    assert [m.shape for m in maps] == [(2, 2, 3, 16)] * 2
+    headless = apply(model.clone(num_classes=0), params, images)
+    np.testing.assert_allclose(headless, features, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"global_pool": "avg"}, {"global_pool": "avg", "fc_norm": True}]
+)
+def test_average_pooling_leaves_the_prefix_out_and_norms_where_it_says(apply, create, fields):
+    model, params, images = create(reg_tokens=2, **fields)
+    tokens = apply(model, params, images, method="feature_maps")[-1].reshape(2, 6, 16)
+    norm = params["fc_norm" if model.fc_norm else "norm"]
+
+    def layer_norm(x):
+        x = np.asarray(x, np.float64)
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+        return x * np.asarray(norm["scale"]) + np.asarray(norm["bias"])
+
+    want = layer_norm(tokens.mean(1)) if model.fc_norm else layer_norm(tokens).mean(1)
+    got = apply(model, params, images, method="features")
+    np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_distillation_averages_two_heads_that_read_two_tokens(apply, create):
+    model, params, images = create(dist_token=True)
+    logits = apply(model, params, images)
+    first = dict(params, head_dist=jax.tree.map(jnp.zeros_like, params["head_dist"]))
+    second = dict(params, head=jax.tree.map(jnp.zeros_like, params["head"]))
+    parts = [apply(model, p, images) for p in (first, second)]
+    assert not np.allclose(*parts, atol=1e-2)
+    np.testing.assert_allclose(logits, parts[0] + parts[1], atol=1e-5)
+
+
+def test_sincos_channels_are_waves_over_the_grid():
+    """Half of the channels depend on the column alone, half on the row; neighbours rotate."""
+    table = sincos_2d(3, 4, embed_dim=8).reshape(3, 4, 8)
+    assert (table[0, :, :4] == table[2, :, :4]).all() and (table[:, 0, 4:] == table[:, 3, 4:]).all()
+    x, y = np.arange(4), np.arange(3)
+    np.testing.assert_allclose(table[0, :, 0], np.sin(x), atol=1e-6)
+    np.testing.assert_allclose(table[0, :, 1], np.sin(x * 1e-4), atol=1e-6)
+    np.testing.assert_allclose(table[0, :, 2], np.cos(x), atol=1e-6)
+    np.testing.assert_allclose(table[:, 0, 4], np.sin(y), atol=1e-6)
+
+
+@pytest.mark.parametrize("remat", ["none", "full", "dots", True])
+def test_scan_and_remat_give_the_loops_numbers_and_gradients(apply, create, key, remat):
+    model, params, images = create()
+    scanned = model.clone(scan=True, remat=remat)
+    stacked = stack_blocks(params)
+    want = jax.eval_shape(scanned.init, key, images)["params"]
+    assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(jnp.shape, want)
+    jax.tree.map(np.testing.assert_array_equal, unstack_blocks(stacked), params)
+
+    def loss(params, model):
+        return (model.apply({"params": params}, images) ** 2).sum()
+
+    run = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    (a, grads), (b, stacked_grads) = run(params, model), run(stacked, scanned)
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=2e-3 * float(jnp.abs(x).max()) + 1e-5),
+        grads,
+        unstack_blocks(stacked_grads),
+    )
+
+
+def test_bfloat16_computes_in_it_and_keeps_float32_outside(apply, create, key):
+    model, params, images = create()
+    half = model.clone(dtype=jnp.bfloat16)
+    shapes = jax.eval_shape(half.init, key, images)["params"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.float32)}
+    logits = apply(half, params, images)
+    assert logits.dtype == jnp.float32
+    maps = jax.eval_shape(functools.partial(apply, half, method="feature_maps"), params, images)
+    assert maps[0].dtype == jnp.bfloat16
+    exact = apply(model, params, images)
+    assert 0 < np.abs(logits - exact).max() < 0.1 * np.abs(exact).max()
+
+
+def test_training_drops_and_evaluation_does_not(apply, create, key):
+    for rate in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
+        model, params, images = create(**{rate: 0.5})
+        outs = [
+            apply(model, params, images, train=True, rngs={"dropout": jax.random.key(i)})
+            for i in range(2)
+        ]
+        assert not np.allclose(*outs), rate
+        exact = apply(model.clone(**{rate: 0.0}), params, images)
+        np.testing.assert_array_equal(apply(model, params, images), exact)
+
+
+def test_another_image_size_is_refused_with_both_sizes(apply, create):
+    model, params, _ = create()
+    with pytest.raises(UserError, match="the images are 8x8, the model takes 8x12; resize them"):
+        apply(model, params, jnp.zeros((1, 8, 8, 3)))
+
+
+def test_all_misfits_are_listed_at_once():
+    with pytest.raises(UserError) as error:
+        create_model(
+            "vit", img_size=30, embed_dim=10, num_heads=3, pos_embed="3d", class_token=False
+        )
+    for part in ("30x30 is no multiple", "num_heads=3", "pos_embed='3d'", "needs class_token=True"):
+        assert part in str(error.value)
