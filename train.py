@@ -4,6 +4,8 @@ Prints one line at the end, the result; what happens on the way goes to standard
 command again goes on with a run that was stopped.
 """
 
+import re
+import shlex
 import sys
 
 from absl import app, flags, logging
@@ -17,12 +19,26 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
+def parse(argv: list[str]) -> list[str]:
+    """Parses the flags; what is wrong with them, a config's keys included, is one line."""
+    try:
+        rest = flags.FLAGS(argv)
+        _CONFIG.value.is_locked  # noqa: B018  a file that cannot be loaded says so when it is used
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        # ml_collections puts whole tracebacks, and quoted messages, into a message: the last line
+        # is what was wrong.
+        line = str(error).replace("\\n", "\n").strip().splitlines()[-1].strip("'\" ")
+        sys.exit(f"error: {re.sub(r'^[\w.]*Error: ', '', line)}")
+    return rest
+
+
 def main(argv: list[str]) -> None:
     """Runs the training that the flags name."""
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected: {' '.join(argv[1:])}")
+        sys.exit(f"error: unexpected {' '.join(argv[1:])}; every flag begins with --.")
     try:
-        print(train_and_evaluate(_CONFIG.value, _WORKDIR.value))
+        command = f"python {shlex.join(sys.argv)}"
+        print(train_and_evaluate(_CONFIG.value, _WORKDIR.value, command=command))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 1))
@@ -30,4 +46,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.WARNING)
-    app.run(main)
+    app.run(main, flags_parser=parse)

@@ -7,7 +7,7 @@ is a placeholder: the key has a type and no value.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from vitswin_jax.models.registry import model_kwargs
+from vitswin_jax.models.registry import model_kwargs, optional_types
 
 
 def get_config() -> ConfigDict:
@@ -93,8 +93,8 @@ def model_section(name: str, **fields: object) -> ConfigDict:
     `num_classes` None means as many as the dataset has.
     """
     values = model_kwargs(name) | {"num_classes": None} | fields
-    empty = {"pre_logits": int, "init_values": float, "num_classes": int}
+    types = {"num_classes": int} | optional_types(name)
     typed = {
-        key: placeholder(empty[key]) if value is None else value for key, value in values.items()
+        key: placeholder(types[key]) if value is None else value for key, value in values.items()
     }
     return ConfigDict({"name": name} | typed)

@@ -45,10 +45,13 @@ class Result:
         return f"{accuracy} ({self.test_images} images)  report: {self.report}"
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> Result:
+def train_and_evaluate(
+    config: ConfigDict, workdir: str | os.PathLike[str], *, command: str | None = None
+) -> Result:
     """Trains as `config` says (configs/base.py has all keys), in `workdir`, from where it was left.
 
-    Ends with the final weights, model.safetensors, and report.html. Raises UserError for what the
+    Ends with the final weights, model.safetensors, and report.html, which shows the `command` that
+    was typed. Raises UserError for what the
     user can mend, before anything is written where that can be known, and StoppedError after a
     SIGTERM, when all is saved.
     """
@@ -82,7 +85,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> R
                     checkpoints.save(state, next_batch=step)
                 if stop.is_set() and step < plan.total_steps:
                     raise StoppedError.at(step, plan.total_steps)
-    return finish(config, run, workdir, state.params, predict)
+    return finish(config, run, workdir, state.params, predict, command=command)
 
 
 def make_predict(run: Run, param_shardings: Params) -> Predict:
@@ -108,7 +111,15 @@ def evaluate(predict: Predict, params: Params, batches: Iterable[Batch]) -> dict
     return {"test/loss": loss / count, "test/accuracy": correct / count}
 
 
-def finish(config: ConfigDict, run: Run, workdir: Path, params: Params, predict: Predict) -> Result:
+def finish(
+    config: ConfigDict,
+    run: Run,
+    workdir: Path,
+    params: Params,
+    predict: Predict,
+    *,
+    command: str | None,
+) -> Result:
     """Tests the final parameters on the whole split and writes the weights and the report."""
     logits, labels = predict_dataset(lambda b: predict(params, b)["logits"], run.test_batches)
     evaluation = summarize(logits, labels, run.test.class_names)
@@ -128,6 +139,7 @@ def finish(config: ConfigDict, run: Run, workdir: Path, params: Params, predict:
                 "holdout": config.data.holdout,
                 "seed": config.seed,
                 "step": run.plan.total_steps,
+                "command": command,
                 "version": __version__,
             },
             "metrics": {"test/accuracy": evaluation.top1, "test/loss": evaluation.loss},
@@ -142,5 +154,6 @@ def finish(config: ConfigDict, run: Run, workdir: Path, params: Params, predict:
         source=run.test,
         preprocess=run.preprocess,
         workdir=workdir,
+        command=command,
     )
     return Result(config.model.name, evaluation.top1, len(labels), weights, report)

@@ -14,9 +14,9 @@ from vitswin_jax.types import Params, UserError
 
 DECAY_RULES: tuple[tuple[str, bool], ...] = (
     # (pattern of the whole path, decayed?), the first that matches. As all originals: kernels only.
-    (r".*relative_position_bias_table", False),
-    (r"(.*/)?(cls_token|dist_token|reg_token|pos_embed|absolute_pos_embed|latent)", False),
-    (r"(.*/)?(bias|scale|gamma)", False),
+    (r".*(relative_position_bias_table|logit_scale|cpb_mlp/.*)", False),
+    (r"(.*/)?(cls_token|dist_token|reg_token|pos_embed(_[xy])?|absolute_pos_embed|latent)", False),
+    (r"(.*/)?(bias|q_bias|v_bias|scale|gamma)", False),
     (r"(.*/)?kernel", True),
 )
 

@@ -1,0 +1,34 @@
+# make quickstart | test | lint, with PYTHON=python3.12 for another interpreter.
+PYTHON ?= python3
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+# The default interpreter has .venv; one that is named has its own, .venv-3.12.
+VENV := $(if $(filter file,$(origin PYTHON)),.venv,.venv-$(VERSION))
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: quickstart test lint clean
+
+$(INSTALLED): pyproject.toml constraints/$(VERSION).txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints/$(VERSION).txt --editable '.[test]'
+	touch $@
+
+# The result of each run is its standard output; what happens on the way goes to the screen.
+quickstart: $(INSTALLED)
+	mkdir -p runs/quickstart
+	for family in vit swin; do \
+		$(BIN)/python train.py --config=configs/digits.py:$$family \
+			--workdir=runs/quickstart/$$family > runs/quickstart/$$family.txt || exit 1; \
+	done
+	@cat runs/quickstart/vit.txt runs/quickstart/swin.txt
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf .venv .venv-3.* build dist *.egg-info .pytest_cache .ruff_cache
