@@ -60,7 +60,9 @@ def test_a_windowed_block_keeps_to_its_window_and_a_shifted_one_joins_neighbours
 def test_merging_concatenates_neighbours_column_by_column(apply, key):
     """(0, 0), (1, 0), (0, 1), (1, 1) as (row, column), with zeros where an odd map ends."""
     x = jax.random.normal(key, (1, 3, 4, 2))
-    merging = PatchMerging(norm_eps=1e-5, dtype=jnp.float32)
+    merging = PatchMerging(
+        norm_eps=1e-5, kernel_init=jax.nn.initializers.normal(0.1), dtype=jnp.float32
+    )
     params = merging.init(key, x)["params"]
     got = merging.apply({"params": params}, x)
     padded = np.pad(np.asarray(x, np.float64), [(0, 0), (0, 1), (0, 0), (0, 0)])

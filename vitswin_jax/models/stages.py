@@ -16,7 +16,7 @@ from vitswin_jax.models.blocks import apply_blocks
 from vitswin_jax.models.layers import layer_norm
 from vitswin_jax.models.windows import Size, pad_to_multiple
 
-kernel_init = nn.initializers.truncated_normal(0.02)
+table_init = nn.initializers.truncated_normal(0.02)
 
 
 def concatenate_neighbors(x: Float[Array, "b h w c"]) -> Float[Array, "b i j 4*c"]:
@@ -35,6 +35,7 @@ class PatchMerging(nn.Module):
     """
 
     norm_eps: float
+    kernel_init: nn.initializers.Initializer
     dtype: DTypeLike
     norm_last: bool = False
 
@@ -45,7 +46,7 @@ class PatchMerging(nn.Module):
         reduction = nn.Dense(
             2 * x.shape[-1],
             use_bias=False,
-            kernel_init=kernel_init,
+            kernel_init=self.kernel_init,
             dtype=self.dtype,
             name="reduction",
         )

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from vitswin_jax.models.attention import SelfAttention
 from vitswin_jax.models.blocks import drop_path_schedule
 from vitswin_jax.models.layers import DropPath, Mlp, PatchEmbed, create_head, layer_norm, pair
-from vitswin_jax.models.stages import PatchMerging, Stage, kernel_init
+from vitswin_jax.models.stages import PatchMerging, Stage, table_init
 from vitswin_jax.models.windows import (
     Size,
     fit_window,
@@ -37,7 +37,7 @@ class WindowAttention(SelfAttention):
         """Returns B: rows of the learned table, by the relative position of query and key."""
         rows = (2 * self.window_size[0] - 1) * (2 * self.window_size[1] - 1)
         shape = (rows, self.num_heads)
-        table = self.param("relative_position_bias_table", kernel_init, shape, jnp.float32)
+        table = self.param("relative_position_bias_table", table_init, shape, jnp.float32)
         return jnp.moveaxis(table[relative_position_index(self.window_size)], -1, 0)
 
 
@@ -93,7 +93,8 @@ class Swin(nn.Module):
     `img_size` where a stage's map is smaller is `window_clip` (`windows.WINDOW_CLIPS`). Images of
     another size are padded to the windows decided at creation. `ape` adds a learned absolute
     position embedding behind the patch norm, and then images must have `img_size`. A window size a
-    stage (Swin-S3) is a tuple of pairs.
+    stage (Swin-S3) is a tuple of pairs. `init_std` is of all kernels; the official 0.02 suits
+    widths from 96 on, and narrower models learn faster from about 1 / sqrt(embed_dim).
     """
 
     _block_class: ClassVar[type[nn.Module]] = SwinBlock
@@ -115,6 +116,7 @@ class Swin(nn.Module):
     patch_norm: bool = True
     window_clip: str = "per_axis"
     pad_before_roll: bool = True
+    init_std: float = 0.02
     drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
     drop_path_rate: float = 0.0
@@ -150,6 +152,10 @@ class Swin(nn.Module):
         """Each stage's window, (height, width), before it is fitted to the stage's map."""
         return per_stage(self.window_size, len(self.depths))
 
+    @property
+    def _kernel_init(self) -> nn.initializers.Initializer:
+        return nn.initializers.truncated_normal(self.init_std)
+
     def setup(self) -> None:
         """Creates the submodules and parameters; runs `check` first."""
         self.check()
@@ -162,7 +168,7 @@ class Swin(nn.Module):
         )
         if self.ape:
             shape = (1, *self.resolutions[0], self.embed_dim)
-            self.position = self.param("absolute_pos_embed", kernel_init, shape, jnp.float32)
+            self.position = self.param("absolute_pos_embed", table_init, shape, jnp.float32)
         self.embed_drop = nn.Dropout(self.drop_rate)
         rates = drop_path_schedule(self.drop_path_rate, sum(self.depths))
         first = [sum(self.depths[:stage]) for stage in range(len(self.depths))]
@@ -178,7 +184,9 @@ class Swin(nn.Module):
         window, shift = fit_window(
             self.resolutions[stage], self.window_sizes[stage], window_clip=self.window_clip
         )
-        merging = functools.partial(PatchMerging, self.norm_eps, self.dtype, self._norm_last)
+        merging = functools.partial(
+            PatchMerging, self.norm_eps, self._kernel_init, self.dtype, self._norm_last
+        )
         last = stage == len(self.depths) - 1
         return Stage(
             functools.partial(
@@ -204,7 +212,7 @@ class Swin(nn.Module):
             qkv_bias=self.qkv_bias,
             proj_drop_rate=self.drop_rate,
             attn_drop_rate=self.attn_drop_rate,
-            kernel_init=kernel_init,
+            kernel_init=self._kernel_init,
             window_size=window,
             dtype=self.dtype,
         )
@@ -215,7 +223,7 @@ class Swin(nn.Module):
             round(self.embed_dim * 2**stage * self.mlp_ratio),
             self.act,
             self.drop_rate,
-            kernel_init=kernel_init,
+            kernel_init=self._kernel_init,
             bias_init=nn.initializers.zeros_init(),
             dtype=self.dtype,
         )

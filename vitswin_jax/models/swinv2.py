@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from vitswin_jax.models.attention import MASKED, SelfAttention
 from vitswin_jax.models.layers import DropPath, layer_norm, pair
-from vitswin_jax.models.stages import kernel_init
+from vitswin_jax.models.stages import table_init
 from vitswin_jax.models.swin import Swin, SwinBlock
 from vitswin_jax.models.windows import Size, relative_position_index
 from vitswin_jax.types import UserError
@@ -52,8 +52,8 @@ class ContinuousPositionBias(nn.Module):
     @nn.compact
     def __call__(self, offsets: Float[np.ndarray, "rows 2"]) -> Float[Array, "rows heads"]:
         """Returns biases in (0, 16); float32 whatever the model computes in."""
-        x = nn.Dense(512, kernel_init=kernel_init, name="fc1")(offsets)
-        x = nn.Dense(self.num_heads, use_bias=False, kernel_init=kernel_init, name="fc2")(
+        x = nn.Dense(512, kernel_init=table_init, name="fc1")(offsets)
+        x = nn.Dense(self.num_heads, use_bias=False, kernel_init=table_init, name="fc2")(
             jax.nn.relu(x)
         )
         return 16 * jax.nn.sigmoid(x)
@@ -153,7 +153,7 @@ class SwinV2(Swin):
             qv_bias=self.qkv_bias,
             proj_drop_rate=self.drop_rate,
             attn_drop_rate=self.attn_drop_rate,
-            kernel_init=kernel_init,
+            kernel_init=self._kernel_init,
             mask_value=self.mask_value,
             window_size=window,
             pretrained_window_size=pair(self.pretrained_window_sizes[stage]),
