@@ -197,11 +197,26 @@ def test_all_misfits_are_listed_in_one_line(saved):
     assert "\n" not in str(error.value)
 
 
-def test_an_image_size_that_needs_another_table_is_named(tmp_path):
+def test_another_image_size_resizes_positions(tmp_path, caplog):
+    """A linear ramp stays one inside the border, and the class token's position is kept."""
     model = vitswin_jax.create_model("vit", **TINY["vit"])
-    vitswin_jax.save_pretrained(tmp_path, model, random_variables(model))
-    with pytest.raises(UserError, match=r"pos_embed has shape \(1, 17, 16\), the model's \(1, 65"):
-        vitswin_jax.load_pretrained(tmp_path, img_size=32)
+    variables = random_variables(model)
+    ramp = np.broadcast_to(np.arange(16.0).reshape(1, 16, 1) // 4, (1, 16, 16))
+    first = np.asarray(variables["params"]["pos_embed"])[:, :1]
+    variables["params"]["pos_embed"] = jnp.asarray(np.concatenate([first, ramp], 1), jnp.float32)
+    vitswin_jax.save_pretrained(tmp_path, model, variables)
+    with caplog.at_level(logging.INFO, "vitswin_jax"):
+        resized, got = vitswin_jax.load_pretrained(tmp_path, img_size=(32, 16))
+    assert [record.message for record in caplog.records] == [
+        f"{tmp_path / 'model.safetensors'}: pos_embed resized from 4x4 to 8x4"
+    ]
+    assert resized.img_size == (32, 16)
+    table = np.asarray(got["params"]["pos_embed"])
+    np.testing.assert_array_equal(table[:, :1], first)
+    rows = table[0, 1:].reshape(8, 4, 16)
+    want = np.broadcast_to(((np.arange(8) + 0.5) / 2 - 0.5).reshape(8, 1, 1), rows.shape)
+    np.testing.assert_allclose(rows[3:5], want[3:5], atol=1e-6)
+    assert (np.diff(rows[:, 0, 0]) >= 0).all()
 
 
 def test_name_must_be_of_the_family(saved, family):

@@ -1,7 +1,4 @@
-"""Weights with what is needed to use them: where files meet the models.
-
-Today's files are our own (`convert.files`); a source format is a reader that gives `_Checkpoint`s.
-"""
+"""Weights with what is needed to use them: where files meet the models."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,64 +18,24 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float32, UInt8
 
 from vitswin_jax.convert import files
+from vitswin_jax.convert.adapt import adapt, check_parameters
+from vitswin_jax.convert.tensors import Tensor
 from vitswin_jax.data.transforms import Preprocess
+from vitswin_jax.metadata import Metadata
 from vitswin_jax.models.blocks import stack_blocks, unstack_blocks
 from vitswin_jax.models.layers import pair
 from vitswin_jax.models.registry import create_model, family_of
-from vitswin_jax.types import Params, Shapes, UserError
+from vitswin_jax.types import Params, UserError
+from vitswin_jax.weights import WEIGHTS, open_weights, parameter_shapes, sizes_of, weights_file
 
 log = logging.getLogger(__name__)
 
-WEIGHTS = "model.safetensors"
-"""What a run calls its weights: a workdir may stand wherever a weights file may."""
-
 _EXECUTION = ("remat", "scan")  # how a run computed, not what: never stored
-_HEADS = ("head", "head_dist")
 # Swin and V2: ImageNet's statistics, 224 of 256 pixels, bicubic (the official data/build.py).
 _MICROSOFT = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "crop_fraction": 0.875}
 # ViT: inputs in [-1, 1]; crop and kernel as timm evaluates AugReg's.
 _GOOGLE = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "crop_fraction": 0.9}
 _PREPROCESS = {"vit": _GOOGLE, "swin": _MICROSOFT, "swinv2": _MICROSOFT}  # where no file says
-
-
-@dataclass(frozen=True)
-class Metadata:
-    """What a weights file says of itself."""
-
-    name: str
-    """The variant, or the family where the sizes are nobody's."""
-    fields: Mapping[str, Any]
-    """The model's fields, as `create_model` takes them."""
-    preprocess: Preprocess | None = None
-    """How images become the model's input."""
-    class_names: tuple[str, ...] | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    """Where the weights are from: dataset, split, configuration, step, ..."""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    train_class_counts: tuple[int, ...] | None = None
-    """How many training examples each class had."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Returns plain data that `from_json` reads back."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any], *, origin: str) -> Metadata:
-        """Reads plain data; raises UserError, naming `origin`, for what does not fit."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        wrong = [f"unknown {key!r}" for key in sorted(data.keys() - known)]
-        wrong += [f"no {key!r}" for key in ("name", "fields") if key not in data]
-        if wrong:
-            raise UserError(f"{origin}: the metadata has {', '.join(wrong)}.")
-        values = {key: _tuples(value) for key, value in data.items()}
-        try:
-            if isinstance(values.get("preprocess"), Mapping):
-                values["preprocess"] = Preprocess(**values["preprocess"])
-        except TypeError as error:
-            raise UserError(
-                f"{origin}: the metadata's preprocess does not fit: {error}."
-            ) from error
-        return cls(**values)
 
 
 def load_pretrained(
@@ -90,29 +46,36 @@ def load_pretrained(
     img_size: int | tuple[int, int] | None = None,
     **fields: Any,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Returns (model, variables) of a weights file or of a run's workdir.
+    """Returns (model, variables) of a weights file of any source, or of a run's workdir.
 
-    The file says what the model is; `name` only has to be of the same family. None means the
-    file's; explicit fields win over it, and another `num_classes` gives a fresh (zero) head.
-    Variables are in loop layout, or stacked with `scan=True`. What was adapted is logged. Raises
-    UserError for a file that cannot be read, and one that lists every parameter that is missing,
-    extra or of another shape.
+    What the file shows wins, in sizes and in numeric details, so that the model gives the
+    original's numbers; `name` supplies only what it does not show, and explicit fields win over
+    both. None means the file's. Another `num_classes` gives a fresh (zero) head, unless the source
+    maps its classes; another `img_size` or `window_size` resizes tables by the source's own method.
+    What was adapted, and what of the file is not used, is logged. Variables are in loop layout, or
+    stacked with `scan=True`. Raises UserError for a file that cannot be read, for what it leaves
+    open, with the candidates, and one that lists every key that is missing, unknown or of another
+    shape.
     """
     file = weights_file(path)
-    tensors, stored = files.read_native(file)
-    metadata = Metadata.from_json(stored, origin=str(file))
-    if name is not None and _family(name) != _family(metadata.name):
-        raise UserError(f"{file}: holds {metadata.name}, which is no {_family(name)} like {name}.")
-    if num_classes is not None:
-        fields["num_classes"] = num_classes
-    if img_size is not None:
-        fields["img_size"] = img_size
-    model = create_model(metadata.name, **{**metadata.fields, **fields})
-    shapes = parameter_shapes(model)
-    if model.num_classes != metadata.fields.get("num_classes", model.num_classes):
-        tensors = _fresh_head(tensors, shapes, origin=str(file))
-    _check_parameters(tensors, shapes, origin=str(file))
-    params = unflatten_dict({key: jnp.asarray(tensor) for key, tensor in tensors.items()}, sep="/")
+    asked = {"num_classes": num_classes, "img_size": img_size}
+    asked = {field: value for field, value in asked.items() if value is not None} | fields
+    if asked.get("window_size", 0) is None:
+        del asked["window_size"]
+    weights = open_weights(file, name, **asked)
+    model = weights.model(**asked)
+    tensors, notes = adapt(
+        weights.tensors,
+        parameter_shapes(model),
+        old=sizes_of(weights.model()),
+        new=sizes_of(model),
+        methods=weights.methods,
+        origin=str(file),
+    )
+    for note in notes:
+        log.info("%s: %s", file, note)
+    leaves = {key: _as_parameter(tensor) for key, tensor in tensors.items()}
+    params = unflatten_dict(leaves, sep="/")
     return model, {"params": stack_blocks(params) if model.scan else params}
 
 
@@ -137,15 +100,15 @@ def save_pretrained(
     metadata = _describe(model, metadata, origin=str(path))
     params = unstack_blocks(variables["params"])
     tensors = {key: np.asarray(leaf) for key, leaf in flatten_dict(params, sep="/").items()}
-    _check_parameters(tensors, parameter_shapes(model), origin=f"what is to be saved as {path}")
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    check_parameters(found, parameter_shapes(model), origin=f"what is to be saved as {path}")
     files.write_native(path, tensors, metadata=metadata.as_json())
     return path
 
 
 def load_metadata(path: str | os.PathLike[str]) -> Metadata:
     """Returns what a weights file, or a run's, says of itself; its weights are not read."""
-    file = weights_file(path)
-    return Metadata.from_json(files.read_native_metadata(file), origin=str(file))
+    return open_weights(weights_file(path)).metadata
 
 
 def make_preprocess(
@@ -171,54 +134,8 @@ def default_preprocess(name: str, fields: Mapping[str, Any] | None = None) -> Pr
     return Preprocess(img_size=pair(model.img_size), **_PREPROCESS[family_of(model)])
 
 
-def weights_file(path: str | os.PathLike[str]) -> Path:
-    """Returns the weights file that `path` names: itself, or a workdir's.
-
-    Raises UserError where there is none.
-    """
-    path = Path(path).expanduser()
-    if not path.is_dir():
-        if not path.exists():
-            raise UserError(
-                f"{path}: no such file or folder; a weights file or a workdir is needed."
-            )
-        return path
-    if not (path / WEIGHTS).exists():
-        raise UserError(f"{path}: has no {WEIGHTS}; a run writes it into its workdir at its end.")
-    return path / WEIGHTS
-
-
-def parameter_shapes(model: nn.Module) -> Shapes:
-    """Returns the flat names of a model's parameters, in loop layout, with their shapes."""
-    height, width = pair(model.img_size)
-    images = jax.ShapeDtypeStruct((1, height, width, model.in_chans), jnp.float32)
-    key = jax.eval_shape(jax.random.key, 0)
-    variables = jax.eval_shape(model.clone(scan=False).init, key, images)
-    return {name: leaf.shape for name, leaf in flatten_dict(variables["params"], sep="/").items()}
-
-
-def _check_parameters(tensors: Mapping[str, Any], shapes: Shapes, *, origin: str) -> None:
-    wrong = []
-    if missing := sorted(shapes.keys() - tensors.keys()):
-        wrong.append(f"missing {', '.join(missing)}")
-    if extra := sorted(tensors.keys() - shapes.keys()):
-        wrong.append(f"not in the model {', '.join(extra)}")
-    wrong += [
-        f"{name} has shape {tensors[name].shape}, the model's {shapes[name]}"
-        for name in sorted(shapes.keys() & tensors.keys())
-        if tensors[name].shape != shapes[name]
-    ]
-    if wrong:
-        raise UserError(f"{origin}: does not fit the model: {'; '.join(wrong)}.")
-
-
-def _fresh_head(
-    tensors: Mapping[str, np.ndarray], shapes: Shapes, *, origin: str
-) -> dict[str, np.ndarray]:
-    kept = {name: t for name, t in tensors.items() if name.split("/")[0] not in _HEADS}
-    fresh = {name: shape for name, shape in shapes.items() if name.split("/")[0] in _HEADS}
-    log.info("%s: the head is fresh (zero): %s", origin, ", ".join(sorted(fresh)) or "none")
-    return kept | {name: np.zeros(shape, np.float32) for name, shape in fresh.items()}
+def _as_parameter(tensor: Tensor) -> jax.Array:
+    return jnp.asarray(np.ascontiguousarray(tensor.read(), np.float32).reshape(tensor.shape))
 
 
 def _describe(
@@ -250,16 +167,3 @@ def _preprocess_images(
     if isinstance(images, np.ndarray) and images.ndim == 3:
         images = [images]
     return np.stack([preprocess(image) for image in images])
-
-
-def _family(name: str) -> str:
-    return family_of(create_model(name))
-
-
-def _tuples(value: Any) -> Any:
-    """Returns JSON's lists as tuples, which a model's fields must be."""
-    if isinstance(value, list | tuple):
-        return tuple(_tuples(item) for item in value)
-    if isinstance(value, Mapping):
-        return {key: _tuples(item) for key, item in value.items()}
-    return value

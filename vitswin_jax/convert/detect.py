@@ -16,6 +16,9 @@ from vitswin_jax.types import UserError
 SOURCES: tuple[Source, ...] = (*swin.SOURCES, *vit.SOURCES)
 """All sources; a file is from the first that it fits."""
 
+TABLELESS = ("swinv2",)
+"""Families without tables, so that the sizes that are asked for may as well be the file's."""
+
 
 @dataclass(frozen=True)
 class Detected:
@@ -30,11 +33,17 @@ class Detected:
     """What the model does not use: text towers, decoders, optimizer state."""
 
 
-def detect(path: Path, contents: Contents, hints: Mapping[str, Any] | None = None) -> Detected:
+def detect(
+    path: Path,
+    contents: Contents,
+    hints: Mapping[str, Any] | None = None,
+    asked: Mapping[str, Any] | None = None,
+) -> Detected:
     """Returns the source of a file and the fields of its model.
 
-    `hints` are the fields of the model that the user names, which supply what the file does not
-    show. Raises UserError where the file is from no known source, or leaves a field open.
+    `hints` are the fields of the model that the user names, `asked` those the user wants: they
+    supply what the file does not show. Raises UserError where the file is from no known source, or
+    leaves a field open.
     """
     source = next((s for s in SOURCES if s.fits(contents.tensors)), None)
     if source is None:
@@ -44,9 +53,12 @@ def detect(path: Path, contents: Contents, hints: Mapping[str, Any] | None = Non
             f"{', '.join(dict.fromkeys(f'{s.name} {s.family}' for s in SOURCES))}): it has "
             f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}."
         )
+    sizes = () if source.family in TABLELESS else ("img_size", "window_size")
+    asked = {field: value for field, value in (asked or {}).items() if field not in sizes}
+    hints = {**(hints or {}), **asked}
     tensors, left_out = source.prepare(contents.tensors)
     try:
-        fields = source.describe(source.named(tensors), tensors, hints or {})
+        fields = source.describe(source.named(tensors), tensors, hints)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:

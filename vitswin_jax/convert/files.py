@@ -53,14 +53,14 @@ def read_native(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], di
     Raises UserError for a file that is missing, damaged, or no native file.
     """
     with _open(path) as file:
-        metadata = _metadata(path, file.metadata())
+        metadata = native_metadata(path, file.metadata())
         return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
 
 
 def read_native_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns the metadata of a native file; only its header is read. Raises as `read_native`."""
     with _open(path) as file:
-        return _metadata(path, file.metadata())
+        return native_metadata(path, file.metadata())
 
 
 @contextlib.contextmanager
@@ -77,7 +77,10 @@ def _open(path: str | os.PathLike[str]) -> Iterator[safe_open]:
         ) from error
 
 
-def _metadata(path: str | os.PathLike[str], header: Mapping[str, str] | None) -> dict[str, Any]:
+def native_metadata(
+    path: str | os.PathLike[str], header: Mapping[str, str] | None
+) -> dict[str, Any]:
+    """Returns the metadata in a file's header; raises UserError where it has none of ours."""
     if not header or KEY not in header:
         found = ", ".join(f"{key}={value[:40]!r}" for key, value in sorted((header or {}).items()))
         raise UserError(

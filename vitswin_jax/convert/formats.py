@@ -7,16 +7,15 @@ import json
 import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from vitswin_jax.convert.pth import read_pth, zip_member_reader
-from vitswin_jax.convert.tensors import BFLOAT16, Tensor, damaged, read_bytes, stored
+from vitswin_jax.convert.tensors import BFLOAT16, FLOAT8, Tensor, damaged, read_bytes, stored
 from vitswin_jax.types import UserError
 
 WRAPPERS = ("model", "state_dict", "model_state", "module", "net", "teacher", "model_ema")
@@ -34,7 +33,7 @@ FOLDER_FILES = (
 
 _SAFETENSORS = {
     "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": BFLOAT16,
-    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn), "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    **FLOAT8,
     "I64": np.dtype("<i8"), "I32": np.dtype("<i4"), "I16": np.dtype("<i2"), "I8": np.dtype("i1"),
     "U64": np.dtype("<u8"), "U32": np.dtype("<u4"), "U16": np.dtype("<u2"), "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
@@ -56,6 +55,8 @@ class Contents:
     """Tensors beside the state dict: optimizer state, other copies."""
     wrapper: str | None = None
     """The key the state dict stood under."""
+    header: Mapping[str, str] = field(default_factory=dict)
+    """What a safetensors file says of itself."""
 
 
 def read_tensors(path: Path) -> Contents:
@@ -69,14 +70,14 @@ def read_tensors(path: Path) -> Contents:
         head = file.read(9)
     if head[:1] == b"{":
         return _read_index(path)
-    if head[8:] == b"{":
-        return Contents("safetensors", _read_safetensors(path))
+    if head[8:] == b"{" or path.suffix == ".safetensors":
+        return _read_safetensors(path)
     if head[:4] == b"PK\x03\x04" and _is_npz(path):
         return Contents("npz", _read_npz(path))
     return _state_dict(path, read_pth(path))
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path) -> Contents:
     # The library checks the header; the data is read past it, for its map of the whole file would
     # stay in memory beside the copies that are made of it.
     try:
@@ -85,7 +86,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
             header = json.loads(file.read(size))
     except (OSError, SafetensorError) as error:
         raise damaged(path, "a safetensors file", error) from error
-    header.pop("__metadata__", None)
+    own = header.pop("__metadata__", {})
     if unknown := sorted({entry["dtype"] for entry in header.values()} - _SAFETENSORS.keys()):
         raise UserError(f"{path}: has tensors of unknown type {', '.join(unknown)}.")
     tensors = {}
@@ -93,7 +94,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         start = 8 + size + entry["data_offsets"][0]
         read_at = functools.partial(_read_from, path, start)
         tensors[name] = stored(read_at, tuple(entry["shape"]), _SAFETENSORS[entry["dtype"]])
-    return tensors
+    return Contents("safetensors", tensors, header=own)
 
 
 def _read_from(path: Path, start: int, offset: int, size: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vitswin_jax.convert.files import replacing
+from vitswin_jax.atomic import replacing
 from vitswin_jax.convert.pth import DTYPES
 
 ALIGNMENT = 64  # of storages in the file, as torch has it, so that they may be memory-mapped

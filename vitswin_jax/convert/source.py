@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,9 @@ from vitswin_jax.convert.tensors import Tensor, Tensors
 Fields = dict[str, Any]
 Named = Mapping[str, list[Tensor]]
 """Our names to their tensors: what `describe` reads fields from."""
+
+BUFFERS = ("relative_position_index", "relative_coords_table", "attn_mask")
+"""How the names of tensors end that follow from sizes alone; their numbers are not read."""
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
@@ -46,6 +49,8 @@ class Source:
     """How its code resizes position embeddings."""
     bias_table: resize.Method = resize.bicubic
     """How its code resizes tables of relative position biases."""
+    head_rows: Callable[[int, int], Sequence[int] | None] = lambda old, new: None
+    """From (classes of the file, classes wanted): the rows its code maps a head by, if it does."""
     preprocess: Mapping[str, Any] = field(default_factory=lambda: IMAGENET)
     """Fields of `Preprocess`: how its code gives images to these models."""
 

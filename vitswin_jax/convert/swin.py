@@ -5,6 +5,9 @@ Sources: Microsoft and SimMIM, timm, Hugging Face, and the WZMIAOMIAO tutorial.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from vitswin_jax.convert import resize, swin_fields
@@ -104,6 +107,18 @@ def _huggingface(prefix: str) -> tuple[Rule, ...]:
     )
 # fmt: on
 
+
+@functools.cache
+def imagenet_22k_to_1k() -> tuple[int, ...]:
+    """Returns where ImageNet-1k's classes stand in Microsoft's 21841 (its map22kto1k.txt)."""
+    text = Path(__file__).with_name("imagenet_22k_to_1k.txt").read_text()
+    return tuple(int(word) for word in text.split())
+
+
+def _head_rows(old: int, new: int) -> Sequence[int] | None:
+    return imagenet_22k_to_1k() if (old, new) == (21841, 1000) else None
+
+
 MICROSOFT = {"act": "gelu", "norm_eps": 1e-5, "window_clip": "min", "pad_before_roll": True}
 TIMM = {"act": "gelu", "norm_eps": 1e-5, "window_clip": "per_axis", "pad_before_roll": False}
 TUTORIAL = {"act": "gelu", "norm_eps": 1e-5, "window_clip": "never", "pad_before_roll": True}
@@ -116,6 +131,7 @@ def _source(name: str, format: str, *marks: str, v2: bool = False, **fields: Any
     return Source(
         name=name,
         format=format,
+        head_rows=_head_rows if format == "microsoft" else lambda old, new: None,
         family="swinv2" if v2 else "swin",
         marks=marks,
         describe=swin_fields.describe_swin_v2 if v2 else swin_fields.describe_swin,

@@ -44,8 +44,12 @@ def describe_swin(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> F
     if image is None and hints.get("window_size") == max(sides):
         image = hints["img_size"]
     patch = fields["patch_size"]
-    image = image or sides[-1] * 2 ** (len(sides) - 1) * (patch if isinstance(patch, int) else 1)
-    return fields | {"window_size": max(sides), "img_size": image}
+    last = sides[-1] * 2 ** (len(sides) - 1)  # the first stage's map, if the last is one window
+    uniform = all(side == min(max(sides), last >> stage) for stage, side in enumerate(sides))
+    return fields | {
+        "window_size": max(sides) if uniform else tuple((side, side) for side in sides),
+        "img_size": image or last * (patch if isinstance(patch, int) else patch[0]),
+    }
 
 
 def describe_swin_v2(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:

@@ -13,6 +13,9 @@ import numpy as np
 from vitswin_jax.types import UserError
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+FLOAT8 = {"F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn), "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2)}
+LOW_PRECISION = (BFLOAT16, *FLOAT8.values())
+"""Floating-point types that numpy does not know as such."""
 
 
 @dataclass(frozen=True)

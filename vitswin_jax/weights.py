@@ -1,0 +1,159 @@
+"""Weights files of every source as one thing: our parameters, unread, and what is known of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.traverse_util import flatten_dict
+
+from vitswin_jax.convert import files, formats
+from vitswin_jax.convert.adapt import Methods, Sizes, check_parameters
+from vitswin_jax.convert.detect import detect
+from vitswin_jax.convert.rules import apply_rules
+from vitswin_jax.convert.source import BUFFERS
+from vitswin_jax.convert.tensors import LOW_PRECISION, Tensor
+from vitswin_jax.data.transforms import Preprocess
+from vitswin_jax.metadata import Metadata
+from vitswin_jax.models.blocks import unstack_blocks
+from vitswin_jax.models.layers import pair
+from vitswin_jax.models.registry import create_model, family_of, model_kwargs
+from vitswin_jax.models.swin import Swin
+from vitswin_jax.models.variants import VARIANTS
+from vitswin_jax.models.windows import fit_window
+from vitswin_jax.types import Shapes, UserError
+
+log = logging.getLogger(__name__)
+
+WEIGHTS = "model.safetensors"
+"""What a run calls its weights: a workdir may stand wherever a weights file may."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A weights file, its tensors under our names and in our layouts."""
+
+    tensors: Mapping[str, Tensor]
+    """Exactly the parameters of the file's own model."""
+    metadata: Metadata
+    methods: Methods
+    """How its source adapts them to other sizes."""
+
+    def model(self, **fields: Any) -> nn.Module:
+        """Returns the file's own model, but for `fields`."""
+        return create_model(self.metadata.name, **{**self.metadata.fields, **fields})
+
+
+def open_weights(path: Path, name: str | None = None, **asked: Any) -> Weights:
+    """Opens a weights file of any source; reads nothing of its tensors.
+
+    `name` and `asked`, a variant's name and fields, supply what the file does not show. Raises
+    UserError for a file that is damaged or from no known source, for parameters that do not fit
+    its model, all listed, and for another family than the name's.
+    """
+    contents = formats.read_tensors(path)
+    if files.KEY in contents.header:
+        return _open_native(path, contents, name)
+    hints = model_kwargs(name) if name is not None else {}
+    found = detect(path, contents, hints, asked)
+    source, family = found.source, found.source.family
+    _check_family(path, f"{source.name} {family}", family, name)
+    model = create_model(family, **found.fields)
+    shapes = parameter_shapes(model)
+    tensors, dropped = apply_rules(found.tensors, source.rules, shapes, origin=str(path))
+    _check_dtypes(path, tensors)
+    unused = [*found.left_out, *(n for n in dropped if not n.endswith(BUFFERS))]
+    if unused:
+        more = f", ... ({len(unused)} in all)" if len(unused) > 5 else ""
+        log.info("%s: not used: %s%s", path, ", ".join(unused[:5]), more)
+    preprocess = Preprocess(img_size=pair(model.img_size), **source.preprocess)
+    metadata = Metadata(
+        name=_variant(family, found.fields) or family,
+        fields=found.fields,
+        preprocess=preprocess,
+        provenance={"source": source.name, "file": path.name},
+    )
+    return Weights(
+        tensors, metadata, Methods(source.pos_embed, source.bias_table, source.head_rows)
+    )
+
+
+def weights_file(path: str | Path) -> Path:
+    """Returns the weights file that `path` names: itself, or a workdir's or a hub folder's.
+
+    Raises UserError where there is none.
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        if not path.exists():
+            raise UserError(
+                f"{path}: no such file or folder; a weights file or a workdir is needed."
+            )
+        return path
+    for name in formats.FOLDER_FILES:
+        if (path / name).exists():
+            return path / name
+    raise UserError(f"{path}: has no {WEIGHTS}; a run writes it into its workdir at its end.")
+
+
+def parameter_shapes(model: nn.Module) -> Shapes:
+    """Returns the flat names of a model's parameters, in loop layout, with their shapes."""
+    height, width = pair(model.img_size)
+    images = jax.ShapeDtypeStruct((1, height, width, model.in_chans), jnp.float32)
+    scanned = model.clone(scan=True)  # which traces one block where the loop would trace all
+
+    def init(key: jax.Array, images: jax.Array) -> Any:
+        return unstack_blocks(scanned.init(key, images)["params"])
+
+    params = jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), images)
+    return {name: leaf.shape for name, leaf in flatten_dict(params, sep="/").items()}
+
+
+def sizes_of(model: nn.Module) -> Sizes:
+    """Returns what the shapes of a model's parameters do not tell."""
+    windows = ()
+    if isinstance(model, Swin):
+        stages = zip(model.resolutions, model.window_sizes, strict=True)
+        windows = tuple(fit_window(*s, window_clip=model.window_clip)[0] for s in stages)
+    grid = model.resolutions[0] if isinstance(model, Swin) else model.grid
+    return Sizes(grid, windows, model.num_classes, model.in_chans)
+
+
+def _open_native(path: Path, contents: formats.Contents, name: str | None) -> Weights:
+    metadata = Metadata.from_json(files.native_metadata(path, contents.header), origin=str(path))
+    model = create_model(metadata.name, **metadata.fields)
+    _check_family(path, metadata.name, family_of(model), name)
+    found = {name: tensor.shape for name, tensor in contents.tensors.items()}
+    check_parameters(found, parameter_shapes(model), origin=str(path))
+    return Weights(contents.tensors, metadata, Methods())
+
+
+def _check_family(path: Path, holds: str, family: str, name: str | None) -> None:
+    if name is not None and (other := family_of(create_model(name))) != family:
+        raise UserError(f"{path}: holds {holds}, which is no {other} like {name}.")
+
+
+def _check_dtypes(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    wrong = [
+        f"{name} ({tensor.dtype})"
+        for name, tensor in tensors.items()
+        if tensor.dtype.kind != "f" and tensor.dtype not in LOW_PRECISION
+    ]
+    if wrong:
+        raise UserError(f"{path}: these are no floating-point numbers: {', '.join(wrong)}.")
+
+
+def _variant(family: str, fields: Mapping[str, Any]) -> str | None:
+    """Returns the variant with the most fields of those whose sizes the fields are."""
+    fits = [
+        name
+        for name, (other, sizes) in VARIANTS.items()
+        if other == family and all(fields.get(key) == value for key, value in sizes.items())
+    ]
+    return max(fits, key=lambda name: len(VARIANTS[name][1]), default=None)
