@@ -28,7 +28,7 @@ def parse(argv: list[str]) -> list[str]:
         # ml_collections puts whole tracebacks, and quoted messages, into a message: the last line
         # is what was wrong.
         line = str(error).replace("\\n", "\n").strip().splitlines()[-1].strip("'\" ")
-        sys.exit(f"error: {re.sub(r'^[\w.]*Error: ', '', line)}")
+        sys.exit("error: " + re.sub(r"^[\w.]*Error: ", "", line))
     return rest
 
 
