@@ -1,6 +1,4 @@
-"""Models with random parameters, made and applied fast."""
-
-import functools
+"""Random parameters without a compilation: what most of a small model's test would wait for."""
 
 import jax
 import numpy as np
@@ -8,27 +6,20 @@ import pytest
 
 
 @pytest.fixture
-def apply():
-    """Applies a model, compiled as one program."""
-
-    def apply(model, params, images, **options):
-        return jax.jit(functools.partial(model.apply, **options))({"params": params}, images)
-
-    return apply
-
-
-@pytest.fixture
 def random_params():
-    """Gives every parameter random numbers, so that no part hides behind a zero; runs no init."""
+    """A function: the parameters of a module that takes `args`, drawn anew, none left at zero."""
 
-    def random_params(model, images):
+    def create(module, *args, scale=0.3, **kwargs):
+        def init(key, *args):
+            return module.init(key, *args, **kwargs)
+
+        shapes = jax.eval_shape(init, jax.random.key(0), *args)["params"]
         rng = np.random.default_rng(0)
-        shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
 
-        def fill(path, leaf):
-            one = path[-1].key in ("scale", "gamma")
-            return jax.numpy.float32(one + 0.3 * rng.standard_normal(leaf.shape))
+        def draw(path, leaf):
+            values = scale * rng.standard_normal(leaf.shape, np.float32)
+            return values + 1 if path[-1].key in ("scale", "gamma") else values
 
-        return jax.tree_util.tree_map_with_path(fill, shapes)
+        return jax.tree_util.tree_map_with_path(draw, shapes)
 
-    return random_params
+    return create

@@ -106,9 +106,13 @@ class SelfAttention(nn.Module):
         x: Float[Array, "*batch n c"],
         mask: np.ndarray | None = None,
         *,
+        bias: Float[Array, "heads n n"] | None = None,
         train: bool,
     ) -> Float[Array, "*batch n c"]:
-        """Mixes tokens; `mask`, broadcast to (*batch, n, n), is True where a pair may attend."""
+        """Mixes tokens; `mask`, broadcast to (*batch, n, n), is True where a pair may attend.
+
+        `bias` is added to the logits besides the module's own.
+        """
         c, heads = x.shape[-1], self.num_heads
         # One matrix for three projections: each is initialised by its own fans (batch_axis).
         init = self.kernel_init or nn.initializers.xavier_uniform(
@@ -123,7 +127,7 @@ class SelfAttention(nn.Module):
             name="qkv",
         )(x)
         q, k, v = self.prepare(*qkv)
-        biases = (self.position_bias(),)
+        biases = (self.position_bias(), bias)
         if mask is not None:
             biases += (jnp.where(mask, 0.0, self.mask_value).astype(jnp.float32)[..., None, :, :],)
         dropout = None

@@ -46,20 +46,22 @@ def rematerialize(apply: Callable, remat: bool | str, *, in_scan: bool) -> Calla
 def apply_blocks(
     blocks: Sequence[nn.Module] | nn.Module,
     x: Array,
-    rates: Sequence[float],
+    rates: Sequence[Any],
     *,
     train: bool,
     remat: bool | str,
     keep_all: bool = False,
+    shared: Mapping[str, Array | None] | None = None,
 ) -> tuple[Array, Sequence[Array] | Array | None]:
     """Applies blocks one after another; returns the last output and, with `keep_all`, every one.
 
     `blocks` is a sequence (loop), or one module to be scanned over `rates`, whose rows are what
-    each step's module takes as its rate. The outputs of a scan are stacked on a leading axis.
+    each step's module takes as its rate. The outputs of a scan are stacked on a leading axis. Every
+    block is given `shared` as keywords.
     """
 
     def apply(block: nn.Module, x: Array, rate: Any) -> Array:
-        return block(x, rate, train=train)
+        return block(x, rate, train=train, **(shared or {}))
 
     if isinstance(blocks, nn.Module):
         step = rematerialize(apply, remat, in_scan=True)

@@ -18,10 +18,16 @@ def _quick_gelu(x: Array) -> Array:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
+def _swiglu(x: Array) -> Array:
+    gate, value = jnp.split(x, 2, axis=-1)
+    return jax.nn.silu(gate) * value
+
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),  # every PyTorch original
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),  # Google's JAX code
     "quick_gelu": _quick_gelu,  # OpenAI's CLIP
+    "swiglu": _swiglu,  # DINOv2's giant; gated, so half as wide behind (arXiv:2002.05202)
 }
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import fnmatch
 import re
+import typing
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,11 +14,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vitswin_jax.models.swin import Swin
-from vitswin_jax.models.variants import CLASSES, LETTERS, VARIANTS
+from vitswin_jax.models.swinv2 import SwinV2
+from vitswin_jax.models.variants import ALIASES, MICROSOFT_ENDINGS, TAG_CLASSES, VARIANTS
 from vitswin_jax.models.vit import ViT
 from vitswin_jax.types import UserError
 
-FAMILIES: dict[str, type[nn.Module]] = {"vit": ViT, "swin": Swin}
+FAMILIES: dict[str, type[nn.Module]] = {"vit": ViT, "swin": Swin, "swinv2": SwinV2}
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -34,22 +36,23 @@ def model_names(pattern: str = "*") -> list[str]:
 def resolve_name(name: str) -> tuple[str, dict[str, Any]]:
     """Returns (variant or family, fields that the name adds) for any name a model is known by.
 
-    Besides our own (timm's) names: the ViT paper's (`B/16`, `ViT-B_16`), Microsoft's `..._22k`, and
-    timm's `name.tag`, whose tag tells the head where the weights were not fine-tuned. Raises
-    UserError, with the nearest name, for any other.
+    Besides our own (timm's) names: the ViT papers' (`B/16`, `ViT-B_16`, `R50+ViT-B_16-384`),
+    Microsoft's (`swinv2_tiny_patch4_window8_256`, `..._22k`), and timm's `name.tag`, whose tag
+    tells the head where the weights were not fine-tuned. Raises UserError, with the nearest name,
+    for any other.
     """
-    if paper := re.fullmatch(r"(?:ViT-)?(Ti|S|B|L|H)[_/](\d+)(?:-(\d+))?", name):
-        letter, patch, img_size = paper.groups()
-        base, added = f"vit_{LETTERS[letter]}_patch{patch}_{img_size or 224}", {}
-    elif microsoft := re.fullmatch(r"(swin.*)_(22k)", name):
-        base, added = microsoft[1], {"num_classes": CLASSES[microsoft[2]]}
-    else:
-        base, _, tag = name.partition(".")
-        head = re.search(r"(in2[12]k)$", tag)
-        added = {"num_classes": CLASSES[head[1]]} if head else {}
+    base, dot, tag = name.partition(".")
+    added: dict[str, Any] = {}
+    if dot:
+        heads = (classes for end, classes in TAG_CLASSES if re.search(f"({end})$", tag))
+        added = {"num_classes": classes} if (classes := next(heads, None)) is not None else {}
+    for ending, classes in MICROSOFT_ENDINGS.items():
+        if base.startswith("swin") and base.endswith(ending):
+            base, added = base.removesuffix(ending), {"num_classes": classes}
+    base = ALIASES.get(base, base)
     if base not in VARIANTS and base not in FAMILIES:
-        hint = nearest(base, [*VARIANTS, *FAMILIES])
-        raise UserError(f"no model is called {name!r}{hint} `vitswin models` lists all.")
+        hint = nearest(base, [*VARIANTS, *ALIASES, *FAMILIES]) or "; `vitswin models` lists all."
+        raise UserError(f"no model is called {name!r}{hint}")
     return base, added
 
 
@@ -63,6 +66,18 @@ def model_kwargs(name: str) -> dict[str, Any]:
         if field.name not in ("parent", "name")
     }
     return {**defaults, "dtype": jnp.dtype(defaults["dtype"]).name, **fields, **added}
+
+
+def optional_types(name: str) -> dict[str, type]:
+    """Returns, for each field that may be None, the type of the values it has otherwise."""
+    family = FAMILIES[VARIANTS.get(resolve_name(name)[0], (resolve_name(name)[0],))[0]]
+    hints = typing.get_type_hints(family)
+    unions = {key: typing.get_args(hints[key]) for key in model_kwargs(name)}
+    return {
+        key: typing.get_origin(kinds[0]) or kinds[0]
+        for key, kinds in unions.items()
+        if type(None) in kinds
+    }
 
 
 def create_model(name: str, **fields: Any) -> nn.Module:
@@ -80,14 +95,16 @@ def create_model(name: str, **fields: Any) -> nn.Module:
     ]
     if wrong:
         raise UserError(" ".join(wrong))
-    merged = {
-        field: tuple(value) if isinstance(value, list) else value
-        for field, value in (known | fields).items()
-    }
+    merged = {field: _tuples(value) for field, value in (known | fields).items()}
     merged["dtype"] = jnp.dtype(merged["dtype"])
     model = FAMILIES[VARIANTS.get(resolve_name(name)[0], (resolve_name(name)[0],))[0]](**merged)
     model.check()
     return model
+
+
+def _tuples(value: Any) -> Any:
+    """Returns lists, as configurations and JSON have them, as tuples, which fields must be."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def family_of(model: nn.Module) -> str:

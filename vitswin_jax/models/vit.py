@@ -5,6 +5,7 @@ Axes: b batch, h w image, i j patch grid, n tokens, c embed_dim, k classes.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -12,97 +13,14 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vitswin_jax.models.attention import SelfAttention, attend
 from vitswin_jax.models.blocks import apply_blocks, drop_path_schedule
-from vitswin_jax.models.layers import (
-    DropPath,
-    LayerScale,
-    Mlp,
-    PatchEmbed,
-    create_head,
-    layer_norm,
-    pair,
-)
-from vitswin_jax.models.posemb import sincos_2d
+from vitswin_jax.models.layers import PatchEmbed, create_head, layer_norm, pair
+from vitswin_jax.models.posemb import POS_EMBED_PLACES, POS_EMBEDS, create_positions
+from vitswin_jax.models.resnet import Numerics, ResNet, total_stride
+from vitswin_jax.models.vit_block import AttentionPool, Block
 from vitswin_jax.types import UserError
 
-POS_EMBEDS = ("learned", "sincos2d", "none")
 GLOBAL_POOLS = ("token", "avg", "token_avg", "map")
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block (ViT, eqs. 2 and 3)."""
-
-    num_heads: int
-    mlp_dim: int
-    qkv_bias: bool
-    act: str
-    norm_eps: float
-    init_values: float | None
-    drop_rate: float
-    attn_drop_rate: float
-    attn_impl: str
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b n c"], drop_path: float | Float[Array, ""], *, train: bool
-    ) -> Float[Array, "b n c"]:
-        """Adds attention, then the MLP, each dropped as a branch with probability `drop_path`."""
-        y = layer_norm(self.norm_eps, self.dtype, name="norm1")(x)
-        y = SelfAttention(
-            self.num_heads,
-            qkv_bias=self.qkv_bias,
-            proj_drop_rate=self.drop_rate,
-            attn_drop_rate=self.attn_drop_rate,
-            attn_impl=self.attn_impl,
-            dtype=self.dtype,
-            name="attn",
-        )(y, train=train)
-        x = x + DropPath()(self._scaled(y, name="ls1"), drop_path, train=train)
-        y = layer_norm(self.norm_eps, self.dtype, name="norm2")(x)
-        y = Mlp(self.mlp_dim, self.act, self.drop_rate, dtype=self.dtype, name="mlp")(
-            y, train=train
-        )
-        return x + DropPath()(self._scaled(y, name="ls2"), drop_path, train=train)
-
-    def _scaled(self, y: Array, *, name: str) -> Array:
-        if self.init_values is None:
-            return y
-        return LayerScale(self.init_values, dtype=self.dtype, name=name)(y)
-
-
-class AttentionPool(nn.Module):
-    """Pools tokens by one learned query, then an MLP (multihead attention pooling, SigLIP)."""
-
-    num_heads: int
-    mlp_dim: int
-    act: str
-    norm_eps: float
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b n c"], *, train: bool) -> Float[Array, "b c"]:
-        """Returns x + mlp(norm(x)) of the query's attention output x."""
-        (b, _, c), heads = x.shape, self.num_heads
-        init = nn.initializers.xavier_uniform()
-        latent = self.param("latent", init, (1, c), jnp.float32)
-        q = nn.DenseGeneral((heads, c // heads), kernel_init=init, dtype=self.dtype, name="q")(
-            latent
-        )
-        kv = nn.DenseGeneral((2, heads, c // heads), kernel_init=init, dtype=self.dtype, name="kv")(
-            x
-        )
-        k, v = jnp.moveaxis(kv, (2, 3), (0, 2))  # each b heads n d
-        q = jnp.broadcast_to(
-            jnp.swapaxes(q, 0, 1) * (c // heads) ** -0.5, (b, heads, 1, c // heads)
-        )
-        pooled = attend(q, k, v)[:, :, 0]
-        pooled = nn.DenseGeneral(c, axis=(-2, -1), kernel_init=init, dtype=self.dtype, name="proj")(
-            pooled
-        )
-        y = layer_norm(self.norm_eps, self.dtype, name="norm")(pooled)
-        return pooled + Mlp(self.mlp_dim, self.act, dtype=self.dtype, name="mlp")(y, train=train)
 
 
 class ViT(nn.Module):
@@ -110,10 +28,15 @@ class ViT(nn.Module):
 
     Sizes are in `variants.py`. Fields that descendants differ in: `global_pool` ("token", "avg",
     "token_avg": class token and mean side by side, "map": attention pooling); `fc_norm` pools, then
-    norms; `pos_embed` ("learned", "sincos2d" on patches only, "none"); `no_embed_class` gives
-    prefix tokens no position; `dist_token` adds DeiT's token and its head; `reg_tokens` registers;
-    `pre_logits` the width of a dense + tanh before the head; `pre_norm` a norm before the blocks;
-    `init_values` LayerScale. The prefix is class, distillation, registers, in this order.
+    norms; `pos_embed` (`posemb.POS_EMBEDS`) and where it stands, `pos_embed_at` ("input", "every"
+    block its own, "shared" by all blocks); `no_embed_class` gives prefix tokens no position;
+    `dist_token` adds DeiT's token and its head; `reg_tokens` registers; `pre_logits` the width of a
+    dense + tanh before the head; `pre_norm` a norm before the blocks; `init_values` LayerScale. The
+    prefix is class, distillation, registers, in this order.
+
+    A hybrid has `resnet_layers`, the depths of the ResNet's stages, and `patch_size` is then of
+    patches of its map; `group_norm_eps`, `weight_var_eps` and `weight_std_eps` (the last two of
+    `resnet.StdConv`) are timm's, and Google's are 1e-6, 0 and 1e-5.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -132,6 +55,11 @@ class ViT(nn.Module):
     reg_tokens: int = 0
     no_embed_class: bool = False
     pos_embed: str = "learned"
+    pos_embed_at: str = "input"
+    resnet_layers: tuple[int, ...] | None = None
+    group_norm_eps: float = 1e-5
+    weight_var_eps: float = 1e-8
+    weight_std_eps: float = 0.0
     patch_bias: bool = True
     patch_norm: bool = False
     pre_norm: bool = False
@@ -150,14 +78,22 @@ class ViT(nn.Module):
     def check(self) -> None:
         """Raises UserError that lists every field that does not fit the others."""
         wrong = []
-        (h, w), (p, q) = pair(self.img_size), pair(self.patch_size)
+        (h, w), (p, q) = self._map_size, pair(self.patch_size)
         if h % p or w % q or min(h, w) < 1:
-            wrong.append(f"img_size={h}x{w} is no multiple of patch_size={p}x{q}")
+            what = "img_size" if self.resnet_layers is None else "the ResNet's map"
+            wrong.append(f"{what}={h}x{w} is no multiple of patch_size={p}x{q}")
         if self.embed_dim % self.num_heads:
             wrong.append(f"embed_dim={self.embed_dim} is no multiple of num_heads={self.num_heads}")
-        for field, known in (("pos_embed", POS_EMBEDS), ("global_pool", GLOBAL_POOLS)):
+        choices = {
+            "pos_embed": POS_EMBEDS,
+            "pos_embed_at": POS_EMBED_PLACES,
+            "global_pool": GLOBAL_POOLS,
+        }
+        for field, known in choices.items():
             if getattr(self, field) not in known:
                 wrong.append(f"{field}={getattr(self, field)!r} is none of {', '.join(known)}")
+        if self.pos_embed == "relative" and self.pos_embed_at == "input":
+            wrong.append("pos_embed='relative' needs pos_embed_at='every' or 'shared'")
         if "token" in self.global_pool and not self.class_token:
             wrong.append(f"global_pool={self.global_pool!r} needs class_token=True")
         if self.dist_token and self.global_pool != "token":
@@ -168,8 +104,15 @@ class ViT(nn.Module):
     @property
     def grid(self) -> tuple[int, int]:
         """The patch grid, (height, width) in tokens."""
-        (h, w), (p, q) = pair(self.img_size), pair(self.patch_size)
+        (h, w), (p, q) = self._map_size, pair(self.patch_size)
         return h // p, w // q
+
+    @property
+    def _map_size(self) -> tuple[int, int]:
+        """(height, width) of what is cut into patches: the image or the ResNet's map."""
+        stride = 1 if self.resnet_layers is None else total_stride(self.resnet_layers)
+        h, w = pair(self.img_size)
+        return -(-h // stride), -(-w // stride)
 
     @property
     def num_prefix_tokens(self) -> int:
@@ -180,6 +123,11 @@ class ViT(nn.Module):
         """Creates the submodules and parameters; runs `check` first."""
         self.check()
         c, eps, dtype = self.embed_dim, self.norm_eps, self.dtype
+        if self.resnet_layers is not None:
+            numerics = Numerics(
+                self.group_norm_eps, self.weight_var_eps, self.weight_std_eps, dtype
+            )
+            self.backbone = ResNet(self.resnet_layers, numerics)
         self.patch_embed = PatchEmbed(
             pair(self.patch_size), c, eps if self.patch_norm else None, self.patch_bias, dtype
         )
@@ -190,9 +138,17 @@ class ViT(nn.Module):
             self.dist = self.param("dist_token", zeros, (1, 1, c), jnp.float32)
         if self.reg_tokens:
             self.reg = self.param("reg_token", normal, (1, self.reg_tokens, c), jnp.float32)
-        if self.pos_embed == "learned":
-            n = self.grid[0] * self.grid[1] + (not self.no_embed_class) * self.num_prefix_tokens
-            self.position = self.param("pos_embed", normal, (1, n, c), jnp.float32)
+        positions = functools.partial(
+            create_positions,
+            kind=self.pos_embed,
+            grid=self.grid,
+            prefix=self.num_prefix_tokens,
+            embed_prefix=not self.no_embed_class,
+            embed_dim=c,
+            num_heads=self.num_heads,
+        )
+        every = self.pos_embed_at == "every" and self.pos_embed != "none"
+        self.positions = None if every or self.pos_embed == "none" else positions(self.param)
         self.embed_drop = nn.Dropout(self.drop_rate)
         if self.pre_norm:
             self.norm_pre = layer_norm(eps, dtype)
@@ -208,6 +164,8 @@ class ViT(nn.Module):
                 attn_drop_rate=self.attn_drop_rate,
                 attn_impl=self.attn_impl,
                 dtype=dtype,
+                relative=self.pos_embed == "relative",
+                create_positions=positions if every else None,
             )
             for _ in range(1 if self.scan else self.depth)
         ]
@@ -273,28 +231,28 @@ class ViT(nn.Module):
                 f"the images are {h}x{w}, the model takes {height}x{width}; resize them, or create "
                 f"or load the model with img_size=({h}, {w})."
             )
-        x = self.patch_embed(images)
+        x = images if self.resnet_layers is None else self.backbone(images)
+        x = self.patch_embed(x)
         x = self._embed(x.reshape(x.shape[0], -1, self.embed_dim))
         x = self.embed_drop(x, deterministic=not train)
         if self.pre_norm:
             x = self.norm_pre(x)
         rates = drop_path_schedule(self.drop_path_rate, self.depth)
         blocks = self.blocks if self.scan else self.block
-        return apply_blocks(blocks, x, rates, train=train, remat=self.remat, keep_all=keep_all)
+        shared = {"positions": self.positions} if self.pos_embed_at == "shared" else {}
+        return apply_blocks(
+            blocks, x, rates, train=train, remat=self.remat, keep_all=keep_all, shared=shared
+        )
 
     def _embed(self, x: Float[Array, "b n c"]) -> Float[Array, "b m c"]:
-        """Puts the prefix in front and adds positions, to all tokens or to the patches alone."""
+        """Puts the prefix in front and, where they stand at the input, adds positions."""
         prefix = [self.cls_token] if self.class_token else []
         prefix += [self.dist] if self.dist_token else []
         prefix += [self.reg] if self.reg_tokens else []
         prefix = [jnp.broadcast_to(p, (x.shape[0], *p.shape[1:])).astype(x.dtype) for p in prefix]
-        if self.pos_embed == "sincos2d":
-            x = x + sincos_2d(*self.grid, embed_dim=self.embed_dim).astype(x.dtype)
-        if self.pos_embed == "learned" and self.no_embed_class:
-            x = x + self.position.astype(x.dtype)
         x = jnp.concatenate([*prefix, x], axis=1)
-        if self.pos_embed == "learned" and not self.no_embed_class:
-            x = x + self.position.astype(x.dtype)
+        if self.pos_embed_at == "input" and self.positions is not None:
+            x = x + self.positions.astype(x.dtype)
         return x
 
     def _pool(self, x: Float[Array, "b n c"], *, train: bool) -> Float[Array, "b heads d"]:

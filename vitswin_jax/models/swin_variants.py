@@ -1,0 +1,88 @@
+"""The published sizes of the Swin families, as plain data: fields that differ from the defaults.
+
+Names are timm's, and Microsoft's where timm has none. Sources: Swin, section 3.3 and table 7 of
+arXiv:2103.14030; Swin-T/C24 and Swin-MLP, the configurations of the official code; Swin V2, section
+4.1 of arXiv:2111.09883; Swin-S3, table 6 of AutoFormerV2 (arXiv:2111.14725); Swin-MoE, the official
+code's configurations (arXiv:2206.03382, section 5).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Fields = dict[str, Any]
+Variants = dict[str, tuple[str, Fields]]
+
+SIZES: dict[str, Fields] = {
+    "tiny": {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},
+    "small": {"embed_dim": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)},
+    "base": {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)},
+    "large": {"embed_dim": 192, "depths": (2, 2, 18, 2), "num_heads": (6, 12, 24, 48)},
+}
+
+IMAGES: dict[str, tuple[tuple[int, int], ...]] = {  # (window_size, img_size)
+    "tiny": ((7, 224),),
+    "small": ((7, 224),),
+    "base": ((7, 224), (12, 384)),
+    "large": ((7, 224), (12, 384)),
+}
+
+S3: dict[str, Fields] = {  # a window for each stage
+    "tiny": {"depths": (2, 2, 6, 2), "window_size": ((7, 7), (7, 7), (14, 14), (7, 7))},
+    "small": {"depths": (2, 2, 18, 2), "window_size": ((14, 14), (14, 14), (14, 14), (7, 7))},
+    "base": {"depths": (2, 2, 30, 2), "window_size": ((7, 7), (7, 7), (14, 14), (7, 7))},
+}
+
+V2_WINDOWS: dict[str, tuple[int, ...]] = {"tiny": (8, 16), "small": (8, 16), "base": (8, 16)}
+V2_LARGER_WINDOWS = {256: 16, 384: 24}  # img_size -> window_size, behind windows of 12 at 192
+
+PRETRAINED_12: Fields = {
+    "pretrained_window_sizes": (12, 12, 12, 6)
+}  # 192 pixels leave 6 at the end
+
+
+def _swin() -> Variants:
+    rows = {
+        f"swin_{size}_patch4_window{window}_{img_size}": (
+            "swin",
+            SIZES[size] | {"window_size": window, "img_size": img_size},
+        )
+        for size, images in IMAGES.items()
+        for window, img_size in images
+    }
+    # C24: 24 channels a head.
+    c24 = SIZES["tiny"] | {"num_heads": (4, 8, 16, 32), "window_size": 8, "img_size": 256}
+    rows["swin_tiny_c24_patch4_window8_256"] = ("swin", c24)
+    for size, fields in S3.items():
+        rows[f"swin_s3_{size}_224"] = ("swin", SIZES["tiny"] | fields | {"img_size": 224})
+    return rows
+
+
+def _swinv2() -> Variants:
+    rows = {}
+    for size, windows in V2_WINDOWS.items():
+        for window in windows:
+            fields = SIZES[size] | {"window_size": window, "img_size": 256}
+            rows[f"swinv2_{size}_window{window}_256"] = ("swinv2", fields)
+    for size in ("base", "large"):
+        fields = SIZES[size] | {"window_size": 12, "img_size": 192}
+        rows[f"swinv2_{size}_window12_192"] = ("swinv2", fields)
+        for img_size, window in V2_LARGER_WINDOWS.items():
+            fields = SIZES[size] | PRETRAINED_12 | {"window_size": window, "img_size": img_size}
+            rows[f"swinv2_{size}_window12to{window}_192to{img_size}"] = ("swinv2", fields)
+    return rows
+
+
+VARIANTS: Variants = _swin() | _swinv2()
+
+
+def _aliases() -> dict[str, str]:
+    """Returns Microsoft's names that are not timm's: swinv2_base_patch4_window8_256."""
+    return {
+        name.replace("_window", "_patch4_window", 1): name
+        for name in VARIANTS
+        if name.startswith("swinv2_")
+    }
+
+
+ALIASES: dict[str, str] = _aliases()
