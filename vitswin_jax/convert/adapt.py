@@ -14,7 +14,7 @@ from vitswin_jax.types import Shapes, UserError
 
 Size = tuple[int, int]
 HEADS = ("head", "head_dist")
-_FIRST_CONVOLUTIONS = ("patch_embed/proj/kernel", "patch_embed/backbone/conv_root/kernel")
+_FIRST_CONVOLUTIONS = ("patch_embed/proj/kernel", "backbone/root_conv/kernel")
 
 
 @dataclass(frozen=True)

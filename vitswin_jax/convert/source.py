@@ -95,6 +95,17 @@ def patch_fields(named: Named, *, torch: bool) -> Fields:
     }
 
 
+def resnet_fields(named: Named, *, torch: bool) -> Fields:
+    """Returns the fields that a hybrid's ResNet shows: nothing where there is none."""
+    if "backbone/root_conv/kernel" not in named:
+        return {}
+    layers, unit = [], "backbone/stage_{}/block_{{}}/conv1/kernel"
+    while blocks := count(named, unit.format(len(layers))):
+        layers.append(blocks)
+    shape = named["backbone/root_conv/kernel"][0].shape
+    return {"resnet_layers": tuple(layers), "in_chans": shape[1] if torch else shape[2]}
+
+
 def square(area: int) -> int | None:
     """Returns the side of a square, or None where the area is no square's."""
     side = math.isqrt(max(area, 0))

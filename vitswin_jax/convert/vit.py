@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from vitswin_jax.convert import resize, vit_fields
-from vitswin_jax.convert.rules import Rule, conv, dense, dense_out, row, vector
+from vitswin_jax.convert.rules import Rule, conv, dense, dense_out, map_vector, row, vector
 from vitswin_jax.convert.source import HALF, IMAGENET, Source
 
 # fmt: off
@@ -47,6 +47,23 @@ TIMM_RULES = (
     Rule("mask_token",                            None),
     Rule("decoder{d:[._].*}",                     None),
 )
+
+
+def _timm_hybrid(stem: str) -> tuple[Rule, ...]:
+    """Returns timm's table with the ResNet's rows; its stem stands elsewhere if it is alone."""
+    unit, unit_ = "patch_embed.backbone.stages.{i}.blocks.{j}.", "backbone/stage_{i}/block_{j}/"
+    return (
+        *TIMM_RULES,
+        Rule(stem + "conv.weight",             "backbone/root_conv/kernel",            conv),
+        Rule(stem + "norm.weight",             "backbone/root_norm/scale"),
+        Rule(stem + "norm.bias",               "backbone/root_norm/bias"),
+        Rule(unit + "conv{k}.weight",          unit_ + "conv{k}/kernel",               conv),
+        Rule(unit + "norm{k}.weight",          unit_ + "norm{k}/scale"),
+        Rule(unit + "norm{k}.bias",            unit_ + "norm{k}/bias"),
+        Rule(unit + "downsample.conv.weight",  unit_ + "downsample_conv/kernel",       conv),
+        Rule(unit + "downsample.norm.weight",  unit_ + "downsample_norm/scale"),
+        Rule(unit + "downsample.norm.bias",    unit_ + "downsample_norm/bias"),
+    )
 
 
 def _huggingface(prefix: str, *, dinov2: bool = False, head: str) -> tuple[Rule, ...]:
@@ -104,6 +121,7 @@ def _google(*, linen: bool) -> tuple[Rule, ...]:
             Rule(f"{block}MlpBlock_{mlp}/Dense_0/{{p:kernel|bias}}", BLOCK_ + "mlp/fc1/{p}"),
             Rule(f"{block}MlpBlock_{mlp}/Dense_1/{{p:kernel|bias}}", BLOCK_ + "mlp/fc2/{p}"),
         ]
+    unit, unit_ = "block{i+1}/unit{j+1}/", "backbone/stage_{i}/block_{j}/"
     pool = "MAPHead_0/MultiHeadDotProductAttention_0/"
     places = ["pos_embedding", "Transformer/posembed_input/pos_embedding"]
     return (
@@ -119,6 +137,12 @@ def _google(*, linen: bool) -> tuple[Rule, ...]:
         Rule("MAPHead_0/LayerNorm_0/{p:scale|bias}",         "attn_pool/norm/{p}"),
         Rule("MAPHead_0/MlpBlock_0/Dense_0/{p:kernel|bias}", "attn_pool/mlp/fc1/{p}"),
         Rule("MAPHead_0/MlpBlock_0/Dense_1/{p:kernel|bias}", "attn_pool/mlp/fc2/{p}"),
+        Rule("conv_root/kernel",                             "backbone/root_conv/kernel"),
+        Rule("gn_root/{p:scale|bias}",                       "backbone/root_norm/{p}", map_vector),
+        Rule(unit + "conv{k}/kernel",                        unit_ + "conv{k}/kernel"),
+        Rule(unit + "gn{k}/{p:scale|bias}",                  unit_ + "norm{k}/{p}", map_vector),
+        Rule(unit + "conv_proj/kernel",                      unit_ + "downsample_conv/kernel"),
+        Rule(unit + "gn_proj/{p:scale|bias}",          unit_ + "downsample_norm/{p}", map_vector),
         Rule("pre_logits/{p:kernel|bias}",                   "pre_logits/{p}"),
         Rule("head/{p:kernel|bias}",                         "head/{p}"),
     )
@@ -159,6 +183,21 @@ def _google_source(name: str, *marks: str, linen: bool) -> Source:
     )
 
 
+def _timm_source(mark: str, rules: tuple[Rule, ...]) -> Source:
+    return Source(
+        name="timm",
+        format="timm",
+        family="vit",
+        marks=(r"(.*\.)?blocks\.0\.attn\.qkv\.weight", mark),
+        rules=rules,
+        describe=vit_fields.describe_timm,
+        numerics={"act": "gelu", "norm_eps": 1e-6},
+        prepare=vit_fields.prepare_timm,
+        pos_embed=resize.bicubic_antialiased,
+        preprocess=HALF,
+    )
+
+
 NORM1, LAYERNORM = (
     r"encoder\.layer\.0\.norm1\.weight",
     r"encoder\.layer\.0\.layernorm_before\.weight",
@@ -177,16 +216,9 @@ SOURCES = (
     _huggingface_source("DeiT", "deit.", LAYERNORM, DISTILLATION, head="cls_classifier"),
     _huggingface_source("DeiT", "deit.", LAYERNORM, head="classifier", own_prefix=True),
     _huggingface_source("ViT", "vit.", LAYERNORM, head="classifier"),
-    Source(
-        name="timm",
-        format="timm",
-        family="vit",
-        marks=(r"(.*\.)?blocks\.0\.attn\.qkv\.weight", r"(.*\.)?patch_embed\.proj\.weight"),
-        rules=TIMM_RULES,
-        describe=vit_fields.describe_timm,
-        numerics={"act": "gelu", "norm_eps": 1e-6},
-        prepare=vit_fields.prepare_timm,
-        pos_embed=resize.bicubic_antialiased,
-        preprocess=HALF,
-    ),
+    _timm_source(r"(.*\.)?patch_embed\.backbone\.stem\.conv\.weight",
+                 rules=_timm_hybrid("patch_embed.backbone.stem.")),
+    _timm_source(r"(.*\.)?patch_embed\.backbone\.conv\.weight",
+                 rules=_timm_hybrid("patch_embed.backbone.")),
+    _timm_source(r"(.*\.)?patch_embed\.proj\.weight", rules=TIMM_RULES),
 )  # fmt: skip

@@ -6,7 +6,15 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vitswin_jax.convert.source import Fields, Named, count, patch_fields, square, unprefixed
+from vitswin_jax.convert.source import (
+    Fields,
+    Named,
+    count,
+    patch_fields,
+    resnet_fields,
+    square,
+    unprefixed,
+)
 from vitswin_jax.convert.tensors import Tensor, Tensors
 from vitswin_jax.types import UserError
 
@@ -26,7 +34,7 @@ def describe_vit(
     Raises UserError, with the candidates, where they do not either.
     """
     del tensors
-    fields = patch_fields(named, torch=torch)
+    fields = patch_fields(named, torch=torch) | resnet_fields(named, torch=torch)
     dim = fields["embed_dim"]
     classes = named["head/bias"][0].size if "head/bias" in named else 0
     fields |= {
@@ -57,8 +65,11 @@ def describe_timm(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> F
 
 
 def describe_google(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
-    """Returns what `describe_vit` does, for kernels in Flax's layout."""
-    return describe_vit(named, tensors, hints, torch=False)
+    """Returns what `describe_vit` does, for kernels in Flax's layout, and a hybrid's epsilons."""
+    fields = describe_vit(named, tensors, hints, torch=False)
+    if "resnet_layers" in fields:
+        fields |= {"group_norm_eps": 1e-6, "weight_var_eps": 0.0, "weight_std_eps": 1e-5}
+    return fields
 
 
 def _heads(named: Named, dim: int, hints: Mapping[str, Any]) -> int:
@@ -96,7 +107,9 @@ def _positions(named: Named, fields: Fields, hints: Mapping[str, Any]) -> Fields
     n = named["pos_embed"][0].size // fields["embed_dim"]
     prefix = fields["class_token"] + fields["dist_token"] + fields["reg_tokens"]
     patch = fields["patch_size"]
-    patch = patch if isinstance(patch, tuple) else (patch, patch)
+    layers = fields.get("resnet_layers")
+    stride = 1 if layers is None else 4 << max(len(layers) - 1, 0)  # of the ResNet's map
+    patch = tuple(stride * p for p in (patch if isinstance(patch, tuple) else (patch, patch)))
     sizes = {n - prefix: False, n: True} if prefix else {n: False}
     for area, no_embed_class in sizes.items():
         if side := square(area):
@@ -170,4 +183,8 @@ def prepare_google(tensors: Tensors) -> Prepared:
         for i in range(tensor.shape[0]):
             block = name.replace("encoderblock/", f"encoderblock_{i}/", 1)
             unstacked[block] = tensor.row(i)
+    for name, tensor in unstacked.items():
+        if re.search(r"(^|/)gn[^/]*/(scale|bias)$", name) and len(tensor.shape) == 1:
+            shape = (1, 1, 1, *tensor.shape)  # as in the older files
+            unstacked[name] = tensor.map(lambda array, shape=shape: array.reshape(shape), shape)
     return unstacked, training_state + other_towers
