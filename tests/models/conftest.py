@@ -1,4 +1,6 @@
-"""Random parameters without a compilation: what most of a small model's test would wait for."""
+"""Models with random parameters, made and applied fast."""
+
+import functools
 
 import jax
 import numpy as np
@@ -6,20 +8,28 @@ import pytest
 
 
 @pytest.fixture
+def apply():
+    """Applies a model, compiled as one program."""
+
+    def apply(model, params, images, **options):
+        return jax.jit(functools.partial(model.apply, **options))({"params": params}, images)
+
+    return apply
+
+
+@pytest.fixture
 def random_params():
-    """A function: the parameters of a module that takes `args`, drawn anew, none left at zero."""
+    """Gives every parameter random numbers, so that no part hides behind a zero; runs no init."""
 
-    def create(module, *args, scale=0.3, **kwargs):
-        def init(key, *args):
-            return module.init(key, *args, **kwargs)
-
-        shapes = jax.eval_shape(init, jax.random.key(0), *args)["params"]
+    def random_params(model, *inputs, **options):
         rng = np.random.default_rng(0)
+        init = functools.partial(model.init, **options)
+        shapes = jax.eval_shape(init, jax.random.key(0), *inputs)["params"]
 
-        def draw(path, leaf):
-            values = scale * rng.standard_normal(leaf.shape, np.float32)
-            return values + 1 if path[-1].key in ("scale", "gamma") else values
+        def fill(path, leaf):
+            one = path[-1].key in ("scale", "gamma")
+            return jax.numpy.float32(one + 0.3 * rng.standard_normal(leaf.shape))
 
-        return jax.tree_util.tree_map_with_path(draw, shapes)
+        return jax.tree_util.tree_map_with_path(fill, shapes)
 
-    return create
+    return random_params
