@@ -27,7 +27,8 @@ def parse(argv: list[str]) -> list[str]:
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         # ml_collections puts whole tracebacks, and quoted messages, into a message: the last line
         # is what was wrong.
-        line = str(error).replace("\\n", "\n").strip().splitlines()[-1].strip("'\" ")
+        line = str(error).replace("\\n", "\n").strip().splitlines()[-1].strip('" ')
+        line = line.removesuffix("'") if line.count("'") % 2 else line
         sys.exit("error: " + re.sub(r"^[\w.]*Error: ", "", line))
     return rest
 

@@ -16,9 +16,12 @@ from vitswin_jax.types import Params
 
 
 class TrainState(struct.PyTreeNode):
-    """What a step takes and gives back; all of it is in every checkpoint."""
+    """What a step takes and gives back; all of it is in every checkpoint.
 
-    step: jax.Array  # int32, how many steps have been taken
+    Its shapes and its shardings are trees of the same class.
+    """
+
+    step: Any  # int32 (), how many steps have been taken
     params: Params
     opt_state: optax.OptState
 

@@ -116,7 +116,7 @@ def train_step(
     metrics = {
         "loss": loss,
         "accuracy": mean_where(right, batch["mask"]),
-        "grad_norm": optax.global_norm(grads),
+        "grad_norm": optax.tree.norm(grads),
     }
     if options.keep_logits:
         metrics["logits"] = logits
