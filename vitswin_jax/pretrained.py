@@ -17,7 +17,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float32, UInt8
 
-from vitswin_jax.convert import files
+from vitswin_jax.convert import files, write
 from vitswin_jax.convert.adapt import adapt, check_parameters
 from vitswin_jax.convert.tensors import Tensor
 from vitswin_jax.data.transforms import Preprocess
@@ -26,7 +26,14 @@ from vitswin_jax.models.blocks import stack_blocks, unstack_blocks
 from vitswin_jax.models.layers import pair
 from vitswin_jax.models.registry import create_model, family_of
 from vitswin_jax.types import Params, UserError
-from vitswin_jax.weights import WEIGHTS, open_weights, parameter_shapes, sizes_of, weights_file
+from vitswin_jax.weights import (
+    WEIGHTS,
+    open_weights,
+    parameter_shapes,
+    sizes_of,
+    swin_buffers,
+    weights_file,
+)
 
 log = logging.getLogger(__name__)
 
@@ -89,12 +96,13 @@ def save_pretrained(
 ) -> Path:
     """Writes a model and its variables as one file, whole or not at all; returns its path.
 
-    A folder as `path` gets a `model.safetensors`. `metadata` has what `Metadata` has, but for the
-    fields, which are the model's. Raises UserError where the file cannot be written, the format is
-    unknown, or model, variables and metadata do not fit each other.
+    `format` is native, or whose code shall read it: google, timm, microsoft, huggingface. A native
+    file has the metadata, and a folder as `path` gets a `model.safetensors`. `metadata` has what
+    `Metadata` has, but for the fields, which are the model's; that of a file of the same format
+    (`load_metadata`) gives its prefix and dtype back. Raises UserError where the file cannot be
+    written, the format is unknown or cannot have the model, or model, variables and metadata do not
+    fit each other.
     """
-    if format != "native":
-        raise UserError(f"format={format!r} is unknown; it is native.")
     path = Path(path)
     path = path / WEIGHTS if path.is_dir() else path
     metadata = _describe(model, metadata, origin=str(path))
@@ -102,8 +110,34 @@ def save_pretrained(
     tensors = {key: np.asarray(leaf) for key, leaf in flatten_dict(params, sep="/").items()}
     found = {name: tensor.shape for name, tensor in tensors.items()}
     check_parameters(found, parameter_shapes(model), origin=f"what is to be saved as {path}")
-    files.write_native(path, tensors, metadata=metadata.as_json())
+    if format == "native":
+        files.write_native(path, tensors, metadata=metadata.as_json())
+    else:
+        _write_theirs(path, model, tensors, format, metadata)
     return path
+
+
+def _write_theirs(
+    path: Path,
+    model: nn.Module,
+    tensors: Mapping[str, np.ndarray],
+    format: str,
+    metadata: Metadata,
+) -> None:
+    source = write.choose_target(format, family_of(model), metadata.fields, origin=str(path))
+    buffers = functools.partial(swin_buffers, model)
+    theirs = write.as_theirs(source, tensors, buffers, origin=str(path))
+    origin = metadata.provenance if metadata.provenance.get("format") == format else {}
+    dtype = jnp.dtype(origin.get("dtype", "float32"))
+    arrays = {
+        origin.get("prefix", source.prefix) + name: array.astype(dtype, copy=False)
+        if array.dtype == np.float32
+        else array
+        for name, array in theirs.items()
+    }
+    write.write_file(path, arrays, source)
+    if others := write.computes_otherwise(source, metadata.fields):
+        log.warning("%s: %s's own code computes with %s", path, source.name, ", ".join(others))
 
 
 def load_metadata(path: str | os.PathLike[str]) -> Metadata:

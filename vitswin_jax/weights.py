@@ -10,26 +10,46 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from vitswin_jax.convert import files, formats
 from vitswin_jax.convert.adapt import Methods, Sizes, check_parameters
-from vitswin_jax.convert.detect import detect
+from vitswin_jax.convert.detect import Detected, detect
 from vitswin_jax.convert.rules import apply_rules
 from vitswin_jax.convert.source import BUFFERS
-from vitswin_jax.convert.tensors import LOW_PRECISION, Tensor
+from vitswin_jax.convert.tensors import Tensor, is_float
 from vitswin_jax.data.transforms import Preprocess
 from vitswin_jax.metadata import Metadata
+from vitswin_jax.models.attention import MASKED
 from vitswin_jax.models.blocks import unstack_blocks
 from vitswin_jax.models.layers import pair
 from vitswin_jax.models.registry import create_model, family_of, model_kwargs
 from vitswin_jax.models.swin import Swin
+from vitswin_jax.models.swinv2 import log_spaced_coordinates
 from vitswin_jax.models.variants import VARIANTS
-from vitswin_jax.models.windows import fit_window
+from vitswin_jax.models.windows import fit_window, relative_position_index, shifted_window_mask
 from vitswin_jax.types import Shapes, UserError
 
 log = logging.getLogger(__name__)
+
+NUMERICS = (
+    "act",
+    "norm_eps",
+    "window_clip",
+    "pad_before_roll",
+    "global_pool",
+    "window_size",
+    "pretrained_window_sizes",
+    "num_heads",
+    "img_size",
+    "group_norm_eps",
+    "weight_var_eps",
+    "weight_std_eps",
+    "mask_value",
+)
+"""Fields that are a code's own, or that not every format's file shows."""
 
 WEIGHTS = "model.safetensors"
 """What a run calls its weights: a workdir may stand wherever a weights file may."""
@@ -77,7 +97,7 @@ def open_weights(path: Path, name: str | None = None, **asked: Any) -> Weights:
         name=_variant(family, found.fields) or family,
         fields=found.fields,
         preprocess=preprocess,
-        provenance={"source": source.name, "file": path.name},
+        provenance=_provenance(path, contents, found),
     )
     return Weights(
         tensors, metadata, Methods(source.pos_embed, source.bias_table, source.head_rows)
@@ -125,6 +145,47 @@ def sizes_of(model: nn.Module) -> Sizes:
     return Sizes(grid, windows, model.num_classes, model.in_chans)
 
 
+def swin_buffers(model: Swin, kind: str) -> dict[str, np.ndarray]:
+    """Returns what the originals store of a Swin though it follows from sizes, by our blocks.
+
+    `kind` is "relative_position_index", "relative_coords_table" or "attn_mask".
+    """
+    arrays = {}
+    windows = sizes_of(model).windows
+    for stage, depth in enumerate(model.depths):
+        window, resolution = windows[stage], model.resolutions[stage]
+        shift = fit_window(resolution, model.window_sizes[stage], window_clip=model.window_clip)[1]
+        for block in range(depth):
+            if kind == "attn_mask":
+                if not (block % 2 and any(shift)):
+                    continue
+                padded = (n + -n % side for n, side in zip(resolution, window, strict=True))
+                may_attend = shifted_window_mask(*padded, window_size=window, shift=shift)
+                array = np.where(may_attend, 0.0, MASKED).astype(np.float32)
+            elif kind == "relative_position_index":
+                array = relative_position_index(window).astype(np.int64)
+            else:
+                before = pair(model.pretrained_window_sizes[stage])
+                table = log_spaced_coordinates(window, before)
+                array = table.reshape(1, 2 * window[0] - 1, 2 * window[1] - 1, 2)
+            arrays[f"stage_{stage}/block_{block}"] = array
+    return arrays
+
+
+def _provenance(path: Path, contents: formats.Contents, found: Detected) -> dict[str, Any]:
+    """Returns what a file is, and what writing it back needs: its prefix and its dtype."""
+    name = next(iter(found.tensors))
+    whole = [other for other in contents.tensors if other.endswith(name)]
+    dtypes = {tensor.dtype.name for tensor in found.tensors.values() if is_float(tensor)}
+    return {
+        "source": found.source.name,
+        "file": path.name,
+        "format": found.source.format,
+        "prefix": whole[0].removesuffix(name) if whole else found.source.prefix,
+        "dtype": dtypes.pop() if len(dtypes) == 1 else "float32",
+    }
+
+
 def _open_native(path: Path, contents: formats.Contents, name: str | None) -> Weights:
     metadata = Metadata.from_json(files.native_metadata(path, contents.header), origin=str(path))
     model = create_model(metadata.name, **metadata.fields)
@@ -140,11 +201,7 @@ def _check_family(path: Path, holds: str, family: str, name: str | None) -> None
 
 
 def _check_dtypes(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    wrong = [
-        f"{name} ({tensor.dtype})"
-        for name, tensor in tensors.items()
-        if tensor.dtype.kind != "f" and tensor.dtype not in LOW_PRECISION
-    ]
+    wrong = [f"{name} ({tensor.dtype})" for name, tensor in tensors.items() if not is_float(tensor)]
     if wrong:
         raise UserError(f"{path}: these are no floating-point numbers: {', '.join(wrong)}.")
 

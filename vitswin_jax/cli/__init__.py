@@ -14,6 +14,7 @@ from vitswin_jax.version import __version__
 
 _COMMANDS = {  # each a module of this package, with add_arguments(parser) and run(args)
     "models": "list the variants: parameters, multiply-adds, image size",
+    "convert": "convert weights from any source to any format",
     "predict": "name what images show",
     "evaluate": "measure weights on a whole dataset split and write a report",
 }

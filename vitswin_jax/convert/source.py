@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from vitswin_jax.convert import resize
 from vitswin_jax.convert.rules import Rule, locate
 from vitswin_jax.convert.tensors import Tensor, Tensors
@@ -25,6 +27,22 @@ CLIP = {
     "mean": (0.48145466, 0.4578275, 0.40821073),
     "std": (0.26862954, 0.26130258, 0.27577711),
 }
+
+SOME = "some"
+"""Among the values of `Source.holds`: any but None, 0 and False."""
+
+_PLAIN = {  # fields that not every code has, with the one value that is as good as without
+    "dist_token": False, "reg_tokens": 0, "init_values": None, "pre_norm": False,
+    "fc_norm": False, "patch_norm": False, "qkv_bias": True, "patch_bias": True,
+    "no_embed_class": False, "pre_logits": None, "resnet_layers": None, "class_token": True,
+    "pos_embed": "learned", "pos_embed_at": "input", "global_pool": "token",
+}  # fmt: skip
+
+
+def only(*free: str, **allowed: tuple[Any, ...]) -> Mapping[str, tuple[Any, ...]]:
+    """Returns what a ViT's code can compute: a plain ViT, but for free and allowed fields."""
+    plain = {name: (value,) for name, value in _PLAIN.items() if name not in free}
+    return plain | allowed
 
 
 @dataclass(frozen=True)
@@ -53,6 +71,17 @@ class Source:
     """From (classes of the file, classes wanted): the rows its code maps a head by, if it does."""
     preprocess: Mapping[str, Any] = field(default_factory=lambda: IMAGENET)
     """Fields of `Preprocess`: how its code gives images to these models."""
+    holds: tuple[Mapping[str, tuple[Any, ...]], ...] = ()
+    """What its code can compute: fields to the values they may have, others are free; any of
+    several, and none for a source that is only read."""
+    prefix: str = ""
+    """What its published files have before every name that `prepare` returns."""
+    wrapper: str | None = None
+    """Under what key its published `.pth` files have the state dict."""
+    buffers: tuple[str, ...] = ()
+    """Which of `BUFFERS` its files have."""
+    restore: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda arrays: arrays
+    """Undoes, in what is written, the arithmetic of `prepare`."""
 
     def fits(self, tensors: Tensors) -> bool:
         """Returns whether the keys of a file are this source's."""

@@ -12,11 +12,11 @@ from typing import Any
 
 from vitswin_jax.convert import resize, swin_fields
 from vitswin_jax.convert.rules import Rule, conv, dense, dense_out, tokens, vector
-from vitswin_jax.convert.source import IMAGENET, Source
+from vitswin_jax.convert.source import BUFFERS, Source
 from vitswin_jax.convert.vit_fields import prefixed
 
 TABLE = "relative_position_bias_table"
-BUFFERS = "{b:relative_position_index|relative_coords_table}"
+INDEX = "{b:relative_position_index|relative_coords_table}"
 STAGE_, BLOCK_ = "stage_{i}/", "stage_{i}/block_{j}/"
 
 
@@ -54,7 +54,7 @@ def _swin(*, timm: bool = False) -> tuple[Rule, ...]:
         Rule(head + "weight",                  "head/kernel",                     dense),
         Rule(head + "bias",                    "head/bias"),
         Rule(block + "{b:attn_mask}",          None),
-        Rule(block + "attn." + BUFFERS,        None),
+        Rule(block + "attn." + INDEX,          None),
         Rule("mask_token",                     None),
     )
 
@@ -85,7 +85,7 @@ def _huggingface(prefix: str) -> tuple[Rule, ...]:
         Rule(cpb + "0.weight",                 BLOCK_ + "attn/cpb_mlp/fc1/kernel", dense),
         Rule(cpb + "0.bias",                   BLOCK_ + "attn/cpb_mlp/fc1/bias"),
         Rule(cpb + "2.weight",                 BLOCK_ + "attn/cpb_mlp/fc2/kernel", dense),
-        Rule(attn + BUFFERS,                   None),
+        Rule(attn + INDEX,                     None),
         Rule(block + "attention.output.dense.weight", BLOCK_ + "attn/proj/kernel", dense_out),
         Rule(block + "attention.output.dense.bias", BLOCK_ + "attn/proj/bias"),
         Rule(block + "layernorm_before.weight", BLOCK_ + "norm1/scale"),
@@ -131,16 +131,30 @@ def _source(name: str, format: str, *marks: str, v2: bool = False, **fields: Any
     return Source(
         name=name,
         format=format,
-        head_rows=_head_rows if format == "microsoft" else lambda old, new: None,
         family="swinv2" if v2 else "swin",
         marks=marks,
         describe=swin_fields.describe_swin_v2 if v2 else swin_fields.describe_swin,
-        **{"prepare": swin_fields.prepare_swin, "preprocess": IMAGENET, **fields},
+        **{"prepare": swin_fields.prepare_swin, **fields},
+    )
+
+
+def _microsoft_source(name: str, *marks: str, v2: bool = False) -> Source:
+    return _source(
+        name,
+        "microsoft",
+        *marks,
+        v2=v2,
+        rules=_swin(),
+        numerics=MICROSOFT,
+        head_rows=_head_rows,
+        holds=({},),
+        wrapper="model",
+        buffers=BUFFERS if v2 else ("relative_position_index", "attn_mask"),
     )
 
 
 def _timm_source(*marks: str, **options: Any) -> Source:
-    options |= {"rules": _swin(timm=True), "numerics": TIMM}
+    options |= {"rules": _swin(timm=True), "numerics": TIMM, "holds": ({"ape": (False,)},)}
     return _source("timm", "timm", *marks, bias_table=resize.geometric, **options)
 
 
@@ -154,6 +168,8 @@ def _huggingface_source(prefix: str, mark: str, *, v2: bool) -> Source:
         rules=_huggingface(prefix + "."),
         numerics=MICROSOFT | ({"window_clip": "per_axis"} if v2 else {}),
         prepare=prefixed(prefix + "."),
+        holds=({"patch_norm": (True,)},),
+        buffers=() if v2 else ("relative_position_index",),
     )
 
 
@@ -164,13 +180,11 @@ SOURCES = (
     _timm_source(_V2, r"head\.fc\..*", v2=True),
     _timm_source(_V1, r"layers\.3\.downsample\..*"),
     _timm_source(_V2, r"layers\.3\.downsample\..*", v2=True),
-    _source("Microsoft", "microsoft", _V1, _MASK, rules=_swin(), numerics=MICROSOFT),
-    _source(
-        "Microsoft (SimMIM)", "microsoft", _V1, r"encoder\..*", rules=_swin(), numerics=MICROSOFT
-    ),
+    _microsoft_source("Microsoft", _V1, _MASK),
+    _microsoft_source("Microsoft (SimMIM)", _V1, r"encoder\..*"),
     _source("tutorial", "tutorial", _V1, _INDEX, rules=_swin(), numerics=TUTORIAL),
-    _source("Microsoft", "microsoft", _V1, rules=_swin(), numerics=MICROSOFT),
-    _source("Microsoft (V2)", "microsoft", _V2, v2=True, rules=_swin(), numerics=MICROSOFT),
+    _microsoft_source("Microsoft", _V1),
+    _microsoft_source("Microsoft (V2)", _V2, v2=True),
     _huggingface_source("swin", "relative_position_bias_table", v2=False),
     _huggingface_source("swinv2", r"continuous_position_bias_mlp\.0\.weight", v2=True),
 )

@@ -48,6 +48,11 @@ class Tensor:
         return Tensor(self.shape[1:], self.dtype, lambda: rows(index, index + 1)[0])
 
 
+def is_float(tensor: Tensor) -> bool:
+    """Returns whether a tensor holds floating-point numbers, of however few bits."""
+    return tensor.dtype.kind == "f" or tensor.dtype in LOW_PRECISION
+
+
 Tensors = Mapping[str, Tensor]
 """A state dict: flat names to unread tensors."""
 

@@ -7,11 +7,12 @@ the WZMIAOMIAO tutorial, whose names are the same; Hugging Face.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from vitswin_jax.convert import resize, vit_fields
 from vitswin_jax.convert.rules import Rule, conv, dense, dense_out, map_vector, row, vector
-from vitswin_jax.convert.source import HALF, IMAGENET, Source
+from vitswin_jax.convert.source import HALF, IMAGENET, SOME, Source, only
 
 # fmt: off
 BLOCK, BLOCK_ = "blocks.{i}.", "block_{i}/"
@@ -150,7 +151,12 @@ def _google(*, linen: bool) -> tuple[Rule, ...]:
 
 
 def _huggingface_source(
-    name: str, prefix: str, *marks: str, own_prefix: bool = False, **options: Any
+    name: str,
+    prefix: str,
+    *marks: str,
+    holds: tuple[Mapping[str, tuple[Any, ...]], ...] = (),
+    own_prefix: bool = False,
+    **options: Any,
 ) -> Source:
     base = re.escape(prefix) if own_prefix else f"({re.escape(prefix)})?"  # a base model has none
     dinov2 = options.get("dinov2", False)
@@ -165,7 +171,21 @@ def _huggingface_source(
         prepare=vit_fields.prefixed(prefix),
         pos_embed=resize.bicubic_antialiased if "registers" in prefix else resize.bicubic,
         preprocess=IMAGENET if dinov2 or prefix == "deit." else HALF,
+        holds=holds,
+        restore=vit_fields.unfold_class_position if "registers" in prefix else dict,
     )
+
+
+_BIG_VISION = (
+    only("pre_logits", "resnet_layers", "pos_embed", class_token=(False,), global_pool=("avg",)),
+    only("pre_logits", "resnet_layers", "pos_embed", class_token=(False,), global_pool=("map",)),
+    only("pre_logits", "resnet_layers", no_embed_class=(True,)),
+)
+_TIMM = (
+    "dist_token", "reg_tokens", "init_values", "pre_norm", "fc_norm", "qkv_bias", "patch_bias",
+    "no_embed_class", "class_token",
+)  # fmt: skip
+_POOLS = {"global_pool": ("token", "avg", "map")}
 
 
 def _google_source(name: str, *marks: str, linen: bool) -> Source:
@@ -180,10 +200,14 @@ def _google_source(name: str, *marks: str, linen: bool) -> Source:
         prepare=vit_fields.prepare_google,
         pos_embed=resize.corner_linear,
         preprocess=HALF,
+        holds=_BIG_VISION if linen else (only("pre_logits", "resnet_layers"),),
+        prefix="params/" if linen else "",
     )
 
 
-def _timm_source(mark: str, rules: tuple[Rule, ...]) -> Source:
+def _timm_source(
+    mark: str, *, rules: tuple[Rule, ...], holds: tuple[Mapping[str, tuple[Any, ...]], ...]
+) -> Source:
     return Source(
         name="timm",
         format="timm",
@@ -195,6 +219,7 @@ def _timm_source(mark: str, rules: tuple[Rule, ...]) -> Source:
         prepare=vit_fields.prepare_timm,
         pos_embed=resize.bicubic_antialiased,
         preprocess=HALF,
+        holds=holds,
     )
 
 
@@ -203,6 +228,7 @@ NORM1, LAYERNORM = (
     r"encoder\.layer\.0\.layernorm_before\.weight",
 )
 REGISTERS, DISTILLATION = r"embeddings\.register_tokens", r"embeddings\.distillation_token"
+_DINOV2 = {"global_pool": ("token", "token_avg"), "init_values": (SOME,)}
 SOURCES = (
     _google_source(
         "vision_transformer", ".*Transformer/posembed_input/pos_embedding", linen=False
@@ -211,14 +237,32 @@ SOURCES = (
     _huggingface_source(
         "DINOv2 with registers", "dinov2_with_registers.", NORM1, REGISTERS, dinov2=True,
         head="classifier",
+        holds=(only("qkv_bias", reg_tokens=(SOME,), no_embed_class=(True,), **_DINOV2),),
     ),
-    _huggingface_source("DINOv2", "dinov2.", NORM1, dinov2=True, head="classifier"),
-    _huggingface_source("DeiT", "deit.", LAYERNORM, DISTILLATION, head="cls_classifier"),
+    _huggingface_source(
+        "DINOv2", "dinov2.", NORM1, dinov2=True, head="classifier",
+        holds=(only("qkv_bias", **_DINOV2),),
+    ),
+    _huggingface_source(
+        "DeiT", "deit.", LAYERNORM, DISTILLATION, head="cls_classifier",
+        holds=(only("qkv_bias", dist_token=(True,)),),
+    ),
     _huggingface_source("DeiT", "deit.", LAYERNORM, head="classifier", own_prefix=True),
-    _huggingface_source("ViT", "vit.", LAYERNORM, head="classifier"),
-    _timm_source(r"(.*\.)?patch_embed\.backbone\.stem\.conv\.weight",
-                 rules=_timm_hybrid("patch_embed.backbone.stem.")),
-    _timm_source(r"(.*\.)?patch_embed\.backbone\.conv\.weight",
-                 rules=_timm_hybrid("patch_embed.backbone.")),
-    _timm_source(r"(.*\.)?patch_embed\.proj\.weight", rules=TIMM_RULES),
+    _huggingface_source(
+        "ViT", "vit.", LAYERNORM, head="classifier",
+        holds=(only("qkv_bias"), only("qkv_bias", "pre_logits", num_classes=(0,))),
+    ),
+    _timm_source(
+        r"(.*\.)?patch_embed\.backbone\.stem\.conv\.weight",
+        rules=_timm_hybrid("patch_embed.backbone.stem."),
+        holds=(only(*_TIMM, "resnet_layers", **_POOLS),),
+    ),
+    _timm_source(
+        r"(.*\.)?patch_embed\.backbone\.conv\.weight",
+        rules=_timm_hybrid("patch_embed.backbone."),
+        holds=(only(*_TIMM, resnet_layers=((),), **_POOLS),),
+    ),
+    _timm_source(
+        r"(.*\.)?patch_embed\.proj\.weight", rules=TIMM_RULES, holds=(only(*_TIMM, **_POOLS),)
+    ),
 )  # fmt: skip

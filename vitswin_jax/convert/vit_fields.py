@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from vitswin_jax.convert.source import (
     Fields,
     Named,
@@ -48,7 +50,7 @@ def describe_vit(
         "reg_tokens": named["reg_token"][0].size // dim if "reg_token" in named else 0,
         "patch_bias": "patch_embed/proj/bias" in named,
         "pre_norm": "norm_pre/scale" in named,
-        "init_values": 1.0 if "block_0/ls1/gamma" in named else None,
+        "init_values": 1e-5 if "block_0/ls1/gamma" in named else None,
         "fc_norm": "fc_norm/scale" in named,
         "pre_logits": named["pre_logits/bias"][0].size if "pre_logits/bias" in named else None,
     }
@@ -144,6 +146,17 @@ def fold_class_position(tensors: Tensors, *, cls: str, reg: str, pos: str) -> di
     shape = (1, positions.shape[1] - 1, positions.shape[2])
     tensors[pos] = positions.map(lambda array: array[:, 1:], shape)
     return tensors
+
+
+def unfold_class_position(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the arrays with a zero position for the class token, which has its own added."""
+
+    def unfolded(name: str, array: np.ndarray) -> np.ndarray:
+        if not name.endswith("position_embeddings"):
+            return array
+        return np.concatenate([np.zeros_like(array[:, :1]), array], axis=1)
+
+    return {name: unfolded(name, array) for name, array in arrays.items()}
 
 
 def prepare_timm(tensors: Tensors) -> Prepared:
