@@ -65,7 +65,7 @@ def prepare(config: ConfigDict) -> Run:
     model = build_model(config.model, train)
     img_size = pair(model.img_size)
     preprocess = Preprocess(img_size=img_size, **config.preprocess)
-    augment, mixing = split_fields(config.augment, TrainTransform, Mixing)
+    augment, mixing = split_fields(dict(config.augment), TrainTransform, Mixing)
     transform = TrainTransform(img_size=img_size, **augment)
 
     optim = dict(config.optim)
@@ -87,7 +87,13 @@ def prepare(config: ConfigDict) -> Run:
     )
     tx = make_tx(schedule, **optim)
     make_train_batches, test_batches = make_inputs(
-        train, test, data, transform=transform, preprocess=preprocess, mesh=mesh, seed=config.seed
+        train,
+        test,
+        transform=transform,
+        preprocess=preprocess,
+        mesh=mesh,
+        seed=config.seed,
+        **data,
     )
     return Run(
         mesh=mesh,
@@ -116,38 +122,37 @@ def open_data(data: dict[str, Any], *, seed: int) -> tuple[Source, Source]:
 def make_inputs(
     train: Source,
     test: Source,
-    data: dict[str, Any],
     *,
+    batch_size: int,
+    eval_batch_size: int,
+    workers: int,
+    on_unreadable: str,
     transform: TrainTransform,
     preprocess: Preprocess,
     mesh: Mesh,
     seed: int,
 ) -> tuple[Callable[[int], Batches], EvalBatches]:
-    """Returns the train batches, from a global batch on, and the test batches.
-
-    `data` has the keys that `open_data` left.
-    """
-    eval_batch_size, batch_size = data.pop("eval_batch_size"), data.pop("batch_size")
-    hosts = {"host_index": jax.process_index(), "host_count": jax.process_count()}
-    workers = data.pop("workers")
+    """Returns a function to the train batches, from a global batch on, and the test batches."""
+    here = {
+        "host_index": jax.process_index(),
+        "host_count": jax.process_count(),
+        "workers": workers,
+    }
     test_batches = make_eval_batches(
-        test, batch_size=eval_batch_size, preprocess=preprocess, workers=workers, **hosts
+        test, batch_size=eval_batch_size, preprocess=preprocess, **here
     )
 
     def make_train_batches(start: int) -> Batches:
-        return device_batches(
-            make_train_iterator(
-                train,
-                batch_size=batch_size,
-                transform=transform,
-                seed=seed,
-                start_batch=start,
-                workers=workers,
-                **hosts,
-                **data,
-            ),
-            mesh,
+        batches = make_train_iterator(
+            train,
+            batch_size=batch_size,
+            transform=transform,
+            seed=seed,
+            start_batch=start,
+            on_unreadable=on_unreadable,
+            **here,
         )
+        return device_batches(batches, mesh)
 
     return make_train_batches, test_batches
 

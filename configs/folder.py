@@ -1,0 +1,29 @@
+"""Any model on a folder of class folders, from scratch.
+
+python train.py --config=configs/folder.py:vit_tiny_patch16_224 --workdir=runs/mine \
+    --config.data.dataset=./my_images
+
+The argument is a model's name (`vitswin models`). A starting point, not a published recipe: DeiT's
+and Swin's augmentation and optimizer at a batch size that fits one device. Expected: depends on the
+images; a few thousand are few for a transformer from scratch.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(name: str = "vit_tiny_patch16_224") -> ConfigDict:
+    """Returns the recipe for one model; the dataset has to be named on the command line."""
+    config = base.get_config()
+    with config.unlocked():
+        config.model = base.model_section(name, drop_path_rate=0.1)
+    config.data.dataset = "./images"
+    config.data.batch_size = 64
+    config.data.eval_batch_size = 64
+    config.preprocess.update(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    config.augment.update(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1)
+    config.optim.update(
+        peak_lr=5e-4, epochs=100.0, warmup_epochs=5.0, end_lr=1e-5, max_grad_norm=5.0
+    )
+    return config.lock()
