@@ -1,5 +1,6 @@
 """Small runs on the digits, in a process of their own where that is the point."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -61,12 +62,29 @@ def train_command():
     return train_command
 
 
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """The environment of runs in processes of their own: one device, programs compiled once."""
+    cache = tmp_path_factory.mktemp("compiled")
+    return os.environ | {
+        "XLA_FLAGS": "",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
 @pytest.fixture
-def train(train_command):
+def train(train_command, environment):
     """Runs train.py to its end; returns the finished process."""
 
     def train(workdir, *more, family="vit"):
-        command = train_command(workdir, *more, family=family)
-        return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+        return subprocess.run(
+            train_command(workdir, *more, family=family),
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+            env=environment,
+        )
 
     return train
