@@ -42,7 +42,13 @@ _EXECUTION = ("remat", "scan")  # how a run computed, not what: never stored
 _MICROSOFT = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "crop_fraction": 0.875}
 # ViT: inputs in [-1, 1]; crop and kernel as timm evaluates AugReg's.
 _GOOGLE = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "crop_fraction": 0.9}
-_PREPROCESS = {"vit": _GOOGLE, "swin": _MICROSOFT, "swinv2": _MICROSOFT}  # where no file says
+_PREPROCESS = {  # where no file says
+    "vit": _GOOGLE,
+    "swin": _MICROSOFT,
+    "swinv2": _MICROSOFT,
+    "swin_mlp": _MICROSOFT,
+    "swin_moe": _MICROSOFT,
+}
 
 
 def load_pretrained(

@@ -5,14 +5,18 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
+from flax.traverse_util import flatten_dict
 
 from vitswin_jax import create_model, model_names
 from vitswin_jax.models.layers import pair
 from vitswin_jax.models.registry import FAMILIES, family_of, model_kwargs, resolve_name
 from vitswin_jax.models.variants import ALIASES, VARIANTS
 from vitswin_jax.models.vit import ViT
+from vitswin_jax.pretrained import default_preprocess
+from vitswin_jax.train.optim import decay_mask
 
-# Parameters with 1000 classes, by the originals' definitions (vit_jax's model tests, timm 1.0).
+# Parameters with 1000 classes, by the originals' own definitions: vit_jax's, timm's and
+# Microsoft's. Swin-T/C24 is Swin-T with 225 rows of biases for 184 heads, not 169 for 138.
 PUBLISHED = {
     "deit3_base_patch16_224": 86_585_320,
     "deit3_base_patch16_384": 86_877_160,
@@ -34,6 +38,10 @@ PUBLISHED = {
     "swin_base_patch4_window7_224": 87_768_224,
     "swin_large_patch4_window12_384": 196_735_516,
     "swin_large_patch4_window7_224": 196_532_476,
+    "swin_mlp_base_patch4_window7_224": 60_659_416,
+    "swin_mlp_tiny_c12_patch4_window8_256": 21_152_072,
+    "swin_mlp_tiny_c24_patch4_window8_256": 20_386_632,
+    "swin_mlp_tiny_c6_patch4_window8_256": 22_682_952,
     "swin_s3_base_224": 71_125_762,
     "swin_s3_small_224": 49_737_298,
     "swin_s3_tiny_224": 28_328_674,
@@ -169,7 +177,10 @@ def test_a_variant_has_the_published_number_of_parameters(name):
     assert count(name) == PUBLISHED[name]
 
 
-@pytest.mark.parametrize("name", sorted(VARIANTS.keys() - PUBLISHED.keys()))
+MOE = set(model_names("swin_moe_*"))  # whose counts are published nowhere
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS.keys() - PUBLISHED.keys() - MOE))
 def test_what_no_table_lists_differs_from_what_one_does_in_its_positions(name):
     """A ViT at another image size: the count differs by one position for each patch."""
     base = re.sub(r"\d+$", "224", name)
@@ -179,10 +190,38 @@ def test_what_no_table_lists_differs_from_what_one_does_in_its_positions(name):
     assert count(name) == PUBLISHED[base] + more * model.embed_dim
 
 
+@pytest.mark.parametrize("name", sorted(MOE))
+def test_experts_are_what_a_mixture_has_more_than_the_dense_model(name):
+    """Nine blocks of the third stage and one of the last: E MLPs and a router in place of one."""
+    model = create_model(name)
+    more = 0
+    for stage, blocks in ((2, 9), (3, 1)):
+        c = model.embed_dim * 2**stage
+        mlp = c * 4 * c + 4 * c + 4 * c * c  # no bias behind the second layer
+        more += blocks * ((model.num_experts - 1) * mlp + c * model.num_experts)
+    assert count(name) == count(name, moe_stages=()) + more
+
+
 def test_every_family_has_variants_and_each_is_of_its_family():
     assert {family for family, _ in VARIANTS.values()} == set(FAMILIES)
     for name in model_names():
         assert family_of(create_model(name)) == VARIANTS[name][0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_can_be_trained_and_fed(family):
+    """Each parameter has a rule of weight decay, and each model a preprocessing by default."""
+    name = next(name for name, (its, _) in VARIANTS.items() if its == family)
+    model = create_model(name)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *pair(model.img_size), 3)))
+    decayed = flatten_dict(decay_mask(shapes["params"]), sep="/")
+    assert {path.rpartition("/")[2] for path, yes in decayed.items() if yes} <= {
+        "kernel",
+        "fc1_kernel",
+        "fc2_kernel",
+    }
+    assert not any(yes for path, yes in decayed.items() if "cpb_mlp" in path)
+    assert default_preprocess(name).img_size == pair(model.img_size)
 
 
 def test_names_are_unique_and_aliases_lead_to_variants():
@@ -207,6 +246,10 @@ def test_names_are_unique_and_aliases_lead_to_variants():
         ("R50_L_32", "vit_large_r50_s32_224"),
         ("vit_so400m_patch14_siglip_384", "vit_so400m_patch14_siglip_378"),
         ("swinv2_tiny_patch4_window8_256", "swinv2_tiny_window8_256"),
+        (
+            "swin_moe_small_patch4_window12_192_64expert_64gpu",
+            "swin_moe_small_patch4_window12_192_64expert",
+        ),
     ],
 )
 def test_the_originals_names_are_known(name, variant):

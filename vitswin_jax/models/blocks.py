@@ -72,7 +72,7 @@ def apply_blocks(
 
         scan = nn.scan(
             body,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "losses": 0},
             split_rngs={"params": True, "dropout": True},
             length=len(rates),
         )

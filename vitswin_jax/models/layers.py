@@ -90,6 +90,7 @@ class Mlp(nn.Module):
     drop_rate: float = 0.0
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
     bias_init: nn.initializers.Initializer = nn.initializers.normal(1e-6)
+    use_out_bias: bool = True
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -101,7 +102,7 @@ class Mlp(nn.Module):
         )
         x = activation(self.act)(dense(self.hidden_dim, name="fc1")(x))
         x = nn.Dropout(self.drop_rate, deterministic=not train)(x)
-        x = dense(width, name="fc2")(x)
+        x = dense(width, use_bias=self.use_out_bias, name="fc2")(x)
         return nn.Dropout(self.drop_rate, deterministic=not train)(x)
 
 

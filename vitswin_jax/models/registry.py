@@ -14,12 +14,20 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vitswin_jax.models.swin import Swin
+from vitswin_jax.models.swin_mlp import SwinMlp
+from vitswin_jax.models.swin_moe import SwinMoe
 from vitswin_jax.models.swinv2 import SwinV2
 from vitswin_jax.models.variants import ALIASES, MICROSOFT_ENDINGS, TAG_CLASSES, VARIANTS
 from vitswin_jax.models.vit import ViT
 from vitswin_jax.types import UserError
 
-FAMILIES: dict[str, type[nn.Module]] = {"vit": ViT, "swin": Swin, "swinv2": SwinV2}
+FAMILIES: dict[str, type[nn.Module]] = {
+    "vit": ViT,
+    "swin": Swin,
+    "swinv2": SwinV2,
+    "swin_mlp": SwinMlp,
+    "swin_moe": SwinMoe,
+}
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from vitswin_jax.models.blocks import apply_blocks
 from vitswin_jax.models.layers import layer_norm
-from vitswin_jax.models.windows import Size, pad_to_multiple
+from vitswin_jax.models.windows import pad_to_multiple
 
 table_init = nn.initializers.truncated_normal(0.02)
 
@@ -57,23 +57,22 @@ class PatchMerging(nn.Module):
 class BlockPair(nn.Module):
     """A windowed block and the shifted one behind it: what a scan repeats."""
 
-    block: Callable[..., nn.Module]  # takes shift and name
-    shift: Size
+    blocks: tuple[Callable[..., nn.Module], Callable[..., nn.Module]]  # each takes name
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w c"], drop_path: Float[Array, "2"], *, train: bool
     ) -> Float[Array, "b h w c"]:
         """Applies both, each with its own rate."""
-        x = self.block(shift=(0, 0), name="block_0")(x, drop_path[0], train=train)
-        return self.block(shift=self.shift, name="block_1")(x, drop_path[1], train=train)
+        for i, block in enumerate(self.blocks):
+            x = block(name=f"block_{i}")(x, drop_path[i], train=train)
+        return x
 
 
 class Stage(nn.Module):
     """Blocks at one resolution, windowed and shifted in turn, then the merging to the next."""
 
-    block: Callable[..., nn.Module]  # takes shift and name
-    shift: Size
+    blocks: tuple[Callable[..., nn.Module], Callable[..., nn.Module]]  # each takes name
     rates: tuple[float, ...]  # stochastic depth, one a block
     merging: Callable[..., nn.Module] | None  # takes name
     remat: bool | str
@@ -87,12 +86,9 @@ class Stage(nn.Module):
         depth = len(self.rates)
         scanned = depth // 2 * 2 if self.scan else 0  # an odd last block stands alone
         if scanned:
-            pairs = BlockPair(self.block, self.shift, name="pairs")
+            pairs = BlockPair(self.blocks, name="pairs")
             rates = list(zip(self.rates[:scanned:2], self.rates[1:scanned:2], strict=True))
             x, _ = apply_blocks(pairs, x, rates, train=train, remat=self.remat)
-        rest = [
-            self.block(shift=self.shift if i % 2 else (0, 0), name=f"block_{i}")
-            for i in range(scanned, depth)
-        ]
+        rest = [self.blocks[i % 2](name=f"block_{i}") for i in range(scanned, depth)]
         x, _ = apply_blocks(rest, x, self.rates[scanned:], train=train, remat=self.remat)
         return (x if self.merging is None else self.merging(name="downsample")(x)), x

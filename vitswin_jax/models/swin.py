@@ -184,26 +184,24 @@ class Swin(nn.Module):
         window, shift = fit_window(
             self.resolutions[stage], self.window_sizes[stage], window_clip=self.window_clip
         )
+        blocks = tuple(
+            functools.partial(
+                self._block_class,
+                attention=self._attention(stage, window),
+                mlp=self._mlp(stage, shifted=shifted),
+                window_size=window,
+                shift=shift if shifted else (0, 0),
+                norm_eps=self.norm_eps,
+                pad_before_roll=self.pad_before_roll,
+                dtype=self.dtype,
+            )
+            for shifted in (False, True)
+        )
         merging = functools.partial(
             PatchMerging, self.norm_eps, self._kernel_init, self.dtype, self._norm_last
         )
         last = stage == len(self.depths) - 1
-        return Stage(
-            functools.partial(
-                self._block_class,
-                attention=self._attention(stage, window),
-                mlp=self._mlp(stage),
-                window_size=window,
-                norm_eps=self.norm_eps,
-                pad_before_roll=self.pad_before_roll,
-                dtype=self.dtype,
-            ),
-            shift,
-            rates,
-            None if last else merging,
-            self.remat,
-            self.scan,
-        )
+        return Stage(blocks, rates, None if last else merging, self.remat, self.scan)
 
     def _attention(self, stage: int, window: Size) -> Callable[..., nn.Module]:
         return functools.partial(
@@ -217,7 +215,8 @@ class Swin(nn.Module):
             dtype=self.dtype,
         )
 
-    def _mlp(self, stage: int) -> Callable[..., nn.Module]:
+    def _mlp(self, stage: int, *, shifted: bool) -> Callable[..., nn.Module]:
+        del shifted  # the same in both blocks of a pair
         return functools.partial(
             Mlp,
             round(self.embed_dim * 2**stage * self.mlp_ratio),

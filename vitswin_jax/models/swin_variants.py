@@ -36,6 +36,8 @@ S3: dict[str, Fields] = {  # a window for each stage
 V2_WINDOWS: dict[str, tuple[int, ...]] = {"tiny": (8, 16), "small": (8, 16), "base": (8, 16)}
 V2_LARGER_WINDOWS = {256: 16, 384: 24}  # img_size -> window_size, behind windows of 12 at 192
 
+MOE_EXPERTS = {"small": (8, 16, 32, 64), "base": (8, 16, 32)}
+
 PRETRAINED_12: Fields = {
     "pretrained_window_sizes": (12, 12, 12, 6)
 }  # 192 pixels leave 6 at the end
@@ -73,16 +75,45 @@ def _swinv2() -> Variants:
     return rows
 
 
-VARIANTS: Variants = _swin() | _swinv2()
+def _swin_mlp() -> Variants:
+    rows = {
+        f"swin_mlp_tiny_c{96 // heads}_patch4_window8_256": (
+            "swin_mlp",
+            SIZES["tiny"]
+            | {"num_heads": tuple(heads * 2**stage for stage in range(4))}
+            | {"window_size": 8, "img_size": 256},
+        )
+        for heads in (4, 8, 16)
+    }
+    rows["swin_mlp_base_patch4_window7_224"] = ("swin_mlp", SIZES["base"])
+    return rows
+
+
+def _swin_moe() -> Variants:
+    return {
+        f"swin_moe_{size}_patch4_window12_192_{experts}expert": (
+            "swin_moe",
+            SIZES[size] | {"num_experts": experts},
+        )
+        for size, counts in MOE_EXPERTS.items()
+        for experts in counts
+    }
+
+
+VARIANTS: Variants = _swin() | _swinv2() | _swin_mlp() | _swin_moe()
 
 
 def _aliases() -> dict[str, str]:
-    """Returns Microsoft's names that are not timm's: swinv2_base_patch4_window8_256."""
-    return {
+    """Returns Microsoft's names that are not ours: those of V2, and of MoE with their GPUs."""
+    aliases = {
         name.replace("_window", "_patch4_window", 1): name
         for name in VARIANTS
         if name.startswith("swinv2_")
     }
+    for name in VARIANTS:
+        if name.startswith("swin_moe_"):
+            aliases[f"{name}_{64 if name.endswith('_64expert') else 32}gpu"] = name
+    return aliases
 
 
 ALIASES: dict[str, str] = _aliases()

@@ -51,12 +51,11 @@ class ContinuousPositionBias(nn.Module):
 
     @nn.compact
     def __call__(self, offsets: Float[np.ndarray, "rows 2"]) -> Float[Array, "rows heads"]:
-        """Returns biases in (0, 16); float32 whatever the model computes in."""
+        """Returns biases, float32 whatever the model computes in."""
         x = nn.Dense(512, kernel_init=table_init, name="fc1")(offsets)
-        x = nn.Dense(self.num_heads, use_bias=False, kernel_init=table_init, name="fc2")(
+        return nn.Dense(self.num_heads, use_bias=False, kernel_init=table_init, name="fc2")(
             jax.nn.relu(x)
         )
-        return 16 * jax.nn.sigmoid(x)
 
 
 class CosineAttention(SelfAttention):
@@ -71,9 +70,9 @@ class CosineAttention(SelfAttention):
     pretrained_window_size: Size = (0, 0)
 
     def position_bias(self) -> Float[Array, "heads n n"]:
-        """Returns B by the relative position of query and key."""
+        """Returns B, in (0, 16), by the relative position of query and key."""
         offsets = log_spaced_coordinates(self.window_size, self.pretrained_window_size)
-        table = ContinuousPositionBias(self.num_heads, name="cpb_mlp")(offsets)
+        table = 16 * jax.nn.sigmoid(ContinuousPositionBias(self.num_heads, name="cpb_mlp")(offsets))
         return jnp.moveaxis(table[relative_position_index(self.window_size)], -1, 0)
 
     def prepare(self, q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:

@@ -1,0 +1,198 @@
+"""Swin-MoE: Swin with a mixture of expert MLPs in every second block of its late stages.
+
+Tutel (arXiv:2206.03382, section 5) and the official code, models/swin_transformer_moe.py. Axes: b
+batch, n tokens of an image, e experts, s an expert's places (its capacity), c channels, f hidden.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from vitswin_jax.models.attention import SelfAttention
+from vitswin_jax.models.layers import activation, pair
+from vitswin_jax.models.swin import Swin
+from vitswin_jax.models.swinv2 import ContinuousPositionBias, log_spaced_coordinates
+from vitswin_jax.models.windows import Size, relative_position_index
+from vitswin_jax.types import UserError
+
+
+def expert_capacity(tokens: int, experts: int, *, capacity_factor: float) -> int:
+    """Returns how many tokens of an image each expert takes."""
+    return min(tokens, max(1, math.ceil(capacity_factor * tokens / experts)))
+
+
+def route(
+    probabilities: Float[Array, "b n e"], choice: Float[Array, "b n e"], *, capacity: int
+) -> Float[Array, "b n e s"]:
+    """Assigns each token a place with its expert: one-hot over (e, s), or zero where none is left.
+
+    `choice` ranks a token's experts, of which it gets the first. Where an expert is chosen by more
+    than `capacity` tokens it takes those that are surest of it, by its probability (batch
+    prioritized routing, arXiv:2106.05974, section 4).
+    """
+    experts = probabilities.shape[-1]
+    chosen = jax.nn.one_hot(choice.argmax(-1), experts)  # b n e
+    gate = (probabilities * chosen).sum(-1)
+    order = jnp.argsort(-gate, axis=1, stable=True)
+    in_order = jnp.take_along_axis(chosen, order[..., None], 1)
+    before = (jnp.cumsum(in_order, axis=1) - in_order) * in_order
+    place = jnp.take_along_axis(before.sum(-1), jnp.argsort(order, axis=1), 1)  # b n
+    # one_hot of a place beyond the capacity is zero: the token is left to the shortcut.
+    places = jax.nn.one_hot(place.astype(jnp.int32), capacity)
+    return chosen[..., None] * places[:, :, None, :]
+
+
+def balance_loss(probabilities: Float[Array, "b n e"], choice: Float[Array, "b n e"]) -> Array:
+    """Returns e Σ (an expert's share of the tokens) (its mean probability) (GShard, section 2.2).
+
+    It is 1 where the load is even, and at most e.
+    """
+    experts = probabilities.shape[-1]
+    share = jax.nn.one_hot(choice.argmax(-1), experts).mean((0, 1))
+    return experts * (share * probabilities.mean((0, 1))).sum()
+
+
+class MoeMlp(nn.Module):
+    """A router and `num_experts` MLPs, of which each token is sent to one (Switch, section 2.1).
+
+    The experts' parameters have a leading axis e, which may lie on many devices. An expert's
+    capacity is counted within an image, and so an image's output does not depend on the batch it is
+    in (the official code counts over the batch of a device). The balance loss is sown as "moe" in
+    the collection "losses".
+    """
+
+    num_experts: int
+    hidden_dim: int
+    capacity_factor: float
+    gate_noise: float
+    act: str
+    drop_rate: float
+    use_out_bias: bool
+    kernel_init: nn.initializers.Initializer
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+        """Returns each token's expert's output times its probability; 0 where it had no place."""
+        tokens = x.reshape(x.shape[0], -1, x.shape[-1])
+        logits = nn.Dense(
+            self.num_experts,
+            use_bias=False,
+            kernel_init=self.kernel_init,
+            dtype=jnp.float32,  # in bfloat16 many tokens' experts would be others
+            name="router",
+        )(tokens)
+        choice = logits
+        if train and self.gate_noise:
+            noise = jax.random.normal(self.make_rng("dropout"), logits.shape)
+            choice = logits + self.gate_noise / self.num_experts * noise
+        probabilities = jax.nn.softmax(logits)
+        if not self.is_initializing():
+            self.sow("losses", "moe", balance_loss(probabilities, choice))
+        capacity = expert_capacity(
+            tokens.shape[1], self.num_experts, capacity_factor=self.capacity_factor
+        )
+        places = route(probabilities, choice, capacity=capacity)
+        gates = (probabilities * places.sum(-1)).sum(-1)  # b n
+        sent = jnp.einsum("bnes,bnc->ebsc", places.astype(self.dtype), tokens.astype(self.dtype))
+        out = self._experts(sent, train=train)
+        out = jnp.einsum("bnes,ebsc->bnc", places.astype(self.dtype), out)
+        return (out * gates[..., None].astype(self.dtype)).reshape(x.shape)
+
+    def _experts(self, x: Float[Array, "e b s c"], *, train: bool) -> Float[Array, "e b s c"]:
+        e, c, f = self.num_experts, x.shape[-1], self.hidden_dim
+
+        def param(name: str, *shape: int) -> Array:
+            init = self.kernel_init if "kernel" in name else nn.initializers.zeros_init()
+            return self.param(name, init, shape, jnp.float32).astype(self.dtype)
+
+        x = jnp.einsum("ebsc,ecf->ebsf", x, param("fc1_kernel", e, c, f))
+        x = activation(self.act)(x + param("fc1_bias", e, f)[:, None, None])
+        x = nn.Dropout(self.drop_rate, deterministic=not train)(x)
+        x = jnp.einsum("ebsf,efc->ebsc", x, param("fc2_kernel", e, f, c))
+        return x + param("fc2_bias", e, c)[:, None, None] if self.use_out_bias else x
+
+
+class CpbAttention(SelfAttention):
+    """V1's attention in windows, with V2's continuous position bias, here without a bound."""
+
+    window_size: Size = (12, 12)
+    pretrained_window_size: Size = (0, 0)
+
+    def position_bias(self) -> Float[Array, "heads n n"]:
+        """Returns the bias by the relative position of query and key."""
+        offsets = log_spaced_coordinates(self.window_size, self.pretrained_window_size)
+        table = ContinuousPositionBias(self.num_heads, name="cpb_mlp")(offsets)
+        return jnp.moveaxis(table[relative_position_index(self.window_size)], -1, 0)
+
+
+class SwinMoe(Swin):
+    """Swin-MoE; what `Swin` has, and the experts of the second block of each pair in `moe_stages`.
+
+    `num_experts` MLPs each, with `capacity_factor` times the places that an even load needs;
+    `gate_noise` over num_experts is the deviation of what is added to the router's logits in
+    training, for the choice alone; `moe_drop_rate` is within the experts; `mlp_out_bias` is of
+    every MLP's second layer.
+    """
+
+    img_size: int | tuple[int, int] = 192
+    window_size: int | tuple[int, int] | tuple[tuple[int, int], ...] = 12
+    init_std: float = 0.005
+    pretrained_window_sizes: tuple[int, ...] = (0, 0, 0, 0)
+    moe_stages: tuple[int, ...] = (2, 3)
+    num_experts: int = 32
+    capacity_factor: float = 1.25
+    gate_noise: float = 1.0
+    moe_drop_rate: float = 0.1
+    mlp_out_bias: bool = False
+
+    def check(self) -> None:
+        """Raises UserError that lists every field that does not fit the others."""
+        super().check()
+        wrong = []
+        if len(self.pretrained_window_sizes) != len(self.depths):
+            wrong.append(f"pretrained_window_sizes must have {len(self.depths)} entries")
+        if self.num_experts < 1 or self.capacity_factor <= 0:
+            wrong.append("num_experts must be at least 1 and capacity_factor more than 0")
+        if not set(self.moe_stages) <= set(range(len(self.depths))):
+            wrong.append(f"moe_stages={self.moe_stages} must be among 0 to {len(self.depths) - 1}")
+        if wrong:
+            raise UserError("; ".join(wrong) + ".")
+
+    def _attention(self, stage: int, window: Size) -> Callable[..., nn.Module]:
+        return functools.partial(
+            CpbAttention,
+            self.num_heads[stage],
+            qkv_bias=self.qkv_bias,
+            proj_drop_rate=self.drop_rate,
+            attn_drop_rate=self.attn_drop_rate,
+            kernel_init=self._kernel_init,
+            window_size=window,
+            pretrained_window_size=pair(self.pretrained_window_sizes[stage]),
+            dtype=self.dtype,
+        )
+
+    def _mlp(self, stage: int, *, shifted: bool) -> Callable[..., nn.Module]:
+        dense = super()._mlp(stage, shifted=shifted)
+        if not (shifted and stage in self.moe_stages):
+            return functools.partial(dense, use_out_bias=self.mlp_out_bias)
+        return functools.partial(
+            MoeMlp,
+            num_experts=self.num_experts,
+            hidden_dim=round(self.embed_dim * 2**stage * self.mlp_ratio),
+            capacity_factor=self.capacity_factor,
+            gate_noise=self.gate_noise,
+            act=self.act,
+            drop_rate=self.moe_drop_rate,
+            use_out_bias=self.mlp_out_bias,
+            kernel_init=self._kernel_init,
+            dtype=self.dtype,
+        )
