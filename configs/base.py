@@ -54,7 +54,12 @@ def get_config() -> ConfigDict:
             "label_smoothing": 0.0,
         }
     )
-    config.loss = ConfigDict({"name": "softmax"})  # train.losses.make_loss
+    config.loss = ConfigDict(  # train.losses.make_loss, and the step
+        {
+            "name": "softmax",
+            "aux_weight": 0.01,  # of what a model sows besides: Swin-MoE's balance of its experts
+        }
+    )
     config.optim = ConfigDict(  # train.plan.make_plan, then train.optim.make_tx
         {
             "name": "adamw",

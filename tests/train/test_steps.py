@@ -28,6 +28,14 @@ MODELS = {
         "init_std": 0.2,
     },
 }
+MOE = {
+    "depths": (2, 2),
+    "moe_stages": (1,),
+    "pretrained_window_sizes": (0, 0),
+    "num_experts": 2,
+    "gate_noise": 0.0,
+    "img_size": 16,
+}
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 
 
@@ -152,3 +160,28 @@ def test_losses_by_hand():
     np.testing.assert_allclose(make_loss(name="sigmoid")(logits, targets), want, rtol=1e-6)
     with pytest.raises(UserError, match=r"loss.name='softmx' .*did you mean 'softmax'"):
         make_loss(name="softmx")
+
+
+def test_the_losses_a_model_sows_are_added_by_their_weight():
+    fields = MODELS["swin"] | MOE
+    model = create_model("swin_moe", num_classes=5, **fields)
+    mesh = create_mesh(data=1)
+    tx = make_tx(lambda step: 0.1, name="sgd")
+    state, shardings = create_state(
+        model, tx, jax.random.key(0), image_shape=(16, 16, 3), mesh=mesh
+    )
+    batch = next(make_batches(16))
+    _, sown = jax.jit(functools.partial(model.apply, train=True, mutable=["losses"]))(
+        {"params": state.params},
+        normalize(jnp.asarray(batch["image"]), mean=MEAN, std=STD),
+        rngs={"dropout": jax.random.key(0)},
+    )
+    balance = sum(float(leaf.sum()) for leaf in jax.tree.leaves(sown))
+    assert balance > 0
+    losses = []
+    for weight in (0.0, 0.5):
+        options = StepOptions(mean=MEAN, std=STD, aux_weight=weight)
+        step = make_train_step(model, tx, options=options, mesh=mesh, shardings=shardings)
+        start = jax.tree.map(jnp.array, state)
+        losses.append(float(step(start, batch, jax.random.key(0))[1]["loss"]))
+    assert losses[1] - losses[0] == pytest.approx(0.5 * balance, rel=1e-3)

@@ -78,9 +78,11 @@ def prepare(config: ConfigDict) -> Run:
     )
     accum_steps = optim.pop("accum_steps")
     check_batch_size("data.batch_size / optim.accum_steps", data["batch_size"] // accum_steps, mesh)
+    loss = dict(config.loss)
     options = StepOptions(
         mixing=Mixing(**mixing),
-        loss=make_loss(**config.loss),
+        aux_weight=loss.pop("aux_weight"),
+        loss=make_loss(**loss),
         mean=preprocess.mean,
         std=preprocess.std,
         accum_steps=accum_steps,

@@ -43,6 +43,7 @@ class StepOptions:
 
     mixing: Mixing = NO_MIXING
     loss: Loss = softmax_cross_entropy
+    aux_weight: float = 0.0  # of the losses that a model sows, such as Swin-MoE's balance
     mean: Triple = (0.5, 0.5, 0.5)
     std: Triple = (0.5, 0.5, 0.5)
     accum_steps: int = 1  # a batch is taken in so many parts, whose gradients add up to its own
@@ -56,11 +57,19 @@ def _loss_and_logits(
     key: Array,
     *,
     model: nn.Module,
-    loss: Loss,
+    options: StepOptions,
 ) -> tuple[Float[Array, ""], Float[Array, "b k"]]:
-    rngs = {"dropout": key}
-    logits = model.apply({"params": params}, part["image"], train=True, rngs=rngs)
-    return (loss(logits, part["target"]) * part["mask"]).sum() * weight, logits
+    logits, sown = model.apply(
+        {"params": params},
+        part["image"],
+        train=True,
+        rngs={"dropout": key},
+        mutable=["losses"],
+    )
+    loss = (options.loss(logits, part["target"]) * part["mask"]).sum() * weight
+    for aux in jax.tree.leaves(sown):  # scanned blocks sow one number each
+        loss += options.aux_weight / options.accum_steps * aux.sum()
+    return loss, logits
 
 
 def _gradients(
@@ -68,7 +77,7 @@ def _gradients(
 ) -> tuple[Array, Array, Params]:
     """Returns loss, logits and gradients of a batch; each device has rows of every part of it."""
     grad = jax.value_and_grad(
-        functools.partial(_loss_and_logits, model=model, loss=options.loss), has_aux=True
+        functools.partial(_loss_and_logits, model=model, options=options), has_aux=True
     )
     weight = 1.0 / jnp.maximum(batch["mask"].sum(), 1.0)
     if options.accum_steps == 1:
