@@ -84,10 +84,8 @@ def open_weights(path: Path, name: str | None = None, **asked: Any) -> Weights:
     found = detect(path, contents, hints, asked)
     source, family = found.source, found.source.family
     _check_family(path, f"{source.name} {family}", family, name)
-    model = create_model(family, **found.fields)
-    shapes = parameter_shapes(model)
+    model, shapes = _own_model(path, found)
     tensors, dropped = apply_rules(found.tensors, source.rules, shapes, origin=str(path))
-    _check_dtypes(path, tensors)
     unused = [*found.left_out, *(n for n in dropped if not n.endswith(BUFFERS))]
     if unused:
         more = f", ... ({len(unused)} in all)" if len(unused) > 5 else ""
@@ -172,6 +170,17 @@ def swin_buffers(model: Swin, kind: str) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _own_model(path: Path, found: Detected) -> tuple[nn.Module, Shapes]:
+    try:
+        model = create_model(found.source.family, **found.fields)
+        return model, parameter_shapes(model)
+    except UserError as error:
+        raise UserError(f"{path}: shows no model that could be: {error}") from error
+    except (ArithmeticError, TypeError, ValueError) as error:
+        sizes = ", ".join(f"{name}={value!r}" for name, value in found.fields.items())
+        raise UserError(f"{path}: shows no model that could be: {sizes}.") from error
+
+
 def _provenance(path: Path, contents: formats.Contents, found: Detected) -> dict[str, Any]:
     """Returns what a file is, and what writing it back needs: its prefix and its dtype."""
     name = next(iter(found.tensors))
@@ -192,6 +201,7 @@ def _open_native(path: Path, contents: formats.Contents, name: str | None) -> We
     _check_family(path, metadata.name, family_of(model), name)
     found = {name: tensor.shape for name, tensor in contents.tensors.items()}
     check_parameters(found, parameter_shapes(model), origin=str(path))
+    _check_dtypes(path, contents.tensors)
     return Weights(contents.tensors, metadata, Methods())
 
 

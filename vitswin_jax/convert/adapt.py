@@ -54,7 +54,7 @@ def adapt(
     classes is fresh: zero. Raises UserError that lists whatever else does not fit.
     """
     adapted = dict(tensors)
-    notes = []
+    notes: list[str] = []
     if old.num_classes != new.num_classes:
         rows = methods.head_rows(old.num_classes, new.num_classes)
         adapted, note = _adapt_head(adapted, shapes, rows)

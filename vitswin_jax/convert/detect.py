@@ -56,6 +56,8 @@ def detect(
     sizes = () if source.family in TABLELESS else ("img_size", "window_size")
     asked = {field: value for field, value in (asked or {}).items() if field not in sizes}
     hints = {**(hints or {}), **asked}
+    if "num_heads" in asked:  # then they are not the named model's, which go with its width
+        hints.pop("embed_dim", None)
     tensors, left_out = source.prepare(contents.tensors)
     try:
         fields = source.describe(source.named(tensors), tensors, hints)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitswin_jax.convert.tensors import Tensor, Tensors
+from vitswin_jax.convert.tensors import Tensor, Tensors, is_float
 from vitswin_jax.types import Shapes, UserError
 
 Shape = tuple[int, ...]
@@ -129,12 +129,12 @@ def match(template: str, name: str) -> dict[str, str] | None:
 
 def fill(template: str, values: Mapping[str, str]) -> str:
     """Returns a template with its fields filled in."""
+    return _FIELD.sub(lambda field: _value(field, values), template)
 
-    def value(field: re.Match[str]) -> str:
-        name, step, _ = field.groups()
-        return str(int(values[name]) + int(step)) if step else values[name]
 
-    return _FIELD.sub(value, template)
+def _value(field: re.Match[str], values: Mapping[str, str]) -> str:
+    name, step, _ = field.groups()
+    return str(int(values[name]) + int(step)) if step else values[name]
 
 
 def apply_rules(
@@ -261,6 +261,10 @@ def _misfits(names: list[str], tensors: list[Tensor], how: How, shape: Shape) ->
         f"{name} has shape {tensor.shape}, the model's {how.shape(part)}"
         for name, tensor in zip(names, tensors, strict=True)
         if tensor.shape != how.shape(part)
+    ] + [
+        f"{name} has {tensor.dtype}, no floating-point numbers"
+        for name, tensor in zip(names, tensors, strict=True)
+        if not is_float(tensor)
     ]
 
 

@@ -63,19 +63,19 @@ def describe_swin_v2(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -
     stages = range(len(fields["depths"]))
     windows = [_buffer_window(tensors, stage) for stage in stages]
     if None in windows:
-        return fields | _hinted_windows(hints, "no buffers of its windows")
-    image = _image_side(named, tensors, fields)
-    if image is None and hints.get("window_size") == max(windows):
-        image = hints["img_size"]
-    fields |= {
-        "window_size": max(windows),
-        "img_size": image or V2_SIZES.get(max(windows), 32 * max(windows)),
-    }
-    before = _pretrained_windows(tensors, windows)
-    if before is None and "pretrained_window_sizes" in hints:
+        fields |= _hinted_windows(hints, "no buffers of its windows")
+    else:
+        image = _image_side(named, tensors, fields)
+        if image is None and hints.get("window_size") == max(windows):
+            image = hints["img_size"]
+        window = max(windows)
+        image = image or V2_SIZES.get(window, 32 * window)
+        fields |= {"window_size": window, "img_size": image}
+    before = None if None in windows else _pretrained_windows(tensors, windows)
+    if before is None and len(hints.get("pretrained_window_sizes", ())) == len(windows):
         before = hints["pretrained_window_sizes"]
     if before is None:
-        published = PRETRAINED_WINDOWS.get((fields["embed_dim"], max(windows)), ())
+        published = PRETRAINED_WINDOWS.get((fields["embed_dim"], fields["window_size"]), ())
         if len(published) > 1:
             raise UserError(
                 "the file does not show the windows it was pre-trained with; give a name, or "
@@ -101,13 +101,12 @@ def _common_fields(named: Named, heads: str, *, heads_axis: int) -> Fields:
 
 
 def _hinted_windows(hints: Mapping[str, Any], found: str) -> Fields:
-    wanted = ("window_size", "img_size", "pretrained_window_sizes")
     if "window_size" not in hints:
         raise UserError(
             f"the file has {found}, which do not show window_size; give a name, or "
             f"window_size= and img_size=: {', '.join(f'{w} at {s}' for w, s in V2_SIZES.items())}."
         )
-    return {field: hints[field] for field in wanted if field in hints}
+    return {field: hints[field] for field in ("window_size", "img_size") if field in hints}
 
 
 def _image_side(named: Named, tensors: Tensors, fields: Fields) -> int | tuple[int, int] | None:

@@ -78,7 +78,7 @@ def _heads(named: Named, dim: int, hints: Mapping[str, Any]) -> int:
     kernel = named["block_0/attn/qkv/kernel"][0].shape
     if len(kernel) == 3:
         return kernel[1]
-    if hints.get("embed_dim") == dim:
+    if "num_heads" in hints and hints.get("embed_dim", dim) == dim:
         return hints["num_heads"]
     if dim in HEADS:
         return HEADS[dim]
