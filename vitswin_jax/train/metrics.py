@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import numpy as np
@@ -112,13 +113,22 @@ class StepLog:
 class Progress:
     """Shows how far a run is, images/s and time left: a bar on a terminal, else plain lines."""
 
+    HEADLINE = ("train/loss", "test/accuracy")
+
     def __init__(
-        self, *, step: int, total: int, batch_size: int, stream: TextIO = sys.stderr, show: bool
+        self,
+        *,
+        step: int,
+        total: int,
+        batch_size: int,
+        stream: io.TextIOBase = sys.stderr,
+        show: bool,
     ) -> None:
         self._total, self._batch_size = total, batch_size
         self._stream, self._show = stream, show
         self._begin = self._mark = (time.monotonic(), step)
         self._bar = None
+        self._headline: dict[str, float] = {}
         if show and stream.isatty():
             self._bar = tqdm(
                 total=total * batch_size,
@@ -140,20 +150,25 @@ class Progress:
         return (step - before) * self._batch_size / max(self._mark[0] - then, 1e-9)
 
     def say(self, step: int, row: Mapping[str, Any]) -> None:
-        """Shows a row's numbers: behind the bar, or as a line with the time left."""
-        text = "  ".join(f"{key} {value:.4g}" for key, value in row.items())
+        """Shows a row as a line with the time left; behind a bar there is room for two numbers."""
         if self._bar is not None:
-            self._bar.set_postfix_str(text)
+            self._headline |= {key: row[key] for key in self.HEADLINE if key in row}
+            self._bar.set_postfix_str(_text(self._headline))
         elif self._show:
             (begin, first), now = self._begin, time.monotonic()
             left = (now - begin) / max(step - first, 1) * (self._total - step)
             eta = f"{int(left) // 60}:{int(left) % 60:02d} left"
-            print(f"step {step}/{self._total}  {text}  {eta}", file=self._stream, flush=True)
+            line = f"step {step}/{self._total}  {_text(row)}  {eta}"
+            print(line, file=self._stream, flush=True)
 
     def close(self) -> None:
         """Ends the bar's line."""
         if self._bar is not None:
             self._bar.close()
+
+
+def _text(row: Mapping[str, float]) -> str:
+    return "  ".join(f"{key} {value:.4g}" for key, value in row.items())
 
 
 class Recorder:
