@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,9 @@ def load_pretrained(
     )
     for note in notes:
         log.info("%s: %s", file, note)
-    leaves = {key: _as_parameter(tensor) for key, tensor in tensors.items()}
-    params = unflatten_dict(leaves, sep="/")
+    with ThreadPoolExecutor(max_workers=4) as pool:  # reading and transposing leave the GIL
+        leaves = pool.map(_as_parameter, tensors.values())
+        params = unflatten_dict(dict(zip(tensors, leaves, strict=True)), sep="/")
     return model, {"params": stack_blocks(params) if model.scan else params}
 
 
