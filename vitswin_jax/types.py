@@ -4,7 +4,7 @@ A datum's way, with shapes, dtypes and ranges:
 
     Record   image bytes, an encoded PNG or JPEG; label int in [0, k)
       -> data.transforms: decode, crop, flip, augment (numpy, on worker processes)
-    Batch    image uint8 (b, h, w, 3) in [0, 255]; label int32 (b,); mask float32 (b,), 1 real, 0 padding
+    Batch    image uint8 (b, h, w, 3) in [0, 255]; label int32 (b,); mask float32 (b,), 0: padding
       -> sharded over the data axis of the mesh
       -> train.steps: normalise to float32 with the run's mean and std, mix (soft targets (b, k))
       -> model: logits float32 (b, k) -> loss and metrics, weighted by the mask
