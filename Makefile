@@ -24,7 +24,7 @@ quickstart: $(INSTALLED)
 	@cat runs/quickstart/vit.txt runs/quickstart/swin.txt
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --durations=15
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

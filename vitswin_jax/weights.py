@@ -25,7 +25,7 @@ from vitswin_jax.metadata import Metadata
 from vitswin_jax.models.attention import MASKED
 from vitswin_jax.models.blocks import unstack_blocks
 from vitswin_jax.models.layers import pair
-from vitswin_jax.models.registry import create_model, family_of, model_kwargs
+from vitswin_jax.models.registry import FAMILIES, create_model, family_of, model_kwargs
 from vitswin_jax.models.swin import Swin
 from vitswin_jax.models.swinv2 import log_spaced_coordinates
 from vitswin_jax.models.variants import VARIANTS
@@ -80,7 +80,8 @@ def open_weights(path: Path, name: str | None = None, **asked: Any) -> Weights:
     contents = formats.read_tensors(path)
     if files.KEY in contents.header:
         return _open_native(path, contents, name)
-    hints = model_kwargs(name) if name is not None else {}
+    # A bare family's fields are defaults that nobody named.
+    hints = {} if name is None or name in FAMILIES else model_kwargs(name)
     found = detect(path, contents, hints, asked)
     source, family = found.source, found.source.family
     _check_family(path, f"{source.name} {family}", family, name)

@@ -35,7 +35,7 @@ def expected(case_id):
 def load(case_id, folder, num_heads):
     """Our model with the case's initial weights."""
     path = parity.write(CASES[case_id], folder)
-    return load_pretrained(path, num_heads=num_heads)
+    return load_pretrained(path, "vit", num_heads=num_heads)
 
 
 def norm(arrays):
