@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from vitswin_jax import create_model
-from vitswin_jax.models.blocks import stack_blocks, unstack_blocks
 from vitswin_jax.models.swin import PatchMerging
 from vitswin_jax.types import UserError
 
@@ -120,25 +119,8 @@ def test_absolute_positions_are_added_and_bind_the_size(apply, create):
 
 
 @pytest.mark.parametrize("remat", ["none", "full"])
-def test_scan_over_pairs_gives_the_loops_numbers_and_gradients(apply, create, key, remat):
-    model, params, images = create()
-    scanned = model.clone(scan=True, remat=remat)
-    stacked = stack_blocks(params)
-    want = jax.eval_shape(scanned.init, key, images)["params"]
-    assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(jnp.shape, want)
-    jax.tree.map(np.testing.assert_array_equal, unstack_blocks(stacked), params)
-
-    def loss(params, model):
-        return (model.apply({"params": params}, images) ** 2).sum()
-
-    run = jax.jit(jax.value_and_grad(loss), static_argnums=1)
-    (a, grads), (b, stacked_grads) = run(params, model), run(stacked, scanned)
-    np.testing.assert_allclose(a, b, rtol=1e-5)
-    jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, atol=2e-3 * float(jnp.abs(x).max()) + 1e-5),
-        grads,
-        unstack_blocks(stacked_grads),
-    )
+def test_scan_over_pairs_gives_the_loops_numbers_and_gradients(create, check_scan, remat):
+    check_scan(*create(), remat=remat)
 
 
 def test_stochastic_depth_rises_from_none_to_all(create, apply):

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from vitswin_jax import create_model
-from vitswin_jax.models.blocks import stack_blocks, unstack_blocks
 from vitswin_jax.models.layers import pair
 from vitswin_jax.models.posemb import sincos_2d
 from vitswin_jax.types import UserError
@@ -133,25 +132,8 @@ def test_sincos_channels_are_waves_over_the_grid():
 
 
 @pytest.mark.parametrize("remat", ["none", "full", "dots", True])
-def test_scan_and_remat_give_the_loops_numbers_and_gradients(apply, create, key, remat):
-    model, params, images = create()
-    scanned = model.clone(scan=True, remat=remat)
-    stacked = stack_blocks(params)
-    want = jax.eval_shape(scanned.init, key, images)["params"]
-    assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(jnp.shape, want)
-    jax.tree.map(np.testing.assert_array_equal, unstack_blocks(stacked), params)
-
-    def loss(params, model):
-        return (model.apply({"params": params}, images) ** 2).sum()
-
-    run = jax.jit(jax.value_and_grad(loss), static_argnums=1)
-    (a, grads), (b, stacked_grads) = run(params, model), run(stacked, scanned)
-    np.testing.assert_allclose(a, b, rtol=1e-5)
-    jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, atol=2e-3 * float(jnp.abs(x).max()) + 1e-5),
-        grads,
-        unstack_blocks(stacked_grads),
-    )
+def test_scan_and_remat_give_the_loops_numbers_and_gradients(create, check_scan, remat):
+    check_scan(*create(), remat=remat)
 
 
 def test_bfloat16_computes_in_it_and_keeps_float32_outside(apply, create, key):

@@ -213,5 +213,6 @@ def test_an_unwritable_workdir_is_named(make_config, tmp_path):
 
 def test_a_workdir_that_is_a_file_is_named(make_config, tmp_path):
     (tmp_path / "run").write_text("")
-    with pytest.raises(UserError, match=r"workdir .*run: cannot be written"):
-        train_and_evaluate(make_config(), tmp_path / "run")
+    for workdir in (tmp_path / "run", tmp_path / "run" / "below"):
+        with pytest.raises(UserError, match=rf"workdir {workdir}: cannot be written"):
+            train_and_evaluate(make_config(), workdir)

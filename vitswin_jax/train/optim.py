@@ -6,7 +6,6 @@ import difflib
 import re
 from collections.abc import Callable, Iterable
 
-import jax
 import optax
 from flax.traverse_util import flatten_dict, path_aware_map
 
@@ -153,8 +152,3 @@ def _check_choice(key: str, value: str, known: Iterable[str]) -> None:
         close = difflib.get_close_matches(value, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
         raise UserError(f"optim.{key}={value!r} is none of {', '.join(known)}{hint}")
-
-
-def count_params(params: Params) -> int:
-    """Returns how many numbers a tree of parameters, or of their shapes, holds."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
