@@ -28,8 +28,12 @@ VIT = {"img_size": 16, "patch_size": 4, "embed_dim": 192, "depth": 1, "num_heads
        "num_classes": 5, "mlp_ratio": 0.5}  # fmt: skip
 SWIN = {"img_size": 32, "patch_size": 2, "embed_dim": 8, "depths": (2, 2), "num_heads": (2, 4),
         "window_size": 4, "num_classes": 5, "window_clip": "min"}  # fmt: skip
+MOE = {"num_experts": 3, "moe_stages": (1,), "pretrained_window_sizes": (3, 0),
+       "capacity_over": "batch"}  # fmt: skip
 GOOGLE = {"act": "gelu_tanh"}
 TOKENS = {"reg_tokens": 4, "no_embed_class": True, "init_values": 1e-5}
+CLIP = {"pre_norm": True, "patch_bias": False, "norm_eps": 1e-5, "act": "quick_gelu"}
+SIGLIP = {"class_token": False, "act": "gelu_tanh"}
 CASES = {
     "google token": ("google", "vit", VIT | GOOGLE),
     "google pre-logits": ("google", "vit", VIT | GOOGLE | {"pre_logits": 7}),
@@ -44,7 +48,8 @@ CASES = {
     "timm": ("timm", "vit", VIT),
     "timm distilled": ("timm", "vit", VIT | {"dist_token": True}),
     "timm registers": ("timm", "vit", VIT | TOKENS),
-    "timm clip": ("timm", "vit", VIT | {"pre_norm": True, "patch_bias": False, "norm_eps": 1e-5}),
+    "timm clip": ("timm", "vit", VIT | CLIP),
+    "timm swiglu": ("timm", "vit", VIT | TOKENS | {"mlp_ratio": 1.0, "act": "swiglu"}),
     "timm mean": ("timm", "vit", VIT | {"global_pool": "avg", "fc_norm": True}),
     "timm hybrid": ("timm", "vit", VIT | {"img_size": 64, "patch_size": 1,
                                           "resnet_layers": (1, 1)}),
@@ -61,9 +66,20 @@ CASES = {
     "hf dinov2": ("huggingface", "vit",
                   VIT | {"global_pool": "token_avg", "init_values": 1e-5}),
     "hf registers": ("huggingface", "vit", VIT | TOKENS | {"global_pool": "token_avg"}),
+    "hf swiglu": ("huggingface", "vit",
+                  VIT | {"init_values": 1e-5, "mlp_ratio": 1.0, "act": "swiglu"}),
+    "hf swiglu registers": ("huggingface", "vit",
+                            VIT | TOKENS | {"mlp_ratio": 1.0, "act": "swiglu"}),
+    "hf clip": ("huggingface", "vit", VIT | CLIP | {"num_classes": 0}),
+    "hf siglip": ("huggingface", "vit", VIT | SIGLIP | {"global_pool": "map", "num_classes": 0}),
+    "hf siglip classifier": ("huggingface", "vit", VIT | SIGLIP | {"global_pool": "avg"}),
     "microsoft": ("microsoft", "swin", SWIN),
     "microsoft ape": ("microsoft", "swin", SWIN | {"ape": True, "patch_norm": False}),
     "microsoft v2": ("microsoft", "swinv2", SWIN | {"pretrained_window_sizes": (3, 0)}),
+    "microsoft mlp": ("microsoft", "swin_mlp", SWIN | {"window_size": 8}),
+    "microsoft moe": ("microsoft", "swin_moe", SWIN | MOE),
+    "microsoft moe cosine": ("microsoft", "swin_moe",
+                             SWIN | MOE | {"router": "cosine", "mlp_out_bias": True}),
     "timm swin": ("timm", "swin", SWIN | {"window_clip": "per_axis", "pad_before_roll": False,
                                           "window_size": 8}),
     "hf swin": ("huggingface", "swin", SWIN | {"window_size": 8}),
@@ -87,6 +103,12 @@ def small(case):
     return format, model, random_variables(model)
 
 
+def unseen(case):
+    """Returns what no file of a case's kind shows: the activation of a CLIP."""
+    fields = CASES[case][2]
+    return {"act": fields["act"]} if "pre_norm" in fields else {}
+
+
 def saved(case, folder):
     format, model, variables = small(case)
     path = folder / f"a.{SUFFIX[format]}"
@@ -108,7 +130,7 @@ def state_of(path):
 @pytest.mark.parametrize("case", CASES)
 def test_a_file_shows_its_model_without_a_name(case, tmp_path):
     _, model, variables = small(case)
-    loaded, got = vitswin_jax.load_pretrained(saved(case, tmp_path))
+    loaded, got = vitswin_jax.load_pretrained(saved(case, tmp_path), **unseen(case))
     assert loaded == model
     assert_equal_trees(got["params"], variables["params"])
 
@@ -119,9 +141,9 @@ def test_written_back_it_is_the_same_file(case, tmp_path):
     again = tmp_path / f"b{path.suffix}"
     vitswin_jax.save_pretrained(
         again,
-        *vitswin_jax.load_pretrained(path),
+        *vitswin_jax.load_pretrained(path, **unseen(case)),
         format=CASES[case][0],
-        metadata=vitswin_jax.load_metadata(path),
+        metadata=vitswin_jax.load_metadata(path, **unseen(case)),
     )
     a, b = state_of(path), state_of(again)
     assert a.keys() == b.keys()
@@ -216,6 +238,60 @@ def test_simmim_encoder(tmp_path, caplog):
     assert_equal_trees(got["params"], want)
 
 
+def test_experts_that_each_device_wrote_apart_are_put_together(tmp_path):
+    """Four devices: each has half of an expert's hidden places."""
+    model = vitswin_jax.create_model("swin_moe", **SWIN | MOE | {"num_experts": 2})
+    variables = random_variables(model)
+    vitswin_jax.save_pretrained(tmp_path / "a.pth", model, variables, format="microsoft")
+    state = state_of(tmp_path / "a.pth")
+    experts = {name: a for name, a in state.items() if ".experts." in name}
+    shared = {name: a for name, a in state.items() if name not in experts}
+    master = tmp_path / "moe.pth.master"
+    write_pth(master, shared)
+    with pytest.raises(UserError, match=r"moe\.pth\.master: beside it moe\.pth\.rank0 is missing"):
+        vitswin_jax.load_pretrained(master)
+    for rank in range(4):
+        half = {name: np.split(a, 2, axis=1)[rank % 2] for name, a in experts.items()}
+        part = {name: a[rank // 2 : rank // 2 + 1] for name, a in half.items()}
+        write_pth(tmp_path / f"moe.pth.rank{rank}", part)
+    fields = {"pretrained_window_sizes": (3, 0)}
+    loaded, got = vitswin_jax.load_pretrained(master, **fields)
+    assert loaded == model
+    assert_equal_trees(got, variables)
+    write_pth(tmp_path / "one.pth", shared | {n: a[:1] for n, a in experts.items()})
+    with pytest.raises(UserError, match=r"has 1 of 2 experts; give the path of the \.pth\.master"):
+        vitswin_jax.load_pretrained(tmp_path / "one.pth")
+
+
+def test_a_text_tower_beside_the_image_tower_is_left_out(tmp_path, caplog):
+    state = state_of(saved("hf clip", tmp_path))
+    names = {"visual_projection.weight": (7, 192), "text_model.final_layer_norm.bias": (3,),
+             "logit_scale": ()}  # fmt: skip
+    rng = np.random.default_rng(0)
+    state |= {name: rng.normal(size=shape).astype(np.float32) for name, shape in names.items()}
+    safetensors.numpy.save_file(state, tmp_path / "clip.safetensors")
+    with caplog.at_level(logging.INFO, "vitswin_jax"):
+        model, got = vitswin_jax.load_pretrained(tmp_path / "clip.safetensors", act="gelu")
+    assert "not used: logit_scale, text_model.final_layer_norm.bias" in caplog.text
+    assert model.num_classes == 7
+    head = got["params"]["head"]
+    np.testing.assert_array_equal(head["kernel"], state["visual_projection.weight"].T)
+    assert not np.any(head["bias"])
+
+
+def test_a_clip_needs_its_activation_named(tmp_path):
+    path = saved("timm clip", tmp_path)
+    with pytest.raises(UserError, match=r"act=: quick_gelu .* or gelu"):
+        vitswin_jax.load_pretrained(path)
+    model, _ = vitswin_jax.load_pretrained(path, "vit_base_patch16_clip_quickgelu_224")
+    assert (model.act, model.embed_dim) == ("quick_gelu", 192)
+    classifier = {"vision_model.pre_layrnorm.weight": np.zeros(192, np.float32),
+                  "classifier.weight": np.zeros((2, 192), np.float32)}  # fmt: skip
+    safetensors.numpy.save_file(classifier, tmp_path / "classifier.safetensors")
+    with pytest.raises(UserError, match=r"classifier\.safetensors: CLIPForImageClassification"):
+        vitswin_jax.load_pretrained(tmp_path / "classifier.safetensors")
+
+
 def test_names_and_fields_supply_what_a_file_does_not_show(tmp_path):
     model = vitswin_jax.create_model("swinv2", **SWIN | {"pretrained_window_sizes": (0, 0)})
     path = tmp_path / "a.safetensors"
@@ -294,7 +370,8 @@ def test_metadata_of_a_foreign_file(tmp_path):
     [
         ("microsoft", "timm", "microsoft has no vit; google, huggingface, timm have"),
         ("google", "timm distilled", "google cannot have a vit with dist_token=True"),
-        ("huggingface", "timm clip", "patch_bias=False"),
+        ("huggingface", "timm clip", "a.bin: CLIP's projection has no bias"),
+        ("huggingface", "timm stem", "huggingface cannot have a vit with resnet_layers"),
         ("timm", "google pre-logits", "timm cannot have a vit with pre_logits=7"),
         ("timm", "microsoft ape", "timm cannot have a swin with ape=True"),
         ("torch", "timm", "format='torch' is unknown; it is native, "),

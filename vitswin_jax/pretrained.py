@@ -148,9 +148,12 @@ def _write_theirs(
         log.warning("%s: %s's own code computes with %s", path, source.name, ", ".join(others))
 
 
-def load_metadata(path: str | os.PathLike[str]) -> Metadata:
-    """Returns what a weights file, or a run's, says of itself; its weights are not read."""
-    return open_weights(weights_file(path)).metadata
+def load_metadata(path: str | os.PathLike[str], name: str | None = None, **fields: Any) -> Metadata:
+    """Returns what a weights file, or a run's, says of itself; its weights are not read.
+
+    `name` and `fields` supply what it does not show, as in `load_pretrained`.
+    """
+    return open_weights(weights_file(path), name, **fields).metadata
 
 
 def make_preprocess(

@@ -48,6 +48,7 @@ NUMERICS = (
     "weight_var_eps",
     "weight_std_eps",
     "mask_value",
+    "capacity_over",
 )
 """Fields that are a code's own, or that not every format's file shows."""
 

@@ -1,6 +1,7 @@
 """Stand-ins for published checkpoints: their keys and shapes, with numbers that depend on both.
 
-The originals' outputs for exactly these numbers are in goldens/forward.npz.
+The originals' outputs for exactly these numbers are in goldens/forward.npz; those of small models
+of the originals' code in goldens/originals.npz, which write_originals.py wrote.
 """
 
 import gzip
@@ -15,13 +16,26 @@ import safetensors.numpy
 from vitswin_jax.convert.pth_write import write_pth
 
 GOLDENS = Path(__file__).parent / "goldens"
-CASES = json.loads(gzip.decompress((GOLDENS / "forward.json.gz").read_bytes()))
+FILES = ("forward", "originals")
+
+
+def read_cases(file):
+    """Returns the cases of a file of goldens, by name; none where it is yet to be written."""
+    path = GOLDENS / f"{file}.json.gz"
+    return json.loads(gzip.decompress(path.read_bytes())) if path.exists() else {}
+
+
+CASES = {name: case for file in FILES for name, case in read_cases(file).items()}
 
 
 def expected(case_id):
-    """Returns what the original gave: logits and features."""
-    with np.load(GOLDENS / "forward.npz") as arrays:
-        return {kind: arrays[f"{case_id}/{kind}"] for kind in ("logits", "features")}
+    """Returns what the original gave: logits, and where it has them features."""
+    for file in FILES:
+        if case_id in read_cases(file):
+            with np.load(GOLDENS / f"{file}.npz") as arrays:
+                names = [name for name in arrays.files if name.startswith(f"{case_id}/")]
+                return {name.rpartition("/")[2]: arrays[name] for name in names}
+    raise KeyError(case_id)
 
 
 def make_array(key, shape, dtype="float32"):

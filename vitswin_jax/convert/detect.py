@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitswin_jax.convert import swin, vit
+from vitswin_jax.convert import swin, towers, vit
 from vitswin_jax.convert.formats import Contents
 from vitswin_jax.convert.source import Fields, Source
 from vitswin_jax.convert.tensors import Tensors
 from vitswin_jax.types import UserError
 
-SOURCES: tuple[Source, ...] = (*swin.SOURCES, *vit.SOURCES)
+SOURCES: tuple[Source, ...] = (*swin.SOURCES, *towers.SOURCES, *vit.SOURCES)
 """All sources; a file is from the first that it fits."""
 
 TABLELESS = ("swinv2",)
@@ -58,8 +58,8 @@ def detect(
     hints = {**(hints or {}), **asked}
     if "num_heads" in asked:  # then they are not the named model's, which go with its width
         hints.pop("embed_dim", None)
-    tensors, left_out = source.prepare(contents.tensors)
     try:
+        tensors, left_out = source.prepare(contents.tensors)
         fields = source.describe(source.named(tensors), tensors, hints)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import glob
 import json
 import struct
 import zipfile
@@ -66,6 +68,8 @@ def read_tensors(path: Path) -> Contents:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file.")
+    if path.suffixes[-2:] == [".pth", ".master"]:
+        return _read_ranks(path)
     with path.open("rb") as file:
         head = file.read(9)
     if head[:1] == b"{":
@@ -105,7 +109,7 @@ def _is_npz(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return all(name.endswith(".npy") for name in archive.namelist())
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, NotImplementedError):  # the latter of a damaged version number
         return path.suffix == ".npz"
 
 
@@ -163,6 +167,25 @@ def _read_index(path: Path) -> Contents:
     if missing := sorted(shards.keys() - tensors.keys()):
         raise UserError(f"{path}: its files lack {', '.join(missing)}.")
     return Contents(parts[0].format, tensors, sum((part.left_out for part in parts), ()))
+
+
+def _read_ranks(master: Path) -> Contents:
+    """Returns a mixture of experts whose devices wrote a file each, beside the one they share."""
+    ranks = {
+        int(path.suffix.removeprefix(".rank")): path
+        for path in master.parent.glob(f"{glob.escape(master.stem)}.rank*")
+        if path.suffix.removeprefix(".rank").isdecimal()
+    }
+    absent = sorted(set(range(max(ranks, default=0) + 1)) - ranks.keys())
+    if absent:
+        names = ", ".join(f"{master.stem}.rank{rank}" for rank in absent)
+        raise UserError(f"{master}: beside it {names} is missing.")
+    contents = _state_dict(master, read_pth(master))
+    parts = [_state_dict(ranks[i], read_pth(ranks[i])).tensors for i in sorted(ranks)]
+    if any(part.keys() != parts[0].keys() for part in parts):
+        raise UserError(f"{master}: the files of its {len(parts)} ranks have different tensors.")
+    experts = {name: Tensor.joined([part[name] for part in parts]) for name in parts[0]}
+    return dataclasses.replace(contents, tensors={**experts, **contents.tensors})
 
 
 def _state_dict(path: Path, tree: Any) -> Contents:

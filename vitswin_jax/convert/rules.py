@@ -68,10 +68,21 @@ def _reshaped(shape: Callable[[Shape], Shape]) -> How:
 same = _reshaped(lambda shape: shape)
 vector = _reshaped(lambda shape: (math.prod(shape),))  # heads and head_dim, side by side
 row = _reshaped(lambda shape: (1, *shape))
+unbatched = _reshaped(lambda shape: shape[1:])
 map_vector = _reshaped(lambda shape: (1, 1, 1, *shape))  # broadcast over batch, height and width
 tokens = _reshaped(lambda shape: (shape[0], math.prod(shape[1:-1]), shape[-1]))  # of a map
 dense = _dense(1)
 dense_out = _dense(2)  # of attention: (heads, head_dim) in
+stacked = How(  # (experts, out, in) and (experts, in, out)
+    shape=lambda shape: (shape[0], shape[2], shape[1]),
+    read=lambda theirs, _: theirs.transpose(0, 2, 1),
+    write=lambda ours: ours.transpose(0, 2, 1),
+)
+grouped = How(  # (groups * out, in, 1), a convolution over nothing, and (groups, in, out)
+    shape=lambda shape: (shape[0] * shape[2], shape[1], 1),
+    read=lambda theirs, shape: theirs.reshape(shape[0], shape[2], shape[1]).transpose(0, 2, 1),
+    write=lambda ours: ours.transpose(0, 2, 1).reshape(-1, ours.shape[1], 1),
+)
 conv = How(  # OIHW and HWIO
     shape=lambda shape: (shape[3], shape[2], shape[0], shape[1]),
     read=lambda theirs, _: theirs.transpose(2, 3, 1, 0),

@@ -31,6 +31,9 @@ CLIP = {
 SOME = "some"
 """Among the values of `Source.holds`: any but None, 0 and False."""
 
+UNGATED = ("gelu", "gelu_tanh", "quick_gelu")
+"""Activations of a plain MLP, whose layers have other shapes than a gated one's."""
+
 _PLAIN = {  # fields that not every code has, with the one value that is as good as without
     "dist_token": False, "reg_tokens": 0, "init_values": None, "pre_norm": False,
     "fc_norm": False, "patch_norm": False, "qkv_bias": True, "patch_bias": True,
@@ -41,8 +44,8 @@ _PLAIN = {  # fields that not every code has, with the one value that is as good
 
 def only(*free: str, **allowed: tuple[Any, ...]) -> Mapping[str, tuple[Any, ...]]:
     """Returns what a ViT's code can compute: a plain ViT, but for free and allowed fields."""
-    plain = {name: (value,) for name, value in _PLAIN.items() if name not in free}
-    return plain | allowed
+    plain = {name: (value,) for name, value in _PLAIN.items()} | {"act": UNGATED}
+    return {name: values for name, values in plain.items() if name not in free} | allowed
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Swin Transformers, V1 and V2: their files' names beside ours, and what a file shows of the model.
+"""Swin Transformers: their files' names beside ours, and what a file shows of the model.
 
-Sources: Microsoft and SimMIM, timm, Hugging Face, and the WZMIAOMIAO tutorial.
+Sources: Microsoft (V1, V2, MLP, MoE) and SimMIM, timm, Hugging Face, and the WZMIAOMIAO tutorial.
 """
 
 from __future__ import annotations
@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from vitswin_jax.convert import resize, swin_fields
-from vitswin_jax.convert.rules import Rule, conv, dense, dense_out, tokens, vector
+from vitswin_jax.convert.rules import (
+    Rule,
+    conv,
+    dense,
+    dense_out,
+    grouped,
+    same,
+    stacked,
+    tokens,
+    vector,
+)
 from vitswin_jax.convert.source import BUFFERS, Source
 from vitswin_jax.convert.vit_fields import prefixed
 
@@ -44,6 +54,9 @@ def _swin(*, timm: bool = False) -> tuple[Rule, ...]:
         Rule(block + "attn.cpb_mlp.0.weight",  BLOCK_ + "attn/cpb_mlp/fc1/kernel", dense),
         Rule(block + "attn.cpb_mlp.0.bias",    BLOCK_ + "attn/cpb_mlp/fc1/bias"),
         Rule(block + "attn.cpb_mlp.2.weight",  BLOCK_ + "attn/cpb_mlp/fc2/kernel", dense),
+        Rule(block + "spatial_mlp.weight",     BLOCK_ + "spatial_mlp/kernel",     grouped),
+        Rule(block + "spatial_mlp.bias",       BLOCK_ + "spatial_mlp/bias",       vector),
+        *_experts(block + "mlp._moe_layer."),
         Rule(block + "mlp.{f:fc[12]}.weight",  BLOCK_ + "mlp/{f}/kernel",         dense),
         Rule(block + "mlp.{f:fc[12]}.bias",    BLOCK_ + "mlp/{f}/bias"),
         Rule(down + "norm.weight",             STAGE_ + "downsample/norm/scale"),
@@ -56,6 +69,21 @@ def _swin(*, timm: bool = False) -> tuple[Rule, ...]:
         Rule(block + "{b:attn_mask}",          None),
         Rule(block + "attn." + INDEX,          None),
         Rule("mask_token",                     None),
+    )
+
+
+def _experts(layer: str) -> tuple[Rule, ...]:
+    """Returns the table of Tutel's layer: its experts and its router, linear or cosine."""
+    experts, gate = layer + "experts.batched_", layer + "gates.0."
+    return (
+        Rule(experts + "fc1_w",                BLOCK_ + "mlp/fc1_kernel",         stacked),
+        Rule(experts + "fc2_w",                BLOCK_ + "mlp/fc2_kernel",         same),
+        Rule(experts + "{f:fc[12]_bias}",      BLOCK_ + "mlp/{f}"),
+        Rule(gate + "wg.weight",               BLOCK_ + "mlp/router/kernel",      dense),
+        Rule(gate + "cosine_projector.weight", BLOCK_ + "mlp/router/proj/kernel", dense),
+        Rule(gate + "cosine_projector.bias",   BLOCK_ + "mlp/router/proj/bias"),
+        Rule(gate + "{p:sim_matrix|temperature}", BLOCK_ + "mlp/router/{p}"),
+        Rule(layer + "_num_global_experts",    None),
     )
 
 
@@ -125,46 +153,61 @@ TUTORIAL = {"act": "gelu", "norm_eps": 1e-5, "window_clip": "never", "pad_before
 _BLOCK = r"(.*\.)?layers\.0\.blocks\.0\."
 _V1 = _BLOCK + r"attn\.relative_position_bias_table"
 _V2 = _BLOCK + r"attn\.(cpb|rpe)_mlp\.0\.weight"
+_MLP = _BLOCK + r"spatial_mlp\.weight"
+_MOE = r"(.*\.)?layers\.\d+\.blocks\.1\.mlp\._moe_layer\.experts\.batched_fc1_w"
+_DESCRIBE = {
+    "swin": swin_fields.describe_swin,
+    "swinv2": swin_fields.describe_swin_v2,
+    "swin_mlp": swin_fields.describe_swin_mlp,
+    "swin_moe": swin_fields.describe_swin_moe,
+}
 
 
-def _source(name: str, format: str, *marks: str, v2: bool = False, **fields: Any) -> Source:
+def _source(name: str, format: str, family: str, *marks: str, **fields: Any) -> Source:
     return Source(
         name=name,
         format=format,
-        family="swinv2" if v2 else "swin",
+        family=family,
         marks=marks,
-        describe=swin_fields.describe_swin_v2 if v2 else swin_fields.describe_swin,
+        describe=_DESCRIBE[family],
         **{"prepare": swin_fields.prepare_swin, **fields},
     )
 
 
-def _microsoft_source(name: str, *marks: str, v2: bool = False) -> Source:
+def _microsoft_source(name: str, family: str, *marks: str, **fields: Any) -> Source:
     return _source(
         name,
         "microsoft",
+        family,
         *marks,
-        v2=v2,
-        rules=_swin(),
-        numerics=MICROSOFT,
+        **{"rules": _swin(), "numerics": MICROSOFT, "buffers": BUFFERS, **fields},
         head_rows=_head_rows,
         holds=({},),
         wrapper="model",
-        buffers=BUFFERS if v2 else ("relative_position_index", "attn_mask"),
     )
 
 
-def _timm_source(*marks: str, **options: Any) -> Source:
-    options |= {"rules": _swin(timm=True), "numerics": TIMM, "holds": ({"ape": (False,)},)}
-    return _source("timm", "timm", *marks, bias_table=resize.geometric, **options)
+def _timm_source(family: str, *marks: str) -> Source:
+    return _source(
+        "timm",
+        "timm",
+        family,
+        *marks,
+        rules=_swin(timm=True),
+        numerics=TIMM,
+        holds=({"ape": (False,)},),
+        bias_table=resize.geometric,
+    )
 
 
-def _huggingface_source(prefix: str, mark: str, *, v2: bool) -> Source:
+def _huggingface_source(prefix: str, mark: str) -> Source:
+    v2 = prefix == "swinv2"
     mark = rf"({prefix}\.)?encoder\.layers\.0\.blocks\.0\.attention\.self\." + mark
     return _source(
         f"Hugging Face (Swin{' V2' * v2})",
         "huggingface",
+        prefix,
         mark,
-        v2=v2,
         rules=_huggingface(prefix + "."),
         numerics=MICROSOFT | ({"window_clip": "per_axis"} if v2 else {}),
         prepare=prefixed(prefix + "."),
@@ -175,16 +218,26 @@ def _huggingface_source(prefix: str, mark: str, *, v2: bool) -> Source:
 
 _MASK = r"(.*\.)?layers\.\d+\.blocks\.\d+\.attn_mask"
 _INDEX = r"layers\.0\.blocks\.0\.attn\.relative_position_index"
+_V1_BUFFERS = {"buffers": ("relative_position_index", "attn_mask")}
 SOURCES = (
-    _timm_source(_V1, r"head\.fc\..*"),
-    _timm_source(_V2, r"head\.fc\..*", v2=True),
-    _timm_source(_V1, r"layers\.3\.downsample\..*"),
-    _timm_source(_V2, r"layers\.3\.downsample\..*", v2=True),
-    _microsoft_source("Microsoft", _V1, _MASK),
-    _microsoft_source("Microsoft (SimMIM)", _V1, r"encoder\..*"),
-    _source("tutorial", "tutorial", _V1, _INDEX, rules=_swin(), numerics=TUTORIAL),
-    _microsoft_source("Microsoft", _V1),
-    _microsoft_source("Microsoft (V2)", _V2, v2=True),
-    _huggingface_source("swin", "relative_position_bias_table", v2=False),
-    _huggingface_source("swinv2", r"continuous_position_bias_mlp\.0\.weight", v2=True),
+    _timm_source("swin", _V1, r"head\.fc\..*"),
+    _timm_source("swinv2", _V2, r"head\.fc\..*"),
+    _timm_source("swin", _V1, r"layers\.3\.downsample\..*"),
+    _timm_source("swinv2", _V2, r"layers\.3\.downsample\..*"),
+    _microsoft_source("Microsoft", "swin", _V1, _MASK, **_V1_BUFFERS),
+    _microsoft_source("Microsoft (SimMIM)", "swin", _V1, r"encoder\..*", **_V1_BUFFERS),
+    _source("tutorial", "tutorial", "swin", _V1, _INDEX, rules=_swin(), numerics=TUTORIAL),
+    _microsoft_source("Microsoft", "swin", _V1, **_V1_BUFFERS),
+    _microsoft_source("Microsoft (MLP)", "swin_mlp", _MLP, buffers=()),
+    _microsoft_source(
+        "Microsoft (MoE)",
+        "swin_moe",
+        _MOE,
+        numerics=MICROSOFT | {"capacity_over": "batch"},
+        prepare=swin_fields.prepare_swin_moe,
+        restore=swin_fields.restore_swin_moe,
+    ),
+    _microsoft_source("Microsoft (V2)", "swinv2", _V2),
+    _huggingface_source("swin", "relative_position_bias_table"),
+    _huggingface_source("swinv2", r"continuous_position_bias_mlp\.0\.weight"),
 )

@@ -1,7 +1,8 @@
-"""What a Swin Transformer's file shows of its model, V1 and V2, and its keys made ready."""
+"""What a Swin Transformer's file shows of its model, and its keys made ready."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -40,13 +41,37 @@ def describe_swin(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> F
         if (side := square(rows)) is None or side % 2 == 0:
             return fields | _hinted_windows(hints, f"bias tables of {rows} rows")
         sides.append((side + 1) // 2)
-    image = _image_side(named, tensors, fields)
+    return fields | _sizes(sides, _image_side(named, tensors, fields), fields, hints)
+
+
+def describe_swin_mlp(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
+    """Returns a Swin-MLP's fields; windows and heads are in its matrices."""
+    matrix = "stage_{}/block_0/spatial_mlp/kernel"  # (heads * n, n, 1) over there
+    fields = _common_fields(named, matrix, heads_axis=0)
+    sides, heads = [], []
+    for stage, rows in enumerate(fields["num_heads"]):
+        places = named[matrix.format(stage)][0].shape[1]
+        heads.append(rows // places)
+        sides.append(square(places))
+    fields |= {"num_heads": tuple(heads), "qkv_bias": True}  # a default, for there is no attention
+    if None in sides:
+        return fields | _hinted_windows(hints, "windows that are no squares")
+    return fields | _sizes(sides, _image_side(named, tensors, fields), fields, hints)
+
+
+def _sizes(
+    sides: list[int],
+    image: int | tuple[int, int] | None,
+    fields: Fields,
+    hints: Mapping[str, Any],
+) -> Fields:
+    """Returns the window and the image size from each stage's window, and an image where known."""
     if image is None and hints.get("window_size") == max(sides):
         image = hints["img_size"]
     patch = fields["patch_size"]
     last = sides[-1] * 2 ** (len(sides) - 1)  # the first stage's map, if the last is one window
     uniform = all(side == min(max(sides), last >> stage) for stage, side in enumerate(sides))
-    return fields | {
+    return {
         "window_size": max(sides) if uniform else tuple((side, side) for side in sides),
         "img_size": image or last * (patch if isinstance(patch, int) else patch[0]),
     }
@@ -60,6 +85,37 @@ def describe_swin_v2(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -
     """
     fields = _common_fields(named, "stage_{}/block_0/attn/logit_scale", heads_axis=0)
     fields["qkv_bias"] = "stage_0/block_0/attn/q_bias" in named
+    return fields | _buffered_windows(named, tensors, fields, hints, PRETRAINED_WINDOWS)
+
+
+def describe_swin_moe(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
+    """Returns a Swin-MoE's fields; windows are in its buffers, as V2's are."""
+    fields = _common_fields(named, "stage_{}/block_0/attn/cpb_mlp/fc2/kernel", heads_axis=0)
+    experts = "stage_{}/block_1/mlp/fc1_kernel"
+    stages = [s for s in range(len(fields["depths"])) if experts.format(s) in named]
+    fields |= {
+        "moe_stages": tuple(stages),
+        "num_experts": named[experts.format(stages[0])][0].shape[0],
+        "mlp_out_bias": "stage_0/block_0/mlp/fc2/bias" in named,
+        "router": "cosine"
+        if f"stage_{stages[0]}/block_1/mlp/router/sim_matrix" in named
+        else "linear",
+    }
+    return fields | _buffered_windows(named, tensors, fields, hints, {})
+
+
+def _buffered_windows(
+    named: Named,
+    tensors: Tensors,
+    fields: Fields,
+    hints: Mapping[str, Any],
+    known: Mapping[tuple[int, int], tuple[tuple[int, ...], ...]],
+) -> Fields:
+    """Returns windows and sizes from buffers, or else the hints', and the windows before them.
+
+    `known` has the windows before, by width and window, of models that are published.
+    """
+    fields = dict(fields)
     stages = range(len(fields["depths"]))
     windows = [_buffer_window(tensors, stage) for stage in stages]
     if None in windows:
@@ -75,7 +131,7 @@ def describe_swin_v2(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -
     if before is None and len(hints.get("pretrained_window_sizes", ())) == len(windows):
         before = hints["pretrained_window_sizes"]
     if before is None:
-        published = PRETRAINED_WINDOWS.get((fields["embed_dim"], fields["window_size"]), ())
+        published = known.get((fields["embed_dim"], fields["window_size"]), ())
         if len(published) > 1:
             raise UserError(
                 "the file does not show the windows it was pre-trained with; give a name, or "
@@ -161,3 +217,57 @@ def prepare_swin(tensors: Tensors) -> Prepared:
     kept = {n.removeprefix("encoder."): t for n, t in tensors.items() if n.startswith("encoder.")}
     kept = {name.replace(".rpe_mlp.", ".cpb_mlp."): tensor for name, tensor in kept.items()}
     return kept, [name for name in tensors if not name.startswith("encoder.")]
+
+
+_EXPERTS = re.compile(r"(.*\._moe_layer\.)experts\.batched_(?:fc[12]_w|fc[12]_bias)")
+_OUT_BIAS = "experts.batched_fc2_bias"
+
+
+def prepare_swin_moe(tensors: Tensors) -> Prepared:
+    """Returns the tensors with each expert's parts, of the devices that had them, in one.
+
+    Where the layers behind have no bias, the experts' are zeros that are never trained: left out.
+    """
+    tensors, left_out = prepare_swin(tensors)
+    plain = "layers.0.blocks.0.mlp.fc2.bias" not in tensors
+    kept = {}
+    for name, tensor in tensors.items():
+        layer = _EXPERTS.fullmatch(name)
+        if layer is None:
+            kept[name] = tensor
+        elif name.endswith(_OUT_BIAS) and plain:
+            if np.any(tensor.read()):
+                raise UserError(f"{name} is not zero, though the MLPs have no second bias.")
+            left_out.append(name)
+        else:
+            kept[name] = _by_expert(tensor, _count_experts(tensors, layer[1]), name)
+    return kept, left_out
+
+
+def _count_experts(tensors: Tensors, layer: str) -> int:
+    """Returns how many experts a layer's router chooses among."""
+    if (linear := f"{layer}gates.0.wg.weight") in tensors:
+        return tensors[linear].shape[0]
+    return tensors[f"{layer}gates.0.sim_matrix"].shape[1]
+
+
+def _by_expert(tensor: Tensor, experts: int, name: str) -> Tensor:
+    """Returns parts (parts, rows, ...) as (experts, parts / experts * rows, ...)."""
+    if tensor.shape[0] % experts:
+        raise UserError(
+            f"{name} has {tensor.shape[0]} of {experts} experts; give the path of the .pth.master, "
+            "beside which each device's .pth.rank0, .pth.rank1, ... must be."
+        )
+    shape = (experts, tensor.size // experts // math.prod(tensor.shape[2:]), *tensor.shape[2:])
+    return tensor if shape == tensor.shape else tensor.map(lambda a: a.reshape(shape), shape)
+
+
+def restore_swin_moe(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns what is written with the number of experts, and the zeros that reading leaves out."""
+    restored = dict(arrays)
+    for name, array in arrays.items():
+        if name.endswith("experts.batched_fc2_w"):
+            layer = name.removesuffix("experts.batched_fc2_w")
+            restored[layer + "_num_global_experts"] = np.array(len(array))
+            restored.setdefault(layer + _OUT_BIAS, np.zeros(array.shape[::2], array.dtype))
+    return restored

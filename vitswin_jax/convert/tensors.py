@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,10 +42,20 @@ class Tensor:
         """Returns the tensor that `change` makes of this one, which has `shape`; still unread."""
         return Tensor(shape, self.dtype, lambda: change(self.read()))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Tensor]) -> Tensor:
+        """Returns tensors one after the other along the first axis, still unread."""
+        shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+        return cls(shape, parts[0].dtype, lambda: np.concatenate([part.read() for part in parts]))
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Returns [start, stop) of the first axis, still unread."""
+        rows = self.read_rows or (lambda start, stop: self.read()[start:stop])
+        return Tensor((stop - start, *self.shape[1:]), self.dtype, lambda: rows(start, stop))
+
     def row(self, index: int) -> Tensor:
         """Returns one index of the first axis, still unread."""
-        rows = self.read_rows or (lambda start, stop: self.read()[start:stop])
-        return Tensor(self.shape[1:], self.dtype, lambda: rows(index, index + 1)[0])
+        return self.rows(index, index + 1).map(lambda rows: rows[0], self.shape[1:])
 
 
 def is_float(tensor: Tensor) -> bool:

@@ -30,6 +30,10 @@ TIMM_RULES = (
     Rule(BLOCK + "gamma_{k}",                     BLOCK_ + "ls{k}/gamma"),             # DeiT-3
     Rule(BLOCK + "mlp.{f:fc[12]}.weight",         BLOCK_ + "mlp/{f}/kernel",           dense),
     Rule(BLOCK + "mlp.{f:fc[12]}.bias",           BLOCK_ + "mlp/{f}/bias"),
+    Rule(BLOCK + "mlp.w12.weight",                BLOCK_ + "mlp/fc1/kernel",           dense),
+    Rule(BLOCK + "mlp.w12.bias",                  BLOCK_ + "mlp/fc1/bias"),            # DINOv2-g
+    Rule(BLOCK + "mlp.w3.weight",                 BLOCK_ + "mlp/fc2/kernel",           dense),
+    Rule(BLOCK + "mlp.w3.bias",                   BLOCK_ + "mlp/fc2/bias"),
     Rule("{n:norm|fc_norm|norm_pre}.weight",      "{n}/scale"),
     Rule("{n:norm|fc_norm|norm_pre}.bias",        "{n}/bias"),
     Rule("attn_pool.latent",                      "attn_pool/latent",                  row),
@@ -67,12 +71,15 @@ def _timm_hybrid(stem: str) -> tuple[Rule, ...]:
     )
 
 
-def _huggingface(prefix: str, *, dinov2: bool = False, head: str) -> tuple[Rule, ...]:
+def _huggingface(
+    prefix: str, *, dinov2: bool = False, gated: bool = False, head: str
+) -> tuple[Rule, ...]:
     """Returns the table of a transformers class, whose base model stands under `prefix`."""
     layer, attn = prefix + "encoder.layer.{i}.", prefix + "encoder.layer.{i}.attention.attention."
     embeddings = prefix + "embeddings."
     norms = ("norm1", "norm2") if dinov2 else ("layernorm_before", "layernorm_after")
     mlp = ("mlp.fc1", "mlp.fc2") if dinov2 else ("intermediate.dense", "output.dense")
+    mlp = ("mlp.weights_in", "mlp.weights_out") if gated else mlp
     qkv = tuple(attn + part for part in ("query", "key", "value"))
     rules = [
         Rule(embeddings + "patch_embeddings.projection.weight", "patch_embed/proj/kernel", conv),
@@ -183,7 +190,7 @@ _BIG_VISION = (
 )
 _TIMM = (
     "dist_token", "reg_tokens", "init_values", "pre_norm", "fc_norm", "qkv_bias", "patch_bias",
-    "no_embed_class", "class_token",
+    "no_embed_class", "class_token", "act",
 )  # fmt: skip
 _POOLS = {"global_pool": ("token", "avg", "map")}
 
@@ -229,15 +236,25 @@ NORM1, LAYERNORM = (
 )
 REGISTERS, DISTILLATION = r"embeddings\.register_tokens", r"embeddings\.distillation_token"
 _DINOV2 = {"global_pool": ("token", "token_avg"), "init_values": (SOME,)}
+_REGISTERS = _DINOV2 | {"reg_tokens": (SOME,), "no_embed_class": (True,)}
+GATED = r"encoder\.layer\.0\.mlp\.weights_in\.weight"
+_GATED = {"act": ("swiglu",)}
 SOURCES = (
     _google_source(
         "vision_transformer", ".*Transformer/posembed_input/pos_embedding", linen=False
     ),
     _google_source("big_vision", ".*Transformer/encoderblock(_0)?/.*", linen=True),
     _huggingface_source(
+        "DINOv2 with registers", "dinov2_with_registers.", NORM1, REGISTERS, GATED, dinov2=True,
+        gated=True, head="classifier", holds=(only("qkv_bias", **_REGISTERS, **_GATED),),
+    ),
+    _huggingface_source(
+        "DINOv2", "dinov2.", NORM1, GATED, dinov2=True, gated=True, head="classifier",
+        holds=(only("qkv_bias", **_DINOV2, **_GATED),),
+    ),
+    _huggingface_source(
         "DINOv2 with registers", "dinov2_with_registers.", NORM1, REGISTERS, dinov2=True,
-        head="classifier",
-        holds=(only("qkv_bias", reg_tokens=(SOME,), no_embed_class=(True,), **_DINOV2),),
+        head="classifier", holds=(only("qkv_bias", **_REGISTERS),),
     ),
     _huggingface_source(
         "DINOv2", "dinov2.", NORM1, dinov2=True, head="classifier",

@@ -20,8 +20,11 @@ from vitswin_jax.convert.source import (
 from vitswin_jax.convert.tensors import Tensor, Tensors
 from vitswin_jax.types import UserError
 
-HEADS = {192: 3, 384: 6, 512: 8, 768: 12, 1024: 16, 1152: 16, 1280: 16, 1408: 16, 1664: 16}
+HEADS = {192: 3, 384: 6, 512: 8, 768: 12} | dict.fromkeys((1024, 1152, 1280, 1408, 1536, 1664), 16)
 """Embedding width to heads, as published: a fused qkv does not show them."""
+
+GATED_HEADS = {1536: 24}
+"""The same of models with a gated MLP: DINOv2's giant."""
 
 Prepared = tuple[dict[str, Tensor], list[str]]
 
@@ -54,6 +57,8 @@ def describe_vit(
         "fc_norm": "fc_norm/scale" in named,
         "pre_logits": named["pre_logits/bias"][0].size if "pre_logits/bias" in named else None,
     }
+    if _gated(named):
+        fields["act"] = "swiglu"
     fields["global_pool"] = _pool(named, fields, hints)
     return fields | _positions(named, fields, hints)
 
@@ -62,8 +67,18 @@ def describe_timm(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> F
     """Returns what `describe_vit` does, and what timm has for CLIP: an epsilon, an activation."""
     fields = describe_vit(named, tensors, hints)
     if fields["pre_norm"]:
-        fields |= {"norm_eps": 1e-5, "act": hints.get("act", "gelu")}
+        fields |= {"norm_eps": 1e-5, "act": clip_activation(hints)}
     return fields
+
+
+def clip_activation(hints: Mapping[str, Any]) -> str:
+    """Returns the activation of a CLIP tower, which no file shows; raises UserError without one."""
+    if "act" not in hints:
+        raise UserError(
+            "the file does not show which activation this CLIP was trained with; give a name or "
+            "act=: quick_gelu (OpenAI, MetaCLIP, DFN) or gelu (OpenCLIP)."
+        )
+    return hints["act"]
 
 
 def describe_google(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
@@ -74,12 +89,21 @@ def describe_google(named: Named, tensors: Tensors, hints: Mapping[str, Any]) ->
     return fields
 
 
+def _gated(named: Named) -> bool:
+    """Returns whether a MLP's first layer makes two values for each that its second reads."""
+    dim = named["block_0/norm1/scale"][0].size
+    inputs = named["block_0/mlp/fc2/kernel"][0].size // dim
+    return named["block_0/mlp/fc1/bias"][0].size == 2 * inputs
+
+
 def _heads(named: Named, dim: int, hints: Mapping[str, Any]) -> int:
     kernel = named["block_0/attn/qkv/kernel"][0].shape
     if len(kernel) == 3:
         return kernel[1]
     if "num_heads" in hints and hints.get("embed_dim", dim) == dim:
         return hints["num_heads"]
+    if _gated(named) and dim in GATED_HEADS:
+        return GATED_HEADS[dim]
     if dim in HEADS:
         return HEADS[dim]
     candidates = ", ".join(str(n) for n in range(1, dim + 1) if dim % n == 0 and dim // n >= 8)

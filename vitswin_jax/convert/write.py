@@ -14,7 +14,7 @@ from vitswin_jax.atomic import replacing
 from vitswin_jax.convert.detect import SOURCES
 from vitswin_jax.convert.pth_write import write_pth
 from vitswin_jax.convert.rules import write_rules
-from vitswin_jax.convert.source import SOME, Source
+from vitswin_jax.convert.source import SOME, UNGATED, Source
 from vitswin_jax.types import UserError
 
 FORMATS = tuple(dict.fromkeys(source.format for source in SOURCES if source.holds))
@@ -56,7 +56,11 @@ def as_theirs(
     source: Source, tensors: Mapping[str, np.ndarray], buffers: Buffers, *, origin: str
 ) -> dict[str, np.ndarray]:
     """Returns our arrays under their names and in their layouts, with recomputed buffers."""
-    arrays = source.restore(write_rules(tensors, source.rules, origin=origin))
+    arrays = write_rules(tensors, source.rules, origin=origin)
+    try:
+        arrays = source.restore(arrays)
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from error
     for kind in source.buffers:
         for place, array in buffers(kind).items():
             arrays[_buffer_name(source, arrays, place, kind)] = array
@@ -93,6 +97,7 @@ def computes_otherwise(source: Source, fields: Mapping[str, Any]) -> list[str]:
         f"{field}={value!r} (here {fields[field]!r})"
         for field, value in source.numerics.items()
         if field in fields and fields[field] != value
+        if field != "act" or fields[field] in UNGATED  # shapes show a gate over there too
     ]
 
 

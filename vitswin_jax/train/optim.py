@@ -15,6 +15,7 @@ DECAY_RULES: tuple[tuple[str, bool], ...] = (
     # (pattern of the whole path, decayed?), the first that matches. As all originals: kernels only.
     (r".*(relative_position_bias_table|logit_scale|cpb_mlp/.*)", False),
     (r"(.*/)?(cls_token|dist_token|reg_token|pos_embed(_[xy])?|absolute_pos_embed|latent)", False),
+    (r".*/router/(proj/kernel|sim_matrix|temperature)", False),  # Swin-MoE's cosine router
     (r"(.*/)?(bias|[qv]_bias|fc[12]_bias|scale|gamma)", False),
     (r"(.*/)?(kernel|fc[12]_kernel)", True),  # fc1 and fc2: of Swin-MoE's experts
 )
