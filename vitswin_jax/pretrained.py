@@ -20,6 +20,8 @@ from jaxtyping import Float32, UInt8
 
 from vitswin_jax.convert import files, write
 from vitswin_jax.convert.adapt import adapt, check_parameters
+from vitswin_jax.convert.preprocess import timm_preprocess
+from vitswin_jax.convert.source import IMAGENET
 from vitswin_jax.convert.tensors import Tensor
 from vitswin_jax.data.transforms import Preprocess
 from vitswin_jax.metadata import Metadata
@@ -39,17 +41,8 @@ from vitswin_jax.weights import (
 log = logging.getLogger(__name__)
 
 _EXECUTION = ("remat", "scan")  # how a run computed, not what: never stored
-# Swin and V2: ImageNet's statistics, 224 of 256 pixels, bicubic (the official data/build.py).
-_MICROSOFT = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "crop_fraction": 0.875}
-# ViT: inputs in [-1, 1]; crop and kernel as timm evaluates AugReg's.
-_GOOGLE = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "crop_fraction": 0.9}
-_PREPROCESS = {  # where no file says
-    "vit": _GOOGLE,
-    "swin": _MICROSOFT,
-    "swinv2": _MICROSOFT,
-    "swin_mlp": _MICROSOFT,
-    "swin_moe": _MICROSOFT,
-}
+# The Swin families: ImageNet's statistics, 224 of 256 pixels (the official data/build.py).
+_MICROSOFT = IMAGENET | {"crop_fraction": 0.875}
 
 
 def load_pretrained(
@@ -158,15 +151,16 @@ def load_metadata(path: str | os.PathLike[str], name: str | None = None, **field
 
 def make_preprocess(
     path_or_name: str | os.PathLike[str],
+    name: str | None = None,
 ) -> Callable[..., Float32[np.ndarray, "b H W 3"]]:
     """Returns a function from uint8 images to the input of a model, by its file or its name.
 
     It takes one image (h, w, 3) in [0, 255], or a sequence of them in any sizes, and returns a
-    float32 batch.
+    float32 batch. Of a file, `name` supplies what it does not show, as in `load_pretrained`.
     """
     path = Path(path_or_name)
     if path.exists() or path.suffix or path.parent != Path():
-        metadata = load_metadata(path)
+        metadata = load_metadata(path, name)
         preprocess = metadata.preprocess or default_preprocess(metadata.name, metadata.fields)
     else:
         preprocess = default_preprocess(str(path_or_name))
@@ -176,7 +170,10 @@ def make_preprocess(
 def default_preprocess(name: str, fields: Mapping[str, Any] | None = None) -> Preprocess:
     """Returns how a model that is not from a file, or from one that does not say, takes images."""
     model = create_model(name, **(fields or {}))
-    return Preprocess(img_size=pair(model.img_size), **_PREPROCESS[family_of(model)])
+    images = _MICROSOFT
+    if family_of(model) == "vit":
+        images = timm_preprocess(_model_fields(model), name)
+    return Preprocess(img_size=pair(model.img_size), **images)
 
 
 def _as_parameter(tensor: Tensor) -> jax.Array:

@@ -92,7 +92,7 @@ def open_weights(path: Path, name: str | None = None, **asked: Any) -> Weights:
     if unused:
         more = f", ... ({len(unused)} in all)" if len(unused) > 5 else ""
         log.info("%s: not used: %s%s", path, ", ".join(unused[:5]), more)
-    preprocess = Preprocess(img_size=pair(model.img_size), **source.preprocess)
+    preprocess = Preprocess(img_size=pair(model.img_size), **source.images(found.fields, name))
     metadata = Metadata(
         name=_variant(family, found.fields) or family,
         fields=found.fields,

@@ -72,8 +72,11 @@ class Source:
     """How its code resizes tables of relative position biases."""
     head_rows: Callable[[int, int], Sequence[int] | None] = lambda old, new: None
     """From (classes of the file, classes wanted): the rows its code maps a head by, if it does."""
-    preprocess: Mapping[str, Any] = field(default_factory=lambda: IMAGENET)
-    """Fields of `Preprocess`: how its code gives images to these models."""
+    preprocess: Mapping[str, Any] | Callable[[Fields, str], Mapping[str, Any]] = field(
+        default_factory=lambda: IMAGENET
+    )
+    """Fields of `Preprocess`: how its code gives images to these models; or a function to them
+    from the model's fields and the name that the user gives, "" if none."""
     holds: tuple[Mapping[str, tuple[Any, ...]], ...] = ()
     """What its code can compute: fields to the values they may have, others are free; any of
     several, and none for a source that is only read."""
@@ -89,6 +92,12 @@ class Source:
     def fits(self, tensors: Tensors) -> bool:
         """Returns whether the keys of a file are this source's."""
         return all(any(re.fullmatch(mark, name) for name in tensors) for mark in self.marks)
+
+    def images(self, fields: Fields, name: str | None) -> Mapping[str, Any]:
+        """Returns the fields of `Preprocess`, but for the size, of one of its models."""
+        if callable(self.preprocess):
+            return self.preprocess(fields, name or "")
+        return self.preprocess
 
     def named(self, tensors: Tensors) -> Named:
         """Returns the tensors that have a place, under our names."""

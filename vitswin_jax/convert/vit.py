@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitswin_jax.convert import resize, vit_fields
+from vitswin_jax.convert.preprocess import timm_preprocess
 from vitswin_jax.convert.rules import Rule, conv, dense, dense_out, map_vector, row, vector
 from vitswin_jax.convert.source import HALF, IMAGENET, SOME, Source, only
 
@@ -225,7 +226,7 @@ def _timm_source(
         numerics={"act": "gelu", "norm_eps": 1e-6},
         prepare=vit_fields.prepare_timm,
         pos_embed=resize.bicubic_antialiased,
-        preprocess=HALF,
+        preprocess=timm_preprocess,
         holds=holds,
     )
 
