@@ -38,8 +38,8 @@ def test_splits_can_be_cut(digits_root):
 
 
 def test_default_place_is_the_users_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert digits_directory() == tmp_path / "vitswin_jax" / "digits" / "1.0.0"
+    monkeypatch.setenv("VITSWIN_CACHE", str(tmp_path))
+    assert digits_directory() == tmp_path / "digits" / "1.0.0"
     assert len(open_source("digits", split="test")) == 450
 
 

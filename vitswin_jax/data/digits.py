@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vitswin_jax.cache import cache_dir
 from vitswin_jax.types import Record, UserError
 
 NAME = "digits"
@@ -28,7 +29,7 @@ def digits_directory(data_dir: str | os.PathLike[str] | None = None) -> Path:
 
     Raises UserError where the directory cannot be written.
     """
-    root = _cache_dir() if data_dir is None else Path(data_dir).expanduser()
+    root = cache_dir() if data_dir is None else Path(data_dir).expanduser()
     directory = root / NAME / "1.0.0"
     if not (directory / "dataset_info.json").exists():
         try:
@@ -39,10 +40,6 @@ def digits_directory(data_dir: str | os.PathLike[str] | None = None) -> Path:
                 "data_dir that can be written."
             ) from error
     return directory
-
-
-def _cache_dir() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vitswin_jax"
 
 
 def _prepare(root: Path, directory: Path) -> None:
