@@ -24,19 +24,13 @@ from vitswin_jax.convert.preprocess import timm_preprocess
 from vitswin_jax.convert.source import IMAGENET
 from vitswin_jax.convert.tensors import Tensor
 from vitswin_jax.data.transforms import Preprocess
+from vitswin_jax.locate import WEIGHTS
 from vitswin_jax.metadata import Metadata
 from vitswin_jax.models.blocks import stack_blocks, unstack_blocks
 from vitswin_jax.models.layers import pair
-from vitswin_jax.models.registry import create_model, family_of
+from vitswin_jax.models.registry import create_model, family_of, resolve_name
 from vitswin_jax.types import Params, UserError
-from vitswin_jax.weights import (
-    WEIGHTS,
-    open_weights,
-    parameter_shapes,
-    sizes_of,
-    swin_buffers,
-    weights_file,
-)
+from vitswin_jax.weights import open_weights, parameter_shapes, sizes_of, swin_buffers
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +49,8 @@ def load_pretrained(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Returns (model, variables) of a weights file of any source, or of a run's workdir.
 
+    `path` is a file or a folder, or else a name: of the table of published weights
+    (`augreg/B_16-...`) or of the Hugging Face hub (`hf-hub:org/name[@revision]`), downloaded once.
     What the file shows wins, in sizes and in numeric details, so that the model gives the
     original's numbers; `name` supplies only what it does not show, and explicit fields win over
     both. None means the file's. Another `num_classes` gives a fresh (zero) head, unless the source
@@ -64,12 +60,11 @@ def load_pretrained(
     open, with the candidates, and one that lists every key that is missing, unknown or of another
     shape.
     """
-    file = weights_file(path)
     asked = {"num_classes": num_classes, "img_size": img_size}
     asked = {field: value for field, value in asked.items() if value is not None} | fields
     if asked.get("window_size", 0) is None:
         del asked["window_size"]
-    weights = open_weights(file, name, **asked)
+    weights = open_weights(path, name, **asked)
     model = weights.model(**asked)
     tensors, notes = adapt(
         weights.tensors,
@@ -77,10 +72,10 @@ def load_pretrained(
         old=sizes_of(weights.model()),
         new=sizes_of(model),
         methods=weights.methods,
-        origin=str(file),
+        origin=str(weights.file),
     )
     for note in notes:
-        log.info("%s: %s", file, note)
+        log.info("%s: %s", weights.file, note)
     with ThreadPoolExecutor(max_workers=4) as pool:  # reading and transposing leave the GIL
         leaves = pool.map(_as_parameter, tensors.values())
         params = unflatten_dict(dict(zip(tensors, leaves, strict=True)), sep="/")
@@ -146,7 +141,7 @@ def load_metadata(path: str | os.PathLike[str], name: str | None = None, **field
 
     `name` and `fields` supply what it does not show, as in `load_pretrained`.
     """
-    return open_weights(weights_file(path), name, **fields).metadata
+    return open_weights(path, name, **fields).metadata
 
 
 def make_preprocess(
@@ -159,12 +154,22 @@ def make_preprocess(
     float32 batch. Of a file, `name` supplies what it does not show, as in `load_pretrained`.
     """
     path = Path(path_or_name)
-    if path.exists() or path.suffix or path.parent != Path():
-        metadata = load_metadata(path, name)
+    if path.exists() or not _names_a_model(str(path_or_name)):
+        metadata = load_metadata(path_or_name, name)
         preprocess = metadata.preprocess or default_preprocess(metadata.name, metadata.fields)
     else:
         preprocess = default_preprocess(str(path_or_name))
     return functools.partial(_preprocess_images, preprocess)
+
+
+def _names_a_model(text: str) -> bool:
+    """Returns whether a text that is no file is meant as a model's name, if misspelt."""
+    if "/" not in text and "." not in text:
+        return True
+    try:
+        return bool(resolve_name(text))
+    except UserError:
+        return False
 
 
 def default_preprocess(name: str, fields: Mapping[str, Any] | None = None) -> Preprocess:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,11 +22,18 @@ from vitswin_jax.convert.rules import apply_rules
 from vitswin_jax.convert.source import BUFFERS
 from vitswin_jax.convert.tensors import Tensor, is_float
 from vitswin_jax.data.transforms import Preprocess
+from vitswin_jax.locate import locate
 from vitswin_jax.metadata import Metadata
 from vitswin_jax.models.attention import MASKED
 from vitswin_jax.models.blocks import unstack_blocks
 from vitswin_jax.models.layers import pair
-from vitswin_jax.models.registry import FAMILIES, create_model, family_of, model_kwargs
+from vitswin_jax.models.registry import (
+    FAMILIES,
+    create_model,
+    family_of,
+    model_kwargs,
+    resolve_name,
+)
 from vitswin_jax.models.swin import Swin
 from vitswin_jax.models.swinv2 import log_spaced_coordinates
 from vitswin_jax.models.variants import VARIANTS
@@ -52,14 +60,12 @@ NUMERICS = (
 )
 """Fields that are a code's own, or that not every format's file shows."""
 
-WEIGHTS = "model.safetensors"
-"""What a run calls its weights: a workdir may stand wherever a weights file may."""
-
 
 @dataclass(frozen=True)
 class Weights:
     """A weights file, its tensors under our names and in our layouts."""
 
+    file: Path
     tensors: Mapping[str, Tensor]
     """Exactly the parameters of the file's own model."""
     metadata: Metadata
@@ -71,13 +77,16 @@ class Weights:
         return create_model(self.metadata.name, **{**self.metadata.fields, **fields})
 
 
-def open_weights(path: Path, name: str | None = None, **asked: Any) -> Weights:
+def open_weights(path: str | Path, name: str | None = None, **asked: Any) -> Weights:
     """Opens a weights file of any source; reads nothing of its tensors.
 
-    `name` and `asked`, a variant's name and fields, supply what the file does not show. Raises
-    UserError for a file that is damaged or from no known source, for parameters that do not fit
-    its model, all listed, and for another family than the name's.
+    `path` may be all that `locate` takes, a published name too. `name` and `asked`, a variant's
+    name and fields, supply what the file does not show. Raises UserError for a file that is damaged
+    or from no known source, for parameters that do not fit its model, all listed, and for another
+    family than the name's.
     """
+    located = locate(path)
+    path, name = located.file, name or _known(located.variant)
     contents = formats.read_tensors(path)
     if files.KEY in contents.header:
         return _open_native(path, contents, name)
@@ -92,34 +101,20 @@ def open_weights(path: Path, name: str | None = None, **asked: Any) -> Weights:
     if unused:
         more = f", ... ({len(unused)} in all)" if len(unused) > 5 else ""
         log.info("%s: not used: %s%s", path, ", ".join(unused[:5]), more)
-    preprocess = Preprocess(img_size=pair(model.img_size), **source.images(found.fields, name))
+    images = located.images or source.images(found.fields, name)
     metadata = Metadata(
-        name=_variant(family, found.fields) or family,
+        name=_variant(family, found.fields, name) or family,
         fields=found.fields,
-        preprocess=preprocess,
-        provenance=_provenance(path, contents, found),
+        preprocess=Preprocess(img_size=pair(model.img_size), **images),
+        provenance={**_provenance(path, contents, found), **located.provenance},
     )
-    return Weights(
-        tensors, metadata, Methods(source.pos_embed, source.bias_table, source.head_rows)
-    )
+    methods = Methods(source.pos_embed, source.bias_table, source.head_rows)
+    return Weights(path, tensors, metadata, methods)
 
 
 def weights_file(path: str | Path) -> Path:
-    """Returns the weights file that `path` names: itself, or a workdir's or a hub folder's.
-
-    Raises UserError where there is none.
-    """
-    path = Path(path).expanduser()
-    if not path.is_dir():
-        if not path.exists():
-            raise UserError(
-                f"{path}: no such file or folder; a weights file or a workdir is needed."
-            )
-        return path
-    for name in formats.FOLDER_FILES:
-        if (path / name).exists():
-            return path / name
-    raise UserError(f"{path}: has no {WEIGHTS}; a run writes it into its workdir at its end.")
+    """Returns the weights file that `path` names, as `locate` does."""
+    return locate(path).file
 
 
 def parameter_shapes(model: nn.Module) -> Shapes:
@@ -204,7 +199,7 @@ def _open_native(path: Path, contents: formats.Contents, name: str | None) -> We
     found = {name: tensor.shape for name, tensor in contents.tensors.items()}
     check_parameters(found, parameter_shapes(model), origin=str(path))
     _check_dtypes(path, contents.tensors)
-    return Weights(contents.tensors, metadata, Methods())
+    return Weights(path, contents.tensors, metadata, Methods())
 
 
 def _check_family(path: Path, holds: str, family: str, name: str | None) -> None:
@@ -218,11 +213,20 @@ def _check_dtypes(path: Path, tensors: Mapping[str, Tensor]) -> None:
         raise UserError(f"{path}: these are no floating-point numbers: {', '.join(wrong)}.")
 
 
-def _variant(family: str, fields: Mapping[str, Any]) -> str | None:
-    """Returns the variant with the most fields of those whose sizes the fields are."""
+def _known(name: str | None) -> str | None:
+    """Returns the name of a model, or None where there is none of that name."""
+    with contextlib.suppress(UserError):
+        return name if name and resolve_name(name) else None
+    return None
+
+
+def _variant(family: str, fields: Mapping[str, Any], name: str | None) -> str | None:
+    """Returns the variant called `name`, or else that with the most fields, whose these are."""
     fits = [
         name
         for name, (other, sizes) in VARIANTS.items()
         if other == family and all(fields.get(key) == value for key, value in sizes.items())
     ]
+    if name is not None and (named := resolve_name(name)[0]) in fits:
+        return named
     return max(fits, key=lambda name: len(VARIANTS[name][1]), default=None)

@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser(argv).parse_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes about the hardware it missed
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("vitswin_jax.download").setLevel(logging.INFO)  # what takes minutes is said
     try:
         status = args.run(args)
         sys.stdout.flush()  # here, where a broken pipe is caught

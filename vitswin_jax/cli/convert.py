@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import logging
 from pathlib import Path
 
@@ -15,7 +14,9 @@ FORMATS = ("native", "google", "timm", "microsoft", "huggingface")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
-    parser.add_argument("source", metavar="SRC", help="a weights file of any source, or a workdir")
+    parser.add_argument(
+        "source", metavar="SRC", help="a weights file of any source, a workdir, or a published name"
+    )
     parser.add_argument("target", metavar="DST", help="the file to write")
     parser.add_argument("--to", choices=FORMATS, default="native", help="default: native")
     parser.add_argument("--model", metavar="NAME", help="the variant, where the file is unclear")
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes DST and says what it holds; 1 where --verify finds other logits."""
+    from vitswin_jax.download import file_digest
     from vitswin_jax.models.registry import create_model
     from vitswin_jax.pretrained import load_pretrained, save_pretrained
     from vitswin_jax.weights import open_weights, weights_file
@@ -42,10 +44,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{target}: is the file to be converted; give another name.")
     fields = {"num_classes": args.num_classes, "img_size": args.img_size}
     fields = {name: value for name, value in fields.items() if value is not None}
-    model, variables = load_pretrained(source, args.model, **fields)
-    metadata = open_weights(source, args.model, **fields).metadata
+    model, variables = load_pretrained(args.source, args.model, **fields)
+    metadata = open_weights(args.source, args.model, **fields).metadata
     metadata = dataclasses.replace(
-        metadata, provenance={**metadata.provenance, "sha256": _sha256(source)}
+        metadata, provenance={**metadata.provenance, "sha256": file_digest(source, "sha256")}
     )
     if "num_classes" in fields and fields["num_classes"] != metadata.fields["num_classes"]:
         metadata = dataclasses.replace(metadata, class_names=None)
@@ -92,8 +94,3 @@ def _size(text: str) -> int | tuple[int, int]:
     if len(sides) > 2 or min(sides) < 1:
         raise ValueError(text)
     return sides[0] if len(sides) == 1 else sides
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

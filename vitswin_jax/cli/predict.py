@@ -18,7 +18,9 @@ _BATCH = 16
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
-    parser.add_argument("weights", metavar="WEIGHTS", help="a run's workdir or a weights file")
+    parser.add_argument(
+        "weights", metavar="WEIGHTS", help="a run's workdir, a weights file or a published name"
+    )
     parser.add_argument(
         "images",
         metavar="IMAGE",
