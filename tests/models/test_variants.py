@@ -8,6 +8,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from vitswin_jax import create_model, model_names
+from vitswin_jax.analysis.variant_costs import variant_costs
 from vitswin_jax.models.layers import pair
 from vitswin_jax.models.registry import FAMILIES, family_of, model_kwargs, resolve_name
 from vitswin_jax.models.variants import ALIASES, VARIANTS
@@ -174,7 +175,7 @@ def count(name, **fields):
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_a_variant_has_the_published_number_of_parameters(name):
-    assert count(name) == PUBLISHED[name]
+    assert count(name) == PUBLISHED[name] == variant_costs()[name].parameters
 
 
 MOE = set(model_names("swin_moe_*"))  # whose counts are published nowhere
@@ -187,7 +188,8 @@ def test_what_no_table_lists_differs_from_what_one_does_in_its_positions(name):
     model, published = create_model(name), create_model(base)
     assert isinstance(model, ViT)
     more = model.grid[0] * model.grid[1] - published.grid[0] * published.grid[1]
-    assert count(name) == PUBLISHED[base] + more * model.embed_dim
+    expected = PUBLISHED[base] + more * model.embed_dim
+    assert count(name) == expected == variant_costs()[name].parameters
 
 
 @pytest.mark.parametrize("name", sorted(MOE))
@@ -199,7 +201,7 @@ def test_experts_are_what_a_mixture_has_more_than_the_dense_model(name):
         c = model.embed_dim * 2**stage
         mlp = c * 4 * c + 4 * c + 4 * c * c  # no bias behind the second layer
         more += blocks * ((model.num_experts - 1) * mlp + c * model.num_experts)
-    assert count(name) == count(name, moe_stages=()) + more
+    assert count(name) == count(name, moe_stages=()) + more == variant_costs()[name].parameters
 
 
 def test_every_family_has_variants_and_each_is_of_its_family():

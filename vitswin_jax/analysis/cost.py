@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,16 +17,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.extend import core
 
+from vitswin_jax.analysis.variant_costs import Cost
 from vitswin_jax.models.layers import pair
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one model costs for one image of its size."""
-
-    parameters: int
-    multiply_adds: int
-    img_size: tuple[int, int]  # height, width in pixels
 
 
 def multiply_adds(fn: Callable[..., Any], *args: Any) -> int:

@@ -1,0 +1,53 @@
+"""What every variant costs, counted once and kept in `variant_costs.txt`.
+
+Tracing them all takes half a minute, which is long for a list of them. A test holds the table to
+the models; `python -m vitswin_jax.analysis.variant_costs` writes it anew.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_TABLE = Path(__file__).with_name("variant_costs.txt")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one model costs for one image of its size."""
+
+    parameters: int
+    multiply_adds: int
+    img_size: tuple[int, int]  # height, width in pixels
+
+
+@functools.cache
+def variant_costs() -> Mapping[str, Cost]:
+    """Returns the table: variant -> cost."""
+    rows = (line.split() for line in _TABLE.read_text().splitlines() if not line.startswith("#"))
+    return {
+        name: Cost(int(parameters), int(multiply_adds), (int(height), int(width)))
+        for name, parameters, multiply_adds, height, width in rows
+    }
+
+
+def write_table() -> None:
+    """Counts every variant and writes the table."""
+    from vitswin_jax.analysis.cost import describe
+    from vitswin_jax.atomic import replacing
+    from vitswin_jax.models.registry import create_model, model_names
+
+    lines = ["# variant  parameters  multiply-adds  height  width"]
+    for name in model_names():
+        cost = describe(create_model(name, scan=True))  # scanned: the same counts, traced sooner
+        lines.append(
+            f"{name} {cost.parameters} {cost.multiply_adds} {' '.join(map(str, cost.img_size))}"
+        )
+    with replacing(_TABLE) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    write_table()
