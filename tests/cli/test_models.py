@@ -1,4 +1,8 @@
-"""`vitswin models`: published numbers, and patterns."""
+"""`vitswin models`: published numbers, published weights, and patterns."""
+
+import json
+import subprocess
+import sys
 
 import pytest
 
@@ -25,11 +29,56 @@ def test_parts_and_patterns(vitswin, pattern):
     ]
 
 
+def test_the_list_needs_no_jax():
+    script = (
+        "import sys; from vitswin_jax.cli import main\n"
+        "assert main(['models']) == main(['models', '--sources']) == 0\n"
+        "assert 'jax' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=120)
+
+
+def test_published_weights(vitswin):
+    status, out, err = vitswin("models", "--sources", "swin_base_patch4_window12_384")
+    assert (status, err) == (0, "")
+    place = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
+    assert out.splitlines() == [
+        "swin/swin_base_patch4_window12_384",
+        "  swin_base_patch4_window12_384  imagenet1k   384x384  84.50 %",
+        f"  {place}swin_base_patch4_window12_384.pth",
+        "swin/swin_base_patch4_window12_384_22k",
+        "  swin_base_patch4_window12_384  imagenet22k  384x384",
+        f"  {place}swin_base_patch4_window12_384_22k.pth",
+        "swin/swin_base_patch4_window12_384_22kto1k",
+        "  swin_base_patch4_window12_384  imagenet1k   384x384  86.40 %",
+        f"  {place}swin_base_patch4_window12_384_22kto1k.pth",
+    ]
+
+
+def test_the_facts_of_all_weights_fit_a_terminal(vitswin):
+    """Names and addresses are as long as they are, each on a line of its own."""
+    _, out, _ = vitswin("models", "--sources")
+    assert len(out.splitlines()) == 3 * 175
+    assert max(map(len, out.splitlines()[1::3])) <= 80
+
+
+def test_json(vitswin):
+    _, out, _ = vitswin("models", "--sources", "mae/*base", "--json")
+    finetuned = json.loads(out.splitlines()[1])
+    assert finetuned["name"] == "mae/mae_finetuned_vit_base"
+    assert (finetuned["top1"], finetuned["digest"]) == (83.664, "md5:1b25e9")
+    _, out, _ = vitswin("models", "vit_base_patch16_224", "--json")
+    assert json.loads(out)["parameters"] == 86_567_656
+
+
 def test_nothing_matches(vitswin):
     status, out, err = vitswin("models", "swin_tinny_patch4_window7_224")
     assert (status, out) == (1, "")
     assert "did you mean 'swin_tiny_patch4_window7_224'" in err
     assert err.count("\n") == 1
+    status, out, err = vitswin("models", "--sources", "swin/swin_tinny_patch4_window7_224")
+    assert (status, out) == (1, "")
+    assert "did you mean 'swin/swin_tiny_patch4_window7_224'" in err
 
 
 @pytest.mark.parametrize(
