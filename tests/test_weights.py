@@ -312,6 +312,31 @@ def test_names_and_fields_supply_what_a_file_does_not_show(tmp_path):
     assert vitswin_jax.load_pretrained(path, num_heads=4)[0].num_heads == 4
 
 
+@pytest.mark.parametrize("case", ["timm", "timm registers", "hf vit", "google token"])
+def test_a_grid_that_is_no_square_is_the_one_that_is_asked_for(case, tmp_path):
+    format, family, fields = CASES[case]
+    model = vitswin_jax.create_model(family, **fields | {"img_size": (8, 24)})
+    path = tmp_path / f"a.{SUFFIX[format]}"
+    variables = random_variables(model)
+    vitswin_jax.save_pretrained(path, model, variables, format=format)
+    with pytest.raises(UserError, match=r"give a name or img_size=, of one of the grids .*2x6"):
+        vitswin_jax.load_pretrained(path)
+    loaded, got = vitswin_jax.load_pretrained(path, img_size=(8, 24))
+    assert loaded == model
+    assert_equal_trees(got["params"], variables["params"])
+
+
+@pytest.mark.parametrize(("case", "img_size"), [("hf registers", 12), ("hf vit", (12, 20))])
+def test_positions_are_counted_as_their_code_has_them(case, img_size, tmp_path):
+    """Nine positions without five tokens', and fifteen with one, would be squares too."""
+    format, family, fields = CASES[case]
+    model = vitswin_jax.create_model(family, **fields | {"img_size": img_size})
+    path = tmp_path / "a.safetensors"
+    vitswin_jax.save_pretrained(path, model, random_variables(model), format=format)
+    loaded, _ = vitswin_jax.load_pretrained(path, img_size=img_size)
+    assert loaded == model
+
+
 def test_the_file_wins_over_the_name(tmp_path):
     loaded, _ = vitswin_jax.load_pretrained(saved("google token", tmp_path), "vit_base_patch16_224")
     assert (loaded.embed_dim, loaded.num_heads, loaded.act) == (192, 3, "gelu_tanh")

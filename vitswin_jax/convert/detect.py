@@ -16,8 +16,8 @@ from vitswin_jax.types import UserError
 SOURCES: tuple[Source, ...] = (*swin.SOURCES, *towers.SOURCES, *vit.SOURCES)
 """All sources; a file is from the first that it fits."""
 
-TABLELESS = ("swinv2",)
-"""Families without tables, so that the sizes that are asked for may as well be the file's."""
+UNSEEN_SIZES = {"vit": ("img_size",), "swinv2": ("img_size", "window_size")}
+"""Sizes that a family's file may not show, so that those that are asked for may as well be its."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def detect(
             f"{', '.join(dict.fromkeys(f'{s.name} {s.family}' for s in SOURCES))}): it has "
             f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}."
         )
-    sizes = () if source.family in TABLELESS else ("img_size", "window_size")
+    sizes = {"img_size", "window_size"} - set(UNSEEN_SIZES.get(source.family, ()))
     asked = {field: value for field, value in (asked or {}).items() if field not in sizes}
     hints = {**(hints or {}), **asked}
     if "num_heads" in asked:  # then they are not the named model's, which go with its width

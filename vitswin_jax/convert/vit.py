@@ -6,6 +6,7 @@ the WZMIAOMIAO tutorial, whose names are the same; Hugging Face.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -167,20 +168,20 @@ def _huggingface_source(
     **options: Any,
 ) -> Source:
     base = re.escape(prefix) if own_prefix else f"({re.escape(prefix)})?"  # a base model has none
-    dinov2 = options.get("dinov2", False)
+    dinov2, registers = options.get("dinov2", False), "registers" in prefix
     return Source(
         name=f"Hugging Face ({name})",
         format="huggingface",
         family="vit",
         marks=tuple(base + mark for mark in marks),
         rules=_huggingface(prefix, **options),
-        describe=vit_fields.describe_vit,
+        describe=functools.partial(vit_fields.describe_vit, no_embed_class=registers),
         numerics={"act": "gelu", "norm_eps": 1e-6 if dinov2 else 1e-12},
         prepare=vit_fields.prefixed(prefix),
-        pos_embed=resize.bicubic_antialiased if "registers" in prefix else resize.bicubic,
+        pos_embed=resize.bicubic_antialiased if registers else resize.bicubic,
         preprocess=IMAGENET if dinov2 or prefix == "deit." else HALF,
         holds=holds,
-        restore=vit_fields.unfold_class_position if "registers" in prefix else dict,
+        restore=functools.partial(vit_fields.restore_dinov2, prefix) if dinov2 else dict,
     )
 
 

@@ -30,12 +30,18 @@ Prepared = tuple[dict[str, Tensor], list[str]]
 
 
 def describe_vit(
-    named: Named, tensors: Tensors, hints: Mapping[str, Any], *, torch: bool = True
+    named: Named,
+    tensors: Tensors,
+    hints: Mapping[str, Any],
+    *,
+    torch: bool = True,
+    no_embed_class: bool | None = None,
 ) -> Fields:
     """Returns a ViT's fields from tensors under our names.
 
     `hints` (the fields of the model that the user names) supply what the tensors do not show:
     heads off the published table, the sides of a grid that is no square, token or average pooling.
+    Of `no_embed_class`, which a code may leave no choice in, None is what makes the grid a square.
     Raises UserError, with the candidates, where they do not either.
     """
     del tensors
@@ -60,7 +66,7 @@ def describe_vit(
     if _gated(named):
         fields["act"] = "swiglu"
     fields["global_pool"] = _pool(named, fields, hints)
-    return fields | _positions(named, fields, hints)
+    return fields | _positions(named, fields, hints, no_embed_class)
 
 
 def describe_timm(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
@@ -126,7 +132,9 @@ def _pool(named: Named, fields: Fields, hints: Mapping[str, Any]) -> str:
     return "avg" if hints.get("global_pool") == "avg" else "token"
 
 
-def _positions(named: Named, fields: Fields, hints: Mapping[str, Any]) -> Fields:
+def _positions(
+    named: Named, fields: Fields, hints: Mapping[str, Any], no_embed_class: bool | None
+) -> Fields:
     if "pos_embed" not in named:
         kind = "none" if hints.get("pos_embed") == "none" else "sincos2d"
         return {"pos_embed": kind, "img_size": hints.get("img_size", 224)}
@@ -137,20 +145,22 @@ def _positions(named: Named, fields: Fields, hints: Mapping[str, Any]) -> Fields
     stride = 1 if layers is None else 4 << max(len(layers) - 1, 0)  # of the ResNet's map
     patch = tuple(stride * p for p in (patch if isinstance(patch, tuple) else (patch, patch)))
     sizes = {n - prefix: False, n: True} if prefix else {n: False}
-    for area, no_embed_class in sizes.items():
+    if prefix and no_embed_class is not None:
+        sizes = {area: without for area, without in sizes.items() if without == no_embed_class}
+    for area, without_class in sizes.items():
         if side := square(area):
             size = (side * patch[0], side * patch[1])
             img_size = size[0] if size[0] == size[1] else size
-            return {"img_size": img_size, "no_embed_class": no_embed_class, "pos_embed": "learned"}
+            return {"img_size": img_size, "no_embed_class": without_class, "pos_embed": "learned"}
     hinted = hints.get("img_size", 0)
     hinted = hinted if isinstance(hinted, tuple) else (hinted, hinted)
     area = (hinted[0] // patch[0]) * (hinted[1] // patch[1])
     if area in sizes:
         return {"img_size": hinted, "no_embed_class": sizes[area], "pos_embed": "learned"}
-    grids = [f"{h}x{n // h}" for n in sizes for h in range(2, n // 2 + 1) if n % h == 0]
+    grids = [f"{h}x{n // h}" for n in sizes for h in range(1, n + 1) if n % h == 0]
     raise UserError(
-        f"the file has {n} position embeddings and does not show their grid; give a name, or a "
-        f"family with img_size=, of one of the grids {', '.join(grids)}."
+        f"the file has {n} position embeddings and does not show their grid; give a name or "
+        f"img_size=, of one of the grids {', '.join(grids)}."
     )
 
 
@@ -172,15 +182,21 @@ def fold_class_position(tensors: Tensors, *, cls: str, reg: str, pos: str) -> di
     return tensors
 
 
-def unfold_class_position(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the arrays with a zero position for the class token, which has its own added."""
+def restore_dinov2(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the arrays with what Hugging Face's DINOv2 has and no model of ours: zeros.
 
-    def unfolded(name: str, array: np.ndarray) -> np.ndarray:
-        if not name.endswith("position_embeddings"):
-            return array
-        return np.concatenate([np.zeros_like(array[:, :1]), array], axis=1)
-
-    return {name: unfolded(name, array) for name, array in arrays.items()}
+    They are the mask token, which no classifier reads, and beside registers the class token's
+    position, for the token has its own added.
+    """
+    mask, registers, positions = (
+        f"{prefix}embeddings.{name}"
+        for name in ("mask_token", "register_tokens", "position_embeddings")
+    )
+    restored = arrays | {mask: np.zeros_like(arrays[positions][0, :1])}
+    if registers in arrays:
+        array = arrays[positions]
+        restored[positions] = np.concatenate([np.zeros_like(array[:, :1]), array], axis=1)
+    return restored
 
 
 def prepare_timm(tensors: Tensors) -> Prepared:
