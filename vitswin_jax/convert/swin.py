@@ -150,6 +150,7 @@ def _head_rows(old: int, new: int) -> Sequence[int] | None:
 MICROSOFT = {"act": "gelu", "norm_eps": 1e-5, "window_clip": "min", "pad_before_roll": True}
 TIMM = {"act": "gelu", "norm_eps": 1e-5, "window_clip": "per_axis", "pad_before_roll": False}
 TUTORIAL = {"act": "gelu", "norm_eps": 1e-5, "window_clip": "never", "pad_before_roll": True}
+HUGGINGFACE_V2 = {"window_clip": "per_axis", "mask_value": -200.0}  # its code adds the mask twice
 _BLOCK = r"(.*\.)?layers\.0\.blocks\.0\."
 _V1 = _BLOCK + r"attn\.relative_position_bias_table"
 _V2 = _BLOCK + r"attn\.(cpb|rpe)_mlp\.0\.weight"
@@ -209,7 +210,7 @@ def _huggingface_source(prefix: str, mark: str) -> Source:
         prefix,
         mark,
         rules=_huggingface(prefix + "."),
-        numerics=MICROSOFT | ({"window_clip": "per_axis"} if v2 else {}),
+        numerics=MICROSOFT | (HUGGINGFACE_V2 if v2 else {}),
         prepare=prefixed(prefix + "."),
         holds=({"patch_norm": (True,)},),
         buffers=() if v2 else ("relative_position_index",),
