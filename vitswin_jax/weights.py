@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -117,6 +118,7 @@ def weights_file(path: str | Path) -> Path:
     return locate(path).file
 
 
+@functools.lru_cache(maxsize=8)  # a file's own model is most often the one that is wanted
 def parameter_shapes(model: nn.Module) -> Shapes:
     """Returns the flat names of a model's parameters, in loop layout, with their shapes."""
     height, width = pair(model.img_size)
