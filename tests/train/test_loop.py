@@ -172,7 +172,8 @@ MISUSES = [
     ({"optim.warmup_epochs": 50.0}, "the warmup of .* must be shorter than the run"),
     ({"optim.epochs": 0.0}, "optim.epochs=0.0 must be above 0"),
     ({"augment.mixup_alpha": -1.0}, "mixup_alpha=-1.0 must be 0"),
-    ({"loss.name": "hinge"}, "loss.name='hinge' is none of softmax, sigmoid"),
+    ({"loss.name": "hinge"}, "loss.name='hinge' is none of softmax, sigmoid, bce"),
+    ({"loss.name": "bce"}, "augment.label_smoothing=0.1 would make every class so"),
     ({"mesh.data": 9}, "mesh.data=9 must be -1 .all. or between 1 and the 8 devices"),
 ]
 

@@ -158,6 +158,9 @@ def test_losses_by_hand():
     s = 1 / (1 + np.exp(-np.asarray(logits)))
     want = -(targets * np.log(s) + (1 - targets) * np.log(1 - s)).sum(-1)
     np.testing.assert_allclose(make_loss(name="sigmoid")(logits, targets), want, rtol=1e-6)
+    present = np.array([[1, 1, 0]])
+    want = -(present * np.log(s) + (1 - present) * np.log(1 - s)).mean(-1)
+    np.testing.assert_allclose(make_loss(name="bce")(logits, targets), want, rtol=1e-6)
     with pytest.raises(UserError, match=r"loss.name='softmx' .*did you mean 'softmax'"):
         make_loss(name="softmx")
 

@@ -28,7 +28,22 @@ def sigmoid_cross_entropy(
     return optax.sigmoid_binary_cross_entropy(logits, targets).sum(-1)
 
 
-LOSSES: dict[str, Loss] = {"softmax": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy}
+def binary_cross_entropy(
+    logits: Float[Array, "b k"], targets: Float[Array, "b k"]
+) -> Float[Array, " b"]:
+    """Returns the mean over classes of binary cross-entropies, targets above 0 being 1.
+
+    As DeiT-3 trains (arXiv:2204.07118; `--bce-loss` in its code): of a mixed pair both
+    classes are there. Label smoothing has to be off, or every class is.
+    """
+    return optax.sigmoid_binary_cross_entropy(logits, (targets > 0).astype(jnp.float32)).mean(-1)
+
+
+LOSSES: dict[str, Loss] = {
+    "softmax": softmax_cross_entropy,
+    "sigmoid": sigmoid_cross_entropy,
+    "bce": binary_cross_entropy,
+}
 
 
 def make_loss(*, name: str) -> Loss:

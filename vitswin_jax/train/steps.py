@@ -15,11 +15,16 @@ from einops import rearrange
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Shaped
 
-from vitswin_jax.train.losses import Loss, mean_where, softmax_cross_entropy
+from vitswin_jax.train.losses import (
+    Loss,
+    binary_cross_entropy,
+    mean_where,
+    softmax_cross_entropy,
+)
 from vitswin_jax.train.mixing import Mixing, mix, smooth_one_hot
 from vitswin_jax.train.sharding import batch_sharding
 from vitswin_jax.train.state import TrainState
-from vitswin_jax.types import Params
+from vitswin_jax.types import Params, UserError
 
 Metrics = dict[str, Array]
 Triple = tuple[float, float, float]
@@ -48,6 +53,13 @@ class StepOptions:
     std: Triple = (0.5, 0.5, 0.5)
     accum_steps: int = 1  # a batch is taken in so many parts, whose gradients add up to its own
     keep_logits: bool = False
+
+    def __post_init__(self) -> None:
+        if self.loss is binary_cross_entropy and self.mixing.label_smoothing:
+            raise UserError(
+                "loss.name='bce' takes every target above 0 as there, so augment.label_smoothing="
+                f"{self.mixing.label_smoothing} would make every class so; set it to 0."
+            )
 
 
 def _loss_and_logits(
