@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -19,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float32, UInt8
 
 from vitswin_jax.convert import files, write
-from vitswin_jax.convert.adapt import adapt, check_parameters
+from vitswin_jax.convert.adapt import check_parameters
 from vitswin_jax.convert.preprocess import timm_preprocess
 from vitswin_jax.convert.source import IMAGENET
 from vitswin_jax.convert.tensors import Tensor
@@ -30,7 +29,7 @@ from vitswin_jax.models.blocks import stack_blocks, unstack_blocks
 from vitswin_jax.models.layers import pair
 from vitswin_jax.models.registry import create_model, family_of, resolve_name
 from vitswin_jax.types import Params, UserError
-from vitswin_jax.weights import open_weights, parameter_shapes, sizes_of, swin_buffers
+from vitswin_jax.weights import open_weights, parameter_shapes, swin_buffers
 
 log = logging.getLogger(__name__)
 
@@ -66,20 +65,25 @@ def load_pretrained(
         del asked["window_size"]
     weights = open_weights(path, name, **asked)
     model = weights.model(**asked)
-    tensors, notes = adapt(
-        weights.tensors,
-        parameter_shapes(model),
-        old=sizes_of(weights.model()),
-        new=sizes_of(model),
-        methods=weights.methods,
-        origin=str(weights.file),
-    )
+    tensors, notes = weights.adapted_to(model, origin=str(weights.file))
     for note in notes:
         log.info("%s: %s", weights.file, note)
-    with ThreadPoolExecutor(max_workers=4) as pool:  # reading and transposing leave the GIL
-        leaves = pool.map(_as_parameter, tensors.values())
-        params = unflatten_dict(dict(zip(tensors, leaves, strict=True)), sep="/")
+    params = read_parameters(tensors, jnp.asarray)
     return model, {"params": stack_blocks(params) if model.scan else params}
+
+
+def read_parameters(
+    tensors: Mapping[str, Tensor], place: Callable[[np.ndarray], Any]
+) -> dict[str, Any]:
+    """Returns a tree of parameters of flat unread ones: what `place` makes of float32 arrays."""
+
+    def read(tensor: Tensor) -> Any:
+        array = np.ascontiguousarray(tensor.read(), np.float32)
+        return place(array.reshape(tensor.shape))
+
+    with ThreadPoolExecutor(max_workers=4) as pool:  # reading and transposing leave the GIL
+        leaves = pool.map(read, tensors.values())
+        return unflatten_dict(dict(zip(tensors, leaves, strict=True)), sep="/")
 
 
 def save_pretrained(
@@ -179,10 +183,6 @@ def default_preprocess(name: str, fields: Mapping[str, Any] | None = None) -> Pr
     if family_of(model) == "vit":
         images = timm_preprocess(_model_fields(model), name)
     return Preprocess(img_size=pair(model.img_size), **images)
-
-
-def _as_parameter(tensor: Tensor) -> jax.Array:
-    return jnp.asarray(np.ascontiguousarray(tensor.read(), np.float32).reshape(tensor.shape))
 
 
 def _describe(

@@ -17,7 +17,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from vitswin_jax.convert import files, formats
-from vitswin_jax.convert.adapt import Methods, Sizes, check_parameters
+from vitswin_jax.convert.adapt import Methods, Sizes, adapt, check_parameters
 from vitswin_jax.convert.detect import Detected, detect
 from vitswin_jax.convert.rules import apply_rules
 from vitswin_jax.convert.source import BUFFERS
@@ -76,6 +76,23 @@ class Weights:
     def model(self, **fields: Any) -> nn.Module:
         """Returns the file's own model, but for `fields`."""
         return create_model(self.metadata.name, **{**self.metadata.fields, **fields})
+
+    def adapted_to(
+        self, model: nn.Module, *, origin: str, fresh_head: bool = False
+    ) -> tuple[dict[str, Tensor], list[str]]:
+        """Returns a model's parameters, flat and unread, and a line for each adaptation.
+
+        Raises UserError, naming `origin`, for what cannot be adapted; see `convert.adapt`.
+        """
+        return adapt(
+            self.tensors,
+            parameter_shapes(model),
+            old=sizes_of(self.model()),
+            new=sizes_of(model),
+            methods=self.methods,
+            origin=origin,
+            fresh_head=fresh_head,
+        )
 
 
 def open_weights(path: str | Path, name: str | None = None, **asked: Any) -> Weights:

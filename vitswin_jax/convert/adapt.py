@@ -47,16 +47,18 @@ def adapt(
     new: Sizes,
     methods: Methods,
     origin: str,
+    fresh_head: bool = False,
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Returns our tensors, still unread, as `shapes` has them, and a line for each adaptation.
 
     Positions and windows are resized, input channels repeated or summed, and a head of other
-    classes is fresh: zero. Raises UserError that lists whatever else does not fit.
+    classes, or one that has to be (`fresh_head`), is fresh: zero. Raises UserError that lists
+    whatever else does not fit.
     """
     adapted = dict(tensors)
     notes: list[str] = []
-    if old.num_classes != new.num_classes:
-        rows = methods.head_rows(old.num_classes, new.num_classes)
+    if fresh_head or old.num_classes != new.num_classes:
+        rows = None if fresh_head else methods.head_rows(old.num_classes, new.num_classes)
         adapted, note = _adapt_head(adapted, shapes, rows)
         notes.append(f"{old.num_classes} classes to {new.num_classes}: {note}")
     dropped = {name for name in adapted if name.split("/")[0] == "pre_logits"} - shapes.keys()
