@@ -14,6 +14,9 @@ def get_config() -> ConfigDict:
     """Returns the defaults, locked: a misspelt key raises, a wrong type raises."""
     config = ConfigDict()
     config.seed = 0
+    # A weights file of any source, a run's workdir or a name: what the run starts from, by the
+    # rules of train.start. Without it parameters are drawn.
+    config.init_from = placeholder(str)
 
     config.data = ConfigDict(  # train.loop.open_data
         {
@@ -28,13 +31,15 @@ def get_config() -> ConfigDict:
             "on_unreadable": "raise",  # or "skip": counted, and left out of the batch
         }
     )
-    config.preprocess = ConfigDict(  # data.transforms.Preprocess: how evaluation sees an image
+    # data.transforms.Preprocess: how evaluation sees an image. None: as the weights of init_from
+    # were trained, without them as the family's originals.
+    config.preprocess = ConfigDict(
         {
-            "mean": (0.5, 0.5, 0.5),
-            "std": (0.5, 0.5, 0.5),
-            "crop_fraction": 0.875,
-            "crop_mode": "center",
-            "interpolation": "bicubic",
+            "mean": placeholder(tuple),
+            "std": placeholder(tuple),
+            "crop_fraction": placeholder(float),
+            "crop_mode": placeholder(str),
+            "interpolation": placeholder(str),
         }
     )
     config.augment = ConfigDict(  # data.transforms.TrainTransform and train.mixing.Mixing
@@ -56,7 +61,8 @@ def get_config() -> ConfigDict:
     )
     config.loss = ConfigDict(  # train.losses.make_loss, and the step
         {
-            "name": "softmax",
+            "name": "softmax",  # "softmax", "sigmoid", "bce"
+            "head_bias_init": 0.0,  # of a fresh head; with sigmoid, log of 1 / classes or so
             "aux_weight": 0.01,  # of what a model sows besides: Swin-MoE's balance of its experts
         }
     )
@@ -78,6 +84,21 @@ def get_config() -> ConfigDict:
             "nesterov": False,
             "momentum_dtype": "float32",
             "accum_steps": 1,
+        }
+    )
+    config.ema = ConfigDict(  # train.ema.make_ema
+        {
+            "decay": placeholder(float),  # None: no average; DeiT: 0.99996
+            "warmup": False,  # lower decays at first
+            "evaluate": True,  # evaluate and save the average, or else the parameters
+        }
+    )
+    config.lora = ConfigDict(  # train.lora.make_lora; patterns are of whole paths of parameters
+        {
+            "rank": placeholder(int),  # None: every parameter is trained
+            "alpha": 16.0,  # adapters are scaled by alpha / rank
+            "kernels": r"(.*/)?(attn/(qkv|proj)|mlp/fc[12])/kernel",  # what is adapted
+            "train": r"head(_dist)?/.*",  # what is trained besides
         }
     )
     config.mesh = ConfigDict({"data": -1})  # train.sharding.create_mesh; -1: all devices

@@ -23,6 +23,7 @@ MODELS = {
         "init_std": 0.1,
     },
 }
+HALF = (0.5, 0.5, 0.5)
 EPOCHS = {"vit": 50.0, "swin": 36.0}
 
 
@@ -34,7 +35,7 @@ def get_config(family: str = "vit") -> ConfigDict:
     with config.unlocked():
         config.model = base.model_section(family, **MODELS[family])
     config.data.batch_size = 32
-    config.preprocess.update(crop_mode="squash", crop_fraction=1.0)
+    config.preprocess.update(mean=HALF, std=HALF, crop_mode="squash", crop_fraction=1.0)
     config.augment.update(crop="shift", shift=0.1, rotate=12.0, zoom=0.1, flip=False)
     config.augment.label_smoothing = 0.1
     config.optim.update(peak_lr=1e-3, epochs=EPOCHS[family], warmup_epochs=3.0, max_grad_norm=1.0)

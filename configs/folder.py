@@ -21,7 +21,6 @@ def get_config(name: str = "vit_tiny_patch16_224") -> ConfigDict:
     config.data.dataset = "./images"
     config.data.batch_size = 64
     config.data.eval_batch_size = 64
-    config.preprocess.update(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     config.augment.update(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1)
     config.optim.update(
         peak_lr=5e-4, epochs=100.0, warmup_epochs=5.0, end_lr=1e-5, max_grad_norm=5.0

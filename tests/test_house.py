@@ -53,6 +53,15 @@ DIRECTIONS = {
     "data": [],
     "data.*": ["types", "atomic", "cache", "data.*"],
     "train.loop": ["*"],
+    "train.start": [
+        "types",
+        "atomic",
+        "train.*",
+        "data.transforms",
+        "models.*",
+        "pretrained",
+        "weights",
+    ],
     "train.run": ["types", "train.*", "data.*", "models.*"],
     "train*": ["types", "train.*"],
     "analysis*": [
@@ -166,7 +175,8 @@ def test_every_config_builds_its_run_and_consumes_every_key(configs, name, argum
 
 
 @pytest.mark.parametrize(
-    "section", ["data", "preprocess", "augment", "loss", "optim", "mesh", "run", "model"]
+    "section",
+    ["data", "preprocess", "augment", "loss", "ema", "lora", "optim", "mesh", "run", "model"],
 )
 def test_a_key_that_nothing_reads_raises(configs, section):
     from vitswin_jax.train.run import prepare

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,9 +16,10 @@ from vitswin_jax.train.state import TrainState
 class Checkpoints:
     """The checkpoints of one run; a context manager that ends only when all is written.
 
-    A step's checkpoint has the items `params` and `opt_state` (arrays) and `meta` (JSON: the step,
-    and the next global batch of the data, which is all there is to the iterator's state: its stream
-    is a function of seed and position). What a killed process left half-written is never restored.
+    A step's checkpoint has the items `params`, `opt_state` and, where there is one, `ema` (arrays),
+    and `meta` (JSON: the step, and the next global batch of the data, which is all there is to the
+    iterator's state: its stream is a function of seed and position). What a killed process left
+    half-written is never restored.
     """
 
     def __init__(self, folder: Path, *, keep: int) -> None:
@@ -45,36 +47,29 @@ class Checkpoints:
         step = int(state.step)
         if step == self.latest_step:
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
-                opt_state=ocp.args.StandardSave(state.opt_state),
-                meta=ocp.args.JsonSave({"step": step, "data": {"next_batch": next_batch}}),
-            ),
-        )
+        items = {name: ocp.args.StandardSave(tree) for name, tree in _trees(state).items()}
+        meta = ocp.args.JsonSave({"step": step, "data": {"next_batch": next_batch}})
+        self._manager.save(step, args=ocp.args.Composite(**items, meta=meta))
 
-    def restore_or(self, state: TrainState, shardings: Any) -> tuple[TrainState, int]:
-        """Returns the newest checkpoint, laid out by `shardings`, and the next batch of its data.
+    def restore_or(
+        self, create: Callable[[], TrainState], layout: TrainState
+    ) -> tuple[TrainState, int]:
+        """Returns the newest checkpoint, laid out by `layout`, and the next batch of its data.
 
-        `state` gives structure, shapes and dtypes, and is what a run without checkpoints starts
-        from, at batch 0.
+        Where there is none it returns what `create` does, and 0.
         """
         if self.latest_step is None:
-            return state, 0
-        abstract = jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            state,
-            shardings,
-        )
+            return create(), 0
+        items = {name: ocp.args.StandardRestore(tree) for name, tree in _trees(layout).items()}
         restored = self._manager.restore(
-            self.latest_step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(abstract.params),
-                opt_state=ocp.args.StandardRestore(abstract.opt_state),
-                meta=ocp.args.JsonRestore(),
-            ),
+            self.latest_step, args=ocp.args.Composite(**items, meta=ocp.args.JsonRestore())
         )
-        step = jax.device_put(jax.numpy.int32(restored.meta["step"]), shardings.step)
-        state = TrainState(step, restored.params, restored.opt_state)
-        return state, restored.meta["data"]["next_batch"]
+        step = jax.device_put(jax.numpy.int32(restored.meta["step"]), layout.step.sharding)
+        trees = {name: restored[name] for name in items}
+        return TrainState(step=step, **trees), restored.meta["data"]["next_batch"]
+
+
+def _trees(state: TrainState) -> dict[str, Any]:
+    """Returns the trees of arrays of a state; one that is None has no item."""
+    trees = {"params": state.params, "opt_state": state.opt_state, "ema": state.ema}
+    return {name: tree for name, tree in trees.items() if tree is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import os
 from collections.abc import Callable, Iterable
@@ -21,7 +22,8 @@ from vitswin_jax.train.metrics import Recorder
 from vitswin_jax.train.run import Run, prepare
 from vitswin_jax.train.sharding import shard_batch
 from vitswin_jax.train.signals import StoppedError, stop_on_sigterm
-from vitswin_jax.train.state import create_state
+from vitswin_jax.train.start import save_start
+from vitswin_jax.train.state import TrainState, create_state, make_weights, state_layout
 from vitswin_jax.train.steps import make_eval_step, make_train_step
 from vitswin_jax.train.workdir import CHECKPOINTS, REPORT, claim_workdir
 from vitswin_jax.types import Batch, Params
@@ -55,21 +57,22 @@ def train_and_evaluate(
     user can mend, before anything is written where that can be known, and StoppedError after a
     SIGTERM, when all is saved.
     """
-    run = prepare(config)
+    run = prepare(config, Path(workdir).expanduser())
     workdir = claim_workdir(workdir, config.to_dict())
+    save_start(workdir, run.start)
     mesh, plan = run.mesh, run.plan
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
-    image_shape = (*run.preprocess.img_size, run.model.in_chans)
-    state, shardings = create_state(run.model, run.tx, init_key, image_shape=image_shape, mesh=mesh)
+    layout = state_layout(run.model, run.tx, mesh=mesh, **run.state)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, layout)
     train_step = make_train_step(
         run.model, run.tx, options=run.options, mesh=mesh, shardings=shardings
     )
-    predict = make_predict(run, shardings.params)
+    weights, predict = make_evaluation(run, shardings)
     with (
         stop_on_sigterm() as stop,
         Checkpoints(workdir / CHECKPOINTS, keep=plan.keep_checkpoints) as checkpoints,
     ):
-        state, step = checkpoints.restore_or(state, shardings)
+        state, step = checkpoints.restore_or(lambda: create(run, init_key), layout)
         with (
             contextlib.closing(Recorder(workdir, plan, run.schedule, start_step=step)) as recorder,
             contextlib.closing(run.make_train_batches(step)) as batches,
@@ -79,18 +82,35 @@ def train_and_evaluate(
                 step += 1
                 recorder.record(step, metrics)
                 if plan.evaluates_at(step):
-                    recorder.write(step, evaluate(predict, state.params, run.test_batches))
+                    recorder.write(step, evaluate(predict, weights(state), run.test_batches))
                 if plan.saves_at(step) or stop.is_set():
                     recorder.settle()  # raises rather than that broken numbers are saved
                     checkpoints.save(state, next_batch=step)
                 if stop.is_set() and step < plan.total_steps:
                     raise StoppedError.at(step, plan.total_steps)
-    return finish(config, run, workdir, state.params, predict, command=command)
+    return finish(config, run, workdir, weights(state), predict, command=command)
 
 
-def make_predict(run: Run, param_shardings: Params) -> Predict:
-    """Returns a function from parameters and this host's rows of a batch to the eval step's."""
-    preprocess = run.preprocess
+def create(run: Run, key: jax.Array) -> TrainState:
+    """Creates the state before the first step, of loaded weights or by chance."""
+    loaded = run.start.load(head_bias=run.head_bias)
+    state, _ = create_state(
+        run.model, run.tx, key, head_bias=run.head_bias, loaded=loaded, **run.state
+    )
+    return state
+
+
+def make_evaluation(
+    run: Run, shardings: TrainState
+) -> tuple[Callable[[TrainState], Params], Predict]:
+    """Returns two functions: to the parameters of a state that are evaluated and saved, and from
+    them and this host's rows of a batch to what the eval step gives.
+    """
+    options, preprocess = run.options, run.preprocess
+    average = options.ema is not None and options.ema.evaluate
+    weights, param_shardings = make_weights(
+        lora=options.lora, average=average, param_shardings=shardings.params
+    )
     eval_step = make_eval_step(
         run.model,
         mean=preprocess.mean,
@@ -98,7 +118,7 @@ def make_predict(run: Run, param_shardings: Params) -> Predict:
         mesh=run.mesh,
         param_shardings=param_shardings,
     )
-    return lambda params, batch: eval_step(params, shard_batch(batch, run.mesh))
+    return weights, lambda params, batch: eval_step(params, shard_batch(batch, run.mesh))
 
 
 def evaluate(predict: Predict, params: Params, batches: Iterable[Batch]) -> dict[str, float]:
@@ -121,6 +141,7 @@ def finish(
     command: str | None,
 ) -> Result:
     """Tests the final parameters on the whole split and writes the weights and the report."""
+    origin = run.start.origin
     logits, labels = predict_dataset(lambda b: predict(params, b)["logits"], run.test_batches)
     evaluation = summarize(logits, labels, run.test.class_names)
     weights = save_pretrained(
@@ -137,6 +158,7 @@ def finish(
                 "train_split": config.data.train_split,
                 "test_split": config.data.test_split,
                 "holdout": config.data.holdout,
+                "init_from": None if origin is None else dataclasses.asdict(origin),
                 "seed": config.seed,
                 "step": run.plan.total_steps,
                 "command": command,

@@ -17,7 +17,7 @@ DECAY_RULES: tuple[tuple[str, bool], ...] = (
     (r"(.*/)?(cls_token|dist_token|reg_token|pos_embed(_[xy])?|absolute_pos_embed|latent)", False),
     (r".*/router/(proj/kernel|sim_matrix|temperature)", False),  # Swin-MoE's cosine router
     (r"(.*/)?(bias|[qv]_bias|fc[12]_bias|scale|gamma)", False),
-    (r"(.*/)?(kernel|fc[12]_kernel)", True),  # fc1 and fc2: of Swin-MoE's experts
+    (r"(.*/)?(kernel|fc[12]_kernel|lora_[ab])", True),  # fc1 and fc2: of Swin-MoE's experts
 )
 
 

@@ -6,6 +6,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -23,12 +24,14 @@ from vitswin_jax.data.pipeline import (
 from vitswin_jax.data.sources import Source, check_same_classes, open_source
 from vitswin_jax.data.transforms import Preprocess, TrainTransform
 from vitswin_jax.models.layers import pair
-from vitswin_jax.models.registry import create_model
+from vitswin_jax.train.ema import make_ema
+from vitswin_jax.train.lora import make_lora
 from vitswin_jax.train.losses import make_loss
 from vitswin_jax.train.mixing import Mixing
 from vitswin_jax.train.optim import make_schedule, make_tx
 from vitswin_jax.train.plan import Plan, make_plan, split_fields
 from vitswin_jax.train.sharding import check_batch_size, create_mesh, shard_batch
+from vitswin_jax.train.start import Start, make_start, read_start
 from vitswin_jax.train.steps import StepOptions
 from vitswin_jax.types import UserError
 
@@ -40,31 +43,51 @@ class Run:
     """All that is fixed before the first step."""
 
     mesh: Mesh
-    model: nn.Module
+    start: Start
     train: Source
     test: Source
-    preprocess: Preprocess
     make_train_batches: Callable[[int], Batches]  # from a global batch on
     test_batches: EvalBatches
     plan: Plan
     schedule: optax.Schedule
     tx: optax.GradientTransformation
     options: StepOptions
+    head_bias: float
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is trained."""
+        return self.start.model
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How evaluation, and whoever uses the weights, makes images the model's input."""
+        return self.start.preprocess
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What `create_state` and `state_layout` are given besides the model and the optimizer."""
+        return {
+            "image_shape": (*self.preprocess.img_size, self.model.in_chans),
+            "mesh": self.mesh,
+            "lora": self.options.lora,
+            "ema": self.options.ema,
+        }
 
 
-def prepare(config: ConfigDict) -> Run:
+def prepare(config: ConfigDict, workdir: Path | None = None) -> Run:
     """Builds everything a run needs from its config, each section handed over whole.
 
-    Raises UserError for what does not fit, before any file is written.
+    A run from weights that `workdir` has already is as it was at its start. Raises UserError for
+    what does not fit, before any file is written.
     """
     mesh = create_mesh(**config.mesh)
     data = dict(config.data)
     for name in ("batch_size", "eval_batch_size"):
         check_batch_size(f"data.{name}", data[name], mesh)
     train, test = open_data(data, seed=config.seed)
-    model = build_model(config.model, train)
-    img_size = pair(model.img_size)
-    preprocess = Preprocess(img_size=img_size, **config.preprocess)
+    start = open_start(config, train, workdir)
+    preprocess, img_size = start.preprocess, pair(start.model.img_size)
     augment, mixing = split_fields(dict(config.augment), TrainTransform, Mixing)
     transform = TrainTransform(img_size=img_size, **augment)
 
@@ -79,6 +102,7 @@ def prepare(config: ConfigDict) -> Run:
     accum_steps = optim.pop("accum_steps")
     check_batch_size("data.batch_size / optim.accum_steps", data["batch_size"] // accum_steps, mesh)
     loss = dict(config.loss)
+    head_bias = loss.pop("head_bias_init")
     options = StepOptions(
         mixing=Mixing(**mixing),
         aux_weight=loss.pop("aux_weight"),
@@ -86,6 +110,8 @@ def prepare(config: ConfigDict) -> Run:
         mean=preprocess.mean,
         std=preprocess.std,
         accum_steps=accum_steps,
+        lora=make_lora(**config.lora),
+        ema=make_ema(**config.ema),
     )
     tx = make_tx(schedule, **optim)
     make_train_batches, test_batches = make_inputs(
@@ -99,16 +125,16 @@ def prepare(config: ConfigDict) -> Run:
     )
     return Run(
         mesh=mesh,
-        model=model,
+        start=start,
         train=train,
         test=test,
-        preprocess=preprocess,
         make_train_batches=make_train_batches,
         test_batches=test_batches,
         plan=plan,
         schedule=schedule,
         tx=tx,
         options=options,
+        head_bias=head_bias,
     )
 
 
@@ -170,16 +196,23 @@ def device_batches(batches: BatchIterator, mesh: Mesh, *, ahead: int = 2) -> Bat
         yield from queue
 
 
-def build_model(section: ConfigDict, source: Source) -> nn.Module:
-    """Creates the model of `config.model`, with as many classes as the data has.
+def open_start(config: ConfigDict, source: Source, workdir: Path | None) -> Start:
+    """Returns what a run starts from, its model with as many classes as the data has.
 
-    Raises UserError where the config names another number.
+    Raises UserError where the config names another number, and for weights that do not fit.
     """
-    fields = section.to_dict()
+    fields = config.model.to_dict()
     name, classes = fields.pop("name"), len(source.class_names)
     if fields["num_classes"] not in (None, classes):
         raise UserError(
             f"model.num_classes={fields['num_classes']} but {source.name} has {classes} classes; "
             "leave it None to take the data's."
         )
-    return create_model(name, **fields | {"num_classes": classes})
+    model = {"name": name, "fields": fields | {"num_classes": classes}}
+    begun = None if None in (config.init_from, workdir) else read_start(workdir, **model)
+    return begun or make_start(
+        config.init_from,
+        **model,
+        class_names=source.class_names,
+        preprocess=config.preprocess.to_dict(),
+    )

@@ -2,33 +2,61 @@
 
 from __future__ import annotations
 
+import functools
+import re
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
+from flax.traverse_util import flatten_dict, path_aware_map, unflatten_dict
 from jax.sharding import Mesh
 
+from vitswin_jax.train.ema import Ema
+from vitswin_jax.train.lora import Lora, add_lora, model_params, split, without_lora
 from vitswin_jax.train.sharding import state_shardings
 from vitswin_jax.types import Params
+
+HEAD_BIASES = r"head(_dist)?/bias"
 
 
 class TrainState(struct.PyTreeNode):
     """What a step takes and gives back; all of it is in every checkpoint.
 
-    Its shapes and its shardings are trees of the same class.
+    Its shapes and its shardings are trees of the same class. `params` has the adapters of LoRA
+    beside their kernels; the optimizer and the average have only what is trained.
     """
 
     step: Any  # int32 (), how many steps have been taken
     params: Params
     opt_state: optax.OptState
+    ema: Any = None  # the average of the trained parameters, where there is one
 
 
-def new_state(params: Params, tx: optax.GradientTransformation) -> TrainState:
-    """Returns the state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+def new_state(
+    params: Params,
+    tx: optax.GradientTransformation,
+    *,
+    lora: Lora | None = None,
+    ema: Ema | None = None,
+) -> TrainState:
+    """Returns the state before the first step; the average starts from the parameters."""
+    trained, _ = split(params, lora)
+    average = None if ema is None else jax.tree.map(jnp.copy, trained)
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(trained), average)
+
+
+def fill_head_biases(params: Params, value: float) -> Params:
+    """Returns the parameters with every bias of a head at `value`, the odds a fresh head gives."""
+
+    def fill(path: tuple[str, ...], leaf: Any) -> Any:
+        return jnp.full_like(leaf, value) if re.fullmatch(HEAD_BIASES, "/".join(path)) else leaf
+
+    return path_aware_map(fill, params) if value else params
 
 
 def create_state(
@@ -38,12 +66,92 @@ def create_state(
     *,
     image_shape: tuple[int, int, int],
     mesh: Mesh,
+    lora: Lora | None = None,
+    ema: Ema | None = None,
+    head_bias: float = 0.0,
+    loaded: Params | None = None,
 ) -> tuple[TrainState, Any]:
-    """Creates a fresh state on the mesh, never whole on one device; returns its shardings too."""
+    """Creates the state before the first step on the mesh; returns its shardings too.
 
-    def init(key: jax.Array) -> TrainState:
+    Parameters are drawn, with `head_bias` in the heads, or are `loaded`: numpy arrays, of which a
+    device is given its part. Nothing is ever whole on a device where it should not be.
+    """
+    init = functools.partial(
+        _init, model=model, tx=tx, image_shape=image_shape, lora=lora, ema=ema, head_bias=head_bias
+    )
+    shardings = state_shardings(mesh, jax.eval_shape(init, key, None))
+    if loaded is not None:
+        loaded = _place(loaded, shardings.params)
+    create = jax.jit(init, out_shardings=shardings, donate_argnums=1)
+    return create(key, loaded), shardings
+
+
+def state_layout(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    *,
+    image_shape: tuple[int, int, int],
+    mesh: Mesh,
+    lora: Lora | None = None,
+    ema: Ema | None = None,
+) -> TrainState:
+    """Returns the shape, dtype and sharding of every array of a state, which is not created."""
+    init = functools.partial(
+        _init, model=model, tx=tx, image_shape=image_shape, lora=lora, ema=ema, head_bias=0.0
+    )
+    shapes = jax.eval_shape(init, jax.random.key(0), None)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        state_shardings(mesh, shapes),
+    )
+
+
+def make_weights(
+    *, lora: Lora | None, average: bool, param_shardings: Params
+) -> tuple[Callable[[TrainState], Params], Params]:
+    """Returns a function to the model's parameters of a state, and their shardings.
+
+    They are the average, where that is wanted, or the parameters, with adapters merged into their
+    kernels.
+    """
+
+    def weights(state: TrainState) -> Params:
+        trained, frozen = split(state.params, lora)
+        return model_params(state.ema if average else trained, frozen, lora)
+
+    if lora is None:
+        return weights, param_shardings
+    own = unflatten_dict(without_lora(flatten_dict(param_shardings, sep="/")), sep="/")
+    return jax.jit(weights, out_shardings=own), own
+
+
+def _init(
+    key: jax.Array,
+    loaded: Params | None,
+    *,
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+    lora: Lora | None,
+    ema: Ema | None,
+    head_bias: float,
+) -> TrainState:
+    init_key, lora_key = (key, key) if lora is None else jax.random.split(key)
+    params = loaded
+    if params is None:
         images = jnp.zeros((1, *image_shape), jnp.float32)
-        return new_state(model.init(key, images)["params"], tx)
+        params = fill_head_biases(model.init(init_key, images)["params"], head_bias)
+    if lora is not None:
+        params = add_lora(params, lora, lora_key)
+    return new_state(params, tx, lora=lora, ema=ema)
 
-    shardings = state_shardings(mesh, jax.eval_shape(init, key))
-    return jax.jit(init, out_shardings=shardings)(key), shardings
+
+def _place(loaded: Params, shardings: Params) -> Params:
+    """Gives each device its part of arrays in the host's memory."""
+    layout = flatten_dict(shardings)
+
+    def place(path: tuple[str, ...], leaf: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(leaf.shape, layout[path], lambda index: leaf[index])
+
+    return path_aware_map(place, loaded)

@@ -15,6 +15,8 @@ from einops import rearrange
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Shaped
 
+from vitswin_jax.train.ema import Ema
+from vitswin_jax.train.lora import Lora, join, model_params, split
 from vitswin_jax.train.losses import (
     Loss,
     binary_cross_entropy,
@@ -52,6 +54,8 @@ class StepOptions:
     mean: Triple = (0.5, 0.5, 0.5)
     std: Triple = (0.5, 0.5, 0.5)
     accum_steps: int = 1  # a batch is taken in so many parts, whose gradients add up to its own
+    lora: Lora | None = None
+    ema: Ema | None = None
     keep_logits: bool = False
 
     def __post_init__(self) -> None:
@@ -63,7 +67,8 @@ class StepOptions:
 
 
 def _loss_and_logits(
-    params: Params,
+    trained: Params,
+    frozen: Params,
     part: dict[str, Array],
     weight: Float[Array, ""],
     key: Array,
@@ -72,7 +77,7 @@ def _loss_and_logits(
     options: StepOptions,
 ) -> tuple[Float[Array, ""], Float[Array, "b k"]]:
     logits, sown = model.apply(
-        {"params": params},
+        {"params": model_params(trained, frozen, options.lora)},
         part["image"],
         train=True,
         rngs={"dropout": key},
@@ -85,25 +90,31 @@ def _loss_and_logits(
 
 
 def _gradients(
-    params: Params, batch: dict[str, Array], key: Array, *, model: nn.Module, options: StepOptions
+    trained: Params,
+    frozen: Params,
+    batch: dict[str, Array],
+    key: Array,
+    *,
+    model: nn.Module,
+    options: StepOptions,
 ) -> tuple[Array, Array, Params]:
-    """Returns loss, logits and gradients of a batch; each device has rows of every part of it."""
+    """Returns loss, logits and what is trained's gradients; a device has rows of every part."""
     grad = jax.value_and_grad(
         functools.partial(_loss_and_logits, model=model, options=options), has_aux=True
     )
     weight = 1.0 / jnp.maximum(batch["mask"].sum(), 1.0)
     if options.accum_steps == 1:
-        (loss, logits), grads = grad(params, batch, weight, key)
+        (loss, logits), grads = grad(trained, frozen, batch, weight, key)
         return loss, logits, grads
 
     n = options.accum_steps
     parts = jax.tree.map(lambda x: rearrange(x, "(b part) ... -> part b ...", part=n), batch)
 
     def add(total: Any, part: tuple[dict[str, Array], Array]) -> tuple[Any, Array]:
-        (loss, logits), grads = grad(params, part[0], weight, part[1])
+        (loss, logits), grads = grad(trained, frozen, part[0], weight, part[1])
         return jax.tree.map(jnp.add, total, (loss, grads)), logits
 
-    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, trained))
     (loss, grads), logits = jax.lax.scan(add, zero, (parts, jax.random.split(key, n)))
     return loss, rearrange(logits, "part b k -> (b part) k"), grads
 
@@ -129,10 +140,15 @@ def train_step(
     )
     images, targets = mix(mix_key, images, targets, batch["mask"], options.mixing)
     mixed = {"image": images, "target": targets, "mask": batch["mask"]}
-    loss, logits, grads = _gradients(state.params, mixed, model_key, model=model, options=options)
-
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    trained, frozen = split(state.params, options.lora)
+    loss, logits, grads = _gradients(
+        trained, frozen, mixed, model_key, model=model, options=options
+    )
+    updates, opt_state = tx.update(grads, state.opt_state, trained)
+    trained = optax.apply_updates(trained, updates)
+    average = state.ema
+    if options.ema is not None:
+        average = options.ema.update(average, trained, state.step)
     right = (logits.argmax(-1) == targets.argmax(-1)).astype(jnp.float32)
     metrics = {
         "loss": loss,
@@ -141,7 +157,7 @@ def train_step(
     }
     if options.keep_logits:
         metrics["logits"] = logits
-    return TrainState(state.step + 1, params, opt_state), metrics
+    return TrainState(state.step + 1, join(trained, frozen), opt_state, average), metrics
 
 
 def eval_step(

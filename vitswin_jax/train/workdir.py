@@ -16,11 +16,14 @@ CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 REPORT = "report.html"
+START = "start.json"
 
 MAY_CHANGE = (  # keys that change how a run computes or reports, not what
+    "compare_to",
     "data.data_dir",
     "data.workers",
     "data.eval_batch_size",
+    "ema.evaluate",
     "mesh.data",
     "model.remat",
     "run.checkpoint_epochs",
