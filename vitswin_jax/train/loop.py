@@ -60,12 +60,12 @@ def train_and_evaluate(
     run = prepare(config, Path(workdir).expanduser())
     workdir = claim_workdir(workdir, config.to_dict())
     save_start(workdir, run.start)
-    mesh, plan = run.mesh, run.plan
+    plan = run.plan
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
-    layout = state_layout(run.model, run.tx, mesh=mesh, **run.state)
+    layout = state_layout(run.model, run.tx, **run.state)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, layout)
     train_step = make_train_step(
-        run.model, run.tx, options=run.options, mesh=mesh, shardings=shardings
+        run.model, run.tx, options=run.options, mesh=run.mesh, shardings=shardings
     )
     weights, predict = make_evaluation(run, shardings)
     with (
