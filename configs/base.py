@@ -86,6 +86,14 @@ def get_config() -> ConfigDict:
             "accum_steps": 1,
         }
     )
+    config.distill = ConfigDict(  # train.run.make_distillation
+        {
+            "teacher": placeholder(str),  # weights of any source, of the data's classes; None: off
+            "kind": "hard",  # or "soft"
+            "alpha": 0.5,  # the teacher's share of the loss
+            "temperature": 1.0,
+        }
+    )
     config.ema = ConfigDict(  # train.ema.make_ema
         {
             "decay": placeholder(float),  # None: no average; DeiT: 0.99996

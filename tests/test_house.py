@@ -62,6 +62,7 @@ DIRECTIONS = {
         "pretrained",
         "weights",
     ],
+    "train.distill": ["types", "train.*", "models.layers"],
     "train.run": ["types", "train.*", "data.*", "models.*"],
     "train*": ["types", "train.*"],
     "analysis*": [
@@ -176,7 +177,19 @@ def test_every_config_builds_its_run_and_consumes_every_key(configs, name, argum
 
 @pytest.mark.parametrize(
     "section",
-    ["data", "preprocess", "augment", "loss", "ema", "lora", "optim", "mesh", "run", "model"],
+    [
+        "data",
+        "preprocess",
+        "augment",
+        "loss",
+        "distill",
+        "ema",
+        "lora",
+        "optim",
+        "mesh",
+        "run",
+        "model",
+    ],
 )
 def test_a_key_that_nothing_reads_raises(configs, section):
     from vitswin_jax.train.run import prepare

@@ -199,8 +199,21 @@ class ViT(nn.Module):
 
         Raises UserError for images of another size than `img_size`.
         """
+        return self.heads(images, train=train).mean(1)
+
+    def heads(
+        self, images: Float[Array, "b h w channels"], *, train: bool = False
+    ) -> Float[Array, "b heads k"]:
+        """Returns the logits of each head: the class token's and, with `dist_token`, the other's.
+
+        They are what distillation trains one by one (DeiT, section 4); `__call__` is their mean.
+        """
         pooled = self._pool(self._tokens(images, train=train)[0], train=train)
-        return self._classify(pooled)
+        if not self.num_classes:
+            return pooled
+        if self.dist_token:
+            return jnp.stack([self.head(pooled[:, 0]), self.head_dist(pooled[:, 1])], axis=1)
+        return self.head(pooled)
 
     def features(
         self, images: Float[Array, "b h w channels"], *, train: bool = False
@@ -273,10 +286,3 @@ class ViT(nn.Module):
         if self.pre_logits is not None:
             x = jnp.tanh(self.pre_logits_layer(x))
         return x.astype(jnp.float32)
-
-    def _classify(self, pooled: Float[Array, "b heads d"]) -> Float[Array, "b k"]:
-        if not self.num_classes:
-            return pooled.mean(1)
-        if self.dist_token:
-            return (self.head(pooled[:, 0]) + self.head_dist(pooled[:, 1])) / 2
-        return self.head(pooled[:, 0])

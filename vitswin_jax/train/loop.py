@@ -23,7 +23,13 @@ from vitswin_jax.train.run import Run, prepare
 from vitswin_jax.train.sharding import shard_batch
 from vitswin_jax.train.signals import StoppedError, stop_on_sigterm
 from vitswin_jax.train.start import save_start
-from vitswin_jax.train.state import TrainState, create_state, make_weights, state_layout
+from vitswin_jax.train.state import (
+    TrainState,
+    create_state,
+    make_weights,
+    place_constants,
+    state_layout,
+)
 from vitswin_jax.train.steps import make_eval_step, make_train_step
 from vitswin_jax.train.workdir import CHECKPOINTS, REPORT, claim_workdir
 from vitswin_jax.types import Batch, Params
@@ -64,9 +70,16 @@ def train_and_evaluate(
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
     layout = state_layout(run.model, run.tx, **run.state)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, layout)
+    teacher = load_teacher(run)
     train_step = make_train_step(
-        run.model, run.tx, options=run.options, mesh=run.mesh, shardings=shardings
+        run.model,
+        run.tx,
+        options=run.options,
+        mesh=run.mesh,
+        shardings=shardings,
+        teacher_shardings=jax.tree.map(lambda leaf: leaf.sharding, teacher),
     )
+    constants = () if teacher is None else (teacher,)
     weights, predict = make_evaluation(run, shardings)
     with (
         stop_on_sigterm() as stop,
@@ -78,7 +91,7 @@ def train_and_evaluate(
             contextlib.closing(run.make_train_batches(step)) as batches,
         ):
             for batch in itertools.islice(batches, plan.total_steps - step):
-                state, metrics = train_step(state, batch, step_key)
+                state, metrics = train_step(state, batch, step_key, *constants)
                 step += 1
                 recorder.record(step, metrics)
                 if plan.evaluates_at(step):
@@ -98,6 +111,13 @@ def create(run: Run, key: jax.Array) -> TrainState:
         run.model, run.tx, key, head_bias=run.head_bias, loaded=loaded, **run.state
     )
     return state
+
+
+def load_teacher(run: Run) -> Params | None:
+    """Returns the parameters of the run's teacher on its mesh, None where it has no teacher."""
+    if run.teacher is None:
+        return None
+    return place_constants(run.teacher.load(head_bias=0.0), run.mesh)
 
 
 def make_evaluation(

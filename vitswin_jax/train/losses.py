@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
@@ -53,6 +54,29 @@ def make_loss(*, name: str) -> Loss:
         hint = f"; did you mean {close[0]!r}?" if close else "."
         raise UserError(f"loss.name={name!r} is none of {', '.join(LOSSES)}{hint}")
     return LOSSES[name]
+
+
+def soft_distillation(
+    logits: Float[Array, "b k"], teacher: Float[Array, "b k"], *, temperature: float
+) -> Float[Array, " b"]:
+    """Returns T² / k · KL(teacher ‖ student) of softmaxes at temperature T (DeiT, eq. 2).
+
+    Over k classes, too, as DeiT's code divides it.
+    """
+    ours, theirs = (jax.nn.log_softmax(x / temperature) for x in (logits, teacher))
+    divergence = (jnp.exp(theirs) * (theirs - ours)).sum(-1)
+    return divergence * temperature**2 / logits.shape[-1]
+
+
+def hard_distillation(
+    logits: Float[Array, "b k"], teacher: Float[Array, "b k"], *, temperature: float
+) -> Float[Array, " b"]:
+    """Returns the cross-entropy with the teacher's class (DeiT, eq. 3); it has no temperature."""
+    del temperature
+    return optax.softmax_cross_entropy_with_integer_labels(logits, teacher.argmax(-1))
+
+
+DISTILLATIONS = {"soft": soft_distillation, "hard": hard_distillation}
 
 
 def mean_where(values: Float[Array, " b"], mask: Float[Array, " b"]) -> Float[Array, ""]:

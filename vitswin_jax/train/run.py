@@ -24,6 +24,7 @@ from vitswin_jax.data.pipeline import (
 from vitswin_jax.data.sources import Source, check_same_classes, open_source
 from vitswin_jax.data.transforms import Preprocess, TrainTransform
 from vitswin_jax.models.layers import pair
+from vitswin_jax.train.distill import Distillation
 from vitswin_jax.train.ema import make_ema
 from vitswin_jax.train.lora import make_lora
 from vitswin_jax.train.losses import make_loss
@@ -31,7 +32,7 @@ from vitswin_jax.train.mixing import Mixing
 from vitswin_jax.train.optim import make_schedule, make_tx
 from vitswin_jax.train.plan import Plan, make_plan, split_fields
 from vitswin_jax.train.sharding import check_batch_size, create_mesh, shard_batch
-from vitswin_jax.train.start import Start, make_start, read_start
+from vitswin_jax.train.start import Start, make_start, open_teacher, read_start
 from vitswin_jax.train.steps import StepOptions
 from vitswin_jax.types import UserError
 
@@ -53,6 +54,7 @@ class Run:
     tx: optax.GradientTransformation
     options: StepOptions
     head_bias: float
+    teacher: Start | None
 
     @property
     def model(self) -> nn.Module:
@@ -103,6 +105,7 @@ def prepare(config: ConfigDict, workdir: Path | None = None) -> Run:
     check_batch_size("data.batch_size / optim.accum_steps", data["batch_size"] // accum_steps, mesh)
     loss = dict(config.loss)
     head_bias = loss.pop("head_bias_init")
+    distillation, teacher = make_distillation(train, start.model, **config.distill)
     options = StepOptions(
         mixing=Mixing(**mixing),
         aux_weight=loss.pop("aux_weight"),
@@ -110,6 +113,7 @@ def prepare(config: ConfigDict, workdir: Path | None = None) -> Run:
         mean=preprocess.mean,
         std=preprocess.std,
         accum_steps=accum_steps,
+        distillation=distillation,
         lora=make_lora(**config.lora),
         ema=make_ema(**config.ema),
     )
@@ -135,6 +139,7 @@ def prepare(config: ConfigDict, workdir: Path | None = None) -> Run:
         tx=tx,
         options=options,
         head_bias=head_bias,
+        teacher=teacher,
     )
 
 
@@ -216,3 +221,20 @@ def open_start(config: ConfigDict, source: Source, workdir: Path | None) -> Star
         class_names=source.class_names,
         preprocess=config.preprocess.to_dict(),
     )
+
+
+def make_distillation(
+    source: Source,
+    student: nn.Module,
+    *,
+    teacher: str | None,
+    kind: str,
+    alpha: float,
+    temperature: float,
+) -> tuple[Distillation | None, Start | None]:
+    """Returns what `config.distill` asks for and the teacher's weights, None where it has none."""
+    if teacher is None:
+        return None, None
+    opened = open_teacher(teacher, class_names=source.class_names, dtype=student.dtype)
+    mean, std = opened.preprocess.mean, opened.preprocess.std
+    return Distillation(opened.model, mean, std, kind, alpha, temperature), opened

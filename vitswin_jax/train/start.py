@@ -25,7 +25,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from vitswin_jax.atomic import replacing
 from vitswin_jax.data.transforms import Preprocess
@@ -64,14 +66,14 @@ class Origin:
 
     init_from: str
     sha256: str
-    name: str
-    hints: Mapping[str, Any]
-    """What the config says of the model by hand, where a file does not show it."""
-    fresh_head: bool
-    fields: Mapping[str, Any]
-    """Of the model, where they are the file's."""
     preprocess: Mapping[str, Any]
-    adapted: Sequence[str] = field(default=())
+    name: str | None = None
+    hints: Mapping[str, Any] = field(default_factory=dict)
+    """With `name`: what the config says of the model by hand, where a file does not show it."""
+    fresh_head: bool = False
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Of the model, where they are the file's."""
+    adapted: Sequence[str] = ()
     """A line for each adaptation."""
 
 
@@ -128,9 +130,7 @@ def make_start(
     chosen, notes = reconcile(name, fields, theirs, origin=str(file), fresh_head=fresh_head)
     model = create_model(name, **fields | chosen)
     _, adaptations = weights.adapted_to(model, origin=str(file), fresh_head=fresh_head)
-    base = weights.metadata.preprocess
-    base = base or default_preprocess(weights.metadata.name, weights.metadata.fields)
-    transform, other = _preprocess(base, preprocess, model)
+    transform, other = _preprocess(_as_trained(weights), preprocess, model)
     origin = Origin(
         init_from=init_from,
         sha256=sha256(file),
@@ -178,6 +178,23 @@ def reconcile(
             f"{origin}: config.model ({name}) is of another architecture: {'; '.join(wrong)}."
         )
     return chosen, notes
+
+
+def open_teacher(path: str, *, class_names: Sequence[str], dtype: DTypeLike) -> Start:
+    """Returns a teacher, any weights as they are, to compute in `dtype`.
+
+    Raises UserError where it tells other classes apart than the student's data has.
+    """
+    file = weights_file(path)
+    weights = open_weights(file)
+    model, names = weights.model(dtype=jnp.dtype(dtype)), weights.metadata.class_names
+    if model.num_classes != len(class_names) or names not in (None, tuple(class_names)):
+        raise UserError(
+            f"distill.teacher={path}: tells {model.num_classes} classes apart, "
+            f"{_first(names or ())}, and the data has {len(class_names)}, {_first(class_names)}."
+        )
+    preprocess, _ = _preprocess(_as_trained(weights), {}, model)
+    return Start(model, preprocess, Origin(path, sha256(file), dataclasses.asdict(preprocess)))
 
 
 def save_start(workdir: Path, start: Start) -> None:
@@ -229,6 +246,15 @@ def _needs_head(
     if tuple(names) != tuple(class_names):
         return True, ["the file's classes have other names"]
     return False, ["the head is kept; the classes are the same"]
+
+
+def _as_trained(weights: Weights) -> Preprocess:
+    metadata = weights.metadata
+    return metadata.preprocess or default_preprocess(metadata.name, metadata.fields)
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])]) or "without names"
 
 
 def _preprocess(

@@ -147,6 +147,11 @@ def _init(
     return new_state(params, tx, lora=lora, ema=ema)
 
 
+def place_constants(params: Params, mesh: Mesh) -> Params:
+    """Lays parameters that are no part of a state, a teacher's, out as a state's would be."""
+    return _place(params, state_shardings(mesh, {"params": params})["params"])
+
+
 def _place(loaded: Params, shardings: Params) -> Params:
     """Gives each device its part of arrays in the host's memory."""
     layout = flatten_dict(shardings)

@@ -15,6 +15,7 @@ from einops import rearrange
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Shaped
 
+from vitswin_jax.train.distill import Distillation
 from vitswin_jax.train.ema import Ema
 from vitswin_jax.train.lora import Lora, join, model_params, split
 from vitswin_jax.train.losses import (
@@ -30,6 +31,8 @@ from vitswin_jax.types import Params, UserError
 
 Metrics = dict[str, Array]
 Triple = tuple[float, float, float]
+Fixed = tuple[Params, Params | None]
+"""What a step reads and does not train: frozen parameters, and a teacher's."""
 
 
 def normalize(images: Shaped[Array, "b h w c"], *, mean: Triple, std: Triple) -> Array:
@@ -54,6 +57,7 @@ class StepOptions:
     mean: Triple = (0.5, 0.5, 0.5)
     std: Triple = (0.5, 0.5, 0.5)
     accum_steps: int = 1  # a batch is taken in so many parts, whose gradients add up to its own
+    distillation: Distillation | None = None
     lora: Lora | None = None
     ema: Ema | None = None
     keep_logits: bool = False
@@ -68,7 +72,7 @@ class StepOptions:
 
 def _loss_and_logits(
     trained: Params,
-    frozen: Params,
+    fixed: Fixed,
     part: dict[str, Array],
     weight: Float[Array, ""],
     key: Array,
@@ -76,14 +80,27 @@ def _loss_and_logits(
     model: nn.Module,
     options: StepOptions,
 ) -> tuple[Float[Array, ""], Float[Array, "b k"]]:
+    frozen, teacher = fixed
+    distillation = options.distillation
+    by_heads = distillation is not None and getattr(model, "dist_token", False)
     logits, sown = model.apply(
         {"params": model_params(trained, frozen, options.lora)},
         part["image"],
         train=True,
         rngs={"dropout": key},
         mutable=["losses"],
+        method="heads" if by_heads else None,
     )
-    loss = (options.loss(logits, part["target"]) * part["mask"]).sum() * weight
+    if distillation is None:
+        losses = options.loss(logits, part["target"])
+    else:
+        heads = logits if by_heads else logits[:, None]
+        theirs = distillation.teacher_logits(
+            teacher, part["image"], mean=options.mean, std=options.std
+        )
+        losses = distillation.loss(heads, part["target"], theirs, base=options.loss)
+        logits = heads.mean(1)
+    loss = (losses * part["mask"]).sum() * weight
     for aux in jax.tree.leaves(sown):  # scanned blocks sow one number each
         loss += options.aux_weight / options.accum_steps * aux.sum()
     return loss, logits
@@ -91,7 +108,7 @@ def _loss_and_logits(
 
 def _gradients(
     trained: Params,
-    frozen: Params,
+    fixed: Fixed,
     batch: dict[str, Array],
     key: Array,
     *,
@@ -104,14 +121,14 @@ def _gradients(
     )
     weight = 1.0 / jnp.maximum(batch["mask"].sum(), 1.0)
     if options.accum_steps == 1:
-        (loss, logits), grads = grad(trained, frozen, batch, weight, key)
+        (loss, logits), grads = grad(trained, fixed, batch, weight, key)
         return loss, logits, grads
 
     n = options.accum_steps
     parts = jax.tree.map(lambda x: rearrange(x, "(b part) ... -> part b ...", part=n), batch)
 
     def add(total: Any, part: tuple[dict[str, Array], Array]) -> tuple[Any, Array]:
-        (loss, logits), grads = grad(trained, frozen, part[0], weight, part[1])
+        (loss, logits), grads = grad(trained, fixed, part[0], weight, part[1])
         return jax.tree.map(jnp.add, total, (loss, grads)), logits
 
     zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, trained))
@@ -123,6 +140,7 @@ def train_step(
     state: TrainState,
     batch: dict[str, Array],
     key: Array,
+    teacher: Params | None = None,
     *,
     model: nn.Module,
     tx: optax.GradientTransformation,
@@ -130,8 +148,9 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """Takes one step; chance is a function of (key, state.step).
 
-    Returns the new state and float32 metrics of the batch before the update: `loss`, `accuracy`
-    (against the heavier class of mixed targets), `grad_norm` before clipping.
+    `teacher` has the teacher's parameters where `options` has a distillation. Returns the new state
+    and float32 metrics of the batch before the update: `loss`, `accuracy` (against the heavier
+    class of mixed targets), `grad_norm` before clipping.
     """
     mix_key, model_key = jax.random.split(jax.random.fold_in(key, state.step))
     images = normalize(batch["image"], mean=options.mean, std=options.std)
@@ -142,7 +161,7 @@ def train_step(
     mixed = {"image": images, "target": targets, "mask": batch["mask"]}
     trained, frozen = split(state.params, options.lora)
     loss, logits, grads = _gradients(
-        trained, frozen, mixed, model_key, model=model, options=options
+        trained, (frozen, teacher), mixed, model_key, model=model, options=options
     )
     updates, opt_state = tx.update(grads, state.opt_state, trained)
     trained = optax.apply_updates(trained, updates)
@@ -189,12 +208,18 @@ def make_train_step(
     options: StepOptions,
     mesh: Mesh,
     shardings: Any,
-) -> Callable[[TrainState, dict[str, Array], Array], tuple[TrainState, Metrics]]:
-    """Compiles `train_step` for a mesh; the state given to it is donated."""
+    teacher_shardings: Params | None = None,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Compiles `train_step` for a mesh; the state given to it is donated.
+
+    It takes state, batch and key and, where there are shardings for them, a teacher's parameters:
+    an argument, for constants would be compiled in.
+    """
     replicated = NamedSharding(mesh, PartitionSpec())
+    teacher = () if teacher_shardings is None else (teacher_shardings,)
     return jax.jit(
         functools.partial(train_step, model=model, tx=tx, options=options),
-        in_shardings=(shardings, batch_sharding(mesh), replicated),
+        in_shardings=(shardings, batch_sharding(mesh), replicated, *teacher),
         out_shardings=(shardings, replicated),
         donate_argnums=0,
     )
