@@ -17,6 +17,8 @@ def get_config() -> ConfigDict:
     # A weights file of any source, a run's workdir or a name: what the run starts from, by the
     # rules of train.start. Without it parameters are drawn.
     config.init_from = placeholder(str)
+    # The workdir of a run with the same test split: the report shows its results beside this one's.
+    config.compare_to = placeholder(str)
 
     config.data = ConfigDict(  # train.loop.open_data
         {

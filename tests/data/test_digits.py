@@ -31,6 +31,15 @@ def test_digits_are_scikit_learns(digits, split, count):
     np.testing.assert_array_equal((pixels[..., 0] / 255 * 16).round(), original.images[chosen])
 
 
+def test_parity_is_the_same_digits_in_two_classes(digits, digits_root):
+    parity = open_source("digits_parity", split="test", data_dir=digits_root)
+    assert parity.class_names == ("even", "odd") and len(parity) == 450
+    for index in range(0, 450, 50):
+        two, ten = parity[index], digits["test"][index]
+        assert two["image"] == ten["image"]
+        assert parity.class_names[two["label"]] == ("odd" if ten["label"] % 2 else "even")
+
+
 def test_splits_can_be_cut(digits_root):
     cut = open_source("digits", split="train[:10%]", data_dir=digits_root)
     assert len(cut) == 135

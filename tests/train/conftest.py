@@ -26,7 +26,7 @@ MODELS = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make_config():
     """Returns the digits' recipe, cut down to 8 steps of a tiny model."""
     sys.path.insert(0, str(ROOT))

@@ -64,6 +64,21 @@ def curves(series: Mapping[str, Series]) -> str | None:
     return _svg(figure)
 
 
+def two_runs(ours: Series, theirs: Series) -> str:
+    """Draws the test accuracy of this run and of another over their steps."""
+    figure = Figure(figsize=(5, 2.7), layout="constrained")
+    axes = figure.subplots()
+    for (steps, values), color, label in (
+        (theirs, _COLORS["train"], "the other"),
+        (ours, _COLORS["test"], "this run"),
+    ):
+        axes.plot(thin(steps), thin(values), color=color, marker=".", lw=1.5, label=label)
+    axes.set(xlabel="step", ylabel="test accuracy")
+    axes.legend(frameon=False, fontsize=8)
+    _plain(axes)
+    return _svg(figure)
+
+
 def thin(numbers: Numbers) -> Numbers:
     """Returns every n-th of the numbers and always the last, about `_POINTS` in all."""
     stride = math.ceil(len(numbers) / _POINTS)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from flax.traverse_util import flatten_dict
 
 from vitswin_jax.analysis import figures
 from vitswin_jax.analysis.evaluate import Evaluation
+from vitswin_jax.analysis.runs import compare, read_config, read_metrics
 from vitswin_jax.atomic import replacing
 from vitswin_jax.data.decode import decode_image
 from vitswin_jax.data.sources import Source
@@ -47,12 +47,16 @@ def write_report(
     preprocess: Preprocess,
     workdir: str | os.PathLike[str] | None = None,
     command: str | None = None,
+    origin: Mapping[str, Any] | None = None,
+    compare_to: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Writes the report of a model and its evaluation over all of `source`; returns `path`.
 
-    From `workdir`, where it has them, come the curves (metrics.jsonl) and the configuration
-    (config.json). `params` may be in loop or scan layout. Raises UserError where the file cannot be
-    written or `evaluation` is not of `source`.
+    `origin` is what the run started from (`init_from`, `sha256`, `adapted`); `compare_to` is the
+    folder of another run, to be shown beside that of `workdir`. From `workdir`, where it has them,
+    come the curves (metrics.jsonl) and the configuration (config.json). `params` may be in loop or
+    scan layout. Raises UserError where the file cannot be written or `evaluation` is not of
+    `source`.
     """
     if len(evaluation.labels) != len(source):
         raise UserError(
@@ -75,37 +79,12 @@ def write_report(
         reliability=figures.reliability(evaluation.calibration),
         positions=_positions(model, params),
         environment=_environment(),
+        origin=origin,
+        **_comparison(workdir, compare_to),
     )
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return Path(path)
-
-
-def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, figures.Series]:
-    """Returns the series of a run's metrics.jsonl, in the order of steps; {} where there is none.
-
-    A run that was killed may have left half a line, and one that was resumed may have repeated
-    steps, of which the last counts.
-    """
-    path = Path(workdir) / "metrics.jsonl"
-    if not path.exists():
-        return {}
-    values: dict[str, dict[float, float]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        for key, value in row.items():
-            if key != "step" and isinstance(value, int | float):
-                values.setdefault(key, {})[row["step"]] = value
-    return {key: tuple(zip(*sorted(series.items()), strict=True)) for key, series in values.items()}
-
-
-def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
-    """Returns a run's config.json; {} where there is none."""
-    path = Path(workdir) / "config.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def percent(fraction: float) -> str:
@@ -136,6 +115,18 @@ def _numbers(evaluation: Evaluation, params: Params) -> list[tuple[str, str]]:
         ("calibration error", percent(evaluation.calibration_error)),
         ("parameters", f"{count:,}"),
     ]
+
+
+def _comparison(
+    workdir: str | os.PathLike[str] | None, other: str | os.PathLike[str] | None
+) -> dict[str, Any]:
+    if workdir is None or other is None:
+        return {"comparison": None, "comparison_figure": None}
+    comparison = compare(workdir, other)
+    return {
+        "comparison": comparison,
+        "comparison_figure": figures.two_runs(*comparison.accuracies),
+    }
 
 
 def _confusion(evaluation: Evaluation) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The embedded dataset: scikit-learn's 1,797 handwritten digits, 8x8, in ten classes."""
+"""The embedded datasets: scikit-learn's 1,797 handwritten digits, 8x8, in ten classes or in two."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from vitswin_jax.cache import cache_dir
 from vitswin_jax.types import Record, UserError
 
 NAME = "digits"
+EMBEDDED = {NAME: tuple("0123456789"), "digits_parity": ("even", "odd")}
+"""Name -> classes; a digit's class is its remainder by their number."""
 _TEST_EVERY = 4  # images 0, 4, 8, ... are the test split
 
 
-def digits_directory(data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Returns the directory of the digits as a TFDS dataset, and prepares it on first use.
+def digits_directory(data_dir: str | os.PathLike[str] | None = None, *, name: str = NAME) -> Path:
+    """Returns the directory of one of `EMBEDDED` as a TFDS dataset, and prepares it on first use.
 
     It lies under `data_dir`, or in the user's cache directory. Several processes may call
     this at once: each writes a directory of its own, and the first to finish names it.
@@ -30,27 +32,27 @@ def digits_directory(data_dir: str | os.PathLike[str] | None = None) -> Path:
     Raises UserError where the directory cannot be written.
     """
     root = cache_dir() if data_dir is None else Path(data_dir).expanduser()
-    directory = root / NAME / "1.0.0"
+    directory = root / name / "1.0.0"
     if not (directory / "dataset_info.json").exists():
         try:
-            _prepare(root, directory)
+            _prepare(root, directory, name)
         except OSError as error:
             raise UserError(
-                f"{NAME}: cannot be prepared in {root}: {error.strerror or error}; give a "
+                f"{name}: cannot be prepared in {root}: {error.strerror or error}; give a "
                 "data_dir that can be written."
             ) from error
     return directory
 
 
-def _prepare(root: Path, directory: Path) -> None:
+def _prepare(root: Path, directory: Path, name: str) -> None:
     from vitswin_jax.data.builder import EncodedImageBuilder  # TFDS takes 0.4 s to import
 
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=f".{NAME}-") as scratch:
+    with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}-") as scratch:
         builder = EncodedImageBuilder(
-            NAME,
-            {split: functools.partial(_examples, split=split) for split in ("train", "test")},
-            class_names=[str(digit) for digit in range(10)],
+            name,
+            {split: functools.partial(_examples, name, split) for split in ("train", "test")},
+            class_names=EMBEDDED[name],
             description="Optical recognition of handwritten digits, from scikit-learn.",
             data_dir=scratch,
         )
@@ -73,7 +75,7 @@ def _publish(source: Path, target: Path) -> None:
             source.rename(target)
 
 
-def _examples(split: str) -> Iterator[Record]:
+def _examples(name: str, split: str) -> Iterator[Record]:
     import sklearn.datasets  # 1 s to import, once in the life of a cache directory
 
     digits = sklearn.datasets.load_digits()
@@ -82,4 +84,4 @@ def _examples(split: str) -> Iterator[Record]:
         if (index % _TEST_EVERY == 0) == (split == "test"):
             png = io.BytesIO()
             Image.fromarray(image).save(png, "PNG")
-            yield Record(image=png.getvalue(), label=int(label))
+            yield Record(image=png.getvalue(), label=int(label) % len(EMBEDDED[name]))

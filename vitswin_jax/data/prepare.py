@@ -20,8 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from vitswin_jax.data.decode import decode_image
-from vitswin_jax.data.digits import NAME as DIGITS
-from vitswin_jax.data.digits import digits_directory
+from vitswin_jax.data.digits import EMBEDDED, digits_directory
 from vitswin_jax.data.folders import FolderSource, folder_splits, is_folder
 from vitswin_jax.data.sources import Source, TfdsSource, check_same_classes, tfds_builder
 from vitswin_jax.types import Record, UserError
@@ -45,8 +44,8 @@ def prepare(
     Raises UserError where the dataset does not exist, cannot be fetched or written, or
     holds images that cannot be read: all of them are counted, and the first named.
     """
-    if dataset == DIGITS:
-        return digits_directory(data_dir)
+    if dataset in EMBEDDED:
+        return digits_directory(data_dir, name=dataset)
     if is_folder(dataset):
         return _prepare_folder(
             Path(dataset).expanduser(), data_dir, name=name, holdout=holdout, seed=seed
@@ -123,7 +122,7 @@ def _dataset_name(folder: Path, name: str | None) -> str:
             f"name={name!r} is no dataset's name; give --name, a small letter followed by small "
             "letters, digits and underscores."
         )
-    if name in (DIGITS, *tfds.list_builders(with_community_datasets=False)):
+    if name in (*EMBEDDED, *tfds.list_builders(with_community_datasets=False)):
         raise UserError(f"name={name!r} is taken by another dataset; give another --name.")
     return name
 

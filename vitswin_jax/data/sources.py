@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, SupportsIndex, runtime_checkable
 
-from vitswin_jax.data.digits import NAME as DIGITS
-from vitswin_jax.data.digits import digits_directory
+from vitswin_jax.data.digits import EMBEDDED, digits_directory
 from vitswin_jax.data.folders import FolderSource, is_folder
 from vitswin_jax.types import Record, UserError
 
@@ -43,15 +42,15 @@ def open_source(
 ) -> Source:
     """Returns one split of a dataset.
 
-    `dataset` is "digits" (embedded, prepared on first use), a folder of class folders, or
+    `dataset` is one of `digits.EMBEDDED` (prepared on first use), a folder of class folders, or
     a dataset that TFDS has prepared: its directory, or its name with its root `data_dir`.
     TFDS splits may be cut, "train[:99%]". A folder that is not already divided into
     split folders is divided by `holdout` and `seed`; see `FolderSource.open`.
 
     Raises UserError where there is no such dataset or split, or it is not prepared.
     """
-    if dataset == DIGITS:
-        return TfdsSource(digits_directory(data_dir), split, name=DIGITS)
+    if dataset in EMBEDDED:
+        return TfdsSource(digits_directory(data_dir, name=dataset), split, name=dataset)
     folder = Path(dataset).expanduser()
     if (folder / "dataset_info.json").exists():
         return TfdsSource(folder, split, name=folder.name)
@@ -156,7 +155,7 @@ def tfds_builder(dataset: str, data_dir: str | os.PathLike[str] | None):
     try:
         return tfds.builder(dataset, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
-        names = [DIGITS, *tfds.list_builders(with_community_datasets=False)]
+        names = [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
         nearest = difflib.get_close_matches(dataset, names, n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
         raise UserError(

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from vitswin_jax.analysis.evaluate import predict_dataset, summarize
 from vitswin_jax.analysis.report import write_report
+from vitswin_jax.analysis.runs import check_comparable
 from vitswin_jax.pretrained import WEIGHTS, save_pretrained
 from vitswin_jax.train.checkpoint import Checkpoints
 from vitswin_jax.train.metrics import Recorder
@@ -63,6 +64,8 @@ def train_and_evaluate(
     user can mend, before anything is written where that can be known, and StoppedError after a
     SIGTERM, when all is saved.
     """
+    if config.compare_to is not None:
+        check_comparable(config.to_dict(), config.compare_to)
     run = prepare(config, Path(workdir).expanduser())
     workdir = claim_workdir(workdir, config.to_dict())
     save_start(workdir, run.start)
@@ -161,7 +164,7 @@ def finish(
     command: str | None,
 ) -> Result:
     """Tests the final parameters on the whole split and writes the weights and the report."""
-    origin = run.start.origin
+    origin = None if run.start.origin is None else dataclasses.asdict(run.start.origin)
     logits, labels = predict_dataset(lambda b: predict(params, b)["logits"], run.test_batches)
     evaluation = summarize(logits, labels, run.test.class_names)
     weights = save_pretrained(
@@ -178,7 +181,7 @@ def finish(
                 "train_split": config.data.train_split,
                 "test_split": config.data.test_split,
                 "holdout": config.data.holdout,
-                "init_from": None if origin is None else dataclasses.asdict(origin),
+                "init_from": origin,
                 "seed": config.seed,
                 "step": run.plan.total_steps,
                 "command": command,
@@ -197,5 +200,7 @@ def finish(
         preprocess=run.preprocess,
         workdir=workdir,
         command=command,
+        origin=origin,
+        compare_to=config.compare_to,
     )
     return Result(config.model.name, evaluation.top1, len(labels), weights, report)
