@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from vitswin_jax.data.decode import MAX_PIXELS, decode_image
+from vitswin_jax.data.decode import MAX_PIXELS, decode_image, jpeg_size
 from vitswin_jax.types import UserError
 
 
@@ -145,3 +145,34 @@ def test_decompression_bomb_jpeg(encode):
     data[size : size + 4] = struct.pack(">HH", 20_000, 20_000)
     with pytest.raises(UserError, match=r"^bomb\.jpg: .*at most 89,478,485 "):
         decode_image(bytes(data), name="bomb.jpg")
+
+
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+def test_reduced_jpeg_has_its_size_rounded_up_and_its_colours(photo, encode, reduction):
+    image = photo[:421, :635]
+    reduced = decode_image(encode(image, "JPEG", quality=95), reduction=reduction)
+    assert reduced.shape == (-(-421 // reduction), -(-635 // reduction), 3)
+    blocks = image[: 421 // reduction * reduction, : 635 // reduction * reduction]
+    shape = (blocks.shape[0] // reduction, reduction, blocks.shape[1] // reduction, reduction, 3)
+    means = blocks.reshape(shape).mean((1, 3))
+    assert np.abs(reduced[: means.shape[0], : means.shape[1]] - means).mean() < 4
+
+
+def test_size_in_a_jpegs_header(photo, encode):
+    assert jpeg_size(encode(photo, "JPEG")) == (427, 640)
+    assert jpeg_size(encode(photo[..., 0], "JPEG")) == (427, 640)
+
+
+def test_what_cannot_be_decoded_reduced_has_no_such_size(photo, encode):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    cmyk = Image.fromarray(photo).convert("CMYK")
+    for data in (
+        encode(photo),
+        encode(cmyk, "JPEG"),
+        encode(photo, "JPEG", exif=turned),
+        encode(photo, "JPEG")[:100],
+        b"\xff\xd8 no jpeg",
+        b"",
+    ):
+        assert jpeg_size(data) is None

@@ -77,6 +77,33 @@ def test_the_stream_is_pinned(numbered):
     assert numbers(take(numbered, 3)["image"]) == expected
 
 
+def test_repeats_come_in_a_row_and_an_epoch_keeps_its_length(numbered):
+    """Of 23 places an epoch has, its first eight images fill 3 each but the last, as in DeiT."""
+    once, thrice = (numbers(take(numbered, 23, repeats=repeats)["image"]) for repeats in (1, 3))
+    for start in range(0, 115, 23):
+        epoch = thrice[start : start + 23]
+        assert epoch == np.repeat(once[start : start + 8], 3)[:23].tolist()
+
+
+def test_each_repeat_is_augmented_anew_and_the_first_as_without(digits):
+    options = {"batch_size": 12, "transform": AUGMENTED}
+    once = take(digits["train"], 1, **options)["image"]
+    repeated = take(digits["train"], 1, **options, repeats=3)["image"]
+    np.testing.assert_array_equal(repeated[::3], once[:4])
+    for copies in repeated.reshape(4, 3, -1):
+        assert len({copy.tobytes() for copy in copies}) == 3
+    hosts = [
+        take(digits["train"], 1, **options, repeats=3, host_index=host, host_count=2)["image"]
+        for host in range(2)
+    ]
+    np.testing.assert_array_equal(np.concatenate(hosts), repeated)
+
+
+def test_no_repeats(numbered):
+    with pytest.raises(UserError, match=r"^repeats=0 must be 1 \(off\) or more\.$"):
+        take(numbered, 1, repeats=0)
+
+
 @pytest.mark.parametrize("hosts", [2, 3, 6])
 def test_hosts_share_the_stream_of_one(digits, hosts):
     options = {"batch_size": 12, "transform": AUGMENTED}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vitswin_jax.data import transforms
 from vitswin_jax.data.decode import decode_image
 from vitswin_jax.data.transforms import Preprocess, TrainTransform
 from vitswin_jax.types import UserError
@@ -231,3 +232,81 @@ def test_chance_comes_from_the_generator_alone(photo, crop):
     assert (first != transform(photo, np.random.default_rng(4))).any()
     assert first.shape == (24, 20, 3)
     assert first.flags.c_contiguous
+
+
+def test_recolouring_comes_after_the_crop_in_timms_order(photo, monkeypatch):
+    """RandAugment sees the mirrored crop, jitter what RandAugment returns, then colour goes."""
+    seen = []
+    transform = TrainTransform(
+        (24, 20),
+        rand_augment="rand-m9-mstd0.5-inc1",
+        color_jitter=0.3,
+        grayscale=1.0,
+        mean=(0.485, 0.456, 0.406),
+    )
+
+    def policy(image, rng, **where):
+        seen.append(("policy", image.shape, where))
+        return image
+
+    object.__setattr__(transform, "policy", policy)
+    for name in ("color_jitter", "grey"):
+        record = lambda image, *_, n=name, **how: seen.append((n, image.shape, how)) or image  # noqa: E731
+        monkeypatch.setattr(transforms, name, record)
+    transform(photo, np.random.default_rng(0))
+    assert [name for name, *_ in seen] == ["policy", "color_jitter", "grey"]
+    assert {shape for _, shape, _ in seen} == {(24, 20, 3)}
+    assert seen[0][2] == {"fill": (124, 116, 104), "interpolation": "bicubic"}
+    assert seen[1][2] == {"strength": 0.3, "hue": 0.0}
+
+
+def test_encoded_and_decoded_images_are_augmented_alike(photo, encode):
+    transform = TrainTransform((32, 32), rand_augment="randaug(2,15)", color_jitter=0.4)
+    for seed in range(5):
+        one, other = (
+            transform(image, np.random.default_rng(seed)) for image in (photo, encode(photo))
+        )
+        np.testing.assert_array_equal(one, other)
+
+
+def test_policies_change_images_and_take_their_chance_from_the_generator(photo):
+    plain = TrainTransform((32, 32))
+    for options in (
+        {"rand_augment": "rand-m9-mstd0.5-inc1"},
+        {"rand_augment": "randaug(2,10)"},
+        {"auto_augment": "original"},
+        {"auto_augment": "v0-mstd0.5"},
+        {"auto_augment": "3a"},
+    ):
+        transform, changed = TrainTransform((32, 32), **options), 0
+        for seed in range(12):
+            one, other = (transform(photo, np.random.default_rng(seed)) for _ in range(2))
+            np.testing.assert_array_equal(one, other)
+            changed += (one != plain(photo, np.random.default_rng(seed))).any()
+        assert changed >= 6
+
+
+def test_colours_and_policies_name_everything_that_is_wrong():
+    with pytest.raises(UserError) as error:
+        TrainTransform(
+            (8, 8),
+            interpolation="lanczos",
+            resizer="cv2",
+            rand_augment="rand-m9-w0",
+            auto_augment="orignal",
+            color_jitter=1.5,
+            hue=0.7,
+            grayscale=-1.0,
+        )
+    message = str(error.value)
+    assert "\n" not in message
+    for part in (
+        "resizer='cv2'",
+        "w0 is not understood",
+        "'orignal'",
+        "cannot both",
+        "needs one of",
+    ):
+        assert part in message
+    for part in ("color_jitter=1.5", "hue=0.7", "grayscale=-1"):
+        assert part in message

@@ -33,6 +33,7 @@ class Key(NamedTuple):
 
     epoch: int
     record: int
+    copy: int = 0
 
 
 def make_train_iterator(
@@ -48,6 +49,7 @@ def make_train_iterator(
     workers: int = 0,
     threads: int | None = None,
     on_unreadable: str = "raise",
+    repeats: int = 1,
 ) -> BatchIterator:
     """Returns this host's rows of the global batches from `start_batch` on.
 
@@ -57,6 +59,10 @@ def make_train_iterator(
     and it ends only after `num_batches`. Augmentation depends on (seed, epoch, record).
     An unreadable image raises, or with "skip" is logged and has a mask of 0.
 
+    With `repeats`, images come so often in a row, each time augmented anew (arXiv:1902.05509),
+    and an epoch keeps its length: it shows the first 1 / repeats of its permutation, as DeiT's
+    RASampler does.
+
     Its `close()` ends the workers early (`contextlib.closing`). Raises UserError
     where the hosts do not divide the batch, or there are no records.
     """
@@ -65,7 +71,9 @@ def make_train_iterator(
         raise UserError(f"seed={seed} must be 0 or above.")
     if on_unreadable not in ("raise", "skip"):
         raise UserError(f"on_unreadable={on_unreadable!r} must be 'raise' or 'skip'.")
-    keys = _TrainKeys(_shuffled(len(source), seed), batch_size, rows)
+    if repeats < 1:
+        raise UserError(f"repeats={repeats} must be 1 (off) or more.")
+    keys = _TrainKeys(_shuffled(len(source), seed), len(source), batch_size, rows, repeats)
     load = _LoadBatch(source, _Augment(transform, seed), transform.img_size, on_unreadable)
     batches = grain.MapDataset.range(start_batch, sys.maxsize // batch_size).map(keys).map(load)
     return _iterate(batches, num_batches, workers, threads)
@@ -195,11 +203,18 @@ class _TrainKeys:
     """Names the records in one host's rows of a global batch; the other rows cost nothing."""
 
     stream: grain.MapDataset
+    length: int
     batch_size: int
     rows: range
+    repeats: int
 
     def __call__(self, batch: int) -> list[Key]:
-        return [self.stream[batch * self.batch_size + row] for row in self.rows]
+        return [self._key(batch * self.batch_size + row) for row in self.rows]
+
+    def _key(self, position: int) -> Key:
+        epoch, place = divmod(position, self.length)
+        which, copy = divmod(place, self.repeats)
+        return self.stream[epoch * self.length + which]._replace(copy=copy)
 
 
 @dataclass(frozen=True)
@@ -218,22 +233,22 @@ class _Augment:
     transform: TrainTransform
     seed: int
 
-    def __call__(self, image: np.ndarray, key: Key) -> np.ndarray:
-        # Counters 2**128 apart never meet: the low half counts the numbers drawn.
+    def __call__(self, image: bytes, key: Key, name: str) -> np.ndarray:
+        # Counters 2**64 apart never meet: the lowest word counts the numbers drawn.
         philox = np.random.Philox(
             key=np.array([self.seed, _AUGMENT], np.uint64),
-            counter=np.array([0, 0, key.epoch, key.record], np.uint64),
+            counter=np.array([0, key.copy, key.epoch, key.record], np.uint64),
         )
-        return self.transform(image, np.random.Generator(philox))
+        return self.transform(image, np.random.Generator(philox), name=name)
 
 
 @dataclass(frozen=True)
 class _Evaluate:
     preprocess: Preprocess
 
-    def __call__(self, image: np.ndarray, key: Key) -> np.ndarray:
+    def __call__(self, image: bytes, key: Key, name: str) -> np.ndarray:
         del key
-        return self.preprocess.image(image)
+        return self.preprocess.image(decode_image(image, name=name))
 
 
 @dataclass(frozen=True)
@@ -241,7 +256,7 @@ class _LoadBatch:
     """Loads the records that `keys` name; the rows of None and of skipped images stay blank."""
 
     source: Source
-    transform: Callable[[np.ndarray, Key], np.ndarray]
+    transform: Callable[[bytes, Key, str], np.ndarray]
     img_size: Sequence[int]
     on_unreadable: str
 
@@ -259,12 +274,13 @@ class _LoadBatch:
     def _load(self, batch: Batch, row: int, key: Key) -> None:
         try:
             record: Any = self.source[key.record]
-            image = decode_image(record["image"], name=self.source.describe(key.record))
+            name = self.source.describe(key.record)
+            image = self.transform(record["image"], key, name)
         except UserError as error:
             if self.on_unreadable == "raise":
                 raise
             log.warning("skipped in epoch %d: %s", key.epoch, error)
             return
-        batch["image"][row] = self.transform(image, key)
+        batch["image"][row] = image
         batch["label"][row] = record["label"]
         batch["mask"][row] = 1

@@ -1,6 +1,6 @@
 """From a decoded image to one of the model's size: for evaluation, and augmented for training.
 
-All of it is Pillow and numpy on uint8; normalising and mixing happen on the device.
+All of it is on uint8; normalising, erasing and mixing happen on the device.
 """
 
 from __future__ import annotations
@@ -8,23 +8,28 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from vitswin_jax.data.auto_augment import parse_auto_augment
+from vitswin_jax.data.crop import cut_and_resize
 from vitswin_jax.data.decode import decode_image
+from vitswin_jax.data.jitter import color_jitter, random_affine
+from vitswin_jax.data.ops import AFFINE_RESAMPLING, grey
+from vitswin_jax.data.policies import Policy, parse_rand_augment
 from vitswin_jax.types import UserError
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 CropMode = Literal["center", "squash"]
 TrainCrop = Literal["random_resized", "shift", "none"]
+Resizer = Literal["opencv", "pillow"]
 Pixels = UInt8[np.ndarray, "h w 3"]
 
 _LONGEST = 16  # times the size asked for: how long a resized image may become
-_CROP_ATTEMPTS = 10  # as in Inception's and torchvision's random resized crop
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,8 @@ class Preprocess:
     crop_mode: str = "center"
 
     def __post_init__(self) -> None:
-        for field in ("img_size", "mean", "std"):  # JSON has lists; here they are tuples
-            object.__setattr__(self, field, tuple(getattr(self, field)))
+        for name in ("img_size", "mean", "std"):  # JSON has lists; here they are tuples
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         wrong = [
             *_wrong_size(self.img_size),
             *_wrong_choice("interpolation", self.interpolation, get_args(Interpolation)),
@@ -83,7 +88,7 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """The augmentation of training: a crop, a small affine map and a mirror, all optional.
+    """The augmentation of training; docs/augment.md has each option's source.
 
     `crop` is "random_resized" for photographs (a part of the image with `scale` of its
     area and an aspect `ratio`, Inception; Szegedy et al. 2015), "shift" for small centred
@@ -91,6 +96,14 @@ class TrainTransform:
     width) or "none" (the whole image). `rotate` is in degrees to either side; `zoom` 0.1
     makes things up to 1.1 times larger or smaller; what comes into view from outside
     repeats the edge. `flip` mirrors half of the images left to right.
+
+    Then follow, in timm's order: `rand_augment` or `auto_augment`, a policy by its name;
+    `color_jitter`, by which brightness, contrast and saturation may differ from 1, and `hue`, in
+    turns; `grayscale`, how likely colour is lost. Their affine maps show `mean`, as levels in
+    [0, 1], from outside.
+
+    `resizer` "opencv" is several times as fast as "pillow", and as near to it as crop.resize_box
+    says; `reduced_decode` is of crop.cut_and_resize. Both are of "random_resized" alone.
 
     Raises UserError, with everything that is wrong in one line.
     """
@@ -104,15 +117,45 @@ class TrainTransform:
     zoom: float = 0.0
     flip: bool = True
     interpolation: str = "bicubic"
+    resizer: str = "opencv"
+    reduced_decode: bool = True
+    rand_augment: str | None = None
+    auto_augment: str | None = None
+    color_jitter: float = 0.0
+    hue: float = 0.0
+    grayscale: float = 0.0
+    mean: Sequence[float] = (0.5, 0.5, 0.5)
+    policy: Policy | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for field in ("img_size", "scale", "ratio"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
+        for name in ("img_size", "scale", "ratio", "mean"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         wrong = [
             *_wrong_size(self.img_size),
             *_wrong_choice("crop", self.crop, get_args(TrainCrop)),
             *_wrong_choice("interpolation", self.interpolation, get_args(Interpolation)),
+            *_wrong_choice("resizer", self.resizer, get_args(Resizer)),
+            *self._wrong_numbers(),
         ]
+        policies = [
+            parse(text)
+            for parse, text in (
+                (parse_rand_augment, self.rand_augment),
+                (parse_auto_augment, self.auto_augment),
+            )
+            if text is not None
+        ]
+        wrong += [policy for policy in policies if isinstance(policy, str)]
+        if len(policies) == 2:
+            wrong.append("rand_augment and auto_augment cannot both be given")
+        if policies and self.interpolation not in AFFINE_RESAMPLING:
+            which = ", ".join(AFFINE_RESAMPLING)
+            wrong.append(f"a policy needs one of {which} for interpolation={self.interpolation!r}")
+        _raise_all("augment", wrong)
+        object.__setattr__(self, "policy", policies[0] if policies else None)
+
+    def _wrong_numbers(self) -> list[str]:
+        wrong = []
         if not (len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1] <= 1):
             wrong.append(f"scale={self.scale} must be (smallest, largest) in (0, 1]")
         if not (len(self.ratio) == 2 and 0 < self.ratio[0] <= self.ratio[1]):
@@ -121,22 +164,55 @@ class TrainTransform:
             wrong.append(f"shift={self.shift} must be in [0, 1)")
         if not 0 <= self.rotate <= 180:
             wrong.append(f"rotate={self.rotate} must be in [0, 180] degrees")
-        if not 0 <= self.zoom <= 1:
-            wrong.append(f"zoom={self.zoom} must be in [0, 1]")
-        _raise_all("augment", wrong)
+        if not 0 <= self.hue <= 0.5:
+            wrong.append(f"hue={self.hue} must be in [0, 0.5]")
+        wrong += [
+            f"{name}={getattr(self, name)} must be in [0, 1]"
+            for name in ("zoom", "color_jitter", "grayscale")
+            if not 0 <= getattr(self, name) <= 1
+        ]
+        if len(self.mean) != 3 or not all(0 <= level <= 1 for level in self.mean):
+            wrong.append(f"mean={self.mean} must be three numbers in [0, 1]")
+        return wrong
 
-    def __call__(self, image: Pixels, rng: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]:
-        """Returns the augmented image, uint8 in [0, 255]; all chance comes from `rng`."""
-        box = None
+    def __call__(
+        self, image: bytes | Pixels, rng: np.random.Generator, *, name: str = "image"
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        """Returns the augmented image, uint8 in [0, 255]; all chance comes from `rng`.
+
+        An encoded image that cannot be read raises UserError, which begins with `name`.
+        """
         if self.crop == "random_resized":
-            box = _random_box(image.shape[:2], self.scale, self.ratio, rng)
-        image = _resize(image, self.img_size, self.interpolation, box=box)
+            image = cut_and_resize(
+                image,
+                self.img_size,
+                rng,
+                scale=self.scale,
+                ratio=self.ratio,
+                interpolation=self.interpolation,
+                resizer=self.resizer,
+                reduced_decode=self.reduced_decode,
+                name=name,
+            )
+        else:
+            image = decode_image(image, name=name) if isinstance(image, bytes) else image
+            image = _resize(image, self.img_size, self.interpolation, box=None)
         shift = self.shift if self.crop == "shift" else 0.0
         if shift or self.rotate or self.zoom:
-            image = _random_affine(image, rng, shift=shift, rotate=self.rotate, zoom=self.zoom)
+            image = random_affine(image, rng, shift=shift, rotate=self.rotate, zoom=self.zoom)
         if self.flip and rng.random() < 0.5:
             image = image[:, ::-1]
-        return np.ascontiguousarray(image)
+        return np.ascontiguousarray(self._recolour(np.ascontiguousarray(image), rng))
+
+    def _recolour(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        if self.policy is not None:
+            fill = tuple(min(255, round(255 * level)) for level in self.mean)
+            image = self.policy(image, rng, fill=fill, interpolation=self.interpolation)
+        if self.color_jitter or self.hue:
+            image = color_jitter(image, rng, strength=self.color_jitter, hue=self.hue)
+        if self.grayscale and rng.random() < self.grayscale:
+            image = grey(image)
+        return image
 
 
 def _resize(
@@ -177,54 +253,6 @@ def _resize_and_crop(
     # Its `box` would save the work outside the crop, but is float32: it changes them too.
     rows = _resize(image, (h, resized[1]), interpolation, box=None)[:, left:right]
     return _resize(rows, (resized[0], size[1]), interpolation, box=None)[top:bottom]
-
-
-def _random_box(
-    image_size: Sequence[int],
-    scale: Sequence[float],
-    ratio: Sequence[float],
-    rng: np.random.Generator,
-) -> tuple[int, int, int, int]:
-    """Returns a random part of an image by area and aspect ratio (width / height)."""
-    h, w = image_size
-    for _ in range(_CROP_ATTEMPTS):
-        area = h * w * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        crop_w, crop_h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < crop_w <= w and 0 < crop_h <= h:
-            top, left = rng.integers(0, h - crop_h + 1), rng.integers(0, w - crop_w + 1)
-            return int(left), int(top), int(left) + crop_w, int(top) + crop_h
-    # An image longer than `ratio` allows: its middle, with the nearest aspect ratio.
-    crop_w = max(1, min(w, round(h * ratio[1])))
-    crop_h = max(1, min(h, round(w / ratio[0])))
-    left, top = (w - crop_w) // 2, (h - crop_h) // 2
-    return left, top, left + crop_w, top + crop_h
-
-
-def _random_affine(
-    image: np.ndarray, rng: np.random.Generator, *, shift: float, rotate: float, zoom: float
-) -> np.ndarray:
-    """Turns, enlarges and moves an image about its centre; the edge repeats outwards."""
-    h, w = image.shape[:2]
-    angle = math.radians(rng.uniform(-rotate, rotate))
-    factor = math.exp(rng.uniform(-1, 1) * math.log1p(zoom))
-    move_x, move_y = rng.uniform(-shift, shift) * w, rng.uniform(-shift, shift) * h
-    # Pillow asks where each output pixel comes from, so this is the inverse map.
-    a, b = math.cos(angle) / factor, math.sin(angle) / factor
-    centre_x, centre_y = w / 2, h / 2
-    c = centre_x - a * (centre_x + move_x) - b * (centre_y + move_y)
-    f = centre_y + b * (centre_x + move_x) - a * (centre_y + move_y)
-    xs = [a * x + b * y + c for x in (0, w) for y in (0, h)]
-    ys = [-b * x + a * y + f for x in (0, w) for y in (0, h)]
-    pad = 2 + math.ceil(max(0, -min(xs), max(xs) - w, -min(ys), max(ys) - h))
-    # np.pad(mode="edge") would take several times as long as the whole affine map.
-    rows = np.clip(np.arange(-pad, h + pad), 0, h - 1)
-    columns = np.clip(np.arange(-pad, w + pad), 0, w - 1)
-    padded = Image.fromarray(image[rows[:, None], columns])
-    inverse = (a, b, c + pad, -b, a, f + pad)
-    return np.asarray(
-        padded.transform((w, h), Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR)
-    )
 
 
 def _wrong_size(img_size: Sequence[int]) -> list[str]:
