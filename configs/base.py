@@ -44,20 +44,34 @@ def get_config() -> ConfigDict:
             "interpolation": placeholder(str),
         }
     )
-    config.augment = ConfigDict(  # data.transforms.TrainTransform and train.mixing.Mixing
+    config.augment = ConfigDict(  # docs/augment.md; TrainTransform, Erasing, Mixing, the pipeline
         {
             "crop": "random_resized",  # "random_resized", "shift", "none"
-            "scale": (0.08, 1.0),
-            "ratio": (3 / 4, 4 / 3),
-            "shift": 0.1,
-            "rotate": 0.0,
-            "zoom": 0.0,
-            "flip": True,
+            "scale": (0.08, 1.0),  # of the area, for "random_resized"
+            "ratio": (3 / 4, 4 / 3),  # width / height of the part
+            "shift": 0.1,  # of height and width, for "shift"
+            "rotate": 0.0,  # degrees either way
+            "zoom": 0.0,  # 0.1: up to 1.1 times larger or smaller
+            "flip": True,  # half of the images
             "interpolation": "bicubic",
-            "mixup_alpha": 0.0,
-            "cutmix_alpha": 0.0,
+            "resizer": "opencv",  # or "pillow": the originals' pixels, more slowly
+            "reduced_decode": True,  # JPEGs whose crop shrinks by 2 or more
+            "rand_augment": placeholder(str),  # "rand-m9-mstd0.5-inc1", "randaug(2,15)"
+            "auto_augment": placeholder(str),  # "original", "originalr", "v0", "v0r", "3a"
+            "color_jitter": 0.0,  # of brightness, contrast, saturation
+            "hue": 0.0,  # in turns, up to 0.5
+            "grayscale": 0.0,  # how likely
+            "repeats": 1,  # of each image in its batch, each augmented anew
+            "erase_prob": 0.0,
+            "erase_mode": "pixel",  # "pixel", "rand", "const"
+            "erase_count": 1,  # boxes at most
+            "erase_area": (0.02, 1 / 3),  # of the image
+            "erase_aspect": 0.3,  # the longest box; at most 1
+            "mixup_alpha": 0.0,  # 0: off
+            "cutmix_alpha": 0.0,  # 0: off
             "mix_prob": 1.0,
-            "switch_prob": 0.5,
+            "switch_prob": 0.5,  # of cutmix where both are on
+            "mix_mode": "batch",  # "batch", "pair", "element"
             "label_smoothing": 0.0,
         }
     )

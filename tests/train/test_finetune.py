@@ -132,7 +132,7 @@ def test_a_file_that_changes_under_a_run_is_refused(weights, tmp_path):
     path = shutil.copy(weights, tmp_path / "mine.safetensors")
     begun = start(path)
     path.write_bytes(path.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
-    with pytest.raises(UserError, match="mine.safetensors: has changed since the run began"):
+    with pytest.raises(UserError, match=r"mine\.safetensors: has changed since the run began"):
         begun.load(head_bias=0.0)
 
 

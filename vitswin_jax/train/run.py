@@ -23,9 +23,9 @@ from vitswin_jax.data.pipeline import (
 )
 from vitswin_jax.data.sources import Source, check_same_classes, open_source
 from vitswin_jax.data.transforms import Preprocess, TrainTransform
-from vitswin_jax.models.layers import pair
 from vitswin_jax.train.distill import Distillation
 from vitswin_jax.train.ema import make_ema
+from vitswin_jax.train.erasing import Erasing
 from vitswin_jax.train.lora import make_lora
 from vitswin_jax.train.losses import make_loss
 from vitswin_jax.train.mixing import Mixing
@@ -89,9 +89,10 @@ def prepare(config: ConfigDict, workdir: Path | None = None) -> Run:
         check_batch_size(f"data.{name}", data[name], mesh)
     train, test = open_data(data, seed=config.seed)
     start = open_start(config, train, workdir)
-    preprocess, img_size = start.preprocess, pair(start.model.img_size)
-    augment, mixing = split_fields(dict(config.augment), TrainTransform, Mixing)
-    transform = TrainTransform(img_size=img_size, **augment)
+    preprocess = start.preprocess
+    augment = dict(config.augment)
+    repeats = augment.pop("repeats")
+    transform, erasing, mixing = build_augmentation(augment, preprocess)
 
     optim = dict(config.optim)
     epochs = {key: optim.pop(key) for key in ("epochs", "warmup_epochs")}
@@ -107,7 +108,8 @@ def prepare(config: ConfigDict, workdir: Path | None = None) -> Run:
     head_bias = loss.pop("head_bias_init")
     distillation, teacher = make_distillation(train, start.model, **config.distill)
     options = StepOptions(
-        mixing=Mixing(**mixing),
+        erasing=erasing,
+        mixing=mixing,
         aux_weight=loss.pop("aux_weight"),
         loss=make_loss(**loss),
         mean=preprocess.mean,
@@ -125,6 +127,7 @@ def prepare(config: ConfigDict, workdir: Path | None = None) -> Run:
         preprocess=preprocess,
         mesh=mesh,
         seed=config.seed,
+        repeats=repeats,
         **data,
     )
     return Run(
@@ -141,6 +144,23 @@ def prepare(config: ConfigDict, workdir: Path | None = None) -> Run:
         head_bias=head_bias,
         teacher=teacher,
     )
+
+
+def build_augmentation(
+    section: dict[str, Any], preprocess: Preprocess
+) -> tuple[TrainTransform, Erasing, Mixing]:
+    """Divides `config.augment` among what reads it; raises one UserError for all that is wrong."""
+    parts = split_fields(section, TrainTransform, Erasing, Mixing)
+    parts[0] |= {"img_size": preprocess.img_size, "mean": preprocess.mean}
+    built, wrong = [], []
+    for kind, fields in zip((TrainTransform, Erasing, Mixing), parts, strict=True):
+        try:
+            built.append(kind(**fields))
+        except UserError as error:
+            wrong.append(str(error).removeprefix("augment: ").removesuffix("."))
+    if wrong:
+        raise UserError(f"augment: {'; '.join(wrong)}.")
+    return tuple(built)
 
 
 def open_data(data: dict[str, Any], *, seed: int) -> tuple[Source, Source]:
@@ -164,6 +184,7 @@ def make_inputs(
     preprocess: Preprocess,
     mesh: Mesh,
     seed: int,
+    repeats: int,
 ) -> tuple[Callable[[int], Batches], EvalBatches]:
     """Returns a function to the train batches, from a global batch on, and the test batches."""
     here = {
@@ -183,6 +204,7 @@ def make_inputs(
             seed=seed,
             start_batch=start,
             on_unreadable=on_unreadable,
+            repeats=repeats,
             **here,
         )
         return device_batches(batches, mesh)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Shaped
 
 from vitswin_jax.train.distill import Distillation
 from vitswin_jax.train.ema import Ema
+from vitswin_jax.train.erasing import Erasing, erase
 from vitswin_jax.train.lora import Lora, join, model_params, split
 from vitswin_jax.train.losses import (
     Loss,
@@ -44,6 +45,7 @@ def normalize(images: Shaped[Array, "b h w c"], *, mean: Triple, std: Triple) ->
     return (scaled - centre) / spread
 
 
+NO_ERASING = Erasing()
 NO_MIXING = Mixing()
 
 
@@ -61,6 +63,7 @@ class StepOptions:
     lora: Lora | None = None
     ema: Ema | None = None
     keep_logits: bool = False
+    erasing: Erasing = NO_ERASING
 
     def __post_init__(self) -> None:
         if self.loss is binary_cross_entropy and self.mixing.label_smoothing:
@@ -152,8 +155,9 @@ def train_step(
     and float32 metrics of the batch before the update: `loss`, `accuracy` (against the heavier
     class of mixed targets), `grad_norm` before clipping.
     """
-    mix_key, model_key = jax.random.split(jax.random.fold_in(key, state.step))
+    erase_key, mix_key, model_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
     images = normalize(batch["image"], mean=options.mean, std=options.std)
+    images = erase(erase_key, images, options.erasing)
     targets = smooth_one_hot(
         batch["label"], model.num_classes, label_smoothing=options.mixing.label_smoothing
     )
