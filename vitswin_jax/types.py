@@ -2,9 +2,10 @@
 
 A datum's way, with shapes, dtypes and ranges:
 
-    Record   image bytes, an encoded PNG or JPEG; label int in [0, k)
+    Record   image bytes, an encoded PNG or JPEG; label int in [0, k), or a tuple of such
       -> data.transforms: decode, crop, flip, augment (numpy, on worker processes)
-    Batch    image uint8 (b, h, w, 3) in [0, 255]; label int32 (b,); mask float32 (b,), 0: padding
+    Batch    image uint8 (b, h, w, 3) in [0, 255]; label int32 (b,), or float32 (b, k) of 0 and 1
+             where images have several; mask float32 (b,), 0: padding
       -> sharded over the data axis of the mesh
       -> train.steps: normalise to float32 with the run's mean and std, mix (soft targets (b, k))
       -> model: logits float32 (b, k) -> loss and metrics, weighted by the mask
@@ -13,7 +14,7 @@ A datum's way, with shapes, dtypes and ranges:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any, Protocol, SupportsIndex, TypedDict, runtime_checkable
 
 import numpy as np
 
@@ -24,18 +25,48 @@ Shapes = Mapping[str, tuple[int, ...]]
 """Flat parameter names, joined by "/", to shapes: what a converter has to fill."""
 
 
+Label = int | tuple[int, ...]
+"""A class in [0, k); several, ascending, where a source is `multi_label`."""
+
+
 class Record(TypedDict):
-    """One example as it is stored: an encoded image and its class."""
+    """One example as it is stored: an encoded image and its class, or its classes."""
 
     image: bytes
-    label: int
+    label: Label
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to the records of one split; picklable, and safe to read from threads."""
+
+    name: str
+    """What messages call it, such as "digits:test"."""
+    class_names: tuple[str, ...]
+    multi_label: bool
+    """Whether a label is a tuple of classes rather than one."""
+
+    def __len__(self) -> int:
+        """Returns the number of records."""
+
+    def __getitem__(self, index: SupportsIndex) -> Record:
+        """Returns one record; raises UserError, which names it, where it cannot be read."""
+
+    def label(self, index: int) -> Label:
+        """Returns the label of a record, without reading its image where the files allow that."""
+
+    def key(self, index: int) -> str:
+        """Returns what a record is called in its dataset, wherever that lies: a path, a number."""
+
+    def describe(self, index: int) -> str:
+        """Returns what a message or a report calls one record: a path, "digits:test[12]"."""
 
 
 class Batch(TypedDict):
     """A batch as it leaves the data pipeline; numpy on the host, jax.Array once sharded."""
 
     image: np.ndarray  # uint8 (b, h, w, 3) in [0, 255]
-    label: np.ndarray  # int32 (b,)
+    label: np.ndarray  # int32 (b,); float32 (b, k) of 0 and 1 from a multi_label source
     mask: np.ndarray  # float32 (b,): 1 for an example, 0 for padding
 
 

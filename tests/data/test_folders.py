@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from vitswin_jax.data.decode import decode_image
-from vitswin_jax.data.folders import folder_splits
+from vitswin_jax.data.folders import open_folder
 from vitswin_jax.data.sources import open_source
 from vitswin_jax.types import UserError
 
@@ -96,7 +96,7 @@ def test_division_does_not_depend_on_where_the_folder_lies(flowers, tmp_path):
 def test_split_folders_are_taken_as_they_are(tmp_path, write_folder):
     write_folder(tmp_path / "train", {"a": 3, "b": 2})
     write_folder(tmp_path / "val", {"a": 1, "b": 1})
-    assert folder_splits(tmp_path) == ("train", "val")
+    assert open_folder(str(tmp_path)).split_names == ("train", "val")
     assert len(members(tmp_path, "train")) == 5
     assert len(members(tmp_path, "test")) == 2  # the only one held out
     with pytest.raises(UserError, match=r"no split 'tset'; there are train, val\."):
@@ -158,8 +158,8 @@ def test_every_empty_class_folder_is_named(flowers):
 
 def test_unknown_split(flowers):
     assert error(flowers, split="trian") == (
-        "FOLDER: no split 'trian'; a folder that is divided by holdout has train, and "
-        "test, val, validation for the rest."
+        "FOLDER: no split 'trian'; what is divided by holdout has train, test, val, "
+        "validation for the rest, and all."
     )
 
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from vitswin_jax.data.decode import decode_image
-from vitswin_jax.data.folders import FolderSource
+from vitswin_jax.data.files import FileSource
 from vitswin_jax.data.pipeline import make_eval_batches, make_train_iterator
+from vitswin_jax.data.sources import open_source
 from vitswin_jax.data.transforms import Preprocess, TrainTransform
 from vitswin_jax.types import UserError
 
@@ -250,7 +251,7 @@ def damaged(tmp_path, write_folder):
     cut, empty = tmp_path / "train" / "a" / "003.png", tmp_path / "train" / "b" / "006.png"
     cut.write_bytes(cut.read_bytes()[:50])
     empty.write_bytes(b"")
-    return FolderSource.open(tmp_path, split="train", holdout=0.5, seed=0)
+    return open_source(str(tmp_path), split="train")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -290,7 +291,7 @@ def test_hosts_that_do_not_divide_the_batch(numbered):
 
 
 def test_source_without_examples(tmp_path):
-    empty = FolderSource(tmp_path, [], ("a",), "nothing:train")
+    empty = FileSource(tmp_path, [], ("a",), "nothing:train")
     with pytest.raises(UserError, match=r"^nothing:train: has no examples\.$"):
         take(empty, 1)
 

@@ -14,7 +14,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from vitswin_jax.data.folders import FolderSource
+from vitswin_jax.data.files import FileSource
 from vitswin_jax.data.sources import check_same_classes, open_source
 from vitswin_jax.types import UserError
 
@@ -175,7 +175,8 @@ def test_tfrecord_is_refused_with_the_way_out(write, tmp_path):
         path.rename(path.with_name(path.name.replace("array_record", "tfrecord")))
     message = error("mine", data_dir=tmp_path)
     assert message.startswith(f"mine: {builder.data_dir} holds tfrecord files")
-    assert "`python -m vitswin_jax.data.prepare mine --data_dir ANOTHER_DIR` writes" in message
+    command = f"`python -m vitswin_jax.data.prepare {builder.data_dir} --data_dir ANOTHER_DIR`"
+    assert f"{command} copies them into ArrayRecord" in message
 
 
 def test_damaged_records_are_one_line(write, tmp_path):
@@ -193,7 +194,7 @@ def test_damaged_records_are_one_line(write, tmp_path):
 
 
 def with_classes(name, *class_names):
-    return FolderSource(Path("x"), [], class_names, name)
+    return FileSource(Path("x"), [], class_names, name)
 
 
 def test_same_classes_pass():

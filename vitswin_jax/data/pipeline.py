@@ -18,9 +18,9 @@ import numpy as np
 from absl import flags
 
 from vitswin_jax.data.decode import decode_image
-from vitswin_jax.data.sources import Source
+from vitswin_jax.data.mixtures import MixtureSource, draw
 from vitswin_jax.data.transforms import Preprocess, TrainTransform
-from vitswin_jax.types import Batch, UserError
+from vitswin_jax.types import Batch, Source, UserError
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,8 @@ def make_train_iterator(
     """Returns this host's rows of the global batches from `start_batch` on.
 
     The stream is every epoch's permutation of the records, one after the other without a
-    gap, cut into batches of `batch_size` over all hosts; it is a function of the source,
+    gap (of a mixture, one such stream for each part, drawn from by the parts' shares), cut
+    into batches of `batch_size` over all hosts; it is a function of the source,
     `seed` and `batch_size` alone, whatever the hosts, `workers` (processes) or `threads`,
     and it ends only after `num_batches`. Augmentation depends on (seed, epoch, record).
     An unreadable image raises, or with "skip" is logged and has a mask of 0.
@@ -73,7 +74,7 @@ def make_train_iterator(
         raise UserError(f"on_unreadable={on_unreadable!r} must be 'raise' or 'skip'.")
     if repeats < 1:
         raise UserError(f"repeats={repeats} must be 1 (off) or more.")
-    keys = _TrainKeys(_shuffled(len(source), seed), len(source), batch_size, rows, repeats)
+    keys = _TrainKeys(_stream(source, seed), len(source), batch_size, rows, repeats)
     load = _LoadBatch(source, _Augment(transform, seed), transform.img_size, on_unreadable)
     batches = grain.MapDataset.range(start_batch, sys.maxsize // batch_size).map(keys).map(load)
     return _iterate(batches, num_batches, workers, threads)
@@ -130,11 +131,34 @@ def _host_rows(source: Source, batch_size: int, host_index: int, host_count: int
     return range(host_index * rows, (host_index + 1) * rows)
 
 
-def _shuffled(length: int, seed: int) -> grain.MapDataset:
-    """Returns the keys of all epochs in one row, each epoch shuffled anew."""
-    shuffle_seed = int(np.random.SeedSequence([seed, _SHUFFLE]).generate_state(1)[0])
+def _shuffled(length: int, seed: int, *, part: int = 0) -> grain.MapDataset:
+    """Returns the keys of all epochs in one row, each epoch shuffled anew; parts are unrelated."""
+    numbers = [seed, _SHUFFLE, part] if part else [seed, _SHUFFLE]
+    shuffle_seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
     keys = grain.MapDataset.range(length).map_with_index(_ToKey(length))
     return keys.shuffle(seed=shuffle_seed).repeat()
+
+
+def _stream(source: Source, seed: int) -> _Mixed | grain.MapDataset:
+    """Returns the keys of all that is shown, in order."""
+    if not isinstance(source, MixtureSource):
+        return _shuffled(len(source), seed)
+    streams = [_shuffled(len(part), seed, part=n) for n, part in enumerate(source.parts, 1)]
+    return _Mixed(streams, source.starts, source.weights)
+
+
+@dataclass(frozen=True)
+class _Mixed:
+    """The streams of a mixture's parts, drawn from by weight; record numbers are the mixture's."""
+
+    streams: Sequence[grain.MapDataset]
+    starts: Sequence[int]
+    weights: Sequence[int]
+
+    def __getitem__(self, position: int) -> Key:
+        part, place = draw(position, self.weights)
+        key = self.streams[part][place]
+        return Key(key.epoch, self.starts[part] + key.record)
 
 
 def _iterate(
@@ -202,7 +226,7 @@ class _ToKey:
 class _TrainKeys:
     """Names the records in one host's rows of a global batch; the other rows cost nothing."""
 
-    stream: grain.MapDataset
+    stream: _Mixed | grain.MapDataset
     length: int
     batch_size: int
     rows: range
@@ -263,13 +287,18 @@ class _LoadBatch:
     def __call__(self, keys: Sequence[Key | None]) -> Batch:
         batch = Batch(
             image=np.zeros((len(keys), *self.img_size, 3), np.uint8),
-            label=np.zeros(len(keys), np.int32),
+            label=self._no_labels(len(keys)),
             mask=np.zeros(len(keys), np.float32),
         )
         for row, key in enumerate(keys):
             if key is not None:
                 self._load(batch, row, key)
         return batch
+
+    def _no_labels(self, rows: int) -> np.ndarray:
+        if self.source.multi_label:
+            return np.zeros((rows, len(self.source.class_names)), np.float32)
+        return np.zeros(rows, np.int32)
 
     def _load(self, batch: Batch, row: int, key: Key) -> None:
         try:
@@ -282,5 +311,8 @@ class _LoadBatch:
             log.warning("skipped in epoch %d: %s", key.epoch, error)
             return
         batch["image"][row] = image
-        batch["label"][row] = record["label"]
+        if self.source.multi_label:
+            batch["label"][row, list(record["label"])] = 1
+        else:
+            batch["label"][row] = record["label"]
         batch["mask"][row] = 1

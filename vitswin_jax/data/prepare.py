@@ -1,7 +1,9 @@
 """Writes datasets as ArrayRecord, which is read at random and without TensorFlow.
 
     python -m vitswin_jax.data.prepare NAME --data_dir DIR     a dataset of TFDS's catalogue
-    python -m vitswin_jax.data.prepare FOLDER --data_dir DIR   a folder of class folders
+    python -m vitswin_jax.data.prepare PREPARED --data_dir DIR one that TFDS prepared as TFRecord
+    python -m vitswin_jax.data.prepare FOLDER --data_dir DIR   a folder of class folders, a table,
+                                                               tar shards, hf:NAME
     python -m vitswin_jax.data.prepare digits                  the embedded digits
 
 What it wrote is then opened by the same name, or by the directory that it prints.
@@ -21,9 +23,12 @@ from pathlib import Path
 
 from vitswin_jax.data.decode import decode_image
 from vitswin_jax.data.digits import EMBEDDED, digits_directory
-from vitswin_jax.data.folders import FolderSource, folder_splits, is_folder
-from vitswin_jax.data.sources import Source, TfdsSource, check_same_classes, tfds_builder
-from vitswin_jax.types import Record, UserError
+from vitswin_jax.data.files import is_remote
+from vitswin_jax.data.sources import check_same_classes, open_dataset, prepared_folder
+from vitswin_jax.data.splits import Dataset
+from vitswin_jax.data.tfds import TfdsSource, tfds_builder
+from vitswin_jax.data.tfrecord import convert_tfrecord, is_tfrecord_dataset
+from vitswin_jax.types import Record, Source, UserError
 
 _SHOWN = 20  # unreadable images named in one message
 
@@ -38,18 +43,21 @@ def prepare(
 ) -> Path:
     """Prepares a dataset under `data_dir` and returns its directory.
 
-    A folder is divided as `FolderSource.open` says and stored under `name`, by default
-    its own; every image of it is decoded once first.
+    What is not TFDS's is divided as `Dataset.open` says and stored under `name`, by default
+    its own; every image of it is decoded once first. What TFDS has prepared as TFRecord is
+    copied, record by record.
 
     Raises UserError where the dataset does not exist, cannot be fetched or written, or
     holds images that cannot be read: all of them are counted, and the first named.
     """
     if dataset in EMBEDDED:
         return digits_directory(data_dir, name=dataset)
-    if is_folder(dataset):
-        return _prepare_folder(
-            Path(dataset).expanduser(), data_dir, name=name, holdout=holdout, seed=seed
-        )
+    if directory := prepared_folder(dataset):
+        if is_tfrecord_dataset(directory):
+            return convert_tfrecord(directory, data_dir)
+        raise UserError(f"{dataset}: is prepared for random access already; train on it as it is.")
+    if found := open_dataset(dataset):
+        return _pack(found, data_dir, name=name, holdout=holdout, seed=seed)
     return _prepare_tfds(dataset, data_dir)
 
 
@@ -71,8 +79,8 @@ def _prepare_tfds(dataset: str, data_dir: str | os.PathLike[str] | None) -> Path
     return Path(builder.data_dir)
 
 
-def _prepare_folder(
-    folder: Path,
+def _pack(
+    dataset: Dataset,
     data_dir: str | os.PathLike[str] | None,
     *,
     name: str | None,
@@ -83,12 +91,16 @@ def _prepare_folder(
 
     from vitswin_jax.data.builder import EncodedImageBuilder
 
-    name = _dataset_name(folder, name)
+    name = _dataset_name(dataset.name, name)
     splits = {
-        split: FolderSource.open(folder, split=split, holdout=holdout, seed=seed)
-        for split in folder_splits(folder)
+        split: dataset.open(split, holdout=holdout, seed=seed) for split in dataset.split_names
     }
     first, *others = splits.values()
+    if first.multi_label:
+        raise UserError(
+            f"{dataset.name}: has several labels an image, which only a table, shards and Hugging "
+            "Face's datasets hold; train on it as it is."
+        )
     for other in others:
         check_same_classes(first, other)
     _check_images(splits.values())
@@ -106,17 +118,20 @@ def _prepare_folder(
             builder.download_and_prepare(download_dir=downloads)
         except OSError as error:
             raise UserError(
-                f"{folder}: cannot be written to {builder.data_dir}: {error.strerror or error}."
+                f"{dataset.name}: cannot be written to {builder.data_dir}: "
+                f"{error.strerror or error}."
             ) from error
     return Path(builder.data_dir)
 
 
-def _dataset_name(folder: Path, name: str | None) -> str:
+def _dataset_name(dataset: str, name: str | None) -> str:
     """Returns a name that TFDS takes: small letters, digits and underscores."""
     import tensorflow_datasets as tfds
 
     if name is None:
-        name = re.sub(r"\W+", "_", folder.resolve().name.lower(), flags=re.ASCII).strip("_")
+        stem = dataset if is_remote(dataset) else os.fspath(Path(dataset).resolve())
+        stem = stem.rpartition("/")[2].removesuffix(".csv")
+        name = re.sub(r"\W+", "_", stem.lower(), flags=re.ASCII).strip("_")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(
             f"name={name!r} is no dataset's name; give --name, a small letter followed by small "
@@ -162,11 +177,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=usage,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("dataset", help="a TFDS name, a folder of class folders, or digits")
+    parser.add_argument("dataset", help="a name, a folder or a file, as above")
     parser.add_argument("--data_dir", help="root to write under (default: that of TFDS)")
-    parser.add_argument("--name", help="name of a folder's dataset (default: the folder's)")
+    parser.add_argument("--name", help="name of what is packed (default: the folder's)")
     parser.add_argument(
-        "--holdout", type=float, default=0.25, help="fraction of a folder's images to test on"
+        "--holdout", type=float, default=0.25, help="fraction to test on of what is undivided"
     )
     parser.add_argument("--seed", type=int, default=0, help="which images those are")
     try:

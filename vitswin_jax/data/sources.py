@@ -1,35 +1,23 @@
-"""Where records come from: TFDS datasets, folders of class folders and the embedded digits."""
+"""Where records come from: the one place that tells by its name what kind of dataset is meant."""
 
 from __future__ import annotations
 
-import difflib
-import operator
 import os
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol, SupportsIndex, runtime_checkable
 
 from vitswin_jax.data.digits import EMBEDDED, digits_directory
-from vitswin_jax.data.folders import FolderSource, is_folder
-from vitswin_jax.types import Record, UserError
+from vitswin_jax.data.files import is_file, is_folder, is_remote
+from vitswin_jax.data.folders import is_written_like_a_path, open_folder
+from vitswin_jax.data.huggingface import PREFIX as HUGGING_FACE
+from vitswin_jax.data.huggingface import is_saved, open_huggingface
+from vitswin_jax.data.mixtures import MixtureSource, is_mixture, parse_mixture
+from vitswin_jax.data.shards import COMPRESSED, SUFFIX, holds_shards, open_shards
+from vitswin_jax.data.splits import Dataset
+from vitswin_jax.data.tables import open_table
+from vitswin_jax.data.tfds import TfdsSource, tfds_directory
+from vitswin_jax.types import Source, UserError
 
-
-@runtime_checkable
-class Source(Protocol):
-    """Random access to the records of one split; picklable, and safe to read from threads."""
-
-    name: str
-    """What messages call it, such as "digits:test"."""
-    class_names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        """Returns the number of records."""
-
-    def __getitem__(self, index: SupportsIndex) -> Record:
-        """Returns one record; raises UserError, which names it, where it cannot be read."""
-
-    def describe(self, index: int) -> str:
-        """Returns what a message or a report calls one record: a path, "digits:test[12]"."""
+TABLE, TABLE_OF_FOLDER = ".csv", "labels.csv"
+TFDS_INFO = "dataset_info.json"
 
 
 def open_source(
@@ -40,23 +28,72 @@ def open_source(
     holdout: float = 0.25,
     seed: int = 0,
 ) -> Source:
-    """Returns one split of a dataset.
+    """Returns one split, or a part of one, "train[:90%]", of a dataset.
 
-    `dataset` is one of `digits.EMBEDDED` (prepared on first use), a folder of class folders, or
-    a dataset that TFDS has prepared: its directory, or its name with its root `data_dir`.
-    TFDS splits may be cut, "train[:99%]". A folder that is not already divided into
-    split folders is divided by `holdout` and `seed`; see `FolderSource.open`.
+    `dataset` is one of `digits.EMBEDDED` (prepared on first use), a mixture "0.7*a + 0.3*b" of what
+    follows, anything that `open_dataset` knows, or a dataset that TFDS has prepared: its
+    directory, or its name with its root `data_dir`. What is not divided into splits is
+    divided by `holdout` and `seed`; see `Dataset.open`.
 
     Raises UserError where there is no such dataset or split, or it is not prepared.
     """
+    if is_mixture(dataset):
+        parts, shares = zip(*parse_mixture(dataset), strict=True)
+        opened = [
+            open_source(part, split=split, data_dir=data_dir, holdout=holdout, seed=seed)
+            for part in parts
+        ]
+        for other in opened[1:]:
+            check_same_classes(opened[0], other)
+        return MixtureSource(opened, shares, name=f"{dataset}:{split}")
     if dataset in EMBEDDED:
         return TfdsSource(digits_directory(data_dir, name=dataset), split, name=dataset)
-    folder = Path(dataset).expanduser()
-    if (folder / "dataset_info.json").exists():
-        return TfdsSource(folder, split, name=folder.name)
-    if is_folder(dataset):
-        return FolderSource.open(folder, split=split, holdout=holdout, seed=seed)
+    if folder := prepared_folder(dataset):
+        return TfdsSource(folder, split, name=folder.rpartition("/")[2])
+    if known := open_dataset(dataset):
+        return known.open(split, holdout=holdout, seed=seed)
     return TfdsSource(tfds_directory(dataset, data_dir), split, name=dataset)
+
+
+def open_dataset(dataset: str) -> Dataset | None:
+    """Returns a dataset that this package reads itself, None where it must be TFDS's.
+
+    It is one of Hugging Face, "hf:NAME"; a table, "labels.csv"; tar shards,
+    "train-{000..127}.tar"; or a folder that holds either, class folders, or what Hugging Face's
+    `save_to_disk` wrote. Paths may be an object store's, "gs://bucket/flowers".
+    """
+    if dataset.startswith(HUGGING_FACE):
+        return open_huggingface(dataset)
+    path = _expanded(dataset)
+    if path.endswith(TABLE):
+        return open_table(path)
+    if path.endswith((SUFFIX, *COMPRESSED)):
+        return open_shards(path)
+    if is_folder(path) or is_written_like_a_path(dataset):
+        return _open_any_folder(path)
+    return None
+
+
+def _open_any_folder(path: str) -> Dataset:
+    if is_saved(path):
+        return open_huggingface(path)
+    if is_file(f"{path}/{TABLE_OF_FOLDER}"):
+        return open_table(f"{path}/{TABLE_OF_FOLDER}")
+    return open_shards(path) if holds_shards(path) else open_folder(path)
+
+
+def _expanded(path: str) -> str:
+    """Returns a path, or a pattern, without ~ and a slash at its end."""
+    path = path if is_remote(path) else os.path.expanduser(path)  # noqa: PTH111, not a Path
+    return path.rstrip("/") or path
+
+
+def prepared_folder(dataset: str) -> str | None:
+    """Returns the directory that a dataset names if TFDS has prepared one there."""
+    path = _expanded(dataset)
+    if is_file(f"{path}/{TFDS_INFO}") and not is_saved(path):
+        return path
+    return None
 
 
 def check_same_classes(train: Source, test: Source) -> None:
@@ -64,132 +101,15 @@ def check_same_classes(train: Source, test: Source) -> None:
     ours, theirs = set(train.class_names), set(test.class_names)
     differences = []
     if theirs - ours:
-        differences.append(f"{test.name} alone has {_listed(theirs - ours)}")
+        differences.append(f"{test.name} alone has {', '.join(sorted(theirs - ours))}")
     if ours - theirs:
-        differences.append(f"{train.name} alone has {_listed(ours - theirs)}")
+        differences.append(f"{train.name} alone has {', '.join(sorted(ours - theirs))}")
     if not differences and train.class_names != test.class_names:
         differences.append("they have the same classes in another order")
+    if train.multi_label != test.multi_label:
+        one, other = (test, train) if train.multi_label else (train, test)
+        differences.append(f"{one.name} has one label an image, {other.name} several")
     if differences:
         raise UserError(
             f"{train.name} and {test.name} must have the same classes: {'; '.join(differences)}."
         )
-
-
-class TfdsSource:
-    """One split of a prepared TFDS dataset; images stay encoded and TensorFlow stays out."""
-
-    def __init__(self, directory: str | os.PathLike[str], split: str, *, name: str) -> None:
-        import tensorflow_datasets as tfds  # 0.4 s, and folders need none of it
-
-        self._directory, self._split, self._dataset = os.fspath(directory), split, name
-        self.name = f"{name}:{split}"
-        info = tfds.builder_from_directory(self._directory).info
-        self._image, self._label = _image_and_label(info, name)
-        self.class_names = tuple(info.features[self._label].names)
-        skip = {self._image: tfds.decode.SkipDecoding()}
-        builder = tfds.builder_from_directory(self._directory)
-        try:
-            self._records = builder.as_data_source(split, decoders=skip)
-        except ValueError as error:
-            raise UserError(
-                f"{name}: no split {split!r}; there are {', '.join(info.splits)}, and parts of "
-                f"them such as '{next(iter(info.splits), 'train')}[:99%]'."
-            ) from error
-        except NotImplementedError as error:
-            raise UserError(
-                f"{name}: {self._directory} holds {info.file_format.value} files, which give no "
-                f"random access; {_prepare_command(name, 'ANOTHER_DIR')} writes ArrayRecord."
-            ) from error
-
-    def __reduce__(self) -> tuple:
-        # TFDS's objects are large and partly unpicklable; a worker opens the files again.
-        return _open_tfds, (self._directory, self._split, self._dataset)
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: SupportsIndex) -> Record:
-        index = operator.index(index)
-        try:
-            record = self._records[index]
-        except RuntimeError as error:  # ArrayRecord's reader, on damaged files
-            raise UserError(f"{self.describe(index)}: the record is damaged: {error}.") from error
-        label = int(record[self._label])
-        if not 0 <= label < len(self.class_names):
-            raise UserError(
-                f"{self.describe(index)}: has the label {label}, outside [0, "
-                f"{len(self.class_names)}); use a split whose labels are public."
-            )
-        return Record(image=record[self._image], label=label)
-
-    def describe(self, index: int) -> str:
-        """Returns the name and the number of a record, "cifar10:test[12]"."""
-        return f"{self.name}[{index}]"
-
-
-def _open_tfds(directory: str, split: str, name: str) -> TfdsSource:
-    return TfdsSource(directory, split, name=name)
-
-
-def tfds_directory(dataset: str, data_dir: str | os.PathLike[str] | None) -> Path:
-    """Returns the directory in which TFDS has prepared a dataset.
-
-    Raises UserError where TFDS does not know the name or has not prepared the dataset.
-    """
-    builder = tfds_builder(dataset, data_dir)
-    if not builder.is_prepared():
-        raise UserError(
-            f"{dataset}: not prepared in {builder.data_dir}; run "
-            f"{_prepare_command(dataset, data_dir)} first."
-        )
-    return Path(builder.data_dir)
-
-
-def tfds_builder(dataset: str, data_dir: str | os.PathLike[str] | None):
-    """Returns TFDS's builder of that name, from its catalogue or from prepared files.
-
-    Raises UserError, with the nearest names, where there is none.
-    """
-    import tensorflow_datasets as tfds
-
-    try:
-        return tfds.builder(dataset, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError as error:
-        names = [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
-        nearest = difflib.get_close_matches(dataset, names, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
-        raise UserError(
-            f"{dataset}: neither a folder nor a dataset of TFDS, in its catalogue or prepared in "
-            f"{data_dir or tfds.core.constants.DATA_DIR}{hint}"
-        ) from error
-    # A name that is no name, an unknown config, an unknown version, a missing dependency.
-    except (ValueError, AssertionError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{dataset}: TFDS cannot open it: {reason}") from error
-
-
-def _image_and_label(info, name: str) -> tuple[str, str]:
-    """Returns the keys of the one image and the one class of a dataset's records."""
-    import tensorflow_datasets as tfds
-
-    features = dict(info.features)
-    images = [key for key, kind in features.items() if isinstance(kind, tfds.features.Image)]
-    labels = [key for key, kind in features.items() if isinstance(kind, tfds.features.ClassLabel)]
-    image, label = (*(info.supervised_keys or ()), None, None)[:2]
-    if image in images and label in labels:
-        return image, label
-    if len(images) == len(labels) == 1:
-        return images[0], labels[0]
-    raise UserError(
-        f"{name}: needs one image and one class label in each record, and has the images "
-        f"{_listed(images)} and the class labels {_listed(labels)}."
-    )
-
-
-def _prepare_command(dataset: str, data_dir: str | os.PathLike[str] | None) -> str:
-    place = "" if data_dir is None else f" --data_dir {os.fspath(data_dir)}"
-    return f"`python -m vitswin_jax.data.prepare {dataset}{place}`"
-
-
-def _listed(names: Sequence[str] | set[str]) -> str:
-    return ", ".join(sorted(names)) or "(none)"
