@@ -22,11 +22,12 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict(  # train.loop.open_data
         {
-            "dataset": "digits",  # "digits", a folder of class folders, or a TFDS name
+            "dataset": "digits",  # a folder, a table, shards, hf:NAME, a TFDS name: docs/data.md
             "data_dir": placeholder(str),  # where TFDS datasets are prepared; None: TFDS's default
-            "train_split": "train",
+            "train_split": "train",  # or a part of one, "train[:90%]"
             "test_split": "test",
-            "holdout": 0.25,  # the test part of a folder that is not already divided
+            "holdout": 0.25,  # the test part of what is not already divided
+            "class_weights": placeholder(object),  # None, "balanced", or one for each class
             "batch_size": 128,  # global, over all devices
             "eval_batch_size": 128,
             "workers": 0,  # processes that decode and augment; 0: threads of this one

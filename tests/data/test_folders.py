@@ -12,7 +12,7 @@ from PIL import Image
 
 from vitswin_jax.data.decode import decode_image
 from vitswin_jax.data.folders import open_folder
-from vitswin_jax.data.sources import open_source
+from vitswin_jax.data.sources import check_same_classes, open_source
 from vitswin_jax.types import UserError
 
 
@@ -188,3 +188,103 @@ def test_file_that_vanished_is_named(flowers):
     path.unlink()
     with pytest.raises(UserError, match=rf"^{path}: cannot be read: No such file"):
         source[5]
+
+
+SYNSETS = {"n01440764": 3, "n01443537": 2, "n03126707": 1, "n02012849": 2}
+
+
+@pytest.fixture
+def imagenet(tmp_path, write_folder):
+    """ImageNet's layout: class folders to train on, and four images in a flat folder."""
+    root = tmp_path / "imagenet"
+    write_folder(root / "train", SYNSETS)
+    (root / "val").mkdir()
+    for number in range(1, 5):
+        image = Image.new("RGB", (5, 4), (number, 0, 0))
+        image.save(root / "val" / f"ILSVRC2012_val_{number:08d}.JPEG")
+    return root
+
+
+VAL = ["n03126707", "n01440764", "n03126707", "n01443537"]  # as image after image is of
+NAMED = [f"ILSVRC2012_val_{number:08d}.JPEG {name}" for number, name in enumerate(VAL, 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("val/val.txt", NAMED[::-1]),
+        ("val.txt", [f"val/{line}" for line in NAMED]),
+        ("val.txt", [line.replace(".JPEG", "") for line in NAMED]),
+        ("val.txt", [f"{line.split()[0]} {sorted(SYNSETS).index(line.split()[1])}"
+                     for line in NAMED]),
+        ("imagenet_2012_validation_synset_labels.txt", VAL),
+        ("val/imagenet_2012_validation_synset_labels.txt", [*VAL, ""]),
+        ("LOC_val_solution.csv", ["ImageId,PredictionString", *(
+            f"{line.split()[0][:-5]},{line.split()[1]} 1 2 3 4 {line.split()[1]} 5 6 7 8"
+            for line in NAMED)]),
+    ],
+)  # fmt: skip
+def test_a_flat_validation_folder_has_the_classes_of_its_file(imagenet, name, lines):
+    (imagenet / name).write_text("\n".join(lines))
+    train = open_source(str(imagenet), split="train")
+    assert train.class_names == tuple(sorted(SYNSETS))
+    for split in ("val", "validation", "test"):
+        source = open_source(str(imagenet), split=split)
+        assert source.class_names == train.class_names
+        assert [source.class_names[source[i]["label"]] for i in range(4)] == VAL
+        assert source[2]["image"] == Path(source.describe(2)).read_bytes()
+        assert source.describe(2).endswith("/val/ILSVRC2012_val_00000003.JPEG")
+
+
+def test_a_flat_folder_alone_has_the_classes_that_occur(imagenet):
+    (imagenet / "val" / "val.txt").write_text("\n".join(NAMED))
+    source = open_source(str(imagenet / "val"), split="val")
+    assert source.class_names == tuple(sorted(set(VAL)))
+    assert len(open_source(str(imagenet / "val"), split="val[:50%]")) == 2
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "LOC_synset_mapping.txt"])
+def test_class_folders_get_human_names_from_a_file(imagenet, name):
+    (imagenet / "val.txt").write_text("\n".join(NAMED))
+    lines = ["n01440764 tench, Tinca tinca", "n01443537 goldfish", "n03126707 crane", "n9 x",
+             "n02012849 crane"]  # fmt: skip
+    (imagenet / name).write_text("\n".join(lines))
+    for split in ("train", "val"):
+        assert open_source(str(imagenet), split=split).class_names == (
+            "tench, Tinca tinca",
+            "goldfish",
+            "crane (n02012849)",
+            "crane (n03126707)",
+        )
+    (imagenet / name).write_text("\n".join(lines[1:4]))
+    assert error(imagenet) == (
+        f"FOLDER/{name}: names no class folder n01440764, n02012849; a line is a folder's name, a "
+        "space and what it is called."
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (None, "FOLDER/val: holds no class folders, and no val.txt or "),
+        (["490", "361", "171", "822"], "FOLDER/val.txt: holds numbers alone, and ImageNet's are"),
+        (VAL[:3], "FOLDER/val.txt: has 3 lines for 4 images;"),
+        (NAMED[:2], "gives no class for ILSVRC2012_val_00000003.JPEG, ILSVRC2012_val_00000004"),
+        ([f"{line} x" for line in NAMED], "FOLDER/val.txt: a line is NAME CLASS, not ILSVRC"),
+        (["n9", *VAL[1:]], "FOLDER/val.txt: has the class(es) n9, for which FOLDER/train has no"),
+        ([f"{line.split()[0]} 4" for line in NAMED], "has the class 4, and 4 class folders are"),
+    ],
+)
+def test_a_flat_folder_whose_classes_are_unclear(imagenet, lines, message):
+    if lines is not None:
+        (imagenet / "val.txt").write_text("\n".join(lines))
+    assert message in error(imagenet, split="val")
+    assert len(open_source(str(imagenet), split="train")) == 8
+
+
+def test_a_class_folder_of_the_validation_split_alone(imagenet):
+    (imagenet / "val" / "n9").mkdir()
+    shutil.copy(next((imagenet / "val").glob("*.JPEG")), imagenet / "val" / "n9")
+    sources = [open_source(str(imagenet), split=split) for split in ("train", "val")]
+    with pytest.raises(UserError, match=r"imagenet:val alone has n9; .*imagenet:train alone has n"):
+        check_same_classes(*sources)

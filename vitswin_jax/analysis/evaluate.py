@@ -10,9 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
-from scipy.special import log_softmax
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from jaxtyping import Array, Float, Int, Shaped
+from scipy.special import expit, log_softmax
+from sklearn.metrics import (
+    average_precision_score,
+    confusion_matrix,
+    precision_recall_fscore_support,
+)
 
 from vitswin_jax.data.transforms import Preprocess
 from vitswin_jax.train.steps import eval_step
@@ -45,7 +49,7 @@ class Evaluation:
     """What a model said of every example of a split, in the split's order, and its scores."""
 
     logits: Float[np.ndarray, "n k"]
-    labels: Int[np.ndarray, " n"]
+    labels: Int[np.ndarray, " n"]  # of several, the one with the largest logit
     class_names: tuple[str, ...]
     top1: float  # fractions in [0, 1]
     top5: float
@@ -54,10 +58,13 @@ class Evaluation:
     confusion: Int[np.ndarray, "k k"]  # [true, predicted]
     calibration: tuple[CalibrationBin, ...]
     calibration_error: float  # expected calibration error: mean |confidence - accuracy| of the bins
+    mean_average_precision: float | None = None  # where images have several labels
 
     @property
     def probabilities(self) -> Float[np.ndarray, "n k"]:
-        """Softmax of the logits."""
+        """Softmax of the logits; where images have several labels, sigmoids."""
+        if self.mean_average_precision is not None:
+            return expit(self.logits.astype(np.float64))
         return np.exp(log_softmax(self.logits.astype(np.float64), axis=-1))
 
     @property
@@ -96,7 +103,7 @@ def make_predict(
 
 def predict_dataset(
     predict: Callable[[Batch], Float[Array, "b k"]], batches: Iterable[Batch]
-) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, " n"]]:
+) -> tuple[Float[np.ndarray, "n k"], Shaped[np.ndarray, "n ..."]]:
     """Returns the logits and labels of all examples of padded, masked evaluation batches, in order.
 
     `predict` gives a batch's logits; rows that are padding are dropped. The next batch is read and
@@ -120,7 +127,7 @@ def predict_dataset(
 
 def summarize(
     logits: Float[np.ndarray, "n k"],
-    labels: Int[np.ndarray, " n"],
+    labels: Int[np.ndarray, " n"] | Float[np.ndarray, "n k"],
     class_names: Sequence[str],
     *,
     bins: int = 15,
@@ -129,15 +136,23 @@ def summarize(
 
     Calibration is that of Guo et al. 2017 (eq. 3): `bins` of equal width over the winning
     probability. Equal logits rank by class index, so that a constant model gains nothing by them.
+
+    Labels of two axes, 1 for each class that an image has, are several: the first class named is
+    right if the image has it, and what is said of an image's one label is said of that of its
+    labels which the model ranks highest; a class's own scores are of logits above 0, the loss is
+    the sum of the classes' binary cross-entropies, and there is the mean over classes, those with
+    examples, of the average precision.
+
     Raises UserError where the classes of model and dataset do not fit, or a logit is not finite.
     """
+    several = labels > 0 if labels.ndim == 2 else None
+    if several is not None:
+        labels = np.where(several, logits, -np.inf).argmax(-1)
     _check(logits, labels, class_names)
-    every = np.arange(len(labels))
-    log_probabilities = log_softmax(logits.astype(np.float64), axis=-1)
     predictions = logits.argmax(-1)
     correct = predictions == labels
     rank = _rank(logits, labels)
-    confidence = np.exp(log_probabilities.max(-1))
+    confidence, losses = _confidence_and_losses(logits, labels, several)
     calibration = _calibration(confidence, correct, bins)
     indices = np.arange(len(class_names))
     return Evaluation(
@@ -146,8 +161,10 @@ def summarize(
         class_names=tuple(class_names),
         top1=float(correct.mean()),
         top5=float((rank < 5).mean()),
-        loss=float(-log_probabilities[every, labels].mean()),
-        classes=_per_class(labels, predictions, class_names),
+        loss=float(losses.mean()),
+        classes=_per_class(labels, predictions, class_names)
+        if several is None
+        else _per_class(several, logits > 0, class_names),
         confusion=confusion_matrix(labels, predictions, labels=indices),
         calibration=calibration,
         calibration_error=sum(
@@ -155,7 +172,25 @@ def summarize(
             for b in calibration
             if b.examples
         ),
+        mean_average_precision=None if several is None else _mean_precision(several, logits),
     )
+
+
+def _confidence_and_losses(
+    logits: np.ndarray, labels: np.ndarray, several: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The winning probability and the loss of each example."""
+    logits = logits.astype(np.float64)
+    if several is None:
+        log_probabilities = log_softmax(logits, axis=-1)
+        losses = -log_probabilities[np.arange(len(labels)), labels]
+        return np.exp(log_probabilities.max(-1)), losses
+    return expit(logits.max(-1)), (np.logaddexp(0, logits) - logits * several).sum(-1)
+
+
+def _mean_precision(several: np.ndarray, logits: np.ndarray) -> float:
+    there = several.any(0)  # of a class without examples there is none
+    return float(average_precision_score(several[:, there], logits[:, there], average="macro"))
 
 
 def _check(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:

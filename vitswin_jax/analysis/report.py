@@ -21,13 +21,13 @@ from vitswin_jax.analysis.evaluate import Evaluation
 from vitswin_jax.analysis.runs import compare, read_config, read_metrics
 from vitswin_jax.atomic import replacing
 from vitswin_jax.data.decode import decode_image
-from vitswin_jax.data.sources import Source
+from vitswin_jax.data.labels import classes_of
 from vitswin_jax.data.transforms import Preprocess
 from vitswin_jax.models.blocks import unstack_blocks
 from vitswin_jax.models.swin import Swin
 from vitswin_jax.models.vit import ViT
 from vitswin_jax.models.windows import fit_window
-from vitswin_jax.types import Params, UserError
+from vitswin_jax.types import Params, Source, UserError
 from vitswin_jax.version import __version__
 
 _TABLE_CLASSES = 30  # with more, the confusion matrix is a picture
@@ -111,6 +111,7 @@ def _numbers(evaluation: Evaluation, params: Params) -> list[tuple[str, str]]:
         ("test accuracy", percent(evaluation.top1)),
         ("errors", f"{evaluation.errors:,} of {len(evaluation.labels):,}"),
         *([("top-5", percent(evaluation.top5))] if len(evaluation.class_names) > 5 else []),
+        *_mean_average_precision(evaluation),
         ("loss", f"{evaluation.loss:.4f}"),
         ("calibration error", percent(evaluation.calibration_error)),
         ("parameters", f"{count:,}"),
@@ -127,6 +128,11 @@ def _comparison(
         "comparison": comparison,
         "comparison_figure": figures.two_runs(*comparison.accuracies),
     }
+
+
+def _mean_average_precision(evaluation: Evaluation) -> list[tuple[str, str]]:
+    value = evaluation.mean_average_precision
+    return [] if value is None else [("mean average precision", percent(value))]
 
 
 def _confusion(evaluation: Evaluation) -> dict[str, Any]:
@@ -169,7 +175,7 @@ def _worst_mistakes(
     wrong = np.flatnonzero(predictions != evaluation.labels)
     for i in wrong[np.argsort(true[wrong], kind="stable")][:_MISTAKES].tolist():
         record, origin = source[i], source.describe(i)
-        if record["label"] != evaluation.labels[i]:
+        if evaluation.labels[i] not in classes_of(record["label"]):
             raise UserError(f"{origin}: its class is not that of the evaluation; evaluate again.")
         image = preprocess.image(decode_image(record["image"], name=origin))
         yield {

@@ -13,8 +13,8 @@ from vitswin_jax.types import UserError
 
 if TYPE_CHECKING:
     from vitswin_jax.analysis.evaluate import Evaluation
-    from vitswin_jax.data.sources import Source
     from vitswin_jax.pretrained import Metadata
+    from vitswin_jax.types import Source
 
 _SHOWN_CLASSES = 20
 
@@ -28,9 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "dataset",
         metavar="DATASET",
         nargs="?",
-        help="digits, a folder, or a TFDS name (default: what the weights were trained on)",
+        help="digits, a folder, a table.csv, shards.tar, hf:NAME, a mixture or a TFDS name, as "
+        "config.data.dataset (default: what the weights were trained on)",
     )
-    parser.add_argument("--split", help="which part of it (default: the run's, else test)")
+    parser.add_argument(
+        "--split", help="which part of it, such as test[:500] (default: the run's, else test)"
+    )
     parser.add_argument("--data-dir", metavar="DIR", help="where TFDS keeps its datasets")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: 64")
     parser.add_argument(
@@ -131,6 +134,9 @@ def print_scores(evaluation: Evaluation, *, title: str) -> None:
     scores = [("top-1", f"{100 * evaluation.top1:.2f} %", f"{evaluation.errors:,} errors")]
     if len(evaluation.class_names) > 5:
         scores.append(("top-5", f"{100 * evaluation.top5:.2f} %", ""))
+    if evaluation.mean_average_precision is not None:
+        value = f"{100 * evaluation.mean_average_precision:.2f} %"
+        scores.append(("mean average precision", value, ""))
     scores.append(("loss", f"{evaluation.loss:.4f}", ""))
     scores.append(("calibration error", f"{100 * evaluation.calibration_error:.2f} %", ""))
     print(format_table(scores, align="<><"))

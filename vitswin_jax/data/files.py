@@ -92,6 +92,8 @@ def read_file(path: str, *, start: int | None = None, stop: int | None = None) -
             return file.read(-1 if stop is None else stop - (start or 0))
     except UserError:
         raise
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: cannot be read: No such file.") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}.") from error
     except Exception as error:  # an object store's client raises exceptions of its own
@@ -130,8 +132,8 @@ def _remote(path: str) -> Any:
     try:
         return fsspec.core.url_to_fs(path)[0]
     except (ImportError, ValueError) as error:  # the store's package, or no such store
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: cannot be opened: {reason}.") from error
+        store, reason = path.partition("://")[0], " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"{store}://: cannot be opened: {reason}.") from error
 
 
 class FileSource:

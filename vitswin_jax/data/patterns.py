@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -10,28 +11,33 @@ from vitswin_jax.data.labels import listed
 from vitswin_jax.data.splits import ALL, HELD_OUT, TRAIN
 from vitswin_jax.types import UserError
 
-_BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
-    """Gives what a shell makes of braces: {a,b} is a and b, {08..10} is 08, 09 and 10."""
-    found = _BRACES.search(pattern)  # the innermost of the first, so braces may nest
-    if not found:
+    """Gives what a shell makes of braces: {a,b} is a and b, {08..10} is 08, 09 and 10.
+
+    Braces may nest; one that is never closed is a letter like others.
+    """
+    start, depth, cuts = pattern.find("{"), 0, []
+    for place in range(max(start, 0), len(pattern)):
+        letter = pattern[place]
+        depth += (letter == "{") - (letter == "}")
+        if (letter == "," and depth == 1) or (letter == "{" and place == start) or not depth:
+            cuts.append(place)
+        if not depth:
+            break
+    if start < 0 or depth:
         yield pattern
         return
-    counted = _RANGE.fullmatch(found[1])
-    if counted:
+    choices = [pattern[a + 1 : b] for a, b in itertools.pairwise(cuts)]
+    if counted := _RANGE.fullmatch(choices[0]):
         first, last = counted.groups()
         choices = [f"{i:0{len(first)}d}" for i in range(int(first), int(last) + 1)]
-    else:
-        choices = found[1].split(",")
-    seen = set()
     for choice in choices:
-        for name in expand_braces(pattern[: found.start()] + choice + pattern[found.end() :]):
-            if name not in seen:
-                seen.add(name)
-                yield name
+        for middle in expand_braces(choice):
+            for end in expand_braces(pattern[cuts[-1] + 1 :]):
+                yield pattern[:start] + middle + end
 
 
 def expand(pattern: str) -> list[str]:
@@ -40,7 +46,7 @@ def expand(pattern: str) -> list[str]:
     Raises UserError that lists every one that is not there.
     """
     files, missing = [], []
-    for name in expand_braces(pattern):
+    for name in dict.fromkeys(expand_braces(pattern)):
         found = matching(name) if re.search(r"[*?\[]", name) else [name] * is_file(name)
         files += [path for path in found if path not in files]
         missing += [] if found else [name]

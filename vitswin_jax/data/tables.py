@@ -82,7 +82,7 @@ def _read(table: str, split: str) -> Iterator[Row]:
             else:
                 yield Row(path.replace("\\", "/"), classes, part)
     except csv.Error as error:
-        raise UserError(f"{table}, line {reader.line_num}: is not CSV: {error}.") from error
+        raise UserError(f"{table}: is not CSV after line {reader.line_num}: {error}.") from error
     if wrong:
         raise UserError(
             f"{table}: every line needs as many fields as the first, and none of "

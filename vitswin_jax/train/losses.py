@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from vitswin_jax.types import UserError
 
@@ -77,6 +77,29 @@ def hard_distillation(
 
 
 DISTILLATIONS = {"soft": soft_distillation, "hard": hard_distillation}
+
+
+def weigh_examples(
+    labels: Int[Array, " b"] | Float[Array, "b k"], class_weights: tuple[float, ...] | None
+) -> Float[Array, " b"]:
+    """Returns what each example weighs: its class's weight, the mean of its classes' if several."""
+    if class_weights is None:
+        return jnp.ones(labels.shape[0], jnp.float32)
+    weights = jnp.asarray(class_weights, jnp.float32)
+    if labels.ndim == 1:
+        return weights[labels]
+    return labels @ weights / jnp.maximum(labels.sum(-1), 1.0)  # padding has no class
+
+
+def names_a_true_class(
+    logits: Float[Array, "b k"], targets: Float[Array, "b k"]
+) -> Float[Array, " b"]:
+    """Returns 1 where the largest logit is of a class that has the largest target, else 0.
+
+    That is the label's class; of mixed targets, the heavier one; of several labels, any of them.
+    """
+    named = jnp.take_along_axis(targets, logits.argmax(-1)[:, None], axis=-1)[:, 0]
+    return (named == targets.max(-1)).astype(jnp.float32)
 
 
 def mean_where(values: Float[Array, " b"], mask: Float[Array, " b"]) -> Float[Array, ""]:

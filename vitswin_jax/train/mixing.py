@@ -57,10 +57,13 @@ class Mixing:
 
 
 def smooth_one_hot(
-    labels: Int[Array, " b"], num_classes: int, *, label_smoothing: float
+    labels: Int[Array, " b"] | Float[Array, "b k"], num_classes: int, *, label_smoothing: float
 ) -> Float[Array, "b k"]:
-    """Returns targets with 1 - s on the label and s / k on all (arXiv:1512.00567, section 7)."""
-    hot = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+    """Returns targets with 1 - s on the label and s / k on all (arXiv:1512.00567, section 7).
+
+    Labels of two axes are hot already, 1 for each class that an image has.
+    """
+    hot = labels if labels.ndim == 2 else jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
     return hot * (1.0 - label_smoothing) + label_smoothing / num_classes
 
 

@@ -15,13 +15,14 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from vitswin_jax.data.labels import make_class_weights
 from vitswin_jax.data.pipeline import (
     BatchIterator,
     EvalBatches,
     make_eval_batches,
     make_train_iterator,
 )
-from vitswin_jax.data.sources import Source, check_same_classes, open_source
+from vitswin_jax.data.sources import check_same_classes, open_source
 from vitswin_jax.data.transforms import Preprocess, TrainTransform
 from vitswin_jax.train.distill import Distillation
 from vitswin_jax.train.ema import make_ema
@@ -34,7 +35,7 @@ from vitswin_jax.train.plan import Plan, make_plan, split_fields
 from vitswin_jax.train.sharding import check_batch_size, create_mesh, shard_batch
 from vitswin_jax.train.start import Start, make_start, open_teacher, read_start
 from vitswin_jax.train.steps import StepOptions
-from vitswin_jax.types import UserError
+from vitswin_jax.types import Source, UserError
 
 Batches = Generator[dict[str, jax.Array], None, None]
 
@@ -105,6 +106,7 @@ def prepare(config: ConfigDict, workdir: Path | None = None) -> Run:
     accum_steps = optim.pop("accum_steps")
     check_batch_size("data.batch_size / optim.accum_steps", data["batch_size"] // accum_steps, mesh)
     loss = dict(config.loss)
+    check_loss_fits(loss["name"], train)
     head_bias = loss.pop("head_bias_init")
     distillation, teacher = make_distillation(train, start.model, **config.distill)
     options = StepOptions(
@@ -112,6 +114,7 @@ def prepare(config: ConfigDict, workdir: Path | None = None) -> Run:
         mixing=mixing,
         aux_weight=loss.pop("aux_weight"),
         loss=make_loss(**loss),
+        class_weights=make_class_weights(train, data.pop("class_weights")),
         mean=preprocess.mean,
         std=preprocess.std,
         accum_steps=accum_steps,
@@ -170,6 +173,15 @@ def open_data(data: dict[str, Any], *, seed: int) -> tuple[Source, Source]:
     train, test = (open_source(split=split, seed=seed, **where) for split in splits)
     check_same_classes(train, test)
     return train, test
+
+
+def check_loss_fits(name: str, source: Source) -> None:
+    """Raises UserError where images have several labels and the loss would have them compete."""
+    if source.multi_label and name == "softmax":
+        raise UserError(
+            f"loss.name='{name}' but {source.name} has several labels an image; loss.name must be "
+            "'sigmoid'."
+        )
 
 
 def make_inputs(

@@ -23,7 +23,10 @@ from vitswin_jax.train.losses import (
     Loss,
     binary_cross_entropy,
     mean_where,
+    names_a_true_class,
+    sigmoid_cross_entropy,
     softmax_cross_entropy,
+    weigh_examples,
 )
 from vitswin_jax.train.mixing import Mixing, mix, smooth_one_hot
 from vitswin_jax.train.sharding import batch_sharding
@@ -55,6 +58,7 @@ class StepOptions:
 
     mixing: Mixing = NO_MIXING
     loss: Loss = softmax_cross_entropy
+    class_weights: tuple[float, ...] | None = None  # of examples in the loss, by their classes
     aux_weight: float = 0.0  # of the losses that a model sows, such as Swin-MoE's balance
     mean: Triple = (0.5, 0.5, 0.5)
     std: Triple = (0.5, 0.5, 0.5)
@@ -103,6 +107,7 @@ def _loss_and_logits(
         )
         losses = distillation.loss(heads, part["target"], theirs, base=options.loss)
         logits = heads.mean(1)
+    losses = losses * part["weight"]
     loss = (losses * part["mask"]).sum() * weight
     for aux in jax.tree.leaves(sown):  # scanned blocks sow one number each
         loss += options.aux_weight / options.accum_steps * aux.sum()
@@ -153,7 +158,7 @@ def train_step(
 
     `teacher` has the teacher's parameters where `options` has a distillation. Returns the new state
     and float32 metrics of the batch before the update: `loss`, `accuracy` (against the heavier
-    class of mixed targets), `grad_norm` before clipping.
+    class of mixed targets, any class of several), `grad_norm` before clipping.
     """
     erase_key, mix_key, model_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
     images = normalize(batch["image"], mean=options.mean, std=options.std)
@@ -161,8 +166,14 @@ def train_step(
     targets = smooth_one_hot(
         batch["label"], model.num_classes, label_smoothing=options.mixing.label_smoothing
     )
-    images, targets = mix(mix_key, images, targets, batch["mask"], options.mixing)
-    mixed = {"image": images, "target": targets, "mask": batch["mask"]}
+    weights = weigh_examples(batch["label"], options.class_weights)
+    if options.class_weights is None:
+        images, targets = mix(mix_key, images, targets, batch["mask"], options.mixing)
+    else:  # as one more column, so that weights are mixed as the targets are
+        columns = jnp.concatenate([targets, weights[:, None]], axis=-1)
+        images, columns = mix(mix_key, images, columns, batch["mask"], options.mixing)
+        targets, weights = columns[:, :-1], columns[:, -1]
+    mixed = {"image": images, "target": targets, "mask": batch["mask"], "weight": weights}
     trained, frozen = split(state.params, options.lora)
     loss, logits, grads = _gradients(
         trained, (frozen, teacher), mixed, model_key, model=model, options=options
@@ -172,10 +183,9 @@ def train_step(
     average = state.ema
     if options.ema is not None:
         average = options.ema.update(average, trained, state.step)
-    right = (logits.argmax(-1) == targets.argmax(-1)).astype(jnp.float32)
     metrics = {
         "loss": loss,
-        "accuracy": mean_where(right, batch["mask"]),
+        "accuracy": mean_where(names_a_true_class(logits, targets), batch["mask"]),
         "grad_norm": optax.tree.norm(grads),
     }
     if options.keep_logits:
@@ -191,12 +201,19 @@ def eval_step(
     mean: Triple,
     std: Triple,
 ) -> Metrics:
-    """Returns float32 `logits` (b, k), and sums over unmasked rows: `loss`, `correct`, `count`."""
+    """Returns float32 `logits` (b, k), and sums over unmasked rows: `loss`, `correct`, `count`.
+
+    With several labels an image, the loss is that of sigmoids, and correct is any of them.
+    """
     images = normalize(batch["image"], mean=mean, std=std)
     logits = model.apply({"params": params}, images, train=False)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-    right = (logits.argmax(-1) == batch["label"]).astype(jnp.float32)
-    mask = batch["mask"]
+    labels, mask = batch["label"], batch["mask"]
+    if labels.ndim == 2:
+        losses = sigmoid_cross_entropy(logits, labels)
+        right = names_a_true_class(logits, labels)
+    else:
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        right = (logits.argmax(-1) == labels).astype(jnp.float32)
     return {
         "logits": logits,
         "loss": (losses * mask).sum(),
