@@ -144,3 +144,37 @@ def test_misfits_are_one_line(logits, labels, message):
 def test_nothing_to_evaluate():
     with pytest.raises(UserError, match="split is empty"):
         predict_dataset(lambda batch: batch["image"], [])
+
+
+def test_scores_of_several_labels():
+    rng = np.random.default_rng(0)
+    hot = (rng.random((200, 8)) < 0.2).astype(np.float32)
+    hot[np.arange(200), rng.integers(0, 7, 200)] = 1
+    hot[:, 7] = 0  # a class without examples
+    logits = (rng.normal(size=(200, 8)) + 2 * hot - 1).astype(np.float32)
+    result = summarize(logits, hot, NAMES)
+
+    order = np.argsort(-logits, -1)
+    rows = np.arange(200)
+    assert result.top1 == np.mean([hot[i, order[i, 0]] for i in rows])
+    assert result.top5 == np.mean([hot[i, order[i, :5]].any() for i in rows])
+    assert result.errors == sum(hot[i, order[i, 0]] == 0 for i in rows)
+    best = [next(c for c in order[i] if hot[i, c]) for i in rows]
+    np.testing.assert_array_equal(result.labels, best)
+    assert result.mean_average_precision == pytest.approx(
+        np.mean(
+            [sklearn.metrics.average_precision_score(hot[:, c], logits[:, c]) for c in range(7)]
+        )
+    )
+    p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    np.testing.assert_allclose(result.probabilities, p)
+    assert result.loss == pytest.approx(
+        -(hot * np.log(p) + (1 - hot) * np.log(1 - p)).sum(-1).mean()
+    )
+    for c, score in enumerate(result.classes[:7]):
+        assert score.examples == hot[:, c].sum()
+        assert score.accuracy == pytest.approx(
+            sklearn.metrics.recall_score(hot[:, c], logits[:, c] > 0)
+        )
+    assert math.isnan(result.classes[7].accuracy)
+    assert sum(b.examples for b in result.calibration) == 200

@@ -188,3 +188,95 @@ def test_the_losses_a_model_sows_are_added_by_their_weight():
         start = jax.tree.map(jnp.array, state)
         losses.append(float(step(start, batch, jax.random.key(0))[1]["loss"]))
     assert losses[1] - losses[0] == pytest.approx(0.5 * balance, rel=1e-3)
+
+
+def naive_loss(logits, labels, mask, weights, *, several):
+    """Weighted binary or softmax cross-entropy, one example and one class at a time."""
+    total = 0.0
+    for row, label, here in zip(np.asarray(logits, np.float64), labels, mask, strict=True):
+        if not here:
+            continue
+        classes = np.flatnonzero(label) if several else [label]
+        weight = np.mean([weights[c] for c in classes])
+        if several:
+            loss = sum(np.log1p(np.exp(-x if c in classes else x)) for c, x in enumerate(row))
+        else:
+            loss = np.log(np.exp(row).sum()) - row[label]
+        total += weight * loss
+    return total / sum(mask)
+
+
+@pytest.mark.parametrize("accum_steps", [1, 4])
+@pytest.mark.parametrize("several", [False, True])
+def test_class_weights_are_those_of_a_naive_loop(several, accum_steps):
+    model = create_model("vit", num_classes=5, **MODELS["vit"])
+    mesh = create_mesh(data=1)
+    tx = make_tx(lambda step: 0.1, name="sgd")
+    state, shardings = create_state(model, tx, jax.random.key(0), image_shape=(8, 8, 3), mesh=mesh)
+    # A fresh head is zero, and so would be all logits.
+    head = state.params["head"]["kernel"]
+    state.params["head"]["kernel"] = jax.random.normal(jax.random.key(1), head.shape)
+    batch = list(make_batches(8))[2]  # its last two rows are padding
+    if several:
+        rng = np.random.default_rng(0)
+        hot = rng.integers(0, 2, (16, 5)).astype(np.float32)
+        hot[np.arange(16), batch["label"]] = 1
+        batch["label"] = hot * batch["mask"][:, None]  # as the pipeline fills it up
+    weights = (0.5, 2.0, 1.0, 0.0, 3.0)
+    options = StepOptions(
+        mean=MEAN,
+        std=STD,
+        loss=make_loss(name="sigmoid" if several else "softmax"),
+        class_weights=weights,
+        accum_steps=accum_steps,
+        keep_logits=True,
+    )
+    step = make_train_step(model, tx, options=options, mesh=mesh, shardings=shardings)
+    _, metrics = step(state, batch, jax.random.key(0))
+    logits, labels, mask = metrics["logits"], batch["label"], batch["mask"]
+    want = naive_loss(logits, labels, mask, weights, several=several)
+    assert float(metrics["loss"]) == pytest.approx(want, rel=1e-5)
+    named = np.asarray(logits).argmax(-1)
+    right = labels[np.arange(16), named] > 0 if several else named == labels
+    assert float(metrics["accuracy"]) == pytest.approx(right[mask > 0].mean())
+
+
+def test_class_weights_are_mixed_as_the_targets_are():
+    """A mixed image weighs what its two would, by their shares; its loss is of its own target."""
+    model = create_model("vit", num_classes=5, **MODELS["vit"])
+    weights = np.array([0.5, 2.0, 1.0, 0.25, 3.0], np.float32)
+    losses = {}
+
+    def loss(logits, targets):
+        return targets @ weights + 0 * logits.sum(-1)  # the weights, if targets are mixed alike
+
+    for name, chosen in (("equal", None), ("mixed", tuple(weights.tolist()))):
+        mesh = create_mesh(data=1)
+        tx = make_tx(lambda step: 0.1, name="sgd")
+        key = jax.random.key(0)
+        state, shardings = create_state(model, tx, key, image_shape=(8, 8, 3), mesh=mesh)
+        options = StepOptions(
+            mixing=Mixing(mixup_alpha=1.0),
+            loss=loss if chosen is None else (lambda logits, targets: 1.0 + 0 * logits.sum(-1)),
+            class_weights=chosen,
+        )
+        step = make_train_step(model, tx, options=options, mesh=mesh, shardings=shardings)
+        losses[name] = float(step(state, next(make_batches(8)), key)[1]["loss"])
+    assert losses["mixed"] == pytest.approx(losses["equal"], rel=1e-5)
+
+
+def test_eval_sums_of_several_labels():
+    model = create_model("vit", num_classes=5, **MODELS["vit"])
+    mesh = create_mesh(data=1)
+    tx = make_tx(lambda step: 0.1, name="sgd")
+    state, shardings = create_state(model, tx, jax.random.key(0), image_shape=(8, 8, 3), mesh=mesh)
+    state.params["head"]["kernel"] = jax.random.normal(jax.random.key(1), (16, 5))
+    batch = list(make_batches(8))[2]
+    batch["label"] = (np.arange(16)[:, None] % np.arange(1, 6) == 0).astype(np.float32)
+    predict = make_eval_step(model, mean=MEAN, std=STD, mesh=mesh, param_shardings=shardings.params)
+    out = predict(state.params, batch)
+    logits, labels, mask = out["logits"], batch["label"], batch["mask"]
+    want = naive_loss(logits, labels, mask, np.ones(5), several=True) * 14
+    assert float(out["loss"]) == pytest.approx(want, rel=1e-5)
+    right = labels[np.arange(16), np.asarray(logits).argmax(-1)] > 0
+    assert float(out["correct"]) == right[:14].sum()

@@ -90,9 +90,7 @@ def class_shares(source: Source) -> np.ndarray:
     return counts / counts.sum()
 
 
-def make_class_weights(
-    source: Source, choice: str | Sequence[float] | None
-) -> tuple[float, ...] | None:
+def make_class_weights(source: Source, choice: object) -> tuple[float, ...] | None:
     """Returns the weight of each class in the loss of training, or None for equal ones.
 
     `choice` is None; "balanced", for weights inversely proportional to the classes' shares in
