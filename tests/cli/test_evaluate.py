@@ -1,5 +1,6 @@
 """`vitswin evaluate`: exact numbers over the split, and the report."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -60,6 +61,15 @@ def test_a_weights_file_alone_gets_no_report(vitswin, workdir):
     assert status == 0
     assert "report:" not in out
     assert [path.name for path in workdir.iterdir()] == ["model.safetensors"]
+
+
+def test_the_published_accuracy_stands_beside_the_measured(vitswin, workdir, vit):
+    metadata = load_metadata(workdir)
+    published = {"expected_top1": 81.2, "expected_top1_by": "somebody/code:README.md"}
+    provenance = {**metadata.provenance, **published}
+    save_pretrained(workdir, *vit, metadata=dataclasses.replace(metadata, provenance=provenance))
+    _, out, _ = vitswin("evaluate", workdir / "model.safetensors", "--split", "test[:10]")
+    assert "published: top-1 81.20 % on ImageNet-1k's validation set (somebody/code:" in out
 
 
 @pytest.fixture

@@ -4,12 +4,17 @@ import io
 import json
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import unflatten_dict
 from PIL import Image
 from scipy.special import softmax
 
+from vitswin_jax.data.transforms import Preprocess
+from vitswin_jax.models.registry import create_model
 from vitswin_jax.pretrained import save_pretrained
+from vitswin_jax.weights import parameter_shapes
 
 
 @pytest.fixture
@@ -73,6 +78,30 @@ def test_bad_images_are_reported_and_the_rest_is_done(vitswin, workdir, images, 
     assert all(line.startswith("error: ") for line in lines)
     for line, name in zip(lines, ("00.png", "05.png", "none.png", "empty"), strict=True):
         assert name in line
+
+
+def test_a_name_says_how_a_plain_vits_images_are_given(vitswin, tmp_path, images):
+    """DeiT's file looks like any ViT's, and its images have ImageNet's statistics."""
+    model = create_model(
+        "vit", img_size=16, patch_size=4, embed_dim=192, depth=1, num_heads=3, num_classes=10
+    )
+    rng = np.random.default_rng(0)
+    flat = {
+        name: rng.normal(size=shape, scale=0.1).astype(np.float32)
+        for name, shape in parameter_shapes(model).items()
+    }
+    variables, path = {"params": unflatten_dict(flat, sep="/")}, tmp_path / "a.pth"
+    save_pretrained(path, model, variables, format="timm")
+    arguments = ["predict", path, images / "00.png", "--json", "--top-k", 10]
+    status, out, _ = vitswin(*arguments, "--model", "deit_tiny_patch16_224")
+    assert status == 0
+    pixels = Preprocess(
+        img_size=(16, 16), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_fraction=0.9
+    )((images / "00.png").read_bytes())
+    logits = np.asarray(model.apply(variables, jnp.asarray(pixels[None]))[0], np.float64)
+    got = [p["probability"] for p in json.loads(out)["predictions"]]
+    np.testing.assert_allclose(got, -np.sort(-softmax(logits)), atol=1e-4)
+    assert vitswin(*arguments)[1] != out
 
 
 def test_standard_input(vitswin, workdir, digits, monkeypatch):

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", help="which part of it, such as test[:500] (default: the run's, else test)"
     )
+    parser.add_argument("--model", metavar="NAME", help="the variant, where the file is unclear")
     parser.add_argument("--data-dir", metavar="DIR", help="where TFDS keeps its datasets")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: 64")
     parser.add_argument(
@@ -50,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
     from vitswin_jax.data.pipeline import make_eval_batches
     from vitswin_jax.pretrained import default_preprocess, load_metadata, load_pretrained
 
-    metadata = load_metadata(args.weights)
-    model, variables = load_pretrained(args.weights)
+    metadata = load_metadata(args.weights, args.model)
+    model, variables = load_pretrained(args.weights, args.model)
     source = _open_source(args, metadata)
     preprocess = metadata.preprocess or default_preprocess(metadata.name, metadata.fields)
     columns = match_classes(metadata.class_names, source)
@@ -62,6 +63,9 @@ def run(args: argparse.Namespace) -> int:
     logits = logits if columns is None else logits[:, columns]
     evaluation = summarize(logits, labels, source.class_names)
     print_scores(evaluation, title=f"{source.name}, {len(source):,} images")
+    if "expected_top1" in (known := metadata.provenance):
+        top1, by = known["expected_top1"], known["expected_top1_by"]
+        print(f"\npublished: top-1 {top1:.2f} % on ImageNet-1k's validation set ({by})")
     _write_report(
         args,
         metadata=metadata,

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="files, folders (all their images), or - for one on standard input",
     )
+    parser.add_argument("--model", metavar="NAME", help="the variant, where the file is unclear")
     parser.add_argument(
         "--top-k", type=_positive, default=5, metavar="K", help="classes to name (default: 5)"
     )
@@ -37,13 +38,13 @@ def run(args: argparse.Namespace) -> int:
     """Prints the most probable classes of each image; 1 where an image could not be read."""
     from vitswin_jax.pretrained import load_metadata, load_pretrained, make_preprocess
 
-    metadata = load_metadata(args.weights)
-    model, variables = load_pretrained(args.weights)
+    metadata = load_metadata(args.weights, args.model)
+    model, variables = load_pretrained(args.weights, args.model)
     if not model.num_classes:
         raise UserError(f"{args.weights}: the model has no head and names no classes.")
     names = metadata.class_names or tuple(f"class {i}" for i in range(model.num_classes))
     classify = _make_classifier(model, variables)
-    reader = _Reader(make_preprocess(args.weights))
+    reader = _Reader(make_preprocess(args.weights, args.model))
     show = _print_json if args.json else _print_table
     images = reader.read(args.images)
     while batch := list(itertools.islice(images, _BATCH)):
