@@ -21,7 +21,8 @@ DIRECTIONS = {
     "atomic": ["types"],
     "download": ["types", "atomic"],
     "published": ["types", "convert.source", "models.registry"],
-    "locate": ["types", "cache", "download", "published", "convert.formats"],
+    "hub_config": [],
+    "locate": ["types", "cache", "download", "hub_config", "published", "convert.formats"],
     "__init__": ["*"],
     "metadata": ["types", "data.transforms"],
     "weights": [

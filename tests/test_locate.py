@@ -170,7 +170,7 @@ CONFIG = {
 }
 
 
-def test_timms_configuration_beside_its_weights(tmp_path):
+def test_a_configuration_beside_the_weights(tmp_path):
     written(tmp_path / "clone" / "model.safetensors")
     assert vitswin_jax.load_metadata(tmp_path / "clone").preprocess.mean[0] == 0.5
     (tmp_path / "clone" / "config.json").write_text(json.dumps(CONFIG))
@@ -179,9 +179,11 @@ def test_timms_configuration_beside_its_weights(tmp_path):
         "img_size": (16, 16), "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6),
         "crop_fraction": 0.7, "interpolation": "bilinear", "crop_mode": "squash",
     }  # fmt: skip
-    for other in ('{"architectures": ["ViTModel"]}', "no JSON"):
-        (tmp_path / "clone" / "config.json").write_text(other)
-        assert vitswin_jax.load_metadata(tmp_path / "clone").preprocess.mean[0] == 0.5
+    for names in ("abcde", "abc"):  # the second are another head's
+        config = {"id2label": {str(i): name for i, name in enumerate(names)}}
+        (tmp_path / "clone" / "config.json").write_text(json.dumps(config))
+        found = vitswin_jax.load_metadata(tmp_path / "clone").class_names
+        assert found == (tuple(names) if len(names) == 5 else None)
 
 
 def test_the_hub_needs_its_package(monkeypatch):

@@ -14,6 +14,7 @@ from typing import Any
 from vitswin_jax.cache import cache_dir
 from vitswin_jax.convert.formats import FOLDER_FILES
 from vitswin_jax.download import fetch, has_digest
+from vitswin_jax.hub_config import CONFIG, PROCESSOR, read_hub_config
 from vitswin_jax.published import Published, find_published, near_published, published
 from vitswin_jax.types import UserError
 
@@ -25,17 +26,6 @@ WEIGHTS = "model.safetensors"
 HUB = "hf-hub:"
 """What a name on the Hugging Face hub begins with: `hf-hub:org/name[@revision]`."""
 
-TIMM_CONFIG = "config.json"
-
-_TIMM_FIELDS = {
-    "mean": "mean",
-    "std": "std",
-    "crop_fraction": "crop_pct",
-    "crop_mode": "crop_mode",
-    "interpolation": "interpolation",
-}
-"""Fields of `Preprocess` -> timm's."""
-
 
 @dataclass(frozen=True)
 class Located:
@@ -46,6 +36,7 @@ class Located:
     """What its model is called."""
     images: Mapping[str, Any] | None = None
     """The fields of `Preprocess`, but for the size: how its model is given images."""
+    class_names: tuple[str, ...] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -73,7 +64,7 @@ def locate(path: str | Path) -> Located:
 def _in_folder(path: Path) -> Located:
     for name in FOLDER_FILES:
         if (file := path / name).exists():
-            return Located(file, **_timm_config(path / TIMM_CONFIG))
+            return _beside(file)
     raise UserError(f"{path}: has no {WEIGHTS}; a run writes it into its workdir at its end.")
 
 
@@ -106,7 +97,7 @@ def _published(file: Path, row: Published, **seen: str | int) -> Located:
         **seen,
     }
     provenance = {key: value for key, value in facts.items() if value is not None}
-    return Located(file, row.variant, row.images, provenance)
+    return Located(file, row.variant, row.images, provenance=provenance)
 
 
 def _on_hub(name: str) -> Located:
@@ -126,13 +117,18 @@ def _on_hub(name: str) -> Located:
         file = _first(download, FOLDER_FILES)
         for shard in _shards(file):
             download(shard)
-        with contextlib.suppress(EntryNotFoundError):
-            download(TIMM_CONFIG)
+        for beside in (CONFIG, PROCESSOR):
+            with contextlib.suppress(EntryNotFoundError):
+                download(beside)
     except (OSError, ValueError, EntryNotFoundError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{HUB}{name}: {reason or type(error).__name__}") from error
-    provenance = {"hub": repository, "revision": file.parent.name}  # .../snapshots/COMMIT/FILE
-    return Located(file, **_timm_config(file.with_name(TIMM_CONFIG)), provenance=provenance)
+    return _beside(file, hub=repository, revision=file.parent.name)  # .../snapshots/COMMIT/FILE
+
+
+def _beside(file: Path, **provenance: str) -> Located:
+    found = read_hub_config(file.parent)
+    return Located(file, found.variant, found.images, found.class_names, provenance)
 
 
 def _first(download: Callable[[str], Path], names: Sequence[str]) -> Path:
@@ -154,15 +150,3 @@ def _shards(file: Path) -> list[str]:
     if file.suffix != ".json":
         return []
     return sorted(set(json.loads(file.read_text())["weight_map"].values()))
-
-
-def _timm_config(path: Path) -> dict[str, Any]:
-    """Returns the fields of `Located` that timm's configuration beside its weights tells."""
-    try:
-        config = json.loads(path.read_text())
-        pretrained = config["pretrained_cfg"]
-        images = {ours: pretrained[theirs] for ours, theirs in _TIMM_FIELDS.items()}
-        name = f"{config['architecture']}.{pretrained.get('tag', '')}".rstrip(".")
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}  # another program's, or none
-    return {"variant": name, "images": images}

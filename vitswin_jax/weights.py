@@ -120,10 +120,12 @@ def open_weights(path: str | Path, name: str | None = None, **asked: Any) -> Wei
         more = f", ... ({len(unused)} in all)" if len(unused) > 5 else ""
         log.info("%s: not used: %s%s", path, ", ".join(unused[:5]), more)
     images = located.images or source.images(found.fields, name)
+    named = len(located.class_names or ()) == model.num_classes
     metadata = Metadata(
         name=_variant(family, found.fields, name) or family,
         fields=found.fields,
         preprocess=Preprocess(img_size=pair(model.img_size), **images),
+        class_names=located.class_names if named else None,
         provenance={**_provenance(path, contents, found), **located.provenance},
     )
     methods = Methods(source.pos_embed, source.bias_table, source.head_rows)
