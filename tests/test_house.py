@@ -142,7 +142,7 @@ def test_data_workers_need_no_jax_of_ours():
 CONFIGS = [
     ("digits", "vit"),
     ("digits", "swin"),
-    ("finetune_digits", "parity"),
+    ("finetune_digits", "digits"),
     ("finetune_digits", "scratch"),
     ("folder", "vit_tiny_patch16_224"),
     ("folder", "swin_tiny_patch4_window7_224"),

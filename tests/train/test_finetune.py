@@ -136,9 +136,8 @@ def test_a_file_that_changes_under_a_run_is_refused(weights, tmp_path):
         begun.load(head_bias=0.0)
 
 
-@pytest.mark.parametrize("scan", [False, True])
-def test_each_device_is_given_its_part_and_the_average_starts_there(weights, scan):
-    begun = start(weights, scan=scan)
+def test_each_device_is_given_its_part_and_the_average_starts_there(weights):
+    begun = start(weights, scan=True)
     loaded = begun.load(head_bias=0.0)
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(loaded))
     state, _ = create_state(
@@ -156,25 +155,26 @@ def test_each_device_is_given_its_part_and_the_average_starts_there(weights, sca
 
 
 def test_heads_start_from_the_bias_that_is_asked_for():
-    model = create_model("vit", num_classes=5, dist_token=True, **TINY)
-    how = {"image_shape": (16, 16, 3), "mesh": create_mesh(data=1)}
-    plain, filled = (
-        flatten_dict(
-            create_state(model, make_tx(lambda s: 0.1), jax.random.key(0), **how, head_bias=bias)[
-                0
-            ].params,
-            sep="/",
-        )
-        for bias in (0.0, -6.9)
+    """The others start from zero, or with a deviation of 1e-6 in an MLP."""
+    state, _ = create_state(
+        create_model("vit", num_classes=5, dist_token=True, **TINY),
+        make_tx(lambda step: 0.1),
+        jax.random.key(0),
+        image_shape=(16, 16, 3),
+        mesh=create_mesh(data=1),
+        head_bias=-6.9,
     )
-    for path, leaf in filled.items():
-        want = -6.9 if path in ("head/bias", "head_dist/bias") else plain[path]
-        np.testing.assert_allclose(leaf, want, rtol=1e-6)
+    biases = {p: b for p, b in flatten_dict(state.params, sep="/").items() if p.endswith("bias")}
+    for path, bias in biases.items():
+        want = -6.9 if path in ("head/bias", "head_dist/bias") else 0.0
+        np.testing.assert_allclose(bias, want, atol=1e-5, err_msg=path)
+    assert len(biases) > 8
 
 
 LEARN = {
     "mesh.data": 1,
     "model.embed_dim": 32,
+    "model.patch_size": 2,
     "augment.mixup_alpha": 0.0,
     "augment.cutmix_alpha": 0.0,
     "optim.peak_lr": 3e-3,
@@ -186,27 +186,25 @@ LEARN = {
 
 @pytest.fixture(scope="module")
 def pretrained(make_config, tmp_path_factory):
-    """The workdir of a run that learned to tell even from odd at 8 pixels."""
-    workdir = tmp_path_factory.mktemp("parity") / "run"
-    changes = {"data.dataset": "digits_parity", "model.img_size": 8, "model.patch_size": 2}
-    config = make_config(**LEARN | changes | {"optim.epochs": 6.0, "run.eval_epochs": 3.0})
-    print(train_and_evaluate(config, workdir))
+    """The workdir of a run that learned the ten digits at 8 pixels, in 105 steps."""
+    workdir = tmp_path_factory.mktemp("digits") / "run"
+    changes = {"model.img_size": 8, "optim.epochs": 5.0, "run.eval_epochs": 5.0}
+    train_and_evaluate(make_config(**LEARN | changes), workdir)
     return workdir
 
 
 def test_fine_tuning_beats_training_from_scratch_at_equal_steps(
     make_config, pretrained, tmp_path, caplog
 ):
-    """From two classes at 8 pixels to ten at 12; the report shows both, and what was adapted."""
-    changes = LEARN | {"model.img_size": 12, "model.patch_size": 2}
+    """From ten classes at 8 pixels to two at 12; the report shows both, and what was adapted."""
+    changes = LEARN | {"model.img_size": 12, "data.dataset": "digits_parity"}
     scratch = train_and_evaluate(make_config(**changes), tmp_path / "scratch")
     changes |= {"init_from": str(pretrained), "compare_to": str(tmp_path / "scratch")}
     with caplog.at_level(logging.INFO, logger="vitswin_jax"):
         tuned = train_and_evaluate(make_config(**changes), tmp_path / "tuned")
-    print(scratch, tuned)
     assert tuned.test_accuracy > scratch.test_accuracy + 0.1
     (line,) = [r.getMessage() for r in caplog.records if "starts from" in r.getMessage()]
-    adapted = ("2 classes to 10: the head is fresh", "pos_embed resized from 4x4 to 6x6")
+    adapted = ("10 classes to 2: the head is fresh", "pos_embed resized from 4x4 to 6x6")
     page = tuned.report.read_text()
     origin = load_metadata(tmp_path / "tuned").provenance["init_from"]
     for text in adapted:
@@ -225,6 +223,7 @@ def test_a_run_goes_on_bit_for_bit_without_the_file_it_began_from(make_config, w
     teacher = save_pretrained(tmp_path / "teacher.safetensors", digits, params)
     config = make_config(
         **{
+            "mesh.data": 1,
             "init_from": str(path),
             "distill.teacher": str(teacher),
             "lora.rank": 2,
