@@ -4,11 +4,13 @@ Prints one line at the end, the result; what happens on the way goes to standard
 command again goes on with a run that was stopped.
 """
 
+import logging
 import re
 import shlex
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from vitswin_jax.train.loop import train_and_evaluate
@@ -46,5 +48,9 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.WARNING)
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    told = logging.getLogger("vitswin_jax")  # what a run starts from, and trains
+    told.setLevel(logging.INFO)
+    told.addHandler(logging.StreamHandler())
+    told.propagate = False
     app.run(main, flags_parser=parse)

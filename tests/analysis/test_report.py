@@ -130,6 +130,25 @@ def test_a_workdir_adds_curves_and_configuration(tmp_path, model_and_params, sou
 
 
 @pytest.mark.parametrize("model_and_params", ["vit"], indirect=True)
+def test_what_it_started_from_and_another_run_are_shown(
+    tmp_path, model_and_params, source, evaluation
+):
+    for name, accuracy in (("this", 0.75), ("other", 0.5)):
+        (tmp_path / name).mkdir()
+        row = {"step": 9, "test/accuracy": accuracy, "test/loss": 1.0}
+        (tmp_path / name / "metrics.jsonl").write_text(json.dumps(row))
+    origin = {"init_from": "<w>.npz", "sha256": "ab" * 32, "adapted": ["the head is fresh (zero)"]}
+    page = write(
+        tmp_path / "report.html", model_and_params, source, evaluation,
+        workdir=tmp_path / "this", origin=origin, compare_to=tmp_path / "other",
+    )  # fmt: skip
+    for text in ("Started from", "<w>.npz", "ab" * 32, "the head is fresh (zero)"):
+        assert text in page.text
+    assert "Both after 9 steps" in page.text and "this (this one)" in page.text
+    assert "50.0 %" in page.text
+
+
+@pytest.mark.parametrize("model_and_params", ["vit"], indirect=True)
 def test_no_mistakes(tmp_path, model_and_params, source, evaluation):
     from vitswin_jax.analysis.evaluate import summarize
 

@@ -13,7 +13,7 @@ from vitswin_jax.models.blocks import stack_blocks, unstack_blocks
 from vitswin_jax.train.lora import Lora, add_lora, join, merge_lora, model_params, split
 from vitswin_jax.train.optim import make_tx
 from vitswin_jax.train.sharding import create_mesh, shard_batch
-from vitswin_jax.train.state import create_state, make_weights
+from vitswin_jax.train.state import create_state, describe_trained, make_weights, state_layout
 from vitswin_jax.train.steps import StepOptions, make_train_step
 from vitswin_jax.types import UserError
 
@@ -133,6 +133,10 @@ def test_a_step_trains_adapters_and_head_alone():
     for path, leaf in was.items():
         assert (path in trained) == bool((leaf != now[path]).any()), path
     count = sum(was[path].size for path in trained)
+    layout = state_layout(model, tx, **shape)
+    assert f"trains {count:,} of {sum(leaf.size for leaf in was.values()):,} parameters" in (
+        describe_trained(layout, LORA)
+    )
     moments = sum(leaf.size for leaf in jax.tree.leaves(before.opt_state) if leaf.ndim)
     assert moments == 2 * count
     want = flatten_dict(merge_lora(after.params, LORA), sep="/")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import logging
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from vitswin_jax.train.start import save_start
 from vitswin_jax.train.state import (
     TrainState,
     create_state,
+    describe_trained,
     make_weights,
     place_constants,
     state_layout,
@@ -35,6 +37,8 @@ from vitswin_jax.train.steps import make_eval_step, make_train_step
 from vitswin_jax.train.workdir import CHECKPOINTS, REPORT, claim_workdir
 from vitswin_jax.types import Batch, Params
 from vitswin_jax.version import __version__
+
+log = logging.getLogger(__name__)
 
 Predict = Callable[[Params, Batch], dict[str, jax.Array]]
 
@@ -72,6 +76,7 @@ def train_and_evaluate(
     plan = run.plan
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
     layout = state_layout(run.model, run.tx, **run.state)
+    log.info("%s.", describe_trained(layout, run.options.lora))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, layout)
     teacher = load_teacher(run)
     train_step = make_train_step(

@@ -107,6 +107,14 @@ def state_layout(
     )
 
 
+def describe_trained(layout: TrainState, lora: Lora | None) -> str:
+    """Returns how many of a state's parameters are trained, and how large these are."""
+    trained, _ = split(layout.params, lora)
+    ours, all_ = (sum(leaf.size for leaf in jax.tree.leaves(x)) for x in (trained, layout.params))
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trained))
+    return f"trains {ours:,} of {all_:,} parameters ({ours / all_:.1%}), {size / 1e6:.1f} MB"
+
+
 def make_weights(
     *, lora: Lora | None, average: bool, param_shardings: Params
 ) -> tuple[Callable[[TrainState], Params], Params]:
