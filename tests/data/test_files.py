@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
+
 import fsspec
 import pytest
 
@@ -54,6 +57,21 @@ def test_a_store_has_what_the_disk_has(stored, scheme, name, split):
     here, there = records(f"{stored}/{name}", split), records(f"{root}/{name}", split)
     assert here == there
     assert len(here[1]) >= 1
+
+
+def test_shards_in_a_store(stored, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = (stored / "folder" / "val" / "0.png").read_bytes()
+    with tarfile.open(tmp_path / "train-0.tar", "w") as archive:
+        for name, content in (("0.png", data), ("0.cls", b"a")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    store = fsspec.filesystem("memory")
+    store.pipe("/bucket/shards/train-0.tar", (tmp_path / "train-0.tar").read_bytes())
+    for dataset in ("shards", "shards/train-{0..0}.tar", "shards/*.tar"):
+        source = open_source(f"memory://bucket/{dataset}", split="train")
+        assert [source[i] for i in range(len(source))] == [{"image": data, "label": 0}]
 
 
 def test_workers_read_from_a_store(stored):

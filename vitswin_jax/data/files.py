@@ -11,7 +11,7 @@ import operator
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, SupportsIndex
+from typing import Any, SupportsIndex
 
 from vitswin_jax.types import Label, Record, UserError
 
@@ -110,8 +110,8 @@ def read_text(path: str) -> str:
         raise UserError(f"{path}: is not UTF-8 text: {error.reason}.") from error
 
 
-def open_file(path: str) -> IO[bytes]:
-    """Opens a file to be read from and sought in."""
+def open_file(path: str) -> Any:
+    """Opens a file, a binary one to be read from and sought in."""
     return _remote(path).open(path, "rb") if is_remote(path) else Path(path).open("rb")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Mapping
 from typing import Any, SupportsIndex
 
 from vitswin_jax.data.files import is_file, is_folder, read_file
@@ -27,10 +28,12 @@ def open_huggingface(dataset: str) -> Dataset:
     Needs one image and one ClassLabel, or one list of them, in each record. Raises UserError
     where there is no such dataset, or the package `datasets` is not installed.
     """
-    splits = _load(dataset)
-    if not hasattr(splits, "keys"):
-        return Dataset(dataset, {ALL: functools.partial(_open, dataset, None)})
-    return Dataset(dataset, {s: functools.partial(_open, dataset, s) for s in splits})
+    loaded = _load(dataset)
+    splits = loaded if isinstance(loaded, Mapping) else {ALL: loaded}
+    return Dataset(
+        dataset,
+        {s: functools.partial(HuggingFaceSource, dataset, s, table) for s, table in splits.items()},
+    )
 
 
 def _load(dataset: str) -> Any:
@@ -53,20 +56,21 @@ def _load(dataset: str) -> Any:
         raise UserError(f"{dataset}: cannot be opened by the package datasets: {reason}") from error
 
 
-def _open(dataset: str, split: str | None) -> HuggingFaceSource:
-    return HuggingFaceSource(dataset, split)
+def _reopen(dataset: str, split: str) -> HuggingFaceSource:
+    loaded = _load(dataset)
+    table = loaded[split] if isinstance(loaded, Mapping) else loaded
+    return HuggingFaceSource(dataset, split, table)
 
 
 class HuggingFaceSource:
     """One split of a dataset; images stay encoded."""
 
-    def __init__(self, dataset: str, split: str | None) -> None:
+    def __init__(self, dataset: str, split: str, table: Any) -> None:
+        """`table` is the package's own object for the split."""
         import datasets
 
         self._dataset, self._split = dataset, split
-        self.name = f"{dataset}:{split or ALL}"
-        loaded = _load(dataset)
-        table = loaded if split is None else loaded[split]
+        self.name = f"{dataset}:{split}"
         self._image, self._label = _image_and_label(table.features, dataset)
         table = table.select_columns([self._image, self._label])
         self._table = table.cast_column(self._image, datasets.Image(decode=False))
@@ -76,7 +80,7 @@ class HuggingFaceSource:
         self.class_names = tuple((feature.feature if self.multi_label else feature).names)
 
     def __reduce__(self) -> tuple:
-        return HuggingFaceSource, (self._dataset, self._split)  # a worker maps the files again
+        return _reopen, (self._dataset, self._split)  # a worker maps the files again
 
     def __len__(self) -> int:
         return len(self._table)
