@@ -83,24 +83,49 @@ def get_config() -> ConfigDict:
             "aux_weight": 0.01,  # of what a model sows besides: Swin-MoE's balance of its experts
         }
     )
-    config.optim = ConfigDict(  # train.plan.make_plan, then train.optim.make_tx
+    config.optim = ConfigDict(  # train.plan.make_plan, then train.optim.make_optim; docs/optim.md
         {
-            "name": "adamw",
+            "name": "adamw",  # or another of train.optim.OPTIMIZERS
             "peak_lr": 1e-3,  # for this batch size; nothing rescales it
-            "schedule": "cosine",
-            "epochs": 100.0,
-            "warmup_epochs": 5.0,
-            "warmup_lr": 0.0,
-            "end_lr": 0.0,
             "weight_decay": 0.05,  # kernels only
             "max_grad_norm": placeholder(float),
-            "b1": 0.9,
-            "b2": 0.999,
-            "eps": 1e-8,
-            "momentum": 0.9,
-            "nesterov": False,
-            "momentum_dtype": "float32",
             "accum_steps": 1,
+            # The rule's own; None: its default. One that it does not read raises.
+            "b1": placeholder(float),
+            "b2": placeholder(float),
+            "eps": placeholder(float),
+            "momentum": placeholder(float),
+            "nesterov": placeholder(bool),
+            "momentum_dtype": placeholder(str),  # of the first moment: "float32", "bfloat16"
+            "consistent_rms": placeholder(float),
+            # The schedule, and the run's length. Each count in one of three units, the others 0.
+            "schedule": "cosine",  # "cosine", "linear", "rsqrt", "multistep", "constant"
+            "schedule_unit": "step",  # "epoch": the rate changes once an epoch
+            "warmup_lr": 0.0,
+            "end_lr": 0.0,
+            "warmup_prefix": True,  # the decay begins behind the warmup
+            "gamma": placeholder(float),  # of "multistep"; None: 0.1
+            "epochs": 100.0,
+            "total_steps": placeholder(int),
+            "examples": placeholder(int),
+            "warmup_epochs": 5.0,
+            "warmup_steps": placeholder(int),
+            "warmup_examples": placeholder(int),
+            "cooldown_epochs": placeholder(float),
+            "cooldown_steps": placeholder(int),
+            "cooldown_examples": placeholder(int),
+            "timescale_epochs": placeholder(float),  # of "rsqrt"; None: 10,000 steps
+            "timescale_steps": placeholder(int),
+            "timescale_examples": placeholder(int),
+            "milestone_epochs": (),  # of "multistep"
+            "milestone_steps": (),
+            "milestone_examples": (),
+            # Tables of (pattern of a parameter's path, number), and patterns; the first rules.
+            "lr_mults": (),
+            "decay_mults": (),
+            "freeze": (),
+            "train_only": (),  # where there are any, nothing else trains
+            "layer_decay": placeholder(float),
         }
     )
     config.distill = ConfigDict(  # train.run.make_distillation
@@ -127,11 +152,17 @@ def get_config() -> ConfigDict:
         }
     )
     config.mesh = ConfigDict({"data": -1})  # train.sharding.create_mesh; -1: all devices
-    config.run = ConfigDict(  # train.plan.make_plan: cadences
+    config.run = ConfigDict(  # train.plan.make_plan: cadences, each in one unit, the others 0
         {
             "log_steps": 50,
+            "log_epochs": placeholder(float),
+            "log_examples": placeholder(int),
             "eval_epochs": 1.0,
+            "eval_steps": placeholder(int),
+            "eval_examples": placeholder(int),
             "checkpoint_epochs": 1.0,
+            "checkpoint_steps": placeholder(int),
+            "checkpoint_examples": placeholder(int),
             "keep_checkpoints": 2,
         }
     )

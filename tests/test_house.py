@@ -65,6 +65,8 @@ DIRECTIONS = {
     ],
     "train.distill": ["types", "train.*", "models.layers"],
     "train.run": ["types", "train.*", "data.*", "models.*"],
+    "train.groups": ["types", "models.blocks"],
+    "train.optim": ["types", "models.blocks", "train.*"],
     "train*": ["types", "train.*"],
     "analysis*": [
         "types",

@@ -6,6 +6,7 @@ have a leading axis. Files are always in loop layout; `stack_blocks` and `unstac
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -90,6 +91,19 @@ def _depth_of(blocks: Mapping[str, Any], path: str) -> int:
     if len(sizes) != 1:
         raise ValueError(f"{path}: the leading axes are {sorted(sizes)}, and should be one depth.")
     return sizes.pop()
+
+
+def row_paths(path: str, shape: tuple[int, ...]) -> list[str] | None:
+    """Returns the paths, in loop layout, of the rows of a stacked leaf; None for any other leaf.
+
+    Paths are names joined by "/", as in `stage_2/pairs/block_0/norm1/scale`.
+    """
+    match = re.fullmatch(r"((?:stage_\d+/)?)(?:blocks|pairs/block_([01]))/(.*)", path)
+    if match is None:
+        return None
+    stage, half, rest = match.groups()
+    step, first = (1, 0) if half is None else (2, int(half))
+    return [f"{stage}block_{first + step * i}/{rest}" for i in range(shape[0])]
 
 
 def unstack_blocks(params: Params) -> Params:

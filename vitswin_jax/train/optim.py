@@ -1,114 +1,118 @@
-"""Schedules, weight-decay masks and optimizers, from the keys of `config.optim`."""
+"""Optimizers, from the keys of `config.optim`; docs/optim.md has each one's equations."""
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
-from flax.traverse_util import flatten_dict, path_aware_map
 
+from vitswin_jax.models.blocks import row_paths
+from vitswin_jax.train.choices import check_choice, own_keys
+from vitswin_jax.train.groups import Groups, decay_mask, path_of
+from vitswin_jax.train.muon import muon_directions
+from vitswin_jax.train.schedules import make_schedule
 from vitswin_jax.types import Params, UserError
 
-DECAY_RULES: tuple[tuple[str, bool], ...] = (
-    # (pattern of the whole path, decayed?), the first that matches. As all originals: kernels only.
-    (r".*(relative_position_bias_table|logit_scale|cpb_mlp/.*)", False),
-    (r"(.*/)?(cls_token|dist_token|reg_token|pos_embed(_[xy])?|absolute_pos_embed|latent)", False),
-    (r".*/router/(proj/kernel|sim_matrix|temperature)", False),  # Swin-MoE's cosine router
-    (r"(.*/)?(bias|[qv]_bias|fc[12]_bias|scale|gamma)", False),
-    (r"(.*/)?(kernel|fc[12]_kernel|lora_[ab])", True),  # fc1 and fc2: of Swin-MoE's experts
-)
+__all__ = ["OPTIMIZERS", "Optim", "decay_mask", "make_optim", "make_schedule", "make_tx"]
+
+DTYPES = ("float32", "bfloat16")
+
+# A rule turns gradients into a direction, of which the rate makes the step; its keywords are the
+# keys of `config.optim` that it reads, their defaults its own.
 
 
-def _first_match(path: str) -> bool | None:
-    return next((decayed for pattern, decayed in DECAY_RULES if re.fullmatch(pattern, path)), None)
-
-
-def decay_mask(params: Params) -> Params:
-    """Returns a tree of booleans: which parameters weight decay shrinks (`DECAY_RULES`).
-
-    Raises ValueError that lists every path no rule covers.
-    """
-    paths = flatten_dict(params, sep="/")
-    uncovered = [path for path in paths if _first_match(path) is None]
-    if uncovered:
-        raise ValueError(f"no rule of DECAY_RULES covers {', '.join(uncovered)}.")
-    return path_aware_map(lambda path, _: _first_match("/".join(path)), params)
-
-
-def _cosine(peak: float, end: float, steps: int) -> optax.Schedule:
-    return optax.cosine_decay_schedule(peak, max(steps, 1), alpha=end / peak if peak else 0.0)
-
-
-def _linear(peak: float, end: float, steps: int) -> optax.Schedule:
-    return optax.linear_schedule(peak, end, max(steps, 1))
-
-
-def _constant(peak: float, end: float, steps: int) -> optax.Schedule:
-    del end, steps
-    return optax.constant_schedule(peak)
-
-
-SCHEDULES: dict[str, Callable[[float, float, int], optax.Schedule]] = {
-    "cosine": _cosine,
-    "linear": _linear,
-    "constant": _constant,
-}
-
-
-def make_schedule(
-    *,
-    schedule: str,
-    peak_lr: float,
-    total_steps: int,
-    warmup_steps: int = 0,
-    warmup_lr: float = 0.0,
-    end_lr: float = 0.0,
-) -> optax.Schedule:
-    """Returns the learning rate as a function of the step, from 0.
-
-    Linear from `warmup_lr` to `peak_lr` over `warmup_steps`, then as `schedule` says over the steps
-    that remain, to `end_lr`. Raises UserError for an unknown schedule or a warmup that never ends.
-    """
-    _check_choice("schedule", schedule, SCHEDULES)
-    if warmup_steps and warmup_steps >= total_steps:
-        raise UserError(
-            f"optim: the warmup of {warmup_steps} steps must be shorter than the run of "
-            f"{total_steps}."
-        )
-    decay = SCHEDULES[schedule](peak_lr, end_lr, total_steps - warmup_steps)
-    if not warmup_steps:
-        return decay
-    warmup = optax.linear_schedule(warmup_lr, peak_lr, warmup_steps)
-    return optax.join_schedules([warmup, decay], [warmup_steps])
-
-
-def _adamw(
-    lr: optax.Schedule, *, weight_decay: float, b1: float, b2: float, eps: float, **_: object
+def _adam(
+    *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, momentum_dtype: str = "float32"
 ) -> optax.GradientTransformation:
-    return optax.adamw(lr, b1, b2, eps, weight_decay=weight_decay, mask=decay_mask)
+    return optax.scale_by_adam(b1, b2, eps, mu_dtype=momentum_dtype)
+
+
+def _adafactor(
+    *,
+    b2: float = 0.999,
+    eps: float = 1e-30,
+    momentum: float = 0.9,
+    momentum_dtype: str = "bfloat16",
+) -> optax.GradientTransformation:
+    """big_vision's: no rate relative to the parameters, and second moments that forget by `b2`."""
+    rms = optax.scale_by_factored_rms(
+        min_dim_size_to_factor=32,
+        epsilon=eps,
+        decay_rate_fn=lambda i, rate: jnp.minimum(b2, 1.0 - (i + 1.0) ** -rate),
+    )
+    ema = optax.ema(momentum, debias=False, accumulator_dtype=momentum_dtype)
+    return per_block(optax.chain(rms, ema))
+
+
+def _lamb(
+    *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6, momentum_dtype: str = "float32"
+) -> optax.GradientTransformation:
+    return optax.scale_by_adam(b1, b2, eps, mu_dtype=momentum_dtype)
+
+
+def _lion(
+    *, b1: float = 0.9, b2: float = 0.99, momentum_dtype: str = "float32"
+) -> optax.GradientTransformation:
+    return optax.scale_by_lion(b1, b2, mu_dtype=momentum_dtype)
 
 
 def _sgd(
-    lr: optax.Schedule,
-    *,
-    weight_decay: float,
-    momentum: float,
-    nesterov: bool,
-    momentum_dtype: str,
-    **_: object,
+    *, momentum: float = 0.9, nesterov: bool = False, momentum_dtype: str = "float32"
 ) -> optax.GradientTransformation:
-    sgd = optax.sgd(lr, momentum, nesterov, accumulator_dtype=momentum_dtype)
-    if not weight_decay:
-        return sgd
-    # Coupled: the decay passes through the momentum, as in PyTorch's SGD.
-    return optax.chain(optax.add_decayed_weights(weight_decay, mask=decay_mask), sgd)
+    if not momentum:
+        return optax.identity()
+    return optax.trace(momentum, nesterov, accumulator_dtype=momentum_dtype)
 
 
-OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "adamw": _adamw,
-    "sgd": _sgd,
+def per_block(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Applies a rule that looks at whole arrays to each row of a stack by itself.
+
+    So that scanned blocks are updated as the same blocks in a loop are.
+    """
+
+    def split(params: Params) -> optax.GradientTransformation:
+        def label(path: tuple[Any, ...], leaf: Any) -> str:
+            rows = row_paths(path_of(path), np.shape(leaf))
+            return "single" if rows is None else f"{len(rows)} rows"
+
+        labels = jax.tree_util.tree_map_with_path(label, params)
+        stacked = optax.GradientTransformation(jax.vmap(tx.init), jax.vmap(tx.update))
+        kinds = sorted(set(jax.tree.leaves(labels)))
+        return optax.partition({k: tx if k == "single" else stacked for k in kinds}, labels)
+
+    return optax.GradientTransformation(
+        lambda params: split(params).init(params),
+        lambda updates, state, params=None: split(updates).update(updates, state, params),
+    )
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """A rule, and what the decay of a parameter is times.
+
+    "gradient": it is added to the gradient, and goes through the rule (coupled). "rate": the
+    parameter's rate, its multiplier included (arXiv:1711.05101 as PyTorch has it). "schedule": the
+    schedule over its peak, whatever the rate (big_vision).
+    """
+
+    rule: Callable[..., optax.GradientTransformation]
+    decay: str
+    trust_ratio: bool = False  # the direction, decay included, takes on the parameter's norm
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "adamw": Optimizer(_adam, "rate"),
+    "sgd": Optimizer(_sgd, "gradient"),
+    "big_vision_adam": Optimizer(_adam, "schedule"),
+    "big_vision_adafactor": Optimizer(_adafactor, "schedule"),
+    "lamb": Optimizer(_lamb, "rate", trust_ratio=True),
+    "lion": Optimizer(_lion, "rate"),
+    "muon": Optimizer(muon_directions, "rate"),
 }
 
 
@@ -118,38 +122,126 @@ def make_tx(
     name: str = "adamw",
     weight_decay: float = 0.0,
     max_grad_norm: float | None = None,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
-    momentum: float = 0.9,
-    nesterov: bool = False,
-    momentum_dtype: str = "float32",
+    groups: Groups | None = None,
+    peak_lr: float | None = None,
+    **own: Any,
 ) -> optax.GradientTransformation:
     """Returns the optimizer: gradients are clipped by their global norm, then `name` updates.
 
-    "adamw" decouples the decay and multiplies it by the rate (arXiv:1711.05101), with `b1 b2 eps`;
-    "sgd" has `momentum`, kept in `momentum_dtype`. Kernels alone decay. Raises UserError for an
-    unknown name.
+    The rule reads its own of `b1 b2 eps momentum nesterov momentum_dtype consistent_rms`, and has
+    its own defaults for what is None. `groups` say what trains and decays, and at what rate; frozen
+    parameters have no state. big_vision's need the schedule's `peak_lr` to decay by.
+    Raises UserError for an unknown name and for keys that it does not read; `init` also for groups
+    that do not fit the parameters.
     """
-    _check_choice("name", name, OPTIMIZERS)
-    tx = OPTIMIZERS[name](
-        schedule,
-        weight_decay=weight_decay,
-        b1=b1,
-        b2=b2,
-        eps=eps,
-        momentum=momentum,
-        nesterov=nesterov,
-        momentum_dtype=momentum_dtype,
+    check_choice("name", name, OPTIMIZERS)
+    optimizer, groups = OPTIMIZERS[name], groups or Groups()
+    _check_values(weight_decay, max_grad_norm)
+    own = own_keys(f"name={name!r}", optimizer.rule, own)
+    check_choice("momentum_dtype", own["momentum_dtype"], DTYPES)
+    if optimizer.decay == "schedule" and weight_decay:
+        if not peak_lr:
+            raise UserError(f"optim.name={name!r} needs a peak_lr above 0 for its weight_decay.")
+        weight_decay /= peak_lr
+    rule = optimizer.rule(**own)
+    decay = add_decay(weight_decay, groups) if weight_decay else None
+    mults = scale_rates(groups) if groups.lr_mults or groups.layer_decay else None
+    parts = [
+        drop_gradients(groups) if groups.freezes else None,
+        None if max_grad_norm is None else optax.clip_by_global_norm(max_grad_norm),
+        decay if optimizer.decay == "gradient" else None,
+        train_alone(rule, groups) if groups.freezes else rule,
+        mults if optimizer.decay == "schedule" else None,
+        decay if optimizer.decay != "gradient" else None,
+        per_block(optax.scale_by_trust_ratio()) if optimizer.trust_ratio else None,
+        mults if optimizer.decay != "schedule" else None,
+        optax.scale_by_learning_rate(schedule),
+    ]
+    tx = optax.chain(*(part for part in parts if part is not None))
+
+    def init(params: Params) -> optax.OptState:
+        groups.check(params)
+        return tx.init(params)
+
+    return optax.GradientTransformation(init, tx.update)
+
+
+def add_decay(weight_decay: float, groups: Groups) -> optax.GradientTransformation:
+    """Adds `weight_decay`, times each parameter's own factor, times what trains."""
+
+    def decayed(update: jax.Array, param: jax.Array, scale: Any, trains: bool) -> jax.Array:
+        return update + weight_decay * scale * param if trains and np.any(scale) else update
+
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(
+            decayed, updates, params, groups.decay_scales(params), groups.trained(params)
+        )
     )
-    if max_grad_norm is None:
-        return tx
-    return optax.chain(optax.clip_by_global_norm(max_grad_norm), tx)
 
 
-def _check_choice(key: str, value: str, known: Iterable[str]) -> None:
-    known = list(known)
-    if value not in known:
-        close = difflib.get_close_matches(value, known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
-        raise UserError(f"optim.{key}={value!r} is none of {', '.join(known)}{hint}")
+def scale_rates(groups: Groups) -> optax.GradientTransformation:
+    """Multiplies each update by its parameter's factor of the rate."""
+    return optax.stateless(
+        lambda updates, _: jax.tree.map(jnp.multiply, updates, groups.lr_scales(updates))
+    )
+
+
+def drop_gradients(groups: Groups) -> optax.GradientTransformation:
+    """Makes frozen parameters' gradients zero, so that a global norm does not see them."""
+    return optax.stateless(
+        lambda updates, _: jax.tree.map(
+            lambda update, trains: update if trains else jnp.zeros_like(update),
+            updates,
+            groups.trained(updates),
+        )
+    )
+
+
+def train_alone(rule: optax.GradientTransformation, groups: Groups) -> optax.GradientTransformation:
+    """Gives the rule, and so its state, what trains; all other updates are zeros."""
+
+    def labels(params: Params) -> Params:
+        return jax.tree.map(
+            lambda trains: "trained" if trains else "frozen", groups.trained(params)
+        )
+
+    return optax.partition({"trained": rule, "frozen": optax.set_to_zero()}, labels)
+
+
+def _check_values(weight_decay: float, max_grad_norm: float | None) -> None:
+    wrong = []
+    if not weight_decay >= 0:
+        wrong.append(f"optim.weight_decay={weight_decay} must be 0 or more")
+    if max_grad_norm is not None and not max_grad_norm > 0:
+        wrong.append(f"optim.max_grad_norm={max_grad_norm} must be above 0")
+    if wrong:
+        raise UserError("; ".join(wrong) + ".")
+
+
+class Optim(NamedTuple):
+    """What `config.optim` makes besides the plan."""
+
+    schedule: optax.Schedule
+    tx: optax.GradientTransformation
+    groups: Groups
+
+
+SCHEDULE_KEYS = (
+    *("schedule", "schedule_unit", "peak_lr", "warmup_lr", "end_lr", "warmup_prefix", "gamma"),
+    *("total_steps", "warmup_steps", "cooldown_steps", "timescale_steps", "milestone_steps"),
+    "steps_per_epoch",
+)
+
+
+def make_optim(section: Mapping[str, Any]) -> Optim:
+    """Returns schedule, optimizer and groups of the keys of `config.optim`, every count in steps.
+
+    Raises UserError for what does not fit, and TypeError for a key that nothing reads.
+    """
+    section = {key: value for key, value in section.items() if value is not None}
+    plan = {key: section.pop(key) for key in SCHEDULE_KEYS if key in section}
+    schedule = make_schedule(**plan)
+    keys = [field.name for field in fields(Groups) if field.name in section]
+    groups = Groups(**{key: section.pop(key) for key in keys})
+    tx = make_tx(schedule, groups=groups, peak_lr=plan["peak_lr"], **section)
+    return Optim(schedule, tx, groups)

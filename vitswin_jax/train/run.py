@@ -11,6 +11,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -27,15 +28,15 @@ from vitswin_jax.data.transforms import Preprocess, TrainTransform
 from vitswin_jax.train.distill import Distillation
 from vitswin_jax.train.ema import make_ema
 from vitswin_jax.train.erasing import Erasing
-from vitswin_jax.train.lora import make_lora
+from vitswin_jax.train.lora import Lora, add_lora, make_lora, split
 from vitswin_jax.train.losses import make_loss
 from vitswin_jax.train.mixing import Mixing
-from vitswin_jax.train.optim import make_schedule, make_tx
+from vitswin_jax.train.optim import make_optim
 from vitswin_jax.train.plan import Plan, make_plan, split_fields
 from vitswin_jax.train.sharding import check_batch_size, create_mesh, shard_batch
 from vitswin_jax.train.start import Start, make_start, open_teacher, read_start
 from vitswin_jax.train.steps import StepOptions
-from vitswin_jax.types import Source, UserError
+from vitswin_jax.types import Params, Source, UserError
 
 Batches = Generator[dict[str, jax.Array], None, None]
 
@@ -96,14 +97,13 @@ def prepare(config: ConfigDict, workdir: Path | None = None) -> Run:
     transform, erasing, mixing = build_augmentation(augment, preprocess)
 
     optim = dict(config.optim)
-    epochs = {key: optim.pop(key) for key in ("epochs", "warmup_epochs")}
-    plan = make_plan(num_examples=len(train), batch_size=data["batch_size"], **epochs, **config.run)
-    schedule = make_schedule(
-        total_steps=plan.total_steps,
-        warmup_steps=plan.warmup_steps,
-        **{key: optim.pop(key) for key in ("schedule", "peak_lr", "warmup_lr", "end_lr")},
+    plan = make_plan(
+        optim, dict(config.run), num_examples=len(train), batch_size=data["batch_size"]
     )
     accum_steps = optim.pop("accum_steps")
+    schedule, tx, groups = make_optim(optim | plan.schedule_counts())
+    lora = make_lora(**config.lora)
+    groups.check(trained_shapes(start.model, lora))
     check_batch_size("data.batch_size / optim.accum_steps", data["batch_size"] // accum_steps, mesh)
     loss = dict(config.loss)
     check_loss_fits(loss["name"], train)
@@ -118,11 +118,11 @@ def prepare(config: ConfigDict, workdir: Path | None = None) -> Run:
         mean=preprocess.mean,
         std=preprocess.std,
         accum_steps=accum_steps,
+        groups=groups,
         distillation=distillation,
-        lora=make_lora(**config.lora),
+        lora=lora,
         ema=make_ema(**config.ema),
     )
-    tx = make_tx(schedule, **optim)
     make_train_batches, test_batches = make_inputs(
         train,
         test,
@@ -164,6 +164,17 @@ def build_augmentation(
     if wrong:
         raise UserError(f"augment: {'; '.join(wrong)}.")
     return tuple(built)
+
+
+def trained_shapes(model: nn.Module, lora: Lora | None) -> Params:
+    """Returns the shapes of what the optimizer is given; nothing is computed."""
+    images = jax.ShapeDtypeStruct((1, *pair(model.img_size), model.in_chans), jnp.float32)
+
+    def init(key: jax.Array, images: jax.Array) -> Params:
+        params = model.init(key, images)["params"]
+        return split(params if lora is None else add_lora(params, lora, key), lora)[0]
+
+    return jax.eval_shape(init, jax.random.key(0), images)
 
 
 def open_data(data: dict[str, Any], *, seed: int) -> tuple[Source, Source]:

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Shaped
 from vitswin_jax.train.distill import Distillation
 from vitswin_jax.train.ema import Ema
 from vitswin_jax.train.erasing import Erasing, erase
+from vitswin_jax.train.groups import Groups
 from vitswin_jax.train.lora import Lora, join, model_params, split
 from vitswin_jax.train.losses import (
     Loss,
@@ -50,6 +51,7 @@ def normalize(images: Shaped[Array, "b h w c"], *, mean: Triple, std: Triple) ->
 
 NO_ERASING = Erasing()
 NO_MIXING = Mixing()
+NO_GROUPS = Groups()
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class StepOptions:
     mean: Triple = (0.5, 0.5, 0.5)
     std: Triple = (0.5, 0.5, 0.5)
     accum_steps: int = 1  # a batch is taken in so many parts, whose gradients add up to its own
+    groups: Groups = NO_GROUPS  # of which a step asks what is frozen, and so has no gradient
     distillation: Distillation | None = None
     lora: Lora | None = None
     ema: Ema | None = None
@@ -91,7 +94,7 @@ def _loss_and_logits(
     distillation = options.distillation
     by_heads = distillation is not None and getattr(model, "dist_token", False)
     logits, sown = model.apply(
-        {"params": model_params(trained, frozen, options.lora)},
+        {"params": model_params(options.groups.stop_gradients(trained), frozen, options.lora)},
         part["image"],
         train=True,
         rngs={"dropout": key},

@@ -11,13 +11,11 @@ import numpy as np
 
 from vitswin_jax.train.losses import make_loss
 from vitswin_jax.train.mixing import Mixing
-from vitswin_jax.train.optim import make_schedule, make_tx
+from vitswin_jax.train.optim import make_optim
 from vitswin_jax.train.sharding import create_mesh, shard_batch, state_shardings
 from vitswin_jax.train.state import new_state
 from vitswin_jax.train.steps import StepOptions, make_train_step
 from vitswin_jax.types import Params, UserError
-
-SCHEDULE_KEYS = ("schedule", "peak_lr", "total_steps", "warmup_steps", "warmup_lr", "end_lr")
 
 
 class Trajectory(NamedTuple):
@@ -43,24 +41,27 @@ def trajectory(
     optionally `mask` (b,). `optim` has the keys of `config.optim`, with steps in place of epochs:
     `name`, `peak_lr`, `schedule` ("constant" where it is left out), `total_steps` (as many as there
     are batches), `warmup_steps`, `warmup_lr`, `end_lr`, `weight_decay`, `max_grad_norm`,
-    `accum_steps` and the optimizer's own; `loss` has `name` ("softmax") and `label_smoothing`.
+    `accum_steps`, those of `Groups`, and the schedule's and the optimizer's own; None is as good as
+    left out. `loss` has `name` ("softmax") and `label_smoothing`.
     Raises UserError for keys and values that the trainer would refuse.
     """
     batches = list(batches)
     optim, loss = dict(optim), dict(loss or {})
     accum_steps = optim.pop("accum_steps", 1)
-    plan = {"schedule": "constant", "total_steps": len(batches)}
-    plan |= {key: optim.pop(key) for key in SCHEDULE_KEYS if key in optim}
     smoothing = loss.pop("label_smoothing", 0.0)
     try:
-        tx = make_tx(make_schedule(**plan), **optim)
+        _, tx, groups = make_optim({"schedule": "constant", "total_steps": len(batches)} | optim)
         objective = make_loss(**{"name": "softmax", **loss})
     except TypeError as error:  # an unexpected or a missing key, which Python names
         raise UserError(f"trajectory: {error}.") from error
 
     mesh = create_mesh(data=1)
     options = StepOptions(
-        Mixing(label_smoothing=smoothing), objective, accum_steps=accum_steps, keep_logits=True
+        Mixing(label_smoothing=smoothing),
+        objective,
+        accum_steps=accum_steps,
+        groups=groups,
+        keep_logits=True,
     )
     # The step donates its state, so it starts from a copy.
     state = jax.tree.map(jax.numpy.array, new_state(variables["params"], tx))

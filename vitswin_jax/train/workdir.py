@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from vitswin_jax.train.plan import UNITS
 from vitswin_jax.types import UserError
 
 CONFIG = "config.json"
@@ -26,10 +27,8 @@ MAY_CHANGE = (  # keys that change how a run computes or reports, not what
     "ema.evaluate",
     "mesh.data",
     "model.remat",
-    "run.checkpoint_epochs",
-    "run.eval_epochs",
     "run.keep_checkpoints",
-    "run.log_steps",
+    *(f"run.{what}_{unit}" for what in ("log", "eval", "checkpoint") for unit in UNITS),
 )
 
 

@@ -1,0 +1,34 @@
+"""What `config.optim` may name, and which keys what it named reads."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from vitswin_jax.types import UserError
+
+
+def check_choice(key: str, value: str, known: Iterable[str]) -> None:
+    """Raises UserError where `optim.key` is none of the known names."""
+    known = list(known)
+    if value not in known:
+        close = difflib.get_close_matches(value, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+        raise UserError(f"optim.{key}={value!r} is none of {', '.join(known)}{hint}")
+
+
+def own_keys(choice: str, make: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the keyword-only parameters of `make`: as given in `optim`, or its defaults.
+
+    What is None is not given. `choice` is what chose `make`, such as "name='sgd'". Raises UserError
+    that lists the keys that it does not read.
+    """
+    parameters = inspect.signature(make).parameters.values()
+    own = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    given = {key: value for key, value in given.items() if value is not None}
+    if unread := [f"optim.{key}={value!r}" for key, value in given.items() if key not in own]:
+        also = f"of such keys it reads {', '.join(own)}" if own else "it has no such keys"
+        raise UserError(f"optim.{choice} does not read {', '.join(unread)}; {also}.")
+    return own | given
