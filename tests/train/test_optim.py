@@ -1,64 +1,23 @@
-"""Schedules at points known from their formulas; decay masks on whole models; clipping."""
+"""Each rule against its formula or its original; clipping; what is frozen; stacks as loops."""
 
-import math
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
+from optax.contrib import MuonDimensionNumbers
 
-from vitswin_jax import create_model
-from vitswin_jax.train.optim import decay_mask, make_schedule, make_tx
+from vitswin_jax.models.blocks import stack_blocks, unstack_blocks
+from vitswin_jax.train.groups import Groups
+from vitswin_jax.train.optim import OPTIMIZERS, make_optim, make_tx
 from vitswin_jax.types import UserError
 
-
-def test_warmup_and_cosine_are_the_originals_formula():
-    """vit_jax: base * min(1, t / warmup) * (1 + cos(π progress)) / 2, from the warmup's end."""
-    schedule = make_schedule(schedule="cosine", peak_lr=0.3, total_steps=10, warmup_steps=3)
-    for t in range(10):
-        progress = min(1.0, max(0.0, (t - 3) / (10 - 3)))
-        want = 0.3 * min(1.0, t / 3) * (1 + math.cos(math.pi * progress)) / 2
-        assert float(schedule(t)) == pytest.approx(want, abs=1e-7)
-
-
-def test_swin_warms_up_from_and_decays_to_rates_above_zero():
-    """timm's CosineLRScheduler with a warmup prefix, as Swin's recipe has it."""
-    schedule = make_schedule(
-        schedule="cosine",
-        peak_lr=1e-3,
-        total_steps=300,
-        warmup_steps=20,
-        warmup_lr=5e-7,
-        end_lr=5e-6,
-    )
-    for t in range(0, 300, 7):
-        if t < 20:
-            want = 5e-7 + t * (1e-3 - 5e-7) / 20
-        else:
-            want = 5e-6 + 0.5 * (1e-3 - 5e-6) * (1 + math.cos(math.pi * (t - 20) / 280))
-        assert float(schedule(t)) == pytest.approx(want, rel=1e-5)
-
-
-def test_linear_and_constant():
-    linear = make_schedule(schedule="linear", peak_lr=1.0, total_steps=10, end_lr=0.5)
-    np.testing.assert_allclose([linear(0), linear(5), linear(10)], [1.0, 0.75, 0.5])
-    constant = make_schedule(schedule="constant", peak_lr=0.1, total_steps=10, warmup_steps=2)
-    np.testing.assert_allclose([constant(0), constant(1), constant(9)], [0, 0.05, 0.1], rtol=1e-6)
-
-
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
-def test_kernels_alone_decay(name):
-    model = create_model(name)
-    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
-    for path, decayed in flatten_dict(decay_mask(params), sep="/").items():
-        assert decayed == path.endswith("/kernel"), path
-
-
-def test_a_parameter_that_no_rule_covers_raises():
-    with pytest.raises(ValueError, match="no rule of DECAY_RULES covers head/kernle"):
-        decay_mask({"head": {"kernle": jnp.zeros(2), "bias": jnp.zeros(2)}})
+sys.path.insert(0, str(Path(__file__).parents[1] / "convert"))
+import parity
 
 
 def test_adamw_is_the_paper_formula():
@@ -104,23 +63,206 @@ def test_gradients_are_clipped_by_their_global_norm():
     np.testing.assert_allclose(updates["b"]["kernel"], [-0.8], rtol=1e-6)
 
 
+SHAPES = {
+    "patch_embed/proj/kernel": (2, 2, 3, 36),
+    "block_0/attn/qkv/kernel": (36, 3, 2, 33),
+    "block_0/attn/proj/kernel": (2, 33, 36),
+    "block_0/mlp/fc1/kernel": (36, 40),
+    "block_0/mlp/fc1/bias": (40,),
+    "head/kernel": (36, 5),
+    "head/bias": (5,),
+}
+SHAPES |= {key.replace("_0", f"_{i}"): shape for key, shape in SHAPES.items() for i in range(1, 4)}
+
+
+def make_tree(seed, shapes=SHAPES, *, scale=1.0):
+    rng = np.random.default_rng(seed)
+    flat = {key: scale * rng.standard_normal(shape) for key, shape in shapes.items()}
+    return unflatten_dict(jax.tree.map(jnp.float32, flat), sep="/")
+
+
+def run(tx, params, *, steps=4, layout=lambda tree: tree):
+    """The parameters behind some steps, each with gradients of its own size."""
+    params, update = layout(params), jax.jit(tx.update)
+    state = tx.init(params)
+    for step in range(steps):
+        grads = layout(make_tree(100 + step, scale=0.1 * (step + 1)))
+        updates, state = update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+def decays(params):
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)  # all of SHAPES but biases
+
+
+def qkv_as_matrices(params):
+    """Hidden matrices, each of q, k and v by itself; None for the embedding and the head."""
+    axes = {
+        "qkv": MuonDimensionNumbers((0,), (2, 3)),
+        "proj": MuonDimensionNumbers((0, 1), (2,)),
+        "fc1": MuonDimensionNumbers((0,), (1,)),
+    }
+    flat = flatten_dict(params)
+    numbers = {
+        path: axes[path[-2]] if path[0].startswith("block") and path[-1] == "kernel" else None
+        for path in flat
+    }
+    return unflatten_dict(numbers)
+
+
+def optax_muon(rate):
+    """optax's decays by two numbers, and all that is no matrix; so: none, and ours is added."""
+    return optax.contrib.muon(rate, muon_weight_dimension_numbers=qkv_as_matrices)
+
+
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("name", "theirs", "weight_decay"),
     [
-        (
-            lambda: make_tx(lambda s: 0.1, name="adamv"),
-            r"optim.name='adamv' .*did you mean 'adamw'",
-        ),
-        (
-            lambda: make_schedule(schedule="cosin", peak_lr=1.0, total_steps=9),
-            r"optim.schedule='cosin' .*did you mean 'cosine'",
-        ),
-        (
-            lambda: make_schedule(schedule="cosine", peak_lr=1.0, total_steps=9, warmup_steps=9),
-            "the warmup of 9 steps must be shorter than the run of 9",
-        ),
+        ("lamb", lambda rate: optax.lamb(rate, weight_decay=0.1, mask=decays), 0.1),
+        ("lion", lambda rate: optax.lion(rate, weight_decay=0.1, mask=decays), 0.1),
+        ("adamw", lambda rate: optax.adamw(rate, weight_decay=0.1, mask=decays), 0.1),
+        ("muon", optax_muon, 0.0),
     ],
 )
-def test_what_is_unknown_or_too_long_is_said(call, message):
+def test_a_rule_with_its_defaults_is_optaxs(name, theirs, weight_decay):
+    rate = optax.linear_schedule(0.1, 0.02, 4)
+    params = make_tree(0)
+    got, _ = run(make_tx(rate, name=name, weight_decay=weight_decay), params)
+    want, _ = run(theirs(rate), params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, want)
+
+
+def test_muon_decays_kernels_by_the_rate():
+    tx = make_tx(lambda step: 0.1, name="muon", weight_decay=0.5)
+    params = make_tree(0)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = tx.update(zeros, tx.init(params), params)
+    for path, update in flatten_dict(updates).items():
+        value = flatten_dict(params)[path]
+        np.testing.assert_allclose(
+            update, -0.05 * value if path[-1] == "kernel" else 0 * value, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("name", ["adafactor", "adam"])
+def test_big_visions_are_big_visions_own(name):
+    """Eight steps of their `make`: clipping, multipliers, a schedule with warmup and cooldown.
+
+    Their decay follows the schedule alone: neither the rate nor its multipliers change it.
+    """
+    with np.load(Path(__file__).parent / "goldens" / "big_vision.npz") as arrays:
+        want = {key.removeprefix(f"{name}/"): arrays[key] for key in arrays if key.startswith(name)}
+    shapes = {key: value.shape for key, value in want.items()}
+
+    def tree(prefix):
+        flat = {key: parity.make_array(prefix + key, shape) for key, shape in shapes.items()}
+        return unflatten_dict(flat, sep="/")
+
+    own = {"momentum_dtype": "bfloat16", "b2": 0.95} if name == "adam" else {}
+    counts = {"warmup_steps": 2, "cooldown_steps": 3, "total_steps": 8, "timescale_steps": 3}
+    section = {
+        "name": f"big_vision_{name}",
+        "schedule": "rsqrt",
+        "peak_lr": 8e-3,
+        "weight_decay": 1e-3,
+        "max_grad_norm": 1.0,
+        "decay_mults": ((".*head/kernel", 100.0),),
+        "lr_mults": (("head/.*", 0.5),),
+        "freeze": ("pos_embed",),
+    }
+    tx, params = make_optim(section | counts | own).tx, tree("param/")
+    state = tx.init(params)
+    for step in range(8):
+        updates, state = tx.update(tree(f"grad {step}/"), state, params)
+        params = optax.apply_updates(params, updates)
+    for key, value in flatten_dict(params, sep="/").items():
+        np.testing.assert_allclose(value, want[key], rtol=1e-5, atol=1e-6, err_msg=key)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_stacked_blocks_are_updated_as_blocks_in_a_loop(name):
+    """Rules that look at whole arrays (norms, factors, matrices) look at each block's."""
+    groups = Groups(layer_decay=0.8, lr_mults=(("block_2/.*", 3.0),))
+    optim = {"name": name, "weight_decay": 0.1, "max_grad_norm": 1.0, "groups": groups}
+    tx, params = make_tx(lambda step: 0.1, peak_lr=0.1, **optim), make_tree(0)
+    loop, _ = run(tx, params)
+    scan, _ = run(tx, params, layout=stack_blocks)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6),
+        loop,
+        unstack_blocks(scan),
+    )
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_what_is_frozen_stays_and_costs_nothing(name):
+    """Bit for bit, without state, and without a share in the clipped norm."""
+    groups = Groups(train_only=("(head|block_[23])/.*",))
+    optim = {"name": name, "weight_decay": 0.1, "max_grad_norm": 0.5, "peak_lr": 0.1}
+    params = make_tree(0)
+    got, state = run(make_tx(lambda step: 0.1, groups=groups, **optim), params)
+    trains = {path: path[0] in ("head", "block_2", "block_3") for path in flatten_dict(params)}
+    alone = {path: leaf for path, leaf in flatten_dict(params).items() if trains[path]}
+    for path, leaf in flatten_dict(params).items():
+        assert np.array_equal(flatten_dict(got)[path], leaf) != trains[path], path
+
+    def keep(tree):
+        return unflatten_dict({p: x for p, x in flatten_dict(tree).items() if trains[p]})
+
+    want, want_state = run(make_tx(lambda step: 0.1, **optim), params, layout=keep)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), keep(got), want
+    )
+    assert len(alone) < len(flatten_dict(params))
+    assert sum(x.size for x in jax.tree.leaves(state)) == sum(
+        x.size for x in jax.tree.leaves(want_state)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "dtypes"),
+    [
+        ("adamw", {"float32", "int32"}),
+        ("big_vision_adafactor", {"float32", "bfloat16", "int32"}),
+        ("sgd", {"int32", "float32"}),
+    ],
+)
+def test_the_first_moment_has_the_dtype_that_is_asked(name, dtypes):
+    params = make_tree(0)
+
+    def kinds(**own):
+        state = make_tx(lambda step: 0.1, name=name, **own).init(params)
+        return {str(leaf.dtype) for leaf in jax.tree.leaves(state)}
+
+    assert kinds() == dtypes
+    assert "bfloat16" in kinds(momentum_dtype="bfloat16")
+    assert "bfloat16" not in kinds(momentum_dtype="float32")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"name": "adamv"}, r"optim.name='adamv' .*did you mean 'adamw'"),
+        (
+            {"name": "adamw", "momentum": 0.9, "nesterov": True},
+            r"optim.name='adamw' does not read optim.momentum=0.9, optim.nesterov=True; of such "
+            r"keys it reads b1, b2, eps, momentum_dtype\.",
+        ),
+        ({"momentum_dtype": "bf16"}, r"optim.momentum_dtype='bf16' is none of float32, bfloat16"),
+        (
+            {"weight_decay": -0.1, "max_grad_norm": 0.0},
+            "optim.weight_decay=-0.1 must be 0 or more; optim.max_grad_norm=0.0 must be above 0",
+        ),
+        ({"name": "big_vision_adam", "weight_decay": 0.1}, "needs a peak_lr above 0"),
+    ],
+)
+def test_what_is_unknown_or_unread_is_said(keys, message):
     with pytest.raises(UserError, match=message):
-        call()
+        make_tx(lambda step: 0.1, **keys)
+
+
+def test_a_pattern_that_matches_nothing_raises_before_there_is_a_state():
+    tx = make_tx(lambda step: 0.1, groups=Groups(freeze=("haed/.*",)))
+    with pytest.raises(UserError, match=r"matches no parameter; the nearest are head/"):
+        tx.init(make_tree(0))

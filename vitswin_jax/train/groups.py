@@ -116,8 +116,8 @@ class Groups:
     Raises UserError for what is no such table.
     """
 
-    lr_mults: Table = ()
-    decay_mults: Table = ()
+    lr_mults: Sequence[Any] = ()  # of pairs, which is checked here, as users write them
+    decay_mults: Sequence[Any] = ()
     freeze: Sequence[str] = ()
     train_only: Sequence[str] = ()
     layer_decay: float | None = None

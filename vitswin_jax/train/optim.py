@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from vitswin_jax.models.blocks import row_paths
 from vitswin_jax.train.choices import check_choice, own_keys
@@ -169,7 +170,7 @@ def make_tx(
 def add_decay(weight_decay: float, groups: Groups) -> optax.GradientTransformation:
     """Adds `weight_decay`, times each parameter's own factor, times what trains."""
 
-    def decayed(update: jax.Array, param: jax.Array, scale: Any, trains: bool) -> jax.Array:
+    def decayed(update: ArrayLike, param: ArrayLike, scale: Any, trains: bool) -> ArrayLike:
         return update + weight_decay * scale * param if trains and np.any(scale) else update
 
     return optax.stateless(

@@ -167,9 +167,9 @@ def _in_epochs(
         raise UserError("optim.schedule_unit='epoch' needs steps_per_epoch.")
     broken = []
 
-    def epochs(name: str, steps: float) -> int:
+    def epochs(name: str, steps: int) -> int:
         count = round(steps / steps_per_epoch)
-        if abs(count * steps_per_epoch - steps) > 1:  # steps themselves are rounded
+        if abs(count * steps_per_epoch - steps) > 0.51:  # the steps themselves are rounded
             broken.append(f"{name} is {steps / steps_per_epoch:.4g}")
         return count
 
