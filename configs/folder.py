@@ -1,4 +1,4 @@
-"""Any model on a folder of class folders, from scratch.
+"""Any model on a folder of class folders, from scratch (finetune.py starts from weights).
 
 python train.py --config=configs/folder.py:vit_tiny_patch16_224 --workdir=runs/mine \
     --config.data.dataset=./my_images

@@ -25,6 +25,7 @@ from vitswin_jax.data.pipeline import (
 )
 from vitswin_jax.data.sources import check_same_classes, open_source
 from vitswin_jax.data.transforms import Preprocess, TrainTransform
+from vitswin_jax.models.layers import pair
 from vitswin_jax.train.distill import Distillation
 from vitswin_jax.train.ema import make_ema
 from vitswin_jax.train.erasing import Erasing

@@ -1,0 +1,42 @@
+"""Any weights fine-tuned on any images: a run, a file of any source, or a published name.
+
+python train.py --config=configs/finetune.py:swin/swin_tiny_patch4_window7_224 \
+    --workdir=runs/mine --config.data.dataset=./my_images
+
+The argument is where it starts; the model, its sizes and how it is given images are the weights'
+own. AdamW with layer-wise decay, 20 epochs, batch 64: a starting point, not a published recipe.
+`--config.model.img_size` resizes; `--config.lora.rank=8` trains adapters alone. Expected: depends
+on the images; a few hundred a class are enough.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+from vitswin_jax import load_metadata
+from vitswin_jax.types import UserError
+
+
+def get_config(weights: str = "") -> ConfigDict:
+    """Returns the recipe for a model of its weights; raises UserError where there are none."""
+    if not weights:
+        raise UserError(
+            "configs/finetune.py: the argument is the weights to start from, a file, a run's "
+            "workdir or a published name: --config=configs/finetune.py:runs/digits."
+        )
+    metadata = load_metadata(weights)
+    config = base.get_config()
+    with config.unlocked():
+        config.model = base.model_section(metadata.name, drop_path_rate=0.1)
+    config.init_from = weights
+    config.data.update(dataset="./images", batch_size=64, eval_batch_size=64)
+    config.augment.label_smoothing = 0.1
+    config.optim.update(
+        epochs=20.0,
+        warmup_epochs=2.0,
+        peak_lr=2e-4,
+        end_lr=1e-6,
+        weight_decay=0.05,
+        max_grad_norm=1.0,
+        layer_decay=0.75,
+    )
+    return config.lock()

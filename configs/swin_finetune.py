@@ -1,0 +1,80 @@
+"""Swin and Swin V2 fine-tuned on ImageNet-1k, from ImageNet-22k or at more pixels, as officially.
+
+python train.py --config=configs/swin_finetune.py:swin_base_patch4_window7_224_22kto1k \
+    --workdir=runs/swin_b_22kto1k
+
+The argument is one of the names in `RECIPES`: what its published result is called. Batch 1024, 30
+epochs, 22k's rows of the head are mapped to 1k's. Expected, in percent: 22kto1k at 224 pixels T
+80.9, S 83.2, B 85.2, L 86.3, at 384 B 86.4, L 87.3; B from 1k at 384 84.5; Swin V2 12to16 B 86.2,
+L 86.9, 12to24 B 87.1, L 87.6.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, parts
+from vitswin_jax.types import UserError
+
+RECIPES = {  # result -> (model, the weights it starts from, drop_path_rate)
+    f"swin_{size}_patch4_window7_224_22kto1k": (
+        f"swin_{size}_patch4_window7_224",
+        f"swin/swin_{size}_patch4_window7_224_22k",
+        0.1 if size == "tiny" else 0.2,
+    )
+    for size in ("tiny", "small", "base", "large")
+}
+RECIPES |= {
+    f"swin_{size}_patch4_window12_384_22kto1k": (
+        f"swin_{size}_patch4_window12_384",
+        f"swin/swin_{size}_patch4_window12_384_22k",
+        0.2,
+    )
+    for size in ("base", "large")
+}
+RECIPES["swin_base_patch4_window12_384"] = (
+    "swin_base_patch4_window12_384",
+    "swin/swin_base_patch4_window7_224",
+    0.5,
+)
+RECIPES |= {
+    f"swinv2_{size}_window12to{window}_192to{img_size}": (
+        f"swinv2_{size}_window12to{window}_192to{img_size}",
+        f"swinv2/swinv2_{size}_patch4_window12_192_22k",
+        0.2,
+    )
+    for size in ("base", "large")
+    for window, img_size in ((16, 256), (24, 384))
+}
+
+
+def get_config(result: str = "swin_base_patch4_window7_224_22kto1k") -> ConfigDict:
+    """Returns the recipe of one published result; raises UserError for another."""
+    if result not in RECIPES:
+        raise UserError(
+            f"configs/swin_finetune.py:{result}: the argument is one of {', '.join(RECIPES)}."
+        )
+    name, init_from, drop_path_rate = RECIPES[result]
+    config = base.get_config()
+    with config.unlocked():
+        config.model = base.model_section(name, drop_path_rate=drop_path_rate, dtype="bfloat16")
+    config.init_from = init_from
+    config.data.update(
+        dataset=parts.IMAGENET_1K,
+        test_split="validation",
+        batch_size=1024,
+        eval_batch_size=512,
+        workers=8,
+    )
+    if name.endswith("384"):  # evaluated whole, without a crop
+        config.preprocess.update(crop_fraction=1.0, crop_mode="squash")
+    parts.augment_as_deit(config)
+    config.optim.update(
+        epochs=30.0,
+        warmup_epochs=5.0,
+        warmup_lr=4e-8,
+        peak_lr=4e-5,
+        end_lr=4e-7,
+        weight_decay=1e-8,
+        max_grad_norm=5.0,
+    )
+    config.run.update(eval_epochs=1.0, checkpoint_epochs=1.0)
+    return config.lock()
