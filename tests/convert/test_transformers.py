@@ -264,3 +264,52 @@ def test_swin_v2_masks_twice(tmp_path):
     assert model.mask_value == -200
     assert twice <= 1e-4 * np.std(want)
     assert once > 1e-2 * np.std(want)
+
+
+def tower(name, **sizes):
+    config = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3,
+              "intermediate_size": 40, "image_size": 12, "patch_size": 4}  # fmt: skip
+    return getattr(transformers, f"{name}Config")(**config | sizes)
+
+
+TOWERS = {  # the class that has the image tower, its config, and what its file does not show
+    "CLIP": ("CLIPVisionModel", "CLIPVision", {"hidden_act": "quick_gelu"}, {"act": "quick_gelu"}),
+    "OpenCLIP": ("CLIPVisionModel", "CLIPVision", {"hidden_act": "gelu"}, {"act": "gelu"}),
+    "SigLIP": ("SiglipVisionModel", "SiglipVision", {}, {}),
+    "ViT-MAE": ("ViTMAEModel", "ViTMAE", {"mask_ratio": 0.0}, {}),
+}
+
+
+@pytest.mark.parametrize("case", TOWERS)
+def test_image_towers_are_transformers(case, tmp_path):
+    """What a tower gives for an image, and its gradient by the image."""
+    kind, config, sizes, fields = TOWERS[case]
+    config = tower(config, **sizes)
+    theirs = getattr(transformers, kind)(config).eval()
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            parameter.copy_(torch.from_numpy(parity.make_array(name, parameter.shape)))
+    theirs.save_pretrained(tmp_path)
+    model, variables = vitswin_jax.load_pretrained(tmp_path, num_heads=3, **fields)
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((2, 12, 12, 3), np.float32)
+    weights = rng.standard_normal((2, 24), np.float32)
+
+    theirs = theirs.double()
+    pixels = torch.from_numpy(np.moveaxis(images, -1, 1)).double().requires_grad_()
+    output = theirs(pixels)
+    pooled = output.last_hidden_state[:, 0] if case == "ViT-MAE" else output.pooler_output
+    (pooled * torch.from_numpy(weights)).sum().backward()
+
+    def weighted(images):
+        features = model.apply(variables, images, method="features")
+        return (features * weights).sum(), features
+
+    with jax.default_matmul_precision("highest"):
+        by_images, features = jax.jit(jax.grad(weighted, has_aux=True))(jnp.asarray(images))
+    want = {
+        "features": pooled.detach().numpy(),
+        "images": np.moveaxis(pixels.grad.numpy(), 1, -1),
+    }
+    errors = relative_errors({"features": features, "images": by_images}, want)
+    assert {name: error for name, error in errors.items() if error > 2 * TOLERANCE} == {}
