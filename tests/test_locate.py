@@ -96,15 +96,20 @@ def test_by_published_name(site, cache):
     assert site.asked == [None]
 
 
-def test_convert_writes_it_into_the_native_file(site, tmp_path, capsys):
-    assert main(["convert", DEIT, str(tmp_path / "b.safetensors"), "--img-size", "24"]) == 0
-    metadata = vitswin_jax.load_metadata(tmp_path / "b.safetensors")
+def test_convert_writes_it_into_the_native_file(site, capsys):
+    assert main(["convert", DEIT, "b.safetensors"]) == 0
+    assert capsys.readouterr().out == "b.safetensors: vit from timm\n"
+    metadata = vitswin_jax.load_metadata("b.safetensors")
     assert metadata.provenance["published"] == DEIT
     assert metadata.provenance["expected_top1"] == 72.2
     assert metadata.preprocess.mean[0] == 0.485
+    # Nobody published how good it is at another size.
+    assert main(["convert", DEIT, "c.safetensors", "--img-size", "24"]) == 0
+    metadata = vitswin_jax.load_metadata("c.safetensors")
+    assert metadata.provenance["published"] == DEIT
+    assert "expected_top1" not in metadata.provenance
     assert metadata.preprocess.img_size == (24, 24)
     assert len(site.asked) == 1
-    assert "b.safetensors: vit from timm" in capsys.readouterr().out
 
 
 def test_a_path_wins_over_a_name(tmp_path):

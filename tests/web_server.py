@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import threading
+import time
 from dataclasses import dataclass, field
 
 
@@ -14,6 +15,7 @@ class Site:
     ranges: bool = True
     etag: str | None = '"1"'
     length: bool = True
+    delay: float = 0.0  # seconds before each answer
     cuts: list[int] = field(default_factory=list)  # of each next answer: bytes before it breaks off
     asked: list[str | None] = field(default_factory=list)  # the Range of each request
     address: str = ""
@@ -23,6 +25,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         site = self.server.site
         site.asked.append(self.headers["Range"])
+        time.sleep(site.delay)
         body = site.files.get(self.path)
         if body is None:
             self.send_error(404, "Not Found")

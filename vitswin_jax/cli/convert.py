@@ -6,8 +6,12 @@ import argparse
 import dataclasses
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vitswin_jax.types import UserError
+
+if TYPE_CHECKING:
+    from vitswin_jax.metadata import Metadata
 
 FORMATS = ("native", "google", "timm", "microsoft", "huggingface")
 
@@ -51,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
     )
     if "num_classes" in fields and fields["num_classes"] != metadata.fields["num_classes"]:
         metadata = dataclasses.replace(metadata, class_names=None)
+    if any(metadata.fields[name] != value for name, value in fields.items()):
+        metadata = _without_accuracy(metadata)
     if metadata.preprocess is not None:
         size = create_model(metadata.name, **{**metadata.fields, **fields}).img_size
         size = size if isinstance(size, tuple) else (size, size)
@@ -59,6 +65,12 @@ def run(args: argparse.Namespace) -> int:
     path = save_pretrained(target, model, variables, format=args.to, metadata=metadata)
     print(f"{path}: {metadata.name} from {metadata.provenance.get('source', source.name)}")
     return _verify(path, model, variables, metadata.name) if args.verify else 0
+
+
+def _without_accuracy(metadata: Metadata) -> Metadata:
+    """Returns the metadata without the accuracy that was published of another head or size."""
+    kept = {k: v for k, v in metadata.provenance.items() if not k.startswith("expected_top1")}
+    return dataclasses.replace(metadata, provenance=kept)
 
 
 def _verify(path: Path, model, variables, name: str) -> int:
