@@ -391,6 +391,24 @@ def test_metadata_of_a_foreign_file(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "fields", "want"),
+    [
+        (None, "deit3_small_patch16_224", "deit3_small_patch16_224"),
+        (None, "deit_small_distilled_patch16_224", "deit_small_distilled_patch16_224"),
+        (None, "deit_small_patch16_224", "vit_small_patch16_224"),  # the files are alike
+        ("deit_small_patch16_224.fb_in1k", "deit_small_patch16_224", "deit_small_patch16_224"),
+        ("deit_base_patch16_224", "vit_small_patch16_224", "vit_small_patch16_224"),
+    ],
+)
+def test_a_file_is_called_by_what_it_shows_and_then_by_the_name(tmp_path, name, fields, want):
+    model = vitswin_jax.create_model(fields)
+    flat = {key: np.zeros(shape, np.float32) for key, shape in parameter_shapes(model).items()}
+    variables = {"params": unflatten_dict(flat, sep="/")}
+    path = vitswin_jax.save_pretrained(tmp_path / "a.pth", model, variables, format="timm")
+    assert vitswin_jax.load_metadata(path, name).name == want
+
+
+@pytest.mark.parametrize(
     ("format", "case", "message"),
     [
         ("microsoft", "timm", "microsoft has no vit; google, huggingface, timm have"),

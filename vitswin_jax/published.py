@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -142,7 +142,7 @@ def near_published(name: str) -> str:
     return nearest(name, published()) or "; `vitswin models --sources` lists what is."
 
 
-def _rows(text: str):
+def _rows(text: str) -> Iterator[tuple[str, str, str, str, list[str]]]:
     """Yields (collection, place, base, document, the other columns) of each row."""
     for line in text.splitlines():
         words = line.split()

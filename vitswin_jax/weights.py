@@ -246,8 +246,15 @@ def _variant(family: str, fields: Mapping[str, Any], name: str | None) -> str | 
     fits = [
         name
         for name, (other, sizes) in VARIANTS.items()
-        if other == family and all(fields.get(key) == value for key, value in sizes.items())
+        if other == family and all(_is_size(fields, *size) for size in sizes.items())
     ]
     if name is not None and (named := resolve_name(name)[0]) in fits:
         return named
     return max(fits, key=lambda name: len(VARIANTS[name][1]), default=None)
+
+
+def _is_size(fields: Mapping[str, Any], key: str, value: Any) -> bool:
+    """Returns whether a field is a variant's; where LayerScale starts, no trained file shows."""
+    if key == "init_values":
+        return bool(fields.get(key)) == bool(value)
+    return fields.get(key) == value
