@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitswin_jax.data.ops import Colour, Pixels
+from vitswin_jax.data.ops import Pixels
 from vitswin_jax.data.policies import Policy, ThreeAugment, TimmOps
+from vitswin_jax.data.slide import Colour
 
 SubPolicy = tuple[tuple[str, float, float], ...]  # operation, probability, magnitude
 

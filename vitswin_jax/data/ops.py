@@ -1,8 +1,8 @@
 """What AutoAugment and RandAugment do to one image, grey level for grey level as Pillow does it.
 
 Each takes and returns uint8 (h, w, 3) in [0, 255]. Tables, histograms and the 3x3 filter are
-OpenCV's, which takes a fraction of Pillow's time for the same integers; what OpenCV would round
-differently (affine maps, blends of two images, blur, hue) stays Pillow's.
+OpenCV's, which takes a fraction of Pillow's time for the same integers, as slide.py does; what
+OpenCV would round differently (rotation, colour, blur, hue) stays Pillow's.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageEnhance, ImageFilter
 
+from vitswin_jax.data.slide import Colour, slide
+
 Pixels = UInt8[np.ndarray, "h w 3"]
-Colour = tuple[int, int, int]
 
 # A worker has one core; OpenCV's own threads would only take turns with Grain's.
 cv2.setNumThreads(0)
@@ -62,13 +63,11 @@ def stretch_table(image: Pixels, dtype: type) -> np.ndarray:
 def equalize(image: Pixels) -> Pixels:
     """Maps each channel's levels so that they are spread about evenly."""
     counts = histogram(image)
-    table = np.tile(LEVELS, (3, 1))
-    for channel, count in enumerate(counts):
-        step = (count.sum() - count[np.flatnonzero(count)[-1]]) // 255
-        if step:
-            below = np.cumsum(count) - count
-            table[channel] = (step // 2 + below) // step
-    return look_up(image, table)
+    below = np.cumsum(counts, 1) - counts
+    highest = 255 - (counts[:, ::-1] > 0).argmax(1)  # all but its pixels are spread
+    step = np.take_along_axis(below, highest[:, None], 1) // 255
+    spread = (step // 2 + below) // np.maximum(step, 1)
+    return look_up(image, np.where(step > 0, spread, LEVELS))
 
 
 def invert(image: Pixels) -> Pixels:
@@ -157,46 +156,46 @@ def hue(image: Pixels, shift: float) -> Pixels:
     return np.asarray(Image.merge("HSV", (Image.fromarray(turned), *others)).convert("RGB"))
 
 
-def affine(
-    image: Pixels, inverse: tuple[float, ...], *, fill: Colour, interpolation: str
-) -> Pixels:
-    """Takes the pixel at (x, y) from (a x + b y + c, d x + e y + f); `fill` from outside.
-
-    `inverse` is (a, b, c, d, e, f), of pixel corners; the edge is not blended with `fill`.
-    """
-    height, width = image.shape[:2]
-    resample = AFFINE_RESAMPLING[interpolation]
-    moved = Image.fromarray(image).transform(
-        (width, height), Image.Transform.AFFINE, inverse, resample, fillcolor=fill
-    )
-    return np.asarray(moved)
-
-
 def rotate(image: Pixels, degrees: float, *, fill: Colour, interpolation: str) -> Pixels:
-    """Turns an image counter-clockwise about its centre."""
+    """Turns an image counter-clockwise about its centre; `fill` comes in from outside."""
     resample = AFFINE_RESAMPLING[interpolation]
     return np.asarray(Image.fromarray(image).rotate(degrees, resample, fillcolor=fill))
 
 
 def shear_x(image: Pixels, factor: float, *, fill: Colour, interpolation: str) -> Pixels:
     """Moves row y to the left by `factor` * y."""
-    inverse = (1.0, factor, 0.0, 0.0, 1.0, 0.0)
-    return affine(image, inverse, fill=fill, interpolation=interpolation)
+    if interpolation == "bicubic":
+        rows = factor * (np.arange(image.shape[0]) + 0.5)
+        return slide(image, rows, axis=1, fill=fill)
+    return affine(image, (1.0, factor, 0.0, 0.0, 1.0, 0.0), fill, interpolation)
 
 
 def shear_y(image: Pixels, factor: float, *, fill: Colour, interpolation: str) -> Pixels:
     """Moves column x upwards by `factor` * x."""
-    inverse = (1.0, 0.0, 0.0, factor, 1.0, 0.0)
-    return affine(image, inverse, fill=fill, interpolation=interpolation)
+    if interpolation == "bicubic":
+        columns = factor * (np.arange(image.shape[1]) + 0.5)
+        return slide(image, columns, axis=0, fill=fill)
+    return affine(image, (1.0, 0.0, 0.0, factor, 1.0, 0.0), fill, interpolation)
 
 
 def translate_x(image: Pixels, share: float, *, fill: Colour, interpolation: str) -> Pixels:
     """Moves an image to the left by `share` of its width."""
-    inverse = (1.0, 0.0, share * image.shape[1], 0.0, 1.0, 0.0)
-    return affine(image, inverse, fill=fill, interpolation=interpolation)
+    height, width = image.shape[:2]
+    if interpolation == "bicubic":
+        return slide(image, np.full(height, share * width), axis=1, fill=fill)
+    return affine(image, (1.0, 0.0, share * width, 0.0, 1.0, 0.0), fill, interpolation)
 
 
 def translate_y(image: Pixels, share: float, *, fill: Colour, interpolation: str) -> Pixels:
     """Moves an image upwards by `share` of its height."""
-    inverse = (1.0, 0.0, 0.0, 0.0, 1.0, share * image.shape[0])
-    return affine(image, inverse, fill=fill, interpolation=interpolation)
+    height, width = image.shape[:2]
+    if interpolation == "bicubic":
+        return slide(image, np.full(width, share * height), axis=0, fill=fill)
+    return affine(image, (1.0, 0.0, 0.0, 0.0, 1.0, share * height), fill, interpolation)
+
+
+def affine(image: Pixels, inverse: tuple[float, ...], fill: Colour, interpolation: str) -> Pixels:
+    """Takes the pixel at (x, y) from (a x + b y + c, d x + e y + f); `fill` from outside."""
+    whole, resample = Image.fromarray(image), AFFINE_RESAMPLING[interpolation]
+    map_ = Image.Transform.AFFINE
+    return np.asarray(whole.transform(whole.size, map_, inverse, resample, fillcolor=fill))

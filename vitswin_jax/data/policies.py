@@ -15,7 +15,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from vitswin_jax.data import ops, ops_big_vision
-from vitswin_jax.data.ops import Colour, Pixels
+from vitswin_jax.data.ops import Pixels
+from vitswin_jax.data.slide import Colour
 
 
 @runtime_checkable

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
@@ -201,8 +202,8 @@ class TrainTransform:
         if shift or self.rotate or self.zoom:
             image = random_affine(image, rng, shift=shift, rotate=self.rotate, zoom=self.zoom)
         if self.flip and rng.random() < 0.5:
-            image = image[:, ::-1]
-        return np.ascontiguousarray(self._recolour(np.ascontiguousarray(image), rng))
+            image = cv2.flip(image, 1)  # many times as fast as a copy of numpy's view
+        return np.ascontiguousarray(self._recolour(image, rng))
 
     def _recolour(self, image: Pixels, rng: np.random.Generator) -> Pixels:
         if self.policy is not None:
