@@ -90,10 +90,20 @@ def _decode_jpeg(data: bytes, *, name: str, reduction: int) -> np.ndarray | None
 
 def _orientation(data: bytes) -> int:
     """Returns the EXIF orientation of a JPEG, 1 (upright) where it has none to be read."""
-    if b"Exif\x00\x00" not in data[:65536]:
+    if not _has_exif(data):
         return 1
     with Image.open(io.BytesIO(data)) as image:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
+
+
+def _has_exif(data: bytes) -> bool:
+    """Returns whether a segment before a JPEG's first scan is EXIF (CIPA DC-008, 4.5.4)."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
+        if data[at + 1 : at + 2] == b"\xe1" and data[at + 4 : at + 10] == b"Exif\x00\x00":
+            return True
+        at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
+    return False
 
 
 def _decode_with_pillow(data: bytes, *, name: str) -> np.ndarray:

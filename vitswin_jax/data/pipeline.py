@@ -18,6 +18,7 @@ import numpy as np
 from absl import flags
 
 from vitswin_jax.data.decode import decode_image
+from vitswin_jax.data.memory import keep_freed_memory
 from vitswin_jax.data.mixtures import MixtureSource, draw
 from vitswin_jax.data.transforms import Preprocess, TrainTransform
 from vitswin_jax.types import Batch, Source, UserError
@@ -177,13 +178,16 @@ def _iterate(
         pipe = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
         dataset = grain.experimental.WithOptionsIterDataset(dataset, pipe)
         processes = grain.MultiprocessingOptions(workers, 2)
-        dataset = dataset.mp_prefetch(processes, worker_init_fn=_end_with_parent)
+        dataset = dataset.mp_prefetch(processes, worker_init_fn=_start_worker)
+    else:
+        keep_freed_memory()
     return BatchIterator(iter(dataset), count)
 
 
-def _end_with_parent(index: int, count: int) -> None:
-    """Ends a worker when its parent is gone; one that was killed had no time to see to it."""
+def _start_worker(index: int, count: int) -> None:
+    """Sees to a worker's memory, and to its end with its parent: one that is killed cannot."""
     del index, count  # Grain tells every worker which of how many it is
+    keep_freed_memory()
     parent = multiprocessing.parent_process()
 
     def wait() -> None:
