@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 
 import numpy as np
@@ -36,7 +37,14 @@ SHAPES = [(427, 640), (640, 427), (224, 224), (333, 500), (300, 1200), (60, 47),
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos"])
 @pytest.mark.parametrize(
     ("img_size", "fraction"),
-    [((224, 224), 0.875), ((224, 224), 0.9), ((64, 96), 0.875), ((96, 64), 1.0), ((32, 32), 1.0)],
+    [
+        ((224, 224), 0.875),
+        ((224, 224), 0.9),
+        ((64, 96), 0.875),
+        ((96, 96), 0.95),
+        ((96, 64), 1.0),
+        ((32, 32), 1.0),
+    ],
 )
 def test_preprocess_equals_resize_then_crop(photo, img_size, fraction, interpolation):
     preprocess = Preprocess(img_size, crop_fraction=fraction, interpolation=interpolation)
@@ -54,6 +62,30 @@ def test_preprocess_takes_the_known_pixels_of_imagenet_evaluation():
     resized = Image.fromarray(image).resize((341, 256), Image.Resampling.BICUBIC)
     expected = np.asarray(resized.crop((58, 16, 58 + 224, 16 + 224)))
     np.testing.assert_array_equal(Preprocess((224, 224)).image(image), expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": "4:4:4"}])
+@pytest.mark.parametrize("fraction", [0.875, 0.9, 0.95, 1.0])
+def test_jpegs_are_evaluated_as_pillow_reads_and_resizes_them(photo, encode, fraction, options):
+    data = encode(photo, "JPEG", quality=85, **options)
+    pillow = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    for kernel in ("bicubic", "bilinear"):
+        preprocess = Preprocess((224, 224), crop_fraction=fraction, interpolation=kernel)
+        resample = Image.Resampling[kernel.upper()]
+        expected = two_steps(pillow, (224, 224), fraction, resample)
+        np.testing.assert_array_equal(preprocess.image(decode_image(data)), expected)
+
+
+@pytest.mark.parametrize("shape", [(640, 200), (640, 90)])
+def test_tall_images_are_about_a_level_from_another_pillow(photo, shape):
+    """Pillow 13 resizes their columns first, older ones their rows: a rounding apart."""
+    image = np.asarray(Image.fromarray(photo).resize(shape[::-1]))
+    for fraction in (0.875, 1.0):
+        expected = two_steps(image, (64, 64), fraction, Image.Resampling.BICUBIC)
+        found = Preprocess((64, 64), crop_fraction=fraction).image(image)
+        difference = np.abs(found.astype(int) - expected)
+        assert difference.max() <= 2
+        assert (difference > 1).mean() < 1e-3
 
 
 def test_squash_keeps_every_part_of_the_image(photo):
