@@ -113,14 +113,14 @@ def _nearest(image: Pixels, inverse: tuple[float, ...]) -> Pixels:
     """
     height, width = image.shape[:2]
     a, b, c, d, e, f = np.asarray(inverse, np.float32)
-    y, x = np.ogrid[:height, :width]
-    x, y = x.astype(np.float32), y.astype(np.float32)
-    column, row = _round(a * x + b * y + c), _round(d * x + e * y + f)
-    outside = (column < 0) | (column >= width) | (row < 0) | (row >= height)
-    moved = image[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
-    moved[outside] = _FILL
-    return moved
+    x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
+    places = np.empty((height, width, 2), np.int16)
+    places[..., 0] = _round(a * x + b * y + c, width)
+    places[..., 1] = _round(d * x + e * y + f, height)
+    border = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": (_FILL,) * 3}
+    return cv2.remap(image, places, None, cv2.INTER_NEAREST, **border)
 
 
-def _round(values: np.ndarray) -> np.ndarray:
-    return np.trunc(values + np.copysign(np.float32(0.5), values)).astype(np.int32)
+def _round(values: np.ndarray, side: int) -> np.ndarray:
+    """Rounds places, those outside of [0, side) to one outside that int16 can hold."""
+    return np.clip(np.trunc(values + np.copysign(np.float32(0.5), values)), -1, side)
