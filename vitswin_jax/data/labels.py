@@ -58,7 +58,8 @@ def number_classes(
 
 def check_trained(train: Source, others: Mapping[str, Source]) -> None:
     """Raises UserError where a class has examples in another split and none in `train`."""
-    here, there = _present(train), {name: _present(source) for name, source in others.items()}
+    here = present_classes(train)
+    there = {name: present_classes(source) for name, source in others.items()}
     missing = [
         f"{listed([train.class_names[label] for label in sorted(labels - here)])} in {name}"
         for name, labels in there.items()
@@ -70,7 +71,8 @@ def check_trained(train: Source, others: Mapping[str, Source]) -> None:
         )
 
 
-def _present(source: Source) -> set[int]:
+def present_classes(source: Source) -> set[int]:
+    """Returns the classes that have examples in a source."""
     return {label for i in range(len(source)) for label in classes_of(source.label(i))}
 
 

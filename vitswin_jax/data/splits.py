@@ -8,18 +8,21 @@ does the order in which files are listed, the machine or the folder's place chan
 from __future__ import annotations
 
 import hashlib
+import logging
 import operator
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import SupportsIndex
 
 import numpy as np
 
-from vitswin_jax.data.labels import classes_of
+from vitswin_jax.data.labels import listed, present_classes
 from vitswin_jax.types import Label, Record, Source, UserError
+
+log = logging.getLogger(__name__)
 
 TRAIN, HELD_OUT, ALL = "train", ("test", "val", "validation"), "all"
 
@@ -51,7 +54,8 @@ class Dataset:
         split's records in the order of another such hash. Slices that meet are disjoint,
         and cover the split.
 
-        Raises UserError where there is no such split or nothing in it.
+        Raises UserError where there is no such split or nothing in it. A part to train on
+        that leaves classes out is logged: few images may be wanted to try something out.
         """
         matched = _SLICE.fullmatch(split)
         if not matched:
@@ -71,7 +75,12 @@ class Dataset:
             raise UserError(f"{self.name}:{split}: is empty; {source.name} has {len(source)}.")
         ranks = [_hash(f"slice:{seed}:{source.key(i)}") for i in range(len(source))]
         chosen = np.argsort(np.array(ranks, np.uint64), kind="stable")[first:last]
-        return Subset(source, np.sort(chosen), name=f"{self.name}:{split}")
+        part = Subset(source, np.sort(chosen), name=f"{self.name}:{split}")
+        absent = sorted(present_classes(source) - present_classes(part))
+        if absent and name in (TRAIN, ALL):
+            names = listed([source.class_names[label] for label in absent])
+            log.warning("%s: has no example of %d class(es): %s", part.name, len(absent), names)
+        return part
 
     def _named(self, name: str, *, holdout: float, seed: int) -> Source:
         if name in self.splits:
@@ -150,23 +159,20 @@ def _divide(whole: Source, dataset: str, split: str, *, holdout: float, seed: in
         [_hash(f"{seed}:{whole.key(i)}") < holdout * 2**64 for i in range(len(whole))], bool
     )
     chosen = np.flatnonzero(held_out if split != TRAIN else ~held_out)
+    part = Subset(whole, chosen, name=f"{dataset}:{split}")
     if split == TRAIN:
-        _check_classes(whole, chosen, dataset, holdout=holdout, seed=seed)
-    if not len(chosen):
+        _check_classes(whole, part, dataset, holdout=holdout, seed=seed)
+    if not len(part):
         raise UserError(
             f"{dataset}: holdout={holdout} with seed={seed} holds out no image; add images, or "
             "choose another holdout or seed."
         )
-    return Subset(whole, chosen, name=f"{dataset}:{split}")
+    return part
 
 
-def _check_classes(
-    whole: Source, chosen: Sequence[int] | np.ndarray, dataset: str, *, holdout: float, seed: int
-) -> None:
+def _check_classes(whole: Source, part: Source, dataset: str, *, holdout: float, seed: int) -> None:
     """Raises where a class has nothing to train on."""
-    everywhere = {label for i in range(len(whole)) for label in classes_of(whole.label(i))}
-    here = {label for i in chosen for label in classes_of(whole.label(int(i)))}
-    if missing := sorted(everywhere - here):
+    if missing := sorted(present_classes(whole) - present_classes(part)):
         names = ", ".join(whole.class_names[label] for label in missing)
         raise UserError(
             f"{dataset}: holdout={holdout} with seed={seed} leaves no image to train on in "
