@@ -84,10 +84,11 @@ class MixtureSource:
 def draw(position: int, weights: Sequence[int]) -> tuple[int, int]:
     """Returns the part that gives example number `position` of a mixture, and its how manieth.
 
-    Of any first n examples a part gives n * weight / sum of weights, less than one up or down for
-    each part before the last: the first part takes its share of the positions as evenly as
-    whole numbers can be spread, and what is left is divided among the rest in the same way. No
-    chance is in it, so a run may be taken up at any position.
+    Of any first n examples a part gives n * weight / sum of weights, to within one for the first
+    part and within two for the others of four: the first takes its share of the positions as
+    evenly as whole numbers can be spread, and what is left is divided among the rest in the same
+    way. No chance is in it, so a run may be taken up at any position. Grain's own mixing does
+    the same with weights rounded to about a hundredth, and here shares are exact.
     """
     left = sum(weights)
     for part, weight in enumerate(weights):
