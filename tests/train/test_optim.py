@@ -72,7 +72,7 @@ SHAPES = {
     "head/kernel": (36, 5),
     "head/bias": (5,),
 }
-SHAPES |= {key.replace("_0", f"_{i}"): shape for key, shape in SHAPES.items() for i in range(1, 4)}
+SHAPES |= {key.replace("_0", "_1"): shape for key, shape in SHAPES.items()}
 
 
 def make_tree(seed, shapes=SHAPES, *, scale=1.0):
@@ -137,7 +137,7 @@ def test_muon_decays_kernels_by_the_rate():
     tx = make_tx(lambda step: 0.1, name="muon", weight_decay=0.5)
     params = make_tree(0)
     zeros = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = tx.update(zeros, tx.init(params), params)
+    updates, _ = jax.jit(tx.update)(zeros, tx.init(params), params)
     for path, update in flatten_dict(updates).items():
         value = flatten_dict(params)[path]
         np.testing.assert_allclose(
@@ -172,9 +172,9 @@ def test_big_visions_are_big_visions_own(name):
         "freeze": ("pos_embed",),
     }
     tx, params = make_optim(section | counts | own).tx, tree("param/")
-    state = tx.init(params)
+    state, update = tx.init(params), jax.jit(tx.update)
     for step in range(8):
-        updates, state = tx.update(tree(f"grad {step}/"), state, params)
+        updates, state = update(tree(f"grad {step}/"), state, params)
         params = optax.apply_updates(params, updates)
     for key, value in flatten_dict(params, sep="/").items():
         np.testing.assert_allclose(value, want[key], rtol=1e-5, atol=1e-6, err_msg=key)
@@ -183,7 +183,7 @@ def test_big_visions_are_big_visions_own(name):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_stacked_blocks_are_updated_as_blocks_in_a_loop(name):
     """Rules that look at whole arrays (norms, factors, matrices) look at each block's."""
-    groups = Groups(layer_decay=0.8, lr_mults=(("block_2/.*", 3.0),))
+    groups = Groups(layer_decay=0.8, lr_mults=(("block_1/.*", 3.0),))
     optim = {"name": name, "weight_decay": 0.1, "max_grad_norm": 1.0, "groups": groups}
     tx, params = make_tx(lambda step: 0.1, peak_lr=0.1, **optim), make_tree(0)
     loop, _ = run(tx, params)
@@ -198,11 +198,11 @@ def test_stacked_blocks_are_updated_as_blocks_in_a_loop(name):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_what_is_frozen_stays_and_costs_nothing(name):
     """Bit for bit, without state, and without a share in the clipped norm."""
-    groups = Groups(train_only=("(head|block_[23])/.*",))
+    groups = Groups(train_only=("(head|block_1)/.*",))
     optim = {"name": name, "weight_decay": 0.1, "max_grad_norm": 0.5, "peak_lr": 0.1}
     params = make_tree(0)
     got, state = run(make_tx(lambda step: 0.1, groups=groups, **optim), params)
-    trains = {path: path[0] in ("head", "block_2", "block_3") for path in flatten_dict(params)}
+    trains = {path: path[0] in ("head", "block_1") for path in flatten_dict(params)}
     alone = {path: leaf for path, leaf in flatten_dict(params).items() if trains[path]}
     for path, leaf in flatten_dict(params).items():
         assert np.array_equal(flatten_dict(got)[path], leaf) != trains[path], path
