@@ -47,9 +47,10 @@ def get_config() -> ConfigDict:
     )
     config.augment = ConfigDict(  # docs/augment.md; TrainTransform, Erasing, Mixing, the pipeline
         {
-            "crop": "random_resized",  # "random_resized", "shift", "none"
+            "crop": "random_resized",  # "random_resized", "random", "shift", "none"
             "scale": (0.08, 1.0),  # of the area, for "random_resized"
             "ratio": (3 / 4, 4 / 3),  # width / height of the part
+            "crop_fraction": 0.875,  # of the resized image's shorter side, for "random"
             "shift": 0.1,  # of height and width, for "shift"
             "rotate": 0.0,  # degrees either way
             "zoom": 0.0,  # 0.1: up to 1.1 times larger or smaller

@@ -33,6 +33,7 @@ MOE = {"num_experts": 3, "moe_stages": (1,), "pretrained_window_sizes": (3, 0),
 GOOGLE = {"act": "gelu_tanh"}
 TOKENS = {"reg_tokens": 4, "no_embed_class": True, "init_values": 1e-5}
 CLIP = {"pre_norm": True, "patch_bias": False, "norm_eps": 1e-5, "act": "quick_gelu"}
+ONE_HEAD = {"norm_eps": 1e-12, "dist_token": True, "dist_head": False}
 SIGLIP = {"class_token": False, "act": "gelu_tanh"}
 CASES = {
     "google token": ("google", "vit", VIT | GOOGLE),
@@ -63,6 +64,9 @@ CASES = {
     "hf pooler": ("huggingface", "vit",
                   VIT | {"norm_eps": 1e-12, "num_classes": 0, "pre_logits": 192}),
     "hf deit": ("huggingface", "vit", VIT | {"norm_eps": 1e-12, "dist_token": True}),
+    "hf deit classifier": ("huggingface", "vit", VIT | ONE_HEAD),
+    "hf deit pooler": ("huggingface", "vit",
+                       VIT | ONE_HEAD | {"num_classes": 0, "pre_logits": 192}),
     "hf dinov2": ("huggingface", "vit",
                   VIT | {"global_pool": "token_avg", "init_values": 1e-5}),
     "hf registers": ("huggingface", "vit", VIT | TOKENS | {"global_pool": "token_avg"}),

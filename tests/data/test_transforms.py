@@ -213,6 +213,21 @@ def similarity(image):
     return np.degrees(np.arctan2(b, a)), 1 / np.hypot(a, b), moved, np.abs(residual).max()
 
 
+def test_a_random_crop_is_any_part_of_the_image_that_covers():
+    """40 x 60 pixels are just what covers 35 x 35 over 0.875: nothing is resized."""
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[..., :2] = np.stack(np.mgrid[:40, :60], axis=-1)
+    transform = TrainTransform((35, 35), crop="random", crop_fraction=0.875, flip=False)
+    corners = set()
+    for seed in range(400):
+        part = transform(image, np.random.default_rng(seed))
+        top, left = part[0, 0, :2]
+        np.testing.assert_array_equal(part, image[top : top + 35, left : left + 35])
+        corners.add((int(top), int(left)))
+    assert {top for top, _ in corners} == set(range(6))
+    assert {left for _, left in corners} == set(range(26))
+
+
 def test_small_affine_is_a_bounded_turn_zoom_and_shift():
     image = origins(60, 50)
     transform = TrainTransform((60, 50), crop="shift", shift=0.1, rotate=15.0, zoom=0.2, flip=False)

@@ -34,6 +34,7 @@ MOE = {
     "pretrained_window_sizes": (0, 0),
     "num_experts": 2,
     "gate_noise": 0.0,
+    "balance": "gshard",
     "img_size": 16,
 }
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)

@@ -74,6 +74,10 @@ def adapt(
             resized.setdefault(text, []).append(name)
     for text, names in sorted(resized.items()):
         notes.append(f"{names[0] if len(names) == 1 else f'{len(names)} bias tables'} {text}")
+    tables = any(name.endswith("relative_position_bias_table") for name in shapes)
+    if old.windows != new.windows and not tables:
+        before, after = (", ".join(map(_x, windows)) for windows in (old.windows, new.windows))
+        notes.append(f"windows of {before} to {after}: biases follow from their coordinates")
     found = {name: tensor.shape for name, tensor in adapted.items()}
     check_parameters(found, shapes, origin=origin)
     return adapted, notes

@@ -35,7 +35,7 @@ UNGATED = ("gelu", "gelu_tanh", "quick_gelu")
 """Activations of a plain MLP, whose layers have other shapes than a gated one's."""
 
 _PLAIN = {  # fields that not every code has, with the one value that is as good as without
-    "dist_token": False, "reg_tokens": 0, "init_values": None, "pre_norm": False,
+    "dist_token": False, "dist_head": True, "reg_tokens": 0, "init_values": None, "pre_norm": False,
     "fc_norm": False, "patch_norm": False, "qkv_bias": True, "patch_bias": True,
     "no_embed_class": False, "pre_logits": None, "resnet_layers": None, "class_token": True,
     "pos_embed": "learned", "pos_embed_at": "input", "global_pool": "token",

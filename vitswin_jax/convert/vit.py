@@ -237,10 +237,12 @@ NORM1, LAYERNORM = (
     r"encoder\.layer\.0\.layernorm_before\.weight",
 )
 REGISTERS, DISTILLATION = r"embeddings\.register_tokens", r"embeddings\.distillation_token"
+CLASSIFIER = r"classifier\.weight"
 _DINOV2 = {"global_pool": ("token", "token_avg"), "init_values": (SOME,)}
 _REGISTERS = _DINOV2 | {"reg_tokens": (SOME,), "no_embed_class": (True,)}
 GATED = r"encoder\.layer\.0\.mlp\.weights_in\.weight"
 _GATED = {"act": ("swiglu",)}
+_CLASS_TOKEN_ALONE = {"dist_token": (True,), "dist_head": (False,)}
 SOURCES = (
     _google_source(
         "vision_transformer", ".*Transformer/posembed_input/pos_embedding", linen=False
@@ -263,8 +265,15 @@ SOURCES = (
         holds=(only("qkv_bias", **_DINOV2),),
     ),
     _huggingface_source(
+        "DeiT", "deit.", LAYERNORM, DISTILLATION, CLASSIFIER, head="classifier",
+        holds=(only("qkv_bias", **_CLASS_TOKEN_ALONE),),
+    ),
+    _huggingface_source(
         "DeiT", "deit.", LAYERNORM, DISTILLATION, head="cls_classifier",
-        holds=(only("qkv_bias", dist_token=(True,)),),
+        holds=(
+            only("qkv_bias", dist_token=(True,)),
+            only("qkv_bias", "pre_logits", **_CLASS_TOKEN_ALONE, num_classes=(0,)),
+        ),
     ),
     _huggingface_source("DeiT", "deit.", LAYERNORM, head="classifier", own_prefix=True),
     _huggingface_source(

@@ -56,6 +56,7 @@ def describe_vit(
         "qkv_bias": "block_0/attn/qkv/bias" in named,
         "class_token": "cls_token" in named,
         "dist_token": "dist_token" in named,
+        "dist_head": "head_dist/kernel" in named or not _reads_the_class_token_alone(named),
         "reg_tokens": named["reg_token"][0].size // dim if "reg_token" in named else 0,
         "patch_bias": "patch_embed/proj/bias" in named,
         "pre_norm": "norm_pre/scale" in named,
@@ -117,6 +118,12 @@ def _heads(named: Named, dim: int, hints: Mapping[str, Any]) -> int:
         f"the file does not show num_heads, and no published model is {dim} wide; give a name or "
         f"num_heads=: {candidates}."
     )
+
+
+def _reads_the_class_token_alone(named: Named) -> bool:
+    """Returns whether a DeiT's distillation token is there and what has only one reader reads."""
+    readers = {"head/kernel", "pre_logits/kernel"}
+    return "dist_token" in named and not readers.isdisjoint(named)
 
 
 def _pool(named: Named, fields: Fields, hints: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ from vitswin_jax.types import UserError
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 CropMode = Literal["center", "squash"]
-TrainCrop = Literal["random_resized", "shift", "none"]
+TrainCrop = Literal["random_resized", "random", "shift", "none"]
 Resizer = Literal["opencv", "pillow"]
 Pixels = UInt8[np.ndarray, "h w 3"]
 
@@ -94,9 +94,10 @@ class TrainTransform:
     `crop` is "random_resized" for photographs (a part of the image with `scale` of its
     area and an aspect `ratio`, Inception; Szegedy et al. 2015), "shift" for small centred
     objects such as digits (the whole image, moved by up to `shift` of its height and
-    width) or "none" (the whole image). `rotate` is in degrees to either side; `zoom` 0.1
-    makes things up to 1.1 times larger or smaller; what comes into view from outside
-    repeats the edge. `flip` mirrors half of the images left to right.
+    width), "random" (any part of img_size, of the image resized until it covers img_size /
+    crop_fraction as evaluation's is) or "none" (the whole image). `rotate` is in degrees to either
+    side; `zoom` 0.1 makes things up to 1.1 times larger or smaller; what comes into view from
+    outside repeats the edge. `flip` mirrors half of the images left to right.
 
     Then follow, in timm's order: `rand_augment` or `auto_augment`, a policy by its name;
     `color_jitter`, by which brightness, contrast and saturation may differ from 1, and `hue`, in
@@ -113,6 +114,7 @@ class TrainTransform:
     crop: str = "random_resized"
     scale: Sequence[float] = (0.08, 1.0)
     ratio: Sequence[float] = (3 / 4, 4 / 3)
+    crop_fraction: float = 0.875
     shift: float = 0.1
     rotate: float = 0.0
     zoom: float = 0.0
@@ -161,6 +163,8 @@ class TrainTransform:
             wrong.append(f"scale={self.scale} must be (smallest, largest) in (0, 1]")
         if not (len(self.ratio) == 2 and 0 < self.ratio[0] <= self.ratio[1]):
             wrong.append(f"ratio={self.ratio} must be (smallest, largest), above 0")
+        if not 0 < self.crop_fraction <= 1:
+            wrong.append(f"crop_fraction={self.crop_fraction} must be in (0, 1]")
         if not 0 <= self.shift < 1:
             wrong.append(f"shift={self.shift} must be in [0, 1)")
         if not 0 <= self.rotate <= 180:
@@ -197,7 +201,12 @@ class TrainTransform:
             )
         else:
             image = decode_image(image, name=name) if isinstance(image, bytes) else image
-            image = _resize(image, self.img_size, self.interpolation, box=None)
+            if self.crop == "random":
+                image = _resize_and_crop(
+                    image, self.img_size, self.crop_fraction, self.interpolation, rng=rng
+                )
+            else:
+                image = _resize(image, self.img_size, self.interpolation, box=None)
         shift = self.shift if self.crop == "shift" else 0.0
         if shift or self.rotate or self.zoom:
             image = random_affine(image, rng, shift=shift, rotate=self.rotate, zoom=self.zoom)
@@ -229,9 +238,14 @@ def _resize(
 
 
 def _resize_and_crop(
-    image: np.ndarray, size: Sequence[int], fraction: float, interpolation: str
+    image: np.ndarray,
+    size: Sequence[int],
+    fraction: float,
+    interpolation: str,
+    *,
+    rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """Resizes an image until it just covers size / fraction, and returns its middle.
+    """Resizes an image until it just covers size / fraction; returns its middle, or a random part.
 
     Rounds as torchvision does: down for the covering size and the longer side, to even
     for the offset of the crop.
@@ -243,7 +257,11 @@ def _resize_and_crop(
         resized = cover_h, max(cover_h * w // h, cover_w)
     else:
         resized = max(cover_w * h // w, cover_h), cover_w
-    top, left = (round((full - side) / 2) for full, side in zip(resized, size, strict=True))
+    spare = [full - side for full, side in zip(resized, size, strict=True)]
+    if rng is None:
+        top, left = (round(side / 2) for side in spare)
+    else:
+        top, left = (int(rng.integers(0, side + 1)) for side in spare)
     bottom, right = top + size[0], left + size[1]
     if max(resized) > _LONGEST * max(size):  # a strip: the whole of it would be gigabytes
         y, x = h / resized[0], w / resized[1]

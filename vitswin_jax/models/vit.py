@@ -30,9 +30,10 @@ class ViT(nn.Module):
     "token_avg": class token and mean side by side, "map": attention pooling); `fc_norm` pools, then
     norms; `pos_embed` (`posemb.POS_EMBEDS`) and where it stands, `pos_embed_at` ("input", "every"
     block its own, "shared" by all blocks); `no_embed_class` gives prefix tokens no position;
-    `dist_token` adds DeiT's token and its head; `reg_tokens` registers; `pre_logits` the width of a
-    dense + tanh before the head; `pre_norm` a norm before the blocks; `init_values` LayerScale. The
-    prefix is class, distillation, registers, in this order.
+    `dist_token` adds DeiT's token and, with `dist_head`, its head, without which the class token
+    alone is read; `reg_tokens` registers; `pre_logits` the width of a dense + tanh before the head;
+    `pre_norm` a norm before the blocks; `init_values` LayerScale. The prefix is class,
+    distillation, registers, in this order.
 
     A hybrid has `resnet_layers`, the depths of the ResNet's stages, and `patch_size` is then of
     patches of its map; `group_norm_eps`, `weight_var_eps` and `weight_std_eps` (the last two of
@@ -52,6 +53,7 @@ class ViT(nn.Module):
     norm_eps: float = 1e-6
     class_token: bool = True
     dist_token: bool = False
+    dist_head: bool = True
     reg_tokens: int = 0
     no_embed_class: bool = False
     pos_embed: str = "learned"
@@ -118,6 +120,11 @@ class ViT(nn.Module):
     def num_prefix_tokens(self) -> int:
         """How many tokens stand before the patches."""
         return self.class_token + self.dist_token + self.reg_tokens
+
+    @property
+    def _heads(self) -> int:
+        """How many tokens have a head of their own: with `dist_token` and `dist_head` two."""
+        return 2 if self.dist_token and self.dist_head else 1
 
     def setup(self) -> None:
         """Creates the submodules and parameters; runs `check` first."""
@@ -189,7 +196,7 @@ class ViT(nn.Module):
             self.pre_logits_layer = nn.Dense(self.pre_logits, dtype=dtype, name="pre_logits")
         if self.num_classes:
             self.head = create_head(self.num_classes)
-            if self.dist_token:
+            if self._heads == 2:
                 self.head_dist = create_head(self.num_classes)
 
     def __call__(
@@ -204,21 +211,21 @@ class ViT(nn.Module):
     def heads(
         self, images: Float[Array, "b h w channels"], *, train: bool = False
     ) -> Float[Array, "b heads k"]:
-        """Returns the logits of each head: the class token's and, with `dist_token`, the other's.
+        """Returns the logits of each head: the class token's and, where there is one, the other's.
 
         They are what distillation trains one by one (DeiT, section 4); `__call__` is their mean.
         """
         pooled = self._pool(self._tokens(images, train=train)[0], train=train)
         if not self.num_classes:
             return pooled
-        if self.dist_token:
+        if self._heads == 2:
             return jnp.stack([self.head(pooled[:, 0]), self.head_dist(pooled[:, 1])], axis=1)
         return self.head(pooled)
 
     def features(
         self, images: Float[Array, "b h w channels"], *, train: bool = False
     ) -> Float[Array, "b d"]:
-        """Returns what the head reads, float32; with `dist_token` the mean of both tokens."""
+        """Returns what the head reads, float32; where two heads read, the mean of their tokens."""
         return self._pool(self._tokens(images, train=train)[0], train=train).mean(1)
 
     def feature_maps(
@@ -280,7 +287,7 @@ class ViT(nn.Module):
             mean = x[:, self.num_prefix_tokens :].mean(1, keepdims=True)
             x = jnp.concatenate([x[:, :1], mean], axis=-1)
         else:
-            x = x[:, : 1 + self.dist_token]
+            x = x[:, : self._heads]
         if self.fc_norm:
             x = self.fc_norm_layer(x)
         if self.pre_logits is not None:

@@ -57,7 +57,7 @@ RUNS_OWN = (
     "scan",
     "dtype",
 )
-RESIZED = ("img_size", "window_size")
+RESIZED = ("img_size", "window_size", "pretrained_window_sizes")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Start:
             raise UserError(
                 f"{file}: has changed since the run began; choose another --workdir to start anew."
             )
-        weights = open_weights(file, self.origin.name, **self.origin.hints)
+        weights = open_weights(self.origin.init_from, self.origin.name, **self.origin.hints)
         params = read_model(weights, self.model, file, fresh_head=self.origin.fresh_head)
         return fill_head_biases(params, head_bias) if self.origin.fresh_head else params
 
@@ -120,11 +120,11 @@ def make_start(
         model = create_model(name, **fields)
         base = default_preprocess(name, fields)
         return Start(model, _preprocess(base, preprocess, model)[0])
-    file = weights_file(init_from)
     by_default = model_kwargs(name)
     by_hand = {key: value for key, value in fields.items() if _tuples(value) != by_default[key]}
     hints = {key: value for key, value in by_hand.items() if key not in RUNS_OWN}
-    weights = open_weights(file, name, **hints)
+    weights = open_weights(init_from, name, **hints)
+    file = weights.file
     theirs = weights.model()
     fresh_head, why = _needs_head(weights, theirs, class_names)
     chosen, notes = reconcile(name, fields, theirs, origin=str(file), fresh_head=fresh_head)
@@ -185,8 +185,7 @@ def open_teacher(path: str, *, class_names: Sequence[str], dtype: DTypeLike) -> 
 
     Raises UserError where it tells other classes apart than the student's data has.
     """
-    file = weights_file(path)
-    weights = open_weights(file)
+    weights = open_weights(path)
     model, names = weights.model(dtype=jnp.dtype(dtype)), weights.metadata.class_names
     if model.num_classes != len(class_names) or names not in (None, tuple(class_names)):
         raise UserError(
@@ -194,7 +193,8 @@ def open_teacher(path: str, *, class_names: Sequence[str], dtype: DTypeLike) -> 
             f"{_first(names or ())}, and the data has {len(class_names)}, {_first(class_names)}."
         )
     preprocess, _ = _preprocess(_as_trained(weights), {}, model)
-    return Start(model, preprocess, Origin(path, sha256(file), dataclasses.asdict(preprocess)))
+    origin = Origin(path, sha256(weights.file), dataclasses.asdict(preprocess))
+    return Start(model, preprocess, origin)
 
 
 def save_start(workdir: Path, start: Start) -> None:
