@@ -195,6 +195,18 @@ def test_stacked_blocks_are_updated_as_blocks_in_a_loop(name):
     )
 
 
+def test_a_deep_stack_of_vectors_is_no_matrix_to_adafactor():
+    """33 biases of 40, stacked, are long enough both ways to be kept as a row and a column."""
+    shapes = {"patch_embed/bias": (40,)} | {f"block_{i}/bias": (40,) for i in range(33)}
+    tx = make_tx(lambda step: 0.1, name="big_vision_adafactor")
+    grads, out = make_tree(1, shapes), []
+    for layout in (lambda tree: tree, stack_blocks):
+        params = layout(make_tree(0, shapes))
+        updates, _ = jax.jit(tx.update)(layout(grads), tx.init(params), params)
+        out.append(unstack_blocks(updates))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *out)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_what_is_frozen_stays_and_costs_nothing(name):
     """Bit for bit, without state, and without a share in the clipped norm."""
