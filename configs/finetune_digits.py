@@ -8,7 +8,7 @@ python train.py --config=configs/finetune_digits.py:lora --workdir=runs/lora
 The first tells the ten digits apart at 16 pixels; the others tell even from odd at 24 pixels, in
 equally many steps, and the last two start from the first's weights and show the second's results
 beside their own in their reports. Seen: 93.1 % of ten digits; 82.7 % from scratch, 97.6 % from the
-first's weights.
+first's weights, 96.9 % with adapters alone and the head.
 """
 
 from ml_collections import ConfigDict

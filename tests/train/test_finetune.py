@@ -265,6 +265,7 @@ def test_a_run_goes_on_bit_for_bit_without_the_file_it_began_from(make_config, w
         ({"compare_to": "{folder}"}, "has no evaluations in a metrics.jsonl"),
         ({"ema.decay": 1.5}, "ema.decay=1.5 must be in"),
         ({"lora.rank": 0}, "lora: rank=0 must be above 0"),
+        ({"lora.rank": 2, "lora.kernels": "mpl/.*"}, "kernels='mpl/.*' fits no parameter"),
     ],
 )
 def test_what_cannot_be_started_from_writes_nothing(

@@ -64,19 +64,18 @@ def train_and_evaluate(
     """Trains as `config` says (configs/base.py has all keys), in `workdir`, from where it was left.
 
     Ends with the final weights, model.safetensors, and report.html, which shows the `command` that
-    was typed. Raises UserError for what the
-    user can mend, before anything is written where that can be known, and StoppedError after a
-    SIGTERM, when all is saved.
+    was typed. Raises UserError for what the user can mend, before anything is written where that
+    can be known, and StoppedError after a SIGTERM, when all is saved.
     """
     if config.compare_to is not None:
         check_comparable(config.to_dict(), config.compare_to)
     run = prepare(config, Path(workdir).expanduser())
+    plan = run.plan
+    layout = state_layout(run.model, run.tx, **run.state)
     workdir = claim_workdir(workdir, config.to_dict())
     save_start(workdir, run.start)
-    plan = run.plan
-    init_key, step_key = jax.random.split(jax.random.key(config.seed))
-    layout = state_layout(run.model, run.tx, **run.state)
     log.info("%s.", describe_trained(layout, run.options.lora))
+    init_key, step_key = jax.random.split(jax.random.key(config.seed))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, layout)
     teacher = load_teacher(run)
     train_step = make_train_step(
