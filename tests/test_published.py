@@ -10,7 +10,14 @@ from vitswin_jax.data.transforms import Preprocess
 from vitswin_jax.models.layers import pair
 from vitswin_jax.models.registry import create_model
 from vitswin_jax.models.variants import VARIANTS
-from vitswin_jax.published import CLASS_LISTS, IMAGES, find_published, published
+from vitswin_jax.published import (
+    CLASS_LISTS,
+    CLASS_NAMES,
+    IMAGES,
+    class_names,
+    find_published,
+    published,
+)
 from vitswin_jax.types import UserError
 
 ROWS = list(published().values())
@@ -103,3 +110,11 @@ def test_misspelt_and_other_names():
         find_published("mae/")
     assert find_published("flowers/model") is None
     assert find_published("model") is None
+
+
+def test_classes_have_the_names_that_the_challenge_gave_them():
+    assert {name: len(class_names(name)) for name in CLASS_NAMES} == {"imagenet1k": 1000}
+    names = class_names("imagenet1k")
+    known = {0: "tench", 207: "golden retriever", 281: "tabby", 985: "daisy", 999: "toilet tissue"}
+    assert all(names[index].startswith(word) for index, word in known.items())
+    assert class_names("imagenet22k") is class_names("none") is class_names(None) is None

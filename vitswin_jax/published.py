@@ -29,6 +29,10 @@ CLASS_LISTS: dict[str, int] = {
 }
 """What a head's outputs are -> how many."""
 
+CLASS_NAMES = {"imagenet1k": "imagenet1k.txt"}
+"""What the outputs of a head are called: ILSVRC 2012's synsets, in order, each with its words of
+WordNet 3.0. The other lists have no names here."""
+
 # TensorFlow's "area" is Pillow's box.
 IMAGES: dict[str, Mapping[str, Any]] = {
     "half": HALF | {"crop_fraction": 0.9},  # timm, at 224
@@ -157,3 +161,15 @@ def _rows(text: str) -> Iterator[tuple[str, str, str, str, list[str]]]:
 def _stem(place: str) -> str:
     name = PurePosixPath(place).name
     return name[: name.rindex(".")]
+
+
+@functools.cache
+def class_names(class_list: str | None) -> tuple[str, ...] | None:
+    """Returns what the classes of a list are called, None for a list without names.
+
+    For people to read: datasets name the same classes otherwise, most of them by synset.
+    """
+    if class_list not in CLASS_NAMES:
+        return None
+    lines = Path(__file__).with_name(CLASS_NAMES[class_list]).read_text().splitlines()
+    return tuple(line.partition(" ")[2] for line in lines)

@@ -4,6 +4,7 @@ import io
 import json
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -120,6 +121,16 @@ def test_without_names_classes_are_numbered(vitswin, tmp_path, vit, images):
     status, out, _ = vitswin("predict", path, images / "00.png", "--top-k", 1)
     assert status == 0
     assert out.splitlines()[1].startswith("  class ")
+
+
+def test_a_published_models_classes_have_imagenets_names(vitswin, tmp_path, images):
+    model = create_model("vit", img_size=16, patch_size=4, embed_dim=8, depth=1, num_heads=2)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    metadata = {"provenance": {"class_list": "imagenet1k"}}
+    save_pretrained(tmp_path / "a.safetensors", model, variables, metadata=metadata)
+    status, out, _ = vitswin("predict", tmp_path / "a.safetensors", images, "--top-k", 1)
+    assert status == 0
+    assert "tench, Tinca tinca" in out  # all are equally likely, and it is the first
 
 
 def test_a_model_without_a_head_is_one_line(vitswin, tmp_path, vit, images):

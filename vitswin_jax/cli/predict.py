@@ -37,12 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the most probable classes of each image; 1 where an image could not be read."""
     from vitswin_jax.pretrained import load_metadata, load_pretrained, make_preprocess
+    from vitswin_jax.published import class_names
 
     metadata = load_metadata(args.weights, args.model)
     model, variables = load_pretrained(args.weights, args.model)
     if not model.num_classes:
         raise UserError(f"{args.weights}: the model has no head and names no classes.")
-    names = metadata.class_names or tuple(f"class {i}" for i in range(model.num_classes))
+    names = metadata.class_names or class_names(metadata.provenance.get("class_list")) or ()
+    if len(names) != model.num_classes:
+        names = tuple(f"class {i}" for i in range(model.num_classes))
     classify = _make_classifier(model, variables)
     reader = _Reader(make_preprocess(args.weights, args.model))
     show = _print_json if args.json else _print_table
@@ -85,7 +88,7 @@ class _Reader:
 
 
 def _images_of(argument: str) -> list[str]:
-    from vitswin_jax.data.folders import SUFFIXES
+    from vitswin_jax.data.files import IMAGE_SUFFIXES
 
     folder = Path(argument)
     if not folder.is_dir():
@@ -93,10 +96,12 @@ def _images_of(argument: str) -> list[str]:
     found = [
         str(path)
         for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
     ]
     if not found:
-        raise UserError(f"{argument}: no images ({', '.join(sorted(SUFFIXES))}) in this folder.")
+        raise UserError(
+            f"{argument}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in this folder."
+        )
     return found
 
 
