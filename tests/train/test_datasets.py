@@ -16,6 +16,8 @@ from vitswin_jax.types import UserError
 
 ROOT = Path(__file__).parents[2]
 
+UNOPTIMISED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
 SCRIPT = """
 import sys
 
@@ -61,7 +63,7 @@ def test_a_script_trains_on_several_labels_and_the_result_is_evaluated(
         text=True,
         timeout=240,
         check=False,
-        env=environment | {"PYTHONPATH": str(ROOT)},
+        env=environment | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": UNOPTIMISED},
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("vit  test accuracy ") and "(10 images)" in done.stdout
@@ -70,13 +72,12 @@ def test_a_script_trains_on_several_labels_and_the_result_is_evaluated(
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     tests = [row for row in map(json.loads, lines) if "test/accuracy" in row]
 
-    assert main(["evaluate", str(tmp_path / "run"), "--batch-size", "10"]) == 0
+    weights = tmp_path / "run" / "model.safetensors"  # of which no report is written
+    assert main(["evaluate", str(weights), "--batch-size", "10"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"{table}:train[75%:], 10 images\n")
     assert f"{100 * tests[-1]['test/accuracy']:.2f} %" in out
     assert "mean average precision" in out
-    assert main(["evaluate", str(tmp_path / "run"), str(table), "--split", "train[:4]"]) == 0
-    assert capsys.readouterr().out.startswith(f"{table}:train[:4], 4 images\n")
 
 
 @pytest.mark.parametrize(
