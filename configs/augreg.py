@@ -50,26 +50,13 @@ def get_config(arg: str = "i1k,S/16") -> ConfigDict:
         config.model = base.model_section(name, dtype="bfloat16", **head)
     if from_1k:
         config.model.pre_logits = config.model.embed_dim
-    config.data.update(batch_size=4096, eval_batch_size=1024, workers=8)
-    if from_1k:
-        config.data.update(
-            dataset=parts.IMAGENET_1K, train_split="train[:99%]", test_split="validation"
-        )
-    else:
-        config.data.dataset = parts.IMAGENET_21K
+    parts.use_imagenet_1k(config, batch_size=4096, train_split="train[:99%]")
+    if not from_1k:
+        config.data.update(dataset=parts.IMAGENET_21K, train_split="train", test_split="test")
     parts.augment_as_inception(config)
     rand_augment, mixup_alpha = LEVELS[MODELS[model][0 if from_1k else 1]]
     config.augment.update(rand_augment=rand_augment, mixup_alpha=mixup_alpha)
     config.loss.update(name="sigmoid", head_bias_init=-6.9 if from_1k else -10.0)
-    config.optim.update(
-        name="big_vision_adam",
-        momentum_dtype="bfloat16",
-        epochs=300.0,
-        warmup_epochs=0.0,
-        warmup_steps=10_000,
-        peak_lr=1e-3,
-        weight_decay=1e-4,
-        max_grad_norm=1.0,
-    )
+    parts.train_as_big_vision(config, epochs=300.0)
     config.run.update(eval_epochs=10.0, checkpoint_epochs=1.0)
     return config.lock()

@@ -20,13 +20,7 @@ def get_config(name: str = "deit_small_patch16_224") -> ConfigDict:
     config = base.get_config()
     with config.unlocked():
         config.model = base.model_section(name, drop_path_rate=0.1, dtype="bfloat16")
-    config.data.update(
-        dataset=parts.IMAGENET_1K,
-        test_split="validation",
-        batch_size=1024,
-        eval_batch_size=1024,
-        workers=8,
-    )
+    parts.use_imagenet_1k(config, batch_size=1024)
     config.preprocess.update(crop_fraction=0.875)
     parts.augment_as_deit(config)
     config.augment.repeats = 3

@@ -33,13 +33,7 @@ def get_config(name: str = "deit3_small_patch16_224") -> ConfigDict:
             drop_path_rate=drop_path_rate,
             dtype="bfloat16",
         )
-    config.data.update(
-        dataset=parts.IMAGENET_1K,
-        test_split="validation",
-        batch_size=2048,
-        eval_batch_size=1024,
-        workers=8,
-    )
+    parts.use_imagenet_1k(config, batch_size=2048)
     config.preprocess.update(crop_fraction=1.0)
     config.augment.update(
         auto_augment="3a", color_jitter=0.3, repeats=3, mixup_alpha=0.8, cutmix_alpha=1.0

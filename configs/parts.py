@@ -1,4 +1,4 @@
-"""What several recipes share: datasets, lengths in steps, and the augmentation of DeiT and Swin."""
+"""What several recipes share: datasets, lengths in steps, augmentations, big_vision's optimizer."""
 
 from ml_collections import ConfigDict
 
@@ -17,6 +17,34 @@ def take_steps(config: ConfigDict, total: int, *, warmup: int) -> None:
     config.optim.update(epochs=0.0, total_steps=total, warmup_epochs=0.0, warmup_steps=warmup)
 
 
+def use_imagenet_1k(
+    config: ConfigDict, batch_size: int, *, train_split: str = "train", eval_batch_size: int = 1024
+) -> None:
+    """Trains on ImageNet-1k and tests on its validation images, of which there is no test split."""
+    config.data.update(
+        dataset=IMAGENET_1K,
+        train_split=train_split,
+        test_split="validation",
+        batch_size=batch_size,
+        eval_batch_size=eval_batch_size,
+        workers=8,
+    )
+
+
+def train_as_big_vision(config: ConfigDict, epochs: float) -> None:
+    """Sets big_vision's Adam for ViTs on ImageNet: its moments' types, decay, clipping, warmup."""
+    config.optim.update(
+        name="big_vision_adam",
+        momentum_dtype="bfloat16",
+        epochs=epochs,
+        warmup_epochs=0.0,
+        warmup_steps=10_000,
+        peak_lr=1e-3,
+        weight_decay=1e-4,
+        max_grad_norm=1.0,
+    )
+
+
 def augment_as_deit(config: ConfigDict) -> None:
     """Sets the augmentation of DeiT (arXiv:2012.12877, table 9), which Swin takes over.
 
@@ -32,5 +60,6 @@ def augment_as_deit(config: ConfigDict) -> None:
 
 
 def augment_as_inception(config: ConfigDict) -> None:
-    """Sets the crop of Google's recipes: 5 to 100 % of the area, resized linearly, and a flip."""
+    """Sets how Google's recipes see images: 5 to 100 % of the area, and to evaluate 224 of 256."""
     config.augment.update(scale=(0.05, 1.0), interpolation="bilinear")
+    config.preprocess.update(crop_fraction=0.875, interpolation="bilinear")

@@ -26,13 +26,7 @@ def get_config(name: str = "swin_tiny_patch4_window7_224") -> ConfigDict:
     config = base.get_config()
     with config.unlocked():
         config.model = base.model_section(name, drop_path_rate=DROP_PATH[size], dtype="bfloat16")
-    config.data.update(
-        dataset=parts.IMAGENET_1K,
-        test_split="validation",
-        batch_size=1024,
-        eval_batch_size=1024,
-        workers=8,
-    )
+    parts.use_imagenet_1k(config, batch_size=1024)
     parts.augment_as_deit(config)
     config.optim.update(
         epochs=300.0,

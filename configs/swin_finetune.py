@@ -57,13 +57,7 @@ def get_config(result: str = "swin_base_patch4_window7_224_22kto1k") -> ConfigDi
     with config.unlocked():
         config.model = base.model_section(name, drop_path_rate=drop_path_rate, dtype="bfloat16")
     config.init_from = init_from
-    config.data.update(
-        dataset=parts.IMAGENET_1K,
-        test_split="validation",
-        batch_size=1024,
-        eval_batch_size=512,
-        workers=8,
-    )
+    parts.use_imagenet_1k(config, batch_size=1024, eval_batch_size=512)
     if name.endswith("384"):  # evaluated whole, without a crop
         config.preprocess.update(crop_fraction=1.0, crop_mode="squash")
     parts.augment_as_deit(config)

@@ -68,8 +68,8 @@ def get_config(arg: str = "cifar10,vit_base_patch16_224") -> ConfigDict:
         eval_batch_size=512,
         workers=8,
     )
-    config.preprocess.update(crop_fraction=384 / 448)
     parts.augment_as_inception(config)
+    config.preprocess.crop_fraction = 384 / 448
     if dataset in RANDOM_CROP:
         config.augment.update(crop="random", crop_fraction=384 / 448)
     parts.take_steps(config, steps, warmup=warmup)

@@ -28,13 +28,10 @@ def get_config(arg: str = "i1k,vit_base_patch16_224") -> ConfigDict:
         config.model = base.model_section(
             name or "vit_base_patch16_224", drop_rate=0.1, dtype="bfloat16"
         )
-    config.data.update(batch_size=4096, eval_batch_size=1024, workers=8)
+    parts.use_imagenet_1k(config, batch_size=4096, train_split="train[:99%]")
     parts.augment_as_inception(config)
     config.optim.update(warmup_epochs=0.0, warmup_steps=10_000)
     if data == "i1k":
-        config.data.update(
-            dataset=parts.IMAGENET_1K, train_split="train[:99%]", test_split="validation"
-        )
         config.optim.update(
             epochs=300.0, peak_lr=3e-3, schedule="cosine", weight_decay=0.3, max_grad_norm=1.0
         )

@@ -61,8 +61,8 @@ def get_config(arg: str = "cifar10,ViT-B_16") -> ConfigDict:
         eval_batch_size=512,
         workers=8,
     )
-    config.preprocess.update(crop_mode="squash", crop_fraction=1.0, interpolation="bilinear")
     parts.augment_as_inception(config)
+    config.preprocess.update(crop_mode="squash", crop_fraction=1.0)
     parts.take_steps(config, steps, warmup=500)
     config.optim.update(
         name="sgd",

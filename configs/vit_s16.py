@@ -26,25 +26,9 @@ def get_config(epochs: str = "90") -> ConfigDict:
             dtype="bfloat16",
         )
     config.model.pre_logits = config.model.embed_dim
-    config.data.update(
-        dataset=parts.IMAGENET_1K,
-        train_split="train[:99%]",
-        test_split="validation",
-        batch_size=1024,
-        eval_batch_size=1024,
-        workers=8,
-    )
+    parts.use_imagenet_1k(config, batch_size=1024, train_split="train[:99%]")
     parts.augment_as_inception(config)
     config.augment.update(rand_augment="randaug(2,10)", mixup_alpha=0.2)
-    config.optim.update(
-        name="big_vision_adam",
-        momentum_dtype="bfloat16",
-        epochs=float(epochs),
-        warmup_epochs=0.0,
-        warmup_steps=10_000,
-        peak_lr=1e-3,
-        weight_decay=1e-4,
-        max_grad_norm=1.0,
-    )
+    parts.train_as_big_vision(config, epochs=float(epochs))
     config.run.update(eval_epochs=2.0, checkpoint_epochs=1.0)
     return config.lock()
