@@ -1,13 +1,9 @@
-"""The house's own rules: who imports whom, and that every config is consumed whole."""
+"""The house's own rules: who imports whom (test_configs.py has those of the recipes)."""
 
 import ast
 import fnmatch
-import importlib
-import sys
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -139,68 +135,3 @@ def test_leaves_do_not_import_jax(name):
 def test_data_workers_need_no_jax_of_ours():
     for path in (PACKAGE / "data").glob("*.py"):
         assert "import jax\n" not in path.read_text(), path
-
-
-CONFIGS = [
-    ("digits", "vit"),
-    ("digits", "swin"),
-    ("finetune_digits", "digits"),
-    ("finetune_digits", "scratch"),
-    ("folder", "vit_tiny_patch16_224"),
-    ("folder", "swin_tiny_patch4_window7_224"),
-]
-
-
-def test_every_config_is_listed_here():
-    files = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"base", "__init__"}
-    assert files == {name for name, _ in CONFIGS}
-
-
-@pytest.fixture
-def configs(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT))
-    yield lambda name: importlib.import_module(f"configs.{name}")
-    for name in [name for name in sys.modules if name.split(".")[0] == "configs"]:
-        del sys.modules[name]
-
-
-@pytest.mark.parametrize(("name", "argument"), CONFIGS)
-def test_every_config_builds_its_run_and_consumes_every_key(configs, name, argument, tmp_path):
-    from vitswin_jax.train.run import prepare
-
-    config = configs(name).get_config(argument)
-    assert config.is_locked
-    config.data.dataset = "digits"
-    run = prepare(config)
-    images = jax.ShapeDtypeStruct((1, *run.preprocess.img_size, 3), jnp.float32)
-    shapes = jax.eval_shape(run.model.init, jax.random.key(0), images)
-    assert jax.eval_shape(run.tx.init, shapes["params"]) is not None
-    batch = next(run.make_train_batches(0))
-    assert batch["image"].shape == (config.data.batch_size, *run.preprocess.img_size, 3)
-    assert batch["image"].dtype == jnp.uint8
-
-
-@pytest.mark.parametrize(
-    "section",
-    [
-        "data",
-        "preprocess",
-        "augment",
-        "loss",
-        "distill",
-        "ema",
-        "lora",
-        "optim",
-        "mesh",
-        "run",
-        "model",
-    ],
-)
-def test_a_key_that_nothing_reads_raises(configs, section):
-    from vitswin_jax.train.run import prepare
-
-    config = configs("digits").get_config("vit")
-    with config.unlocked():
-        config[section].unread = 1
-    with pytest.raises((TypeError, ValueError), match="unread"):
-        prepare(config)
