@@ -64,7 +64,9 @@ def ours(folder: Path) -> tuple[Levels, Callable[[int], Iterator]]:
     }
 
     def pipeline(workers: int) -> Iterator:
-        source = FolderSource.open(folder, split="train", holdout=0.25, seed=0)
+        # As long as a dataset: the order of so few images alone would take Grain as long as one.
+        files = [(str(path.relative_to(folder)), 0) for path in folder.rglob("*.jpg")]
+        source = FolderSource(folder, files * 1000, ("one",), "benchmark")
         transform = TrainTransform((SIZE, SIZE), mean=MEAN, rand_augment=RAND_AUGMENT)
         return make_train_iterator(
             source, batch_size=BATCH, transform=transform, seed=0, workers=workers

@@ -12,7 +12,8 @@ def keep_freed_memory() -> None:
     """Lets glibc keep up to 64 MB of what is freed, instead of handing it back at once.
 
     Images come and go by the megabyte, and fresh pages for each take longer than resizing it:
-    without this an image costs a third more. Other C libraries are left as they are.
+    without this, decoding and cropping one takes 1.4 times as long. Other C libraries stay as they
+    are.
     """
     if not sys.platform.startswith("linux"):
         return
