@@ -129,6 +129,24 @@ def test_swins_follow_microsofts(tmp_path, case_id):
     np.testing.assert_allclose(got.logits, want["logits"], atol=1e-4)
 
 
+def test_the_gradients_norm_is_of_what_trains(tmp_path):
+    """The tutorial's freeze: the head alone, whose gradient is plain softmax regression's."""
+    model, variables = load("google_vit", tmp_path, 3)
+    batch = {"image": parity.make_images(3100, 8, 32, 32), "label": np.arange(8)}
+    optim = {"name": "sgd", "peak_lr": 0.1, "train_only": ("head/.*",), "b1": None}
+    got = trajectory(model, variables, [batch], optim=optim)
+    features = model.apply(variables, jnp.asarray(batch["image"]), method="features")
+    error = jax.nn.softmax(got.logits[0]) - np.eye(10)[:8]
+    kernel, bias = features.T @ error / 8, error.mean(0)
+    np.testing.assert_allclose(got.grad_norm[0], norm([kernel, bias]), rtol=1e-4)
+    before, after = (flatten_dict(tree["params"], sep="/") for tree in (variables, got.variables))
+    for path, value in before.items():
+        assert np.array_equal(value, after[path]) == (not path.startswith("head/")), path
+    np.testing.assert_allclose(
+        after["head/kernel"], before["head/kernel"] - 0.1 * kernel, atol=1e-5
+    )
+
+
 @pytest.mark.parametrize(
     ("optim", "loss", "message"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
@@ -22,6 +24,7 @@ from vitswin_jax.types import Params, UserError
 __all__ = ["OPTIMIZERS", "Optim", "decay_mask", "make_optim", "make_schedule", "make_tx"]
 
 DTYPES = ("float32", "bfloat16")
+SCHEDULE_KEYS = tuple(inspect.signature(make_schedule).parameters)
 
 # A rule turns gradients into a direction, of which the rate makes the step; its keywords are the
 # keys of `config.optim` that it reads, their defaults its own.
@@ -48,12 +51,6 @@ def _adafactor(
     )
     ema = optax.ema(momentum, debias=False, accumulator_dtype=momentum_dtype)
     return per_block(optax.chain(rms, ema))
-
-
-def _lamb(
-    *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6, momentum_dtype: str = "float32"
-) -> optax.GradientTransformation:
-    return optax.scale_by_adam(b1, b2, eps, mu_dtype=momentum_dtype)
 
 
 def _lion(
@@ -111,7 +108,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "sgd": Optimizer(_sgd, "gradient"),
     "big_vision_adam": Optimizer(_adam, "schedule"),
     "big_vision_adafactor": Optimizer(_adafactor, "schedule"),
-    "lamb": Optimizer(_lamb, "rate", trust_ratio=True),
+    "lamb": Optimizer(functools.partial(_adam, eps=1e-6), "rate", trust_ratio=True),
     "lion": Optimizer(_lion, "rate"),
     "muon": Optimizer(muon_directions, "rate"),
 }
@@ -225,13 +222,6 @@ class Optim(NamedTuple):
     schedule: optax.Schedule
     tx: optax.GradientTransformation
     groups: Groups
-
-
-SCHEDULE_KEYS = (
-    *("schedule", "schedule_unit", "peak_lr", "warmup_lr", "end_lr", "warmup_prefix", "gamma"),
-    *("total_steps", "warmup_steps", "cooldown_steps", "timescale_steps", "milestone_steps"),
-    "steps_per_epoch",
-)
 
 
 def make_optim(section: Mapping[str, Any]) -> Optim:
