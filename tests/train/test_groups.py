@@ -15,6 +15,9 @@ from vitswin_jax.convert.pth_write import write_pth
 from vitswin_jax.models.blocks import stack_blocks
 from vitswin_jax.train.groups import Groups, decay_mask
 from vitswin_jax.train.muon import matrix_axes
+from vitswin_jax.train.optim import make_tx
+from vitswin_jax.train.sharding import create_mesh
+from vitswin_jax.train.state import describe_trained, state_layout
 from vitswin_jax.types import UserError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "convert"))
@@ -144,6 +147,17 @@ def test_the_tutorials_freeze_is_one_key():
     """All but the head and the pre-logits."""
     trained = flatten_dict(Groups(train_only=("(head|pre_logits)/.*",)).trained(PARAMS), sep="/")
     assert {path for path in trained if trained[path]} == {"pre_logits/kernel", "head/kernel"}
+
+
+def test_what_is_frozen_is_not_counted_as_trained_and_has_no_moments():
+    fields = {"img_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 2}
+    model = create_model("vit", **fields, num_classes=3)
+    groups = Groups(train_only=("head/.*",))
+    tx = make_tx(lambda step: 0.1, groups=groups)
+    layout = state_layout(model, tx, image_shape=(8, 8, 3), mesh=create_mesh(data=1))
+    head = 8 * 3 + 3
+    assert describe_trained(layout, lora=None, groups=groups).startswith(f"trains {head} of ")
+    assert sum(leaf.size for leaf in jax.tree.leaves(layout.opt_state) if leaf.ndim) == 2 * head
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vitswin_jax import create_model
 from vitswin_jax.models.blocks import stack_blocks, unstack_blocks
+from vitswin_jax.train.groups import Groups
 from vitswin_jax.train.lora import Lora, add_lora, join, merge_lora, model_params, split
 from vitswin_jax.train.optim import make_tx
 from vitswin_jax.train.sharding import create_mesh, shard_batch
@@ -135,7 +136,7 @@ def test_a_step_trains_adapters_and_head_alone():
     count = sum(was[path].size for path in trained)
     layout = state_layout(model, tx, **shape)
     assert f"trains {count:,} of {sum(leaf.size for leaf in was.values()):,} parameters" in (
-        describe_trained(layout, LORA)
+        describe_trained(layout, lora=LORA, groups=Groups())
     )
     moments = sum(leaf.size for leaf in jax.tree.leaves(before.opt_state) if leaf.ndim)
     assert moments == 2 * count

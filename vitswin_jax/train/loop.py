@@ -74,7 +74,8 @@ def train_and_evaluate(
     layout = state_layout(run.model, run.tx, **run.state)
     workdir = claim_workdir(workdir, config.to_dict())
     save_start(workdir, run.start)
-    log.info("%s.", describe_trained(layout, run.options.lora))
+    options = run.options
+    log.info("%s.", describe_trained(layout, lora=options.lora, groups=options.groups))
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, layout)
     teacher = load_teacher(run)

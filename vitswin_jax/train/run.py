@@ -11,7 +11,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -25,11 +24,10 @@ from vitswin_jax.data.pipeline import (
 )
 from vitswin_jax.data.sources import check_same_classes, open_source
 from vitswin_jax.data.transforms import Preprocess, TrainTransform
-from vitswin_jax.models.layers import pair
 from vitswin_jax.train.distill import Distillation
 from vitswin_jax.train.ema import make_ema
 from vitswin_jax.train.erasing import Erasing
-from vitswin_jax.train.lora import Lora, add_lora, make_lora, split
+from vitswin_jax.train.lora import make_lora
 from vitswin_jax.train.losses import make_loss
 from vitswin_jax.train.mixing import Mixing
 from vitswin_jax.train.optim import make_optim
@@ -37,7 +35,7 @@ from vitswin_jax.train.plan import Plan, make_plan, split_fields
 from vitswin_jax.train.sharding import check_batch_size, create_mesh, shard_batch
 from vitswin_jax.train.start import Start, make_start, open_teacher, read_start
 from vitswin_jax.train.steps import StepOptions
-from vitswin_jax.types import Params, Source, UserError
+from vitswin_jax.types import Source, UserError
 
 Batches = Generator[dict[str, jax.Array], None, None]
 
@@ -103,25 +101,20 @@ def prepare(config: ConfigDict, workdir: Path | None = None) -> Run:
     )
     accum_steps = optim.pop("accum_steps")
     schedule, tx, groups = make_optim(optim | plan.schedule_counts())
-    lora = make_lora(**config.lora)
-    groups.check(trained_shapes(start.model, lora))
     check_batch_size("data.batch_size / optim.accum_steps", data["batch_size"] // accum_steps, mesh)
-    loss = dict(config.loss)
-    check_loss_fits(loss["name"], train)
-    head_bias = loss.pop("head_bias_init")
+    objective = dict(config.loss) | {"class_weights": data.pop("class_weights")}
+    head_bias = objective.pop("head_bias_init")
     distillation, teacher = make_distillation(train, start.model, **config.distill)
     options = StepOptions(
         erasing=erasing,
         mixing=mixing,
-        aux_weight=loss.pop("aux_weight"),
-        loss=make_loss(**loss),
-        class_weights=make_class_weights(train, data.pop("class_weights")),
+        **build_objective(train, **objective),
         mean=preprocess.mean,
         std=preprocess.std,
         accum_steps=accum_steps,
         groups=groups,
         distillation=distillation,
-        lora=lora,
+        lora=make_lora(**config.lora),
         ema=make_ema(**config.ema),
     )
     make_train_batches, test_batches = make_inputs(
@@ -167,17 +160,6 @@ def build_augmentation(
     return tuple(built)
 
 
-def trained_shapes(model: nn.Module, lora: Lora | None) -> Params:
-    """Returns the shapes of what the optimizer is given; nothing is computed."""
-    images = jax.ShapeDtypeStruct((1, *pair(model.img_size), model.in_chans), jnp.float32)
-
-    def init(key: jax.Array, images: jax.Array) -> Params:
-        params = model.init(key, images)["params"]
-        return split(params if lora is None else add_lora(params, lora, key), lora)[0]
-
-    return jax.eval_shape(init, jax.random.key(0), images)
-
-
 def open_data(data: dict[str, Any], *, seed: int) -> tuple[Source, Source]:
     """Opens the train and the test split; takes from `data` the keys that say which."""
     where = {key: data.pop(key) for key in ("dataset", "data_dir", "holdout")}
@@ -187,13 +169,23 @@ def open_data(data: dict[str, Any], *, seed: int) -> tuple[Source, Source]:
     return train, test
 
 
-def check_loss_fits(name: str, source: Source) -> None:
-    """Raises UserError where images have several labels and the loss would have them compete."""
-    if source.multi_label and name == "softmax":
+def build_objective(
+    train: Source, *, name: str, aux_weight: float, class_weights: Any
+) -> dict[str, Any]:
+    """Returns the fields of `StepOptions` that say what is minimised.
+
+    Raises UserError where images have several labels and the loss would have them compete.
+    """
+    if train.multi_label and name == "softmax":
         raise UserError(
-            f"loss.name='{name}' but {source.name} has several labels an image; loss.name must be "
+            f"loss.name='{name}' but {train.name} has several labels an image; loss.name must be "
             "'sigmoid'."
         )
+    return {
+        "loss": make_loss(name=name),
+        "aux_weight": aux_weight,
+        "class_weights": make_class_weights(train, class_weights),
+    }
 
 
 def make_inputs(

@@ -17,6 +17,7 @@ from flax.traverse_util import flatten_dict, path_aware_map, unflatten_dict
 from jax.sharding import Mesh
 
 from vitswin_jax.train.ema import Ema
+from vitswin_jax.train.groups import Groups
 from vitswin_jax.train.lora import Lora, add_lora, model_params, split, without_lora
 from vitswin_jax.train.sharding import state_shardings
 from vitswin_jax.types import Params
@@ -107,11 +108,13 @@ def state_layout(
     )
 
 
-def describe_trained(layout: TrainState, lora: Lora | None) -> str:
+def describe_trained(layout: TrainState, *, lora: Lora | None, groups: Groups) -> str:
     """Returns how many of a state's parameters are trained, and how large these are."""
-    trained, _ = split(layout.params, lora)
+    given, _ = split(layout.params, lora)
+    trains = zip(jax.tree.leaves(given), jax.tree.leaves(groups.trained(given)), strict=True)
+    trained = [leaf for leaf, is_trained in trains if is_trained]
     ours, all_ = (sum(leaf.size for leaf in jax.tree.leaves(x)) for x in (trained, layout.params))
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trained))
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in trained)
     return f"trains {ours:,} of {all_:,} parameters ({ours / all_:.1%}), {size / 1e6:.1f} MB"
 
 
