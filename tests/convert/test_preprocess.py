@@ -64,7 +64,11 @@ TINY = {"img_size": 28, "embed_dim": 192, "depth": 1, "num_heads": 3, "num_class
     ("fields", "name", "mean"),
     [
         ({"patch_size": 4, "dist_token": True}, None, IMAGENET),
-        ({"patch_size": 4, "pre_norm": True, "patch_bias": False}, None, CLIP),
+        (
+            {"patch_size": 4, "pre_norm": True, "patch_bias": False},
+            "vit_base_patch16_clip_224",
+            CLIP,
+        ),
         ({"patch_size": 4, "init_values": 1e-6, "no_embed_class": True}, None, IMAGENET),
         ({"patch_size": 14, "init_values": 1e-5}, None, IMAGENET),
         ({"patch_size": 4}, None, HALF),

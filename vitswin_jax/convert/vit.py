@@ -272,7 +272,7 @@ SOURCES = (
         "DeiT", "deit.", LAYERNORM, DISTILLATION, head="cls_classifier",
         holds=(
             only("qkv_bias", dist_token=(True,)),
-            only("qkv_bias", "pre_logits", **_CLASS_TOKEN_ALONE, num_classes=(0,)),
+            only("qkv_bias", **_CLASS_TOKEN_ALONE, num_classes=(0,), pre_logits=(SOME,)),
         ),
     ),
     _huggingface_source("DeiT", "deit.", LAYERNORM, head="classifier", own_prefix=True),
