@@ -89,6 +89,9 @@ def prepare(config: ConfigDict, workdir: Path | None = None) -> Run:
     for name in ("batch_size", "eval_batch_size"):
         check_batch_size(f"data.{name}", data[name], mesh)
     train, test = open_data(data, seed=config.seed)
+    loss = dict(config.loss)
+    head_bias = loss.pop("head_bias_init")
+    objective = build_objective(train, class_weights=data.pop("class_weights"), **loss)
     start = open_start(config, train, workdir)
     preprocess = start.preprocess
     augment = dict(config.augment)
@@ -102,13 +105,11 @@ def prepare(config: ConfigDict, workdir: Path | None = None) -> Run:
     accum_steps = optim.pop("accum_steps")
     schedule, tx, groups = make_optim(optim | plan.schedule_counts())
     check_batch_size("data.batch_size / optim.accum_steps", data["batch_size"] // accum_steps, mesh)
-    objective = dict(config.loss) | {"class_weights": data.pop("class_weights")}
-    head_bias = objective.pop("head_bias_init")
     distillation, teacher = make_distillation(train, start.model, **config.distill)
     options = StepOptions(
         erasing=erasing,
         mixing=mixing,
-        **build_objective(train, **objective),
+        **objective,
         mean=preprocess.mean,
         std=preprocess.std,
         accum_steps=accum_steps,
