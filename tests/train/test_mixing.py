@@ -75,12 +75,12 @@ def test_a_box_leaves_its_share_where_it_is_not_cut_off():
 
 
 def test_boxes_are_as_long_as_timm_rounds_them_and_stay_inside():
-    """0.36 of 50 and 35 pixels a side: 0.8 times that is 40 and 28."""
-    boxes, _ = boxes_of(0.36, height=50, width=35, n=500)
+    """A share of 0.75 halves the sides: 25 and 17 of 50 and 34 pixels, both odd."""
+    boxes, _ = boxes_of(0.75, height=50, width=34, n=500)
     top, bottom, left, right = boxes.T
     assert top.min() == left.min() == 0
-    assert (bottom.max(), right.max()) == (50, 35)
-    assert ((bottom - top).max(), (right - left).max()) == (40, 28)
+    assert (bottom.max(), right.max()) == (50, 34)
+    assert ((bottom - top).max(), (right - left).max()) == (25, 17)
 
 
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
