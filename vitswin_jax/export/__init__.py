@@ -1,0 +1,1 @@
+"""Trained models as programs that other runtimes run: ONNX and StableHLO."""

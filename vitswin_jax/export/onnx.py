@@ -1,0 +1,163 @@
+"""ONNX: a model's jaxpr, equation by equation, as nodes that every ONNX runtime has.
+
+What does not depend on the images, such as the bias tables' look-up, is computed here and stored.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vitswin_jax.atomic import replacing
+from vitswin_jax.export.program import Difference, Program, Run, check_export
+from vitswin_jax.types import UserError
+
+OPSET = 18
+"""The operators' version; onnxruntime has it since 1.14."""
+_IR = 8  # the file format's version that came with the opset
+_LARGEST = 2**31 - 2**20  # of a protocol buffer, less the nodes
+
+# Equations that only hold a jaxpr, whose own equations take their place.
+_INLINED = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call")
+
+
+def export_onnx(
+    path: str | os.PathLike[str], program: Program, *, images: np.ndarray | None = None
+) -> Difference:
+    """Writes a program as an ONNX file, after onnxruntime has run it and JAX agrees.
+
+    The file is written whole or not at all; its metadata has what `Program.describe` says. Returns
+    how far the two are apart on `images`, or on photos. Raises UserError for a model that cannot be
+    exported, one larger than such a file may be, and an export that differs.
+    """
+    model = to_onnx(program)
+    with replacing(path) as temporary:
+        temporary.write_bytes(model.SerializeToString())
+        return check_export(program, load_onnx(temporary), images)
+
+
+def load_onnx(path: str | os.PathLike[str]) -> Run:
+    """Returns the function from images to logits that an ONNX file holds, run by onnxruntime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(
+        os.fspath(path), options, providers=["CPUExecutionProvider"]
+    )
+    (images,) = session.get_inputs()
+    return lambda array: session.run(None, {images.name: array})[0]
+
+
+def read_description(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns what an ONNX file says of itself."""
+    import onnx
+
+    model = onnx.load(Path(path), load_external_data=False)
+    return {prop.key: json.loads(prop.value) for prop in model.metadata_props}
+
+
+def to_onnx(program: Program) -> Any:
+    """Returns a program as an `onnx.ModelProto`."""
+    import onnx
+    from onnx import helper
+
+    from vitswin_jax.export.graph import BATCH, IMAGES, Graph, Value
+
+    names = list(program.params)
+    traced = jax.make_jaxpr(lambda arrays, x: program.apply(dict(zip(names, arrays, strict=True)), x))(
+        list(program.params.values()), program.image_spec()
+    )
+    graph = Graph(quantized=program.codes)
+    weights = [
+        Value(array.shape, array=array, parameter=name) for name, array in program.params.items()
+    ]
+    images = Value((BATCH, *program.image_shape), name=IMAGES)
+    with jax.default_matmul_precision("highest"):
+        (logits,) = _inline(graph, traced.jaxpr, traced.consts, [*weights, images])
+    graph.nodes.append(helper.make_node("Identity", [logits.name], [program.output]))
+    size = sum(len(tensor.raw_data) for tensor in graph.initializers)
+    if size > _LARGEST:
+        raise UserError(
+            f"{program.metadata.name}: an ONNX file holds 2 GB, and the weights are "
+            f"{size / 1e9:.1f}; quantise them, or export to StableHLO."
+        )
+    element = helper.np_dtype_to_tensor_dtype(program.image_dtype)
+    ends = [
+        helper.make_tensor_value_info(IMAGES, element, images.shape),
+        helper.make_tensor_value_info(program.output, onnx.TensorProto.FLOAT, logits.shape),
+    ]
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes, program.metadata.name, ends[:1], ends[1:], graph.initializers
+        ),
+        producer_name="vitswin_jax",
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=_IR,
+    )
+    described = program.describe(opset=OPSET)
+    helper.set_model_props(model, {key: json.dumps(value) for key, value in described.items()})
+    onnx.checker.check_model(model)
+    return model
+
+
+def _inline(graph: Any, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+    """Adds a jaxpr's equations to a graph; returns the values of its outputs."""
+    from vitswin_jax.export.graph import Value
+    from vitswin_jax.export.primitives import HANDLERS, shape_of
+
+    def read(atom: Any) -> Value:
+        if not hasattr(atom, "val"):
+            return values[atom]
+        array = np.asarray(atom.val, atom.aval.dtype)
+        return Value(array.shape, array=array)
+
+    known = [Value(np.shape(array), array=np.asarray(array)) for array in consts]
+    values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*known, *inputs), strict=True))
+    for eqn in jaxpr.eqns:
+        taken, name = [read(atom) for atom in eqn.invars], eqn.primitive.name
+        shapes = [shape_of(atom.aval.shape) for atom in eqn.outvars]
+        if name in _INLINED:
+            inner = next(p for p in eqn.params.values() if hasattr(p, "jaxpr"))
+            given = _inline(graph, inner.jaxpr, inner.consts, taken)
+        elif name in HANDLERS and (name in _STRUCTURAL or not _is_known(taken, shapes)):
+            given = HANDLERS[name](graph, eqn, *taken)
+        elif _is_known(taken, shapes):
+            given = _evaluate(eqn, taken)
+        else:
+            raise UserError(f"ONNX: JAX's {name} is not exported; StableHLO has all that JAX has.")
+        given = given if isinstance(given, list) else [given]
+        values.update(zip(eqn.outvars, given, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+# What keeps a parameter's elements, or keeps them small: done without JAX even where all is known.
+_STRUCTURAL = (
+    "reshape", "transpose", "squeeze", "broadcast_in_dim", "convert_element_type", "copy",
+)  # fmt: skip
+
+
+def _is_known(inputs: Sequence[Any], shapes: Sequence[Any]) -> bool:
+    """Returns whether an equation can be computed without images, whatever the batch."""
+    return all(value.array is not None for value in inputs) and not any(
+        isinstance(side, str) for shape in shapes for side in shape
+    )
+
+
+def _evaluate(eqn: Any, inputs: Sequence[Any]) -> list[Any]:
+    """Computes an equation whose inputs are known."""
+    from vitswin_jax.export.graph import Value
+
+    arrays = [
+        np.broadcast_to(value.array, atom.aval.shape)
+        for value, atom in zip(inputs, eqn.invars, strict=True)
+    ]
+    found = eqn.primitive.bind(*arrays, **eqn.params)
+    found = found if eqn.primitive.multiple_results else [found]
+    return [Value(array.shape, array=np.asarray(array)) for array in found]

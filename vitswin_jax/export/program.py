@@ -1,0 +1,195 @@
+"""A trained model as it is exported, whatever the format: a function of images alone.
+
+Weights stand inside, in loop layout; the batch is left open; all is computed in float32, and with
+float32's own products on every device (matmul precision "highest").
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import export
+from jaxtyping import Array, Float32
+
+from vitswin_jax.data.transforms import Preprocess
+from vitswin_jax.export.quantize import quantize_parameters
+from vitswin_jax.metadata import Metadata
+from vitswin_jax.models.blocks import unstack_blocks
+from vitswin_jax.models.layers import pair
+from vitswin_jax.models.registry import family_of
+from vitswin_jax.types import Params, UserError
+from vitswin_jax.version import __version__
+
+TOLERANCE = 1e-4
+"""How far an export's logits may be from the model's, in their standard deviations."""
+
+Weights = Mapping[str, Any]
+"""Flat paths to float32 arrays, or to int8 codes with their scales."""
+
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far the logits of two programs are apart, and how far the logits spread."""
+
+    largest: float
+    std: float
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether it is no more than the order of float32's operations can make."""
+        return self.largest <= TOLERANCE * max(self.std, 1e-6)
+
+    def __str__(self) -> str:
+        return f"{self.largest:.3g} (their std is {self.std:.3g})"
+
+
+@dataclass(frozen=True)
+class Program:
+    """A model with its weights, and what is to be said of both; `make_program` makes it."""
+
+    model: nn.Module
+    params: Mapping[str, np.ndarray]
+    """Flat float32 parameters; what is quantised is rounded already."""
+    codes: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    """Of the quantised: int8 codes and scales."""
+    pixels: Preprocess | None
+    """How uint8 images are normalised, where the program does it itself."""
+    metadata: Metadata
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of its images."""
+        return (*pair(self.model.img_size), self.model.in_chans)
+
+    @property
+    def image_dtype(self) -> np.dtype:
+        """The dtype of its images: float32, normalised; or uint8 in [0, 255]."""
+        return np.dtype(np.float32 if self.pixels is None else np.uint8)
+
+    @property
+    def output(self) -> str:
+        """What its output is called."""
+        return "logits" if self.model.num_classes else "features"
+
+    def image_spec(self) -> jax.ShapeDtypeStruct:
+        """Returns images in a batch of any size."""
+        (batch,) = export.symbolic_shape("batch")
+        return jax.ShapeDtypeStruct((batch, *self.image_shape), self.image_dtype)
+
+    def apply(self, weights: Weights, images: Array) -> Float32[Array, "b k"]:
+        """Returns the logits of images; traced by every exporter."""
+        if self.pixels is not None:
+            mean, std = (jnp.asarray(x, jnp.float32) for x in (self.pixels.mean, self.pixels.std))
+            images = (images.astype(jnp.float32) / 255 - mean[None, None, None]) / std[None, None, None]
+        flat = {
+            path: leaf[0].astype(jnp.float32) * leaf[1] if isinstance(leaf, tuple) else leaf
+            for path, leaf in weights.items()
+        }
+        with jax.default_matmul_precision("highest"):
+            return self.model.apply({"params": unflatten_dict(flat, sep="/")}, images, train=False)
+
+    def runner(self) -> Run:
+        """Returns the program as JAX runs it here, from images to logits."""
+        apply = jax.jit(self.apply)
+        return lambda images: np.asarray(apply(self.params, images))
+
+    def describe(self, **more: Any) -> dict[str, Any]:
+        """Returns plain data that says what the program takes and gives, and whose weights it has."""
+        images = "normalised, (pixel / 255 - mean) / std" if self.pixels is None else "in [0, 255]"
+        preprocess = self.metadata.preprocess
+        return {
+            "name": self.metadata.name,
+            "input": f"images {self.image_dtype} (batch, height, width, channels), {images}",
+            "image_shape": self.image_shape,
+            "output": f"{self.output} float32 (batch, {self.model.num_classes or 'width'})",
+            "preprocess": None if preprocess is None else dataclasses.asdict(preprocess),
+            "class_names": self.metadata.class_names,
+            "weights": "int8, one scale for each output channel" if self.codes else "float32",
+            "provenance": dict(self.metadata.provenance),
+            "versions": {"vitswin_jax": __version__, "jax": jax.__version__},
+            **more,
+        }
+
+
+def make_program(
+    model: nn.Module,
+    variables: Mapping[str, Params],
+    *,
+    metadata: Metadata | None = None,
+    uint8: bool = False,
+    quantize: bool = False,
+) -> Program:
+    """Returns a model, in any layout and dtype, as it is exported.
+
+    `uint8` makes it take pixels, which it normalises by the metadata's mean and std; `quantize`
+    rounds matrices to int8. Raises UserError where pixels cannot be normalised.
+    """
+    metadata = metadata or Metadata(name=family_of(model), fields={})
+    if uint8 and (metadata.preprocess is None or model.in_chans != 3):
+        raise UserError(
+            "uint8 images need weights that say their mean and std, and a model of 3 channels."
+        )
+    plain = {"scan": False, "remat": "none", "attn_impl": "xla", "dtype": jnp.dtype("float32")}
+    known = {field.name for field in dataclasses.fields(model)}
+    model = model.clone(**{name: value for name, value in plain.items() if name in known})
+    flat = flatten_dict(unstack_blocks(variables["params"]), sep="/")
+    flat = {path: np.asarray(leaf, np.float32) for path, leaf in sorted(flat.items())}
+    codes = quantize_parameters(flat) if quantize else {}
+    flat |= {path: code.astype(np.float32) * scale for path, (code, scale) in codes.items()}
+    return Program(model, flat, codes, metadata.preprocess if uint8 else None, metadata)
+
+
+def sample_images(program: Program) -> np.ndarray:
+    """Returns images to compare on: scikit-learn's two photos, as the model takes them, and noise."""
+    height, width, channels = program.image_shape
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (1, height, width, channels), np.uint8)
+    preprocess = program.metadata.preprocess or Preprocess(img_size=(height, width))
+    preprocess = dataclasses.replace(preprocess, img_size=(height, width))
+    if channels != 3:
+        return (noise / 127.5 - 1).astype(np.float32)
+    from sklearn.datasets import load_sample_images
+
+    photos = [preprocess.image(np.asarray(image)) for image in load_sample_images().images]
+    pixels = np.concatenate([np.stack(photos), noise])
+    return pixels if program.pixels is not None else preprocess.normalize(pixels)
+
+
+def compare(run: Run, other: Run, batches: Iterable[np.ndarray]) -> Difference:
+    """Returns how far two programs' logits are apart on batches of images.
+
+    Raises UserError where their shapes differ, or a logit is not a finite number.
+    """
+    pairs = [(run(images), other(images)) for images in batches]
+    if wrong := [(a.shape, b.shape) for a, b in pairs if a.shape != b.shape]:
+        raise UserError(f"the outputs are {wrong[0][0]} and {wrong[0][1]}, and should be alike.")
+    ours, theirs = (np.concatenate(logits) for logits in zip(*pairs, strict=True))
+    if not np.isfinite([ours, theirs]).all():
+        raise UserError("the outputs are not finite numbers; are the weights?")
+    return Difference(float(np.abs(ours - theirs).max()), float(ours.std()))
+
+
+def check_export(program: Program, run: Run, images: np.ndarray | None = None) -> Difference:
+    """Returns how far a reloaded export is from JAX: on one image, and on all in one batch.
+
+    `images` are as the program takes them; by default `sample_images`. Raises UserError where that
+    is more than rounding.
+    """
+    images = sample_images(program) if images is None else images
+    difference = compare(program.runner(), run, (images[:1], images))
+    if not difference.is_rounding:
+        raise UserError(
+            f"the export differs from JAX by {difference}, which is more than {TOLERANCE:g} of the "
+            "std; nothing was written."
+        )
+    return difference
