@@ -80,6 +80,16 @@ DIRECTIONS = {
         "train.optim",
         "train.sharding",
     ],
+    "export.quantize": [],
+    "export*": [
+        "types",
+        "atomic",
+        "version",
+        "metadata",
+        "export.*",
+        "models.*",
+        "data.transforms",
+    ],
     "cli*": ["*"],
 }
 

@@ -15,6 +15,7 @@ from vitswin_jax.version import __version__
 _COMMANDS = {  # each a module of this package, with add_arguments(parser) and run(args)
     "models": "list the variants: parameters, multiply-adds, image size",
     "convert": "convert weights from any source to any format",
+    "export": "export weights as ONNX or StableHLO, compared with JAX",
     "predict": "name what images show",
     "evaluate": "measure weights on a whole dataset split and write a report",
 }

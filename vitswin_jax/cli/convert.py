@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="DST", help="the file to write")
     parser.add_argument("--to", choices=FORMATS, default="native", help="default: native")
     parser.add_argument("--model", metavar="NAME", help="the variant, where the file is unclear")
-    parser.add_argument("--img-size", type=_size, metavar="N|HxW", help="resize to this image size")
+    parser.add_argument(
+        "--img-size", type=image_size, metavar="N|HxW", help="resize to this image size"
+    )
     parser.add_argument(
         "--num-classes", type=int, metavar="N", help="another number gives a fresh head; 0: none"
     )
@@ -101,7 +103,8 @@ def _verify(path: Path, model, variables, name: str) -> int:
     return 0 if difference <= 1e-5 * max(float(logits.std()), 1e-6) else 1
 
 
-def _size(text: str) -> int | tuple[int, int]:
+def image_size(text: str) -> int | tuple[int, int]:
+    """Reads N or HxW; argparse says so where it is neither."""
     sides = tuple(int(side) for side in text.lower().split("x"))
     if len(sides) > 2 or min(sides) < 1:
         raise ValueError(text)

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
     metadata = load_metadata(args.weights, args.model)
     model, variables = load_pretrained(args.weights, args.model)
-    source = _open_source(args, metadata)
+    source = open_evaluated(args, metadata)
     preprocess = metadata.preprocess or default_preprocess(metadata.name, metadata.fields)
     columns = match_classes(metadata.class_names, source)
     batches = make_eval_batches(
@@ -95,7 +95,7 @@ def _write_report(args: argparse.Namespace, *, metadata: Metadata, **report: Any
     print(f"\nreport: {path}")
 
 
-def _open_source(args: argparse.Namespace, metadata: Metadata) -> Source:
+def open_evaluated(args: argparse.Namespace, metadata: Metadata) -> Source:
     """Opens what is asked for; what is not said is as it was in training, so that no training
     image is mistaken for a test image.
     """

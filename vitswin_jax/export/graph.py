@@ -79,12 +79,13 @@ class Graph:
         """
         if value.parameter not in self._quantized:
             return self.name_of(value)
+        # No DequantizeLinear: onnxruntime would make it and the product one node that rounds the
+        # activations to 8 bits as well, where nobody asked for it.
         codes, scale = quantize_channels(value.array, axis=axis)
-        names = (
-            self.constant(codes, name=f"{value.parameter}/int8"),
-            self.constant(scale.reshape(-1), name=f"{value.parameter}/scale"),
-        )
-        return self.add("DequantizeLinear", *names, axis=axis, shape=value.shape).name
+        codes = self.constant(codes, name=f"{value.parameter}/int8")
+        scale = self.constant(scale, name=f"{value.parameter}/scale")
+        codes = self.add("Cast", codes, to=onnx.TensorProto.FLOAT, shape=value.shape)
+        return self.add("Mul", codes.name, scale, shape=value.shape).name
 
     def reshape(self, value: Value, shape: Shape) -> Value:
         """Returns the value in another shape of as many elements."""

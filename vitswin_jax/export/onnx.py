@@ -13,8 +13,14 @@ from typing import Any
 
 import jax
 import numpy as np
+import onnx
+import onnxruntime
+from onnx import helper
 
 from vitswin_jax.atomic import replacing
+from vitswin_jax.export import primitives, products
+from vitswin_jax.export.graph import BATCH, IMAGES, Graph, Shape, Value
+from vitswin_jax.export.primitives import shape_of
 from vitswin_jax.export.program import Difference, Program, Run, check_export
 from vitswin_jax.types import UserError
 
@@ -23,8 +29,15 @@ OPSET = 18
 _IR = 8  # the file format's version that came with the opset
 _LARGEST = 2**31 - 2**20  # of a protocol buffer, less the nodes
 
+_HANDLERS = primitives.HANDLERS | products.HANDLERS
+
 # Equations that only hold a jaxpr, whose own equations take their place.
 _INLINED = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call")
+
+# What keeps a parameter's elements, or keeps them small: done without JAX even where all is known.
+_STRUCTURAL = (
+    "reshape", "transpose", "squeeze", "broadcast_in_dim", "convert_element_type", "copy",
+)  # fmt: skip
 
 
 def export_onnx(
@@ -44,8 +57,6 @@ def export_onnx(
 
 def load_onnx(path: str | os.PathLike[str]) -> Run:
     """Returns the function from images to logits that an ONNX file holds, run by onnxruntime."""
-    import onnxruntime
-
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(
@@ -57,23 +68,16 @@ def load_onnx(path: str | os.PathLike[str]) -> Run:
 
 def read_description(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns what an ONNX file says of itself."""
-    import onnx
-
     model = onnx.load(Path(path), load_external_data=False)
     return {prop.key: json.loads(prop.value) for prop in model.metadata_props}
 
 
-def to_onnx(program: Program) -> Any:
-    """Returns a program as an `onnx.ModelProto`."""
-    import onnx
-    from onnx import helper
-
-    from vitswin_jax.export.graph import BATCH, IMAGES, Graph, Value
-
+def to_onnx(program: Program) -> onnx.ModelProto:
+    """Returns a program as an ONNX model that is no file yet."""
     names = list(program.params)
-    traced = jax.make_jaxpr(lambda arrays, x: program.apply(dict(zip(names, arrays, strict=True)), x))(
-        list(program.params.values()), program.image_spec()
-    )
+    traced = jax.make_jaxpr(
+        lambda arrays, x: program.apply(dict(zip(names, arrays, strict=True)), x)
+    )(list(program.params.values()), program.image_spec())
     graph = Graph(quantized=program.codes)
     weights = [
         Value(array.shape, array=array, parameter=name) for name, array in program.params.items()
@@ -107,10 +111,10 @@ def to_onnx(program: Program) -> Any:
     return model
 
 
-def _inline(graph: Any, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+def _inline(
+    graph: Graph, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Value]
+) -> list[Value]:
     """Adds a jaxpr's equations to a graph; returns the values of its outputs."""
-    from vitswin_jax.export.graph import Value
-    from vitswin_jax.export.primitives import HANDLERS, shape_of
 
     def read(atom: Any) -> Value:
         if not hasattr(atom, "val"):
@@ -126,8 +130,8 @@ def _inline(graph: Any, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any]
         if name in _INLINED:
             inner = next(p for p in eqn.params.values() if hasattr(p, "jaxpr"))
             given = _inline(graph, inner.jaxpr, inner.consts, taken)
-        elif name in HANDLERS and (name in _STRUCTURAL or not _is_known(taken, shapes)):
-            given = HANDLERS[name](graph, eqn, *taken)
+        elif name in _HANDLERS and (name in _STRUCTURAL or not _is_known(taken, shapes)):
+            given = _HANDLERS[name](graph, eqn, *taken)
         elif _is_known(taken, shapes):
             given = _evaluate(eqn, taken)
         else:
@@ -137,23 +141,15 @@ def _inline(graph: Any, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any]
     return [read(atom) for atom in jaxpr.outvars]
 
 
-# What keeps a parameter's elements, or keeps them small: done without JAX even where all is known.
-_STRUCTURAL = (
-    "reshape", "transpose", "squeeze", "broadcast_in_dim", "convert_element_type", "copy",
-)  # fmt: skip
-
-
-def _is_known(inputs: Sequence[Any], shapes: Sequence[Any]) -> bool:
+def _is_known(inputs: Sequence[Value], shapes: Sequence[Shape]) -> bool:
     """Returns whether an equation can be computed without images, whatever the batch."""
     return all(value.array is not None for value in inputs) and not any(
         isinstance(side, str) for shape in shapes for side in shape
     )
 
 
-def _evaluate(eqn: Any, inputs: Sequence[Any]) -> list[Any]:
+def _evaluate(eqn: Any, inputs: Sequence[Value]) -> list[Value]:
     """Computes an equation whose inputs are known."""
-    from vitswin_jax.export.graph import Value
-
     arrays = [
         np.broadcast_to(value.array, atom.aval.shape)
         for value, atom in zip(inputs, eqn.invars, strict=True)

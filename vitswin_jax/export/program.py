@@ -17,7 +17,7 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Float32, Shaped, UInt8
 
 from vitswin_jax.data.transforms import Preprocess
 from vitswin_jax.export.quantize import quantize_parameters
@@ -81,6 +81,12 @@ class Program:
         """What its output is called."""
         return "logits" if self.model.num_classes else "features"
 
+    def take(
+        self, pixels: UInt8[np.ndarray, "b h w c"], preprocess: Preprocess
+    ) -> Shaped[np.ndarray, "b h w c"]:
+        """Returns resized and cropped images in [0, 255] as the program takes them."""
+        return pixels if self.pixels is not None else preprocess.normalize(pixels)
+
     def image_spec(self) -> jax.ShapeDtypeStruct:
         """Returns images in a batch of any size."""
         (batch,) = export.symbolic_shape("batch")
@@ -90,7 +96,8 @@ class Program:
         """Returns the logits of images; traced by every exporter."""
         if self.pixels is not None:
             mean, std = (jnp.asarray(x, jnp.float32) for x in (self.pixels.mean, self.pixels.std))
-            images = (images.astype(jnp.float32) / 255 - mean[None, None, None]) / std[None, None, None]
+            mean, std = mean[None, None, None], std[None, None, None]
+            images = (images.astype(jnp.float32) / 255 - mean) / std
         flat = {
             path: leaf[0].astype(jnp.float32) * leaf[1] if isinstance(leaf, tuple) else leaf
             for path, leaf in weights.items()
@@ -104,17 +111,17 @@ class Program:
         return lambda images: np.asarray(apply(self.params, images))
 
     def describe(self, **more: Any) -> dict[str, Any]:
-        """Returns plain data that says what the program takes and gives, and whose weights it has."""
-        images = "normalised, (pixel / 255 - mean) / std" if self.pixels is None else "in [0, 255]"
+        """Returns plain data: what the program takes and gives, and whose weights it has."""
+        sides = ", ".join(map(str, self.image_shape))
+        normal = "normalised, (pixel / 255 - mean) / std" if self.pixels is None else "in [0, 255]"
         preprocess = self.metadata.preprocess
         return {
             "name": self.metadata.name,
-            "input": f"images {self.image_dtype} (batch, height, width, channels), {images}",
-            "image_shape": self.image_shape,
-            "output": f"{self.output} float32 (batch, {self.model.num_classes or 'width'})",
+            "input": f"images {self.image_dtype} (batch, {sides}), {normal}",
+            "output": f"{self.output} float32 (batch, {self.model.num_classes or 'channels'})",
+            "weights": "int8, one scale for each output channel" if self.codes else "float32",
             "preprocess": None if preprocess is None else dataclasses.asdict(preprocess),
             "class_names": self.metadata.class_names,
-            "weights": "int8, one scale for each output channel" if self.codes else "float32",
             "provenance": dict(self.metadata.provenance),
             "versions": {"vitswin_jax": __version__, "jax": jax.__version__},
             **more,
@@ -150,7 +157,7 @@ def make_program(
 
 
 def sample_images(program: Program) -> np.ndarray:
-    """Returns images to compare on: scikit-learn's two photos, as the model takes them, and noise."""
+    """Returns what to compare on, as the model takes it: scikit-learn's two photos, and noise."""
     height, width, channels = program.image_shape
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (1, height, width, channels), np.uint8)
@@ -162,7 +169,7 @@ def sample_images(program: Program) -> np.ndarray:
 
     photos = [preprocess.image(np.asarray(image)) for image in load_sample_images().images]
     pixels = np.concatenate([np.stack(photos), noise])
-    return pixels if program.pixels is not None else preprocess.normalize(pixels)
+    return program.take(pixels, preprocess)
 
 
 def compare(run: Run, other: Run, batches: Iterable[np.ndarray]) -> Difference:

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import flatbuffers  # noqa: F401  (jax.export writes with it, and does not say so)
 import jax
 import jax.numpy as jnp
 import numpy as np

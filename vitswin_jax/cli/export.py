@@ -1,0 +1,146 @@
+"""`vitswin export`: weights as a program for other runtimes, which JAX agrees with."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vitswin_jax.cli.convert import image_size
+from vitswin_jax.types import UserError
+
+if TYPE_CHECKING:
+    from vitswin_jax.export.program import Program, Run
+    from vitswin_jax.metadata import Metadata
+
+_FORMATS = ("onnx", "stablehlo")  # each a module of vitswin_jax.export, and a suffix
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the subcommand's arguments."""
+    parser.add_argument(
+        "weights", metavar="WEIGHTS", help="a run's workdir, a weights file or a published name"
+    )
+    parser.add_argument("target", metavar="DST", help="the file to write")
+    parser.add_argument("--to", choices=_FORMATS, help="default: by the suffix of DST")
+    parser.add_argument("--model", metavar="NAME", help="the variant, where the file is unclear")
+    parser.add_argument(
+        "--img-size", type=image_size, metavar="N|HxW", help="resize to this image size"
+    )
+    parser.add_argument(
+        "--uint8", action="store_true", help="take pixels, and normalise them in the program"
+    )
+    parser.add_argument(
+        "--quantize", choices=("int8",), help="store matrices as 8-bit integers and scales"
+    )
+    parser.add_argument(
+        "--images", nargs="+", metavar="IMAGE", default=(), help="compare on these files as well"
+    )
+    parser.add_argument(
+        "--dataset",
+        metavar="DATASET",
+        nargs="?",
+        const="",
+        help="measure the accuracy of both on it (no name: what the weights were trained on)",
+    )
+    parser.add_argument("--split", help="which part of it (default: the run's, else test)")
+    parser.add_argument("--data-dir", metavar="DIR", help="where TFDS keeps its datasets")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes DST once it has been reloaded and agrees with JAX; says how closely."""
+    kind = _format(args.target, args.to)
+    write, load = _exporter(kind)
+    from vitswin_jax.export.program import compare, make_program, sample_images
+    from vitswin_jax.pretrained import load_pretrained
+
+    fields = {} if args.img_size is None else {"img_size": args.img_size}
+    model, variables = load_pretrained(args.weights, args.model, **fields)
+    metadata = _metadata(args, model, fields)
+    plain = make_program(model, variables, metadata=metadata, uint8=args.uint8)
+    program = plain
+    if args.quantize:
+        program = make_program(model, variables, metadata=metadata, uint8=args.uint8, quantize=True)
+    images = np.concatenate([sample_images(program), *_read_images(program, args.images)])
+    difference = write(args.target, program, images=images)
+    described = program.describe()
+    size = Path(args.target).stat().st_size
+    print(f"{args.target}: {metadata.name}, {described['weights']}, {size / 1e6:,.2f} MB")
+    print(f"takes {described['input']}; gives {described['output']}")
+    print(f"largest difference from JAX: {difference}, over {len(images)} images")
+    if args.quantize:
+        lost = compare(plain.runner(), program.runner(), [images])
+        held = sum(array.nbytes for array in plain.params.values()) / 1e6
+        print(f"largest difference by int8: {lost}; as float32 the weights are {held:,.2f} MB")
+    if args.dataset is not None:
+        runs = {"the weights in JAX": plain.runner(), str(args.target): load(args.target)}
+        _print_accuracy(args, program, runs)
+    return 0
+
+
+def _format(target: str, asked: str | None) -> str:
+    suffix = Path(target).suffix.removeprefix(".")
+    if asked is None and suffix not in _FORMATS:
+        raise UserError(
+            f"{target}: what to write is said by the suffix, .onnx or .stablehlo, or by --to."
+        )
+    return asked or suffix
+
+
+def _exporter(kind: str) -> tuple[Any, Any]:
+    """Returns a format's writer and loader."""
+    try:
+        module = importlib.import_module(f"vitswin_jax.export.{kind}")
+    except ImportError as error:
+        raise UserError(
+            f"--to {kind} needs the package {error.name}; pip install 'vitswin_jax[export]'."
+        ) from error
+    return getattr(module, f"export_{kind}"), getattr(module, f"load_{kind}")
+
+
+def _metadata(args: argparse.Namespace, model: Any, fields: Mapping[str, Any]) -> Metadata:
+    """Returns what the weights say of themselves, at the model's image size."""
+    from vitswin_jax.models.layers import pair
+    from vitswin_jax.pretrained import default_preprocess, load_metadata
+
+    metadata = load_metadata(args.weights, args.model, **fields)
+    preprocess = metadata.preprocess or default_preprocess(metadata.name, metadata.fields)
+    preprocess = dataclasses.replace(preprocess, img_size=pair(model.img_size))
+    return dataclasses.replace(metadata, preprocess=preprocess)
+
+
+def _read_images(program: Program, paths: Sequence[str]) -> list[np.ndarray]:
+    """Returns images as the program takes them, each a batch of one."""
+    from vitswin_jax.data.decode import decode_image
+    from vitswin_jax.data.files import read_file
+
+    if paths and program.image_shape[2] != 3:
+        raise UserError(f"--images are of 3 channels; the model takes {program.image_shape[2]}.")
+    preprocess = program.metadata.preprocess
+    pixels = (preprocess.image(decode_image(read_file(path), name=path)) for path in paths)
+    return [program.take(image[None], preprocess) for image in pixels]
+
+
+def _print_accuracy(args: argparse.Namespace, program: Program, runs: Mapping[str, Run]) -> None:
+    """Prints each program's accuracy over a split."""
+    from vitswin_jax.analysis.evaluate import predict_dataset, summarize
+    from vitswin_jax.cli.evaluate import match_classes, open_evaluated
+    from vitswin_jax.data.pipeline import make_eval_batches
+
+    metadata = program.metadata
+    source = open_evaluated(args, metadata)
+    columns = match_classes(metadata.class_names, source)
+    print(f"{source.name}, {len(source):,} images")
+    for name, run in runs.items():
+        batches = make_eval_batches(source, batch_size=64, preprocess=metadata.preprocess)
+        logits, labels = predict_dataset(
+            lambda batch, run=run: run(program.take(batch["image"], metadata.preprocess)), batches
+        )
+        logits = logits if columns is None else logits[:, columns]
+        top1 = summarize(logits, labels, source.class_names).top1
+        print(f"  top-1 {100 * top1:6.2f} %  {name}")
