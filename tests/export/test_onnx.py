@@ -1,16 +1,18 @@
 """ONNX files give JAX's numbers in onnxruntime, on photos and on batches of any size."""
 
+import importlib
+
 import numpy as np
 import pytest
 
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
-
 from vitswin_jax.export import program as programs
-from vitswin_jax.export.onnx import OPSET, export_onnx, load_onnx, read_description, to_onnx
 from vitswin_jax.export.program import sample_images
 from vitswin_jax.models.registry import create_model
 from vitswin_jax.types import UserError
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+onnx_file = importlib.import_module("vitswin_jax.export.onnx")  # which needs both
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,7 @@ def export(make, tmp_path_factory):
         choice = (key, *options)
         if choice not in done:
             path = tmp_path_factory.mktemp("export") / "model.onnx"
-            done[choice] = path, export_onnx(path, make(key, **options))
+            done[choice] = path, onnx_file.export_onnx(path, make(key, **options))
         return done[choice]
 
     return export
@@ -33,7 +35,7 @@ def test_it_gives_jaxs_numbers(make, export, forward, key):
     program = make(key)
     path, difference = export(key)
     images = sample_images(program)
-    want, run = forward(program, images), load_onnx(path)
+    want, run = forward(program, images), onnx_file.load_onnx(path)
     np.testing.assert_allclose(run(images), want, atol=1e-5)
     np.testing.assert_allclose(run(images[1:2]), want[1:2], atol=1e-5)
     assert 0 < difference.largest < 1e-5
@@ -45,7 +47,7 @@ def test_it_gives_jaxs_numbers(make, export, forward, key):
 
 def test_it_takes_pixels_where_asked(make, export, forward):
     program = make("vit", uint8=True)
-    run = load_onnx(export("vit", uint8=True)[0])
+    run = onnx_file.load_onnx(export("vit", uint8=True)[0])
     pixels = sample_images(program)
     assert pixels.dtype == np.uint8
     images = program.metadata.preprocess.normalize(pixels)
@@ -55,14 +57,16 @@ def test_it_takes_pixels_where_asked(make, export, forward):
 def test_the_file_says_what_it_is(export, make):
     path, _ = export("vit")
     model = onnx.load(path)
-    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [
+        ("", onnx_file.OPSET)
+    ]
     (images,), (logits,) = model.graph.input, model.graph.output
     assert (images.name, logits.name) == ("images", "logits")
     sides = [side.dim_param or side.dim_value for side in images.type.tensor_type.shape.dim]
     assert sides == ["batch", 8, 16, 3]
-    said = read_description(path)
+    said = onnx_file.read_description(path)
     assert said["name"] == "vit"
-    assert said["opset"] == OPSET
+    assert said["opset"] == onnx_file.OPSET
     assert said["class_names"] == [f"Klasse {i} ä" for i in range(5)]
     assert said["preprocess"]["mean"] == [0.4, 0.5, 0.6]
     assert (
@@ -77,7 +81,7 @@ def test_the_file_says_what_it_is(export, make):
 def test_what_images_do_not_change_is_computed_once(make):
     """Swin's look-up of biases and Swin V2's network of them are no nodes."""
     for key in ("swin", "swinv2"):
-        model = to_onnx(make(key))
+        model = onnx_file.to_onnx(make(key))
         ops = {node.op_type for node in model.graph.node}
         assert not ops & {"Gather", "GatherND", "Where", "Sigmoid"}
         assert not [t.name for t in model.graph.initializer if "cpb_mlp" in t.name]
@@ -87,7 +91,7 @@ def test_int8_is_a_quarter_and_what_it_says(make, export, forward):
     program, plain = make("swin", quantize=True), make("swin")
     path, _ = export("swin", quantize=True)
     images = sample_images(program)
-    logits, rounded = forward(plain, images), load_onnx(path)(images)
+    logits, rounded = forward(plain, images), onnx_file.load_onnx(path)(images)
     np.testing.assert_allclose(rounded, forward(program, images), atol=1e-5)
     assert 1e-4 < np.abs(rounded - logits).max() < 0.1 * logits.std()
     kept = {t.name: t for t in onnx.load(path).graph.initializer}
@@ -105,7 +109,7 @@ def test_an_export_that_differs_is_not_written(make, tmp_path, monkeypatch):
     path = tmp_path / "model.onnx"
     path.write_text("before")
     with pytest.raises(UserError, match=r"differs from JAX by .* nothing was written"):
-        export_onnx(path, make("vit"))
+        onnx_file.export_onnx(path, make("vit"))
     assert path.read_text() == "before"
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]
 
@@ -116,6 +120,6 @@ def test_what_onnx_cannot_have_is_said(random_variables, tmp_path):
         num_classes=3, pretrained_window_sizes=(0,), moe_stages=(0,), num_experts=2,
     )  # fmt: skip
     program = programs.make_program(model, random_variables(model))
-    with pytest.raises(UserError, match="ONNX: JAX's .* is not exported; StableHLO"):
-        export_onnx(tmp_path / "m.onnx", program)
+    with pytest.raises(UserError, match=r"ONNX: JAX's .* is not exported; StableHLO"):
+        onnx_file.export_onnx(tmp_path / "m.onnx", program)
     assert not list(tmp_path.iterdir())

@@ -88,7 +88,7 @@ def _conv(graph: Graph, eqn: Any, x: Value, kernel: Value) -> Value:
         group=int(params["feature_group_count"]),
         shape=tuple(out[axis] for axis in numbers.out_spec),
     )
-    return graph.transpose(y, np.argsort(numbers.out_spec))
+    return graph.transpose(y, np.argsort(numbers.out_spec).tolist())
 
 
 def _max_pool(graph: Graph, eqn: Any, x: Value) -> Value:

@@ -99,7 +99,9 @@ class Program:
             mean, std = mean[None, None, None], std[None, None, None]
             images = (images.astype(jnp.float32) / 255 - mean) / std
         flat = {
-            path: leaf[0].astype(jnp.float32) * leaf[1] if isinstance(leaf, tuple) else leaf
+            path: leaf[0].astype(jnp.float32) * leaf[1]
+            if isinstance(leaf, tuple)
+            else jnp.asarray(leaf)
             for path, leaf in weights.items()
         }
         with jax.default_matmul_precision("highest"):

@@ -1,0 +1,91 @@
+"""`vitswin export`: a workdir as ONNX or StableHLO, compared; mistakes are one line."""
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("onnx")
+pytest.importorskip("flatbuffers")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+def test_a_run_as_onnx_with_int8_and_its_accuracy(vitswin, workdir, digits, forward, tmp_path):
+    path = tmp_path / "digits.onnx"
+    status, out, err = vitswin(
+        "export",
+        workdir,
+        path,
+        "--quantize",
+        "int8",
+        "--uint8",
+        "--dataset",
+        "--split",
+        "test[:64]",
+    )
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].startswith(f"{path}: vit, int8, one scale for each output channel, 0.0")
+    assert lines[1] == (
+        "takes images uint8 (batch, 16, 16, 3), in [0, 255]; gives logits float32 (batch, 10)"
+    )
+    assert lines[2].startswith("largest difference from JAX: ")
+    assert lines[3].startswith("largest difference by int8: ")
+    # The accuracies, by the runtime itself and by the model itself.
+    assert lines[4] == "digits:test[:64], 64 images"
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    pixels, labels = pixels_of(digits, 64)
+    rounded = session.run(["logits"], {"images": pixels})[0]
+    logits = forward(pixels.astype(np.float32) / 127.5 - 1)
+    for line, values in zip(lines[5:], (logits, rounded), strict=True):
+        assert float(line.split()[1]) == pytest.approx(
+            100 * (values.argmax(-1) == labels).mean(), abs=0.005
+        )
+    assert 0 < np.abs(rounded - logits).max() < 0.2 * logits.std()
+
+
+def pixels_of(source, count):
+    from vitswin_jax.data.decode import decode_image
+
+    records = [source[i] for i in range(count)]
+    images = [Image.fromarray(decode_image(record["image"])) for record in records]
+    pixels = [np.asarray(image.resize((16, 16), Image.Resampling.BICUBIC)) for image in images]
+    return np.stack(pixels), np.array([record["label"] for record in records])
+
+
+def test_stablehlo_at_another_size_and_on_given_images(vitswin, workdir, tmp_path):
+    photo, path = tmp_path / "photo.png", tmp_path / "digits.stablehlo"
+    Image.new("RGB", (40, 30), "orange").save(photo)
+    status, out, err = vitswin("export", workdir, path, "--img-size", "20x16", "--images", photo)
+    assert (status, err) == (0, "")
+    assert "takes images float32 (batch, 20, 16, 3), normalised" in out
+    assert out.splitlines()[2].endswith("over 4 images")
+    assert path.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "message"),
+    [
+        ("a.tflite", (), "a.tflite: what to write is said by the suffix, .onnx or .stablehlo"),
+        ("none/a.onnx", (), "cannot write "),
+        ("a.onnx", ("--model", "swin_tiny_patch4_window7_224"), "which is no swin like"),
+        ("a.onnx", ("--images", "none.png"), "none.png"),
+    ],
+)
+def test_mistakes_are_one_line(vitswin, workdir, tmp_path, target, options, message):
+    status, out, err = vitswin("export", workdir, tmp_path / target, *options)
+    assert (status, out) == (1, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_is_not_installed_is_named(vitswin, workdir, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.delitem(sys.modules, "vitswin_jax.export.onnx", raising=False)
+    status, _, err = vitswin("export", workdir, tmp_path / "a.onnx")
+    assert status == 1
+    assert err == (
+        "error: --to onnx needs the package onnxruntime; pip install 'vitswin_jax[export]'.\n"
+    )
