@@ -69,6 +69,7 @@ def test_stablehlo_at_another_size_and_on_given_images(vitswin, workdir, tmp_pat
     [
         ("a.tflite", (), "a.tflite: what to write is said by the suffix, .onnx or .stablehlo"),
         ("none/a.onnx", (), "cannot write "),
+        ("run/model.safetensors", ("--to", "onnx"), "is the file to be exported"),
         ("a.onnx", ("--model", "swin_tiny_patch4_window7_224"), "which is no swin like"),
         ("a.onnx", ("--images", "none.png"), "none.png"),
     ],

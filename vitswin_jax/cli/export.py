@@ -58,8 +58,12 @@ def run(args: argparse.Namespace) -> int:
     write, load = _exporter(kind)
     from vitswin_jax.export.program import compare, make_program, sample_images
     from vitswin_jax.pretrained import load_pretrained
+    from vitswin_jax.weights import weights_file
 
     fields = {} if args.img_size is None else {"img_size": args.img_size}
+    source, target = weights_file(args.weights), Path(args.target)
+    if target.exists() and target.resolve() == source.resolve():
+        raise UserError(f"{target}: is the file to be exported; give another name.")
     model, variables = load_pretrained(args.weights, args.model, **fields)
     metadata = _metadata(args, model, fields)
     plain = make_program(model, variables, metadata=metadata, uint8=args.uint8)
@@ -69,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     images = np.concatenate([sample_images(program), *_read_images(program, args.images)])
     difference = write(args.target, program, images=images)
     described = program.describe()
-    size = Path(args.target).stat().st_size
+    size = target.stat().st_size
     print(f"{args.target}: {metadata.name}, {described['weights']}, {size / 1e6:,.2f} MB")
     print(f"takes {described['input']}; gives {described['output']}")
     print(f"largest difference from JAX: {difference}, over {len(images)} images")

@@ -129,6 +129,13 @@ def _concatenate(graph: Graph, eqn: Any, *values: Value) -> Value:
     return graph.add("Concat", *names, axis=eqn.params["dimension"], shape=shape)
 
 
+def _stack(graph: Graph, eqn: Any, *values: Value) -> Value:
+    axis, shape = eqn.params["axis"], shape_of(eqn.outvars[0].aval.shape)
+    row = (*shape[:axis], 1, *shape[axis + 1 :])
+    rows = [graph.reshape(value, row) for value in wholes(graph, eqn, values)]
+    return graph.add("Concat", *map(graph.name_of, rows), axis=axis, shape=shape)
+
+
 def _slice(graph: Graph, eqn: Any, x: Value) -> Value:
     (x,) = wholes(graph, eqn, [x])
     starts, stops = (shape_of(eqn.params[f"{end}_indices"]) for end in ("start", "limit"))
@@ -213,6 +220,7 @@ HANDLERS: dict[str, Handler] = {
     "split": _split,
     "square": _square,
     "squeeze": _squeeze,
+    "stack": _stack,
     "stop_gradient": _same,
     "transpose": _transpose,
     "unstack": _unstack,

@@ -61,10 +61,11 @@ def _times_matrix(
     return graph.reshape(product, (*rows, *sides))
 
 
-def _product(sides: Iterable[int | str]) -> int:
+def _product(sides: Iterable[int | str]) -> int | str:
+    """Returns the size of axes made one; text, where that depends on the batch."""
     sides = tuple(sides)
     if any(isinstance(side, str) for side in sides):
-        raise UserError("ONNX: a product over the batch is not exported.")
+        return "*".join(map(str, sides))
     return math.prod(sides)
 
 
