@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitswin_jax.models.attention import SelfAttention, attend
+from vitswin_jax.models.attention import IMPLEMENTATIONS, SelfAttention, attend
 from vitswin_jax.types import UserError
 
 
@@ -76,3 +76,52 @@ def test_what_an_implementation_cannot_do_is_said(options, message):
     q = jnp.zeros((1, 1, 1, 8))
     with pytest.raises(UserError, match=message):
         attend(q, q, q, **options)
+
+
+def weights_of(module, *inputs, **options):
+    """Returns (output, what the module leaves where intermediates are asked for)."""
+    variables = module.init(jax.random.key(0), *inputs, **options)
+    assert set(variables) == {"params"}  # a fresh model keeps none
+    out, state = module.apply(variables, *inputs, **options, mutable=["intermediates"])
+    return variables, out, state["intermediates"]
+
+
+def test_weights_that_are_asked_for_are_the_softmax():
+    """Computed by hand in float64; and what the module returns is made of them."""
+    x = jax.random.normal(jax.random.key(1), (2, 5, 8))
+    mask = np.tril(np.ones((1, 5, 5), bool))
+    bias = jax.random.normal(jax.random.key(2), (2, 5, 5))
+    variables, out, sown = weights_of(SelfAttention(2), x, mask, bias=bias, train=False)
+    kernel = np.asarray(variables["params"]["qkv"]["kernel"], np.float64)
+    q, k, v = np.einsum("bnc,cthd->tbhnd", np.asarray(x, np.float64), kernel)
+    logits = np.einsum("bhqd,bhkd->bhqk", q, k) / 2 + np.asarray(bias) - 100.0 * ~mask[:, None]
+    want = np.exp(logits - logits.max(-1, keepdims=True))
+    want /= want.sum(-1, keepdims=True)
+    (got,) = sown["attention"]
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    np.testing.assert_array_equal(sown["position_bias"][0], bias)
+    projected = np.einsum("bhqk,bhkd,hdc->bqc", want, v, variables["params"]["proj"]["kernel"])
+    np.testing.assert_allclose(out, projected, atol=1e-5)
+
+
+def test_ordinary_programs_form_no_weights():
+    def exponentials(**options):
+        program = jax.make_jaxpr(lambda v: attention.apply(v, x, train=False, **options))(variables)
+        return str(program).count("= exp ")
+
+    attention, x = SelfAttention(2), jnp.ones((1, 3, 8))
+    variables = attention.init(jax.random.key(0), x, train=False)
+    assert exponentials() == exponentials(mutable=["losses"]) == 1
+    assert exponentials(mutable=["intermediates"]) == 2
+
+
+def test_every_implementation_gives_its_weights(monkeypatch):
+    def first_value(q, k, v, *, biases, dropout):
+        del q, k, biases, dropout
+        return jnp.broadcast_to(v[..., :1, :], v.shape)
+
+    monkeypatch.setitem(IMPLEMENTATIONS, "first", first_value)
+    x = jax.random.normal(jax.random.key(1), (1, 4, 8))
+    _, _, sown = weights_of(SelfAttention(2, attn_impl="first"), x, train=False)
+    _, _, want = weights_of(SelfAttention(2), x, train=False)
+    np.testing.assert_array_equal(sown["attention"][0], want["attention"][0])

@@ -24,12 +24,17 @@ MASKED = -100.0
 Swin V2's logits of up to 100 the difference shows."""
 
 
-def _attend_xla(
-    q: Array, k: Array, v: Array, *, biases: tuple[Array, ...], dropout: Dropout | None
-) -> Array:
+def _logits(q: Array, k: Array, biases: tuple[Array, ...]) -> Array:
     logits = jnp.einsum("...qd,...kd->...qk", q, k, preferred_element_type=jnp.float32)
     for bias in biases:
         logits = logits + jnp.expand_dims(bias, range(logits.ndim - bias.ndim))
+    return logits
+
+
+def _attend_xla(
+    q: Array, k: Array, v: Array, *, biases: tuple[Array, ...], dropout: Dropout | None
+) -> Array:
+    logits = _logits(q, k, biases)
     # The sum divides after the product with v: the same value, on head_dim instead of k numbers.
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
     total = weights.sum(-1, keepdims=True)
@@ -75,12 +80,23 @@ def attend(
     return IMPLEMENTATIONS[implementation](q, k, v, biases=biases, dropout=dropout)
 
 
+def sow_weights(module: nn.Module, q: Array, k: Array, *, biases: tuple[Array, ...] = ()) -> None:
+    """Leaves softmax(q kᵀ + Σ biases) as the module's "attention", where intermediates are mutable.
+
+    Otherwise nothing is computed: `attend`'s kernels never form the weights. Those that are left
+    are float32, (*batch, q, k), and without dropout.
+    """
+    if module.is_mutable_collection("intermediates"):
+        module.sow("intermediates", "attention", jax.nn.softmax(_logits(q, k, biases)))
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention over the second-last axis (Transformer, section 3.2).
 
     Parameters: `qkv` kernel (c, 3, heads, d), the rows in the order query, key, value; `proj`
     kernel (heads, d, c). A family with position biases or another similarity overrides
-    `position_bias` or `prepare`.
+    `position_bias` or `prepare`. Where intermediates are asked for, it leaves its weights
+    (`sow_weights`) and, as "position_bias", what it adds by position (heads, n, n).
     """
 
     num_heads: int
@@ -127,9 +143,12 @@ class SelfAttention(nn.Module):
             name="qkv",
         )(x)
         q, k, v = self.prepare(*qkv)
-        biases = (self.position_bias(), bias)
+        biases = tuple(b for b in (self.position_bias(), bias) if b is not None)
+        for by_position in biases:
+            self.sow("intermediates", "position_bias", by_position)
         if mask is not None:
             biases += (jnp.where(mask, 0.0, self.mask_value).astype(jnp.float32)[..., None, :, :],)
+        sow_weights(self, q, k, biases=biases)
         dropout = None
         if train and self.attn_drop_rate:
             dropout = nn.Dropout(self.attn_drop_rate, deterministic=False)
@@ -137,7 +156,7 @@ class SelfAttention(nn.Module):
             q,
             k,
             v,
-            biases=tuple(bias for bias in biases if bias is not None),
+            biases=biases,
             dropout=dropout,
             implementation=self.attn_impl,
         )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vitswin_jax.models.attention import SelfAttention, attend
+from vitswin_jax.models.attention import SelfAttention, attend, sow_weights
 from vitswin_jax.models.layers import DropPath, LayerScale, Mlp, layer_norm
 
 
@@ -101,6 +101,7 @@ class AttentionPool(nn.Module):
         q = jnp.broadcast_to(
             jnp.swapaxes(q, 0, 1) * (c // heads) ** -0.5, (b, heads, 1, c // heads)
         )
+        sow_weights(self, q, k)
         pooled = attend(q, k, v)[:, :, 0]
         pooled = nn.DenseGeneral(c, axis=(-2, -1), kernel_init=init, dtype=self.dtype, name="proj")(
             pooled
