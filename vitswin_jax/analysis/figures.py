@@ -117,15 +117,20 @@ def confusion(matrix: Int[np.ndarray, "k k"]) -> str:
 
 
 def position_similarity(embedding: Float[np.ndarray, "h w c"]) -> str:
+    """Draws `draw_position_similarity` as SVG."""
+    return _svg(draw_position_similarity(embedding))
+
+
+def draw_position_similarity(embedding: Float[np.ndarray, "h w c"]) -> Figure:
     """Draws cosine similarities of position embeddings, a map per position (ViT, fig. 7 centre)."""
     maps, rows, columns = cosine_similarities(embedding, at_most=16)
     figure = Figure(figsize=(6, 5.2), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(mosaic(maps), cmap="viridis", vmin=-1, vmax=1, interpolation="nearest")
     axes.set(xlabel="patch column", ylabel="patch row")
-    _cell_ticks(axes, maps.shape, rows=rows + 1, columns=columns + 1)
+    cell_ticks(axes, maps.shape, rows=rows + 1, columns=columns + 1)
     figure.colorbar(image, ax=axes, shrink=0.8, label="cosine similarity")
-    return _svg(figure)
+    return figure
 
 
 def cosine_similarities(
@@ -144,6 +149,11 @@ def cosine_similarities(
 
 
 def bias_maps(maps: Float[np.ndarray, "blocks heads h w"]) -> str:
+    """Draws `draw_bias_maps` as SVG."""
+    return _svg(draw_bias_maps(maps))
+
+
+def draw_bias_maps(maps: Float[np.ndarray, "blocks heads h w"]) -> Figure:
     """Draws relative position biases of a Swin stage: a row per block, a map per head.
 
     The centre of a map is a query's own place; each block has its own scale, white at zero.
@@ -156,8 +166,8 @@ def bias_maps(maps: Float[np.ndarray, "blocks heads h w"]) -> str:
     relative = mosaic(maps / np.maximum(scale, 1e-12))
     axes.imshow(relative, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
     axes.set(xlabel="head", ylabel="block")
-    _cell_ticks(axes, maps.shape, rows=np.arange(blocks), columns=np.arange(heads))
-    return _svg(figure)
+    cell_ticks(axes, maps.shape, rows=np.arange(blocks), columns=np.arange(heads))
+    return figure
 
 
 def mosaic(maps: Float[np.ndarray, "i j h w"]) -> Float[np.ndarray, "rows columns"]:
@@ -170,12 +180,25 @@ def picture(image: UInt8[np.ndarray, "h w 3"]) -> str:
     """Returns an image as a PNG's `data:` URI."""
     data = io.BytesIO()
     Image.fromarray(image).save(data, "PNG")
-    return _uri("image/png", data.getvalue())
+    return png_uri(data.getvalue())
 
 
-def _cell_ticks(
+def png_uri(data: bytes) -> str:
+    """Returns the `data:` URI of a PNG."""
+    return _uri("image/png", data)
+
+
+def png(figure: Figure) -> bytes:
+    """Returns a figure as a PNG."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=130)
+    return data.getvalue()
+
+
+def cell_ticks(
     axes: Axes, shape: tuple[int, ...], *, rows: np.ndarray, columns: np.ndarray
 ) -> None:
+    """Labels the rows and columns of a `mosaic` of maps of this shape, (i, j, h, w)."""
     _, _, h, w = shape
     for labels, side, place in ((rows, h, axes.set_yticks), (columns, w, axes.set_xticks)):
         place(np.arange(len(labels)) * (side + 1) + (side - 1) / 2, labels)

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jinja2
 import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from vitswin_jax.analysis import figures
 from vitswin_jax.analysis.evaluate import Evaluation
+from vitswin_jax.analysis.page import percent, template
 from vitswin_jax.analysis.runs import compare, read_config, read_metrics
 from vitswin_jax.atomic import replacing
 from vitswin_jax.data.decode import decode_image
@@ -64,7 +64,7 @@ def write_report(
             f"{len(source)}; a report needs the evaluation of the whole split."
         )
     params = unstack_blocks(params)
-    page = _template().render(
+    page = template("report.html").render(
         title=title,
         subtitle=f"{type(model).__name__} on {source.name}, {len(source):,} images",
         command=command,
@@ -85,24 +85,6 @@ def write_report(
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return Path(path)
-
-
-def percent(fraction: float) -> str:
-    """Returns "98.7 %" for 0.987, and a dash for NaN."""
-    return "–" if math.isnan(fraction) else f"{100 * fraction:.1f} %"
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = percent
-    environment.filters["width"] = lambda x: f"{0 if math.isnan(x) else 100 * x:.1f}%"
-    return environment.get_template("report.html")
 
 
 def _numbers(evaluation: Evaluation, params: Params) -> list[tuple[str, str]]:

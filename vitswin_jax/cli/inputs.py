@@ -1,0 +1,112 @@
+"""What `vitswin predict` and `vitswin explain` are given: weights, images and classes' names."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vitswin_jax.types import UserError
+
+BATCH = 16
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Declares WEIGHTS, the images and --model."""
+    parser.add_argument(
+        "weights", metavar="WEIGHTS", help="a run's workdir, a weights file or a published name"
+    )
+    parser.add_argument(
+        "images",
+        metavar="IMAGE",
+        nargs="+",
+        help="files, folders (all their images), or - for one on standard input",
+    )
+    parser.add_argument("--model", metavar="NAME", help="the variant, where the file is unclear")
+
+
+def names_of_classes(metadata, num_classes: int) -> tuple[str, ...]:
+    """Returns what the classes are called: by the file, by its list of classes, else by number."""
+    from vitswin_jax.published import class_names
+
+    names = metadata.class_names or class_names(metadata.provenance.get("class_list")) or ()
+    if len(names) != num_classes:
+        return tuple(f"class {i}" for i in range(num_classes))
+    return names
+
+
+class ImageReader:
+    """Reads images and prepares them; says which could not be read, and goes on."""
+
+    def __init__(self, prepare: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Takes what is made of an image, uint8 (h, w, 3)."""
+        self.failed = 0
+        self._prepare = prepare
+
+    def read(self, arguments: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields (path, prepared image) of files, of folders' files, and of - (standard input)."""
+        from vitswin_jax.data.decode import decode_image
+
+        for argument in arguments:
+            try:
+                paths = _images_of(argument)
+            except UserError as error:
+                self._report(error)
+                continue
+            for path in paths:
+                try:
+                    image = decode_image(_bytes_of(path), name=path)
+                except UserError as error:
+                    self._report(error)
+                else:
+                    yield path, self._prepare(image)
+
+    def _report(self, error: UserError) -> None:
+        self.failed += 1
+        print(f"error: {error}", file=sys.stderr)
+
+
+def _images_of(argument: str) -> list[str]:
+    from vitswin_jax.data.files import IMAGE_SUFFIXES
+
+    folder = Path(argument)
+    if not folder.is_dir():
+        return [argument]
+    found = [
+        str(path)
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    ]
+    if not found:
+        raise UserError(
+            f"{argument}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in this folder."
+        )
+    return found
+
+
+def _bytes_of(path: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}.") from error
+
+
+def make_classifier(model, variables) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
+    """Returns a function from a few images to their class probabilities."""
+    import jax
+
+    @jax.jit
+    def probabilities(variables, images):
+        return jax.nn.softmax(model.apply(variables, images, train=False))
+
+    def classify(images: Sequence[np.ndarray]) -> np.ndarray:
+        # One image, or a whole batch: two shapes to compile for at most.
+        size = 1 if len(images) == 1 else BATCH
+        batch = np.zeros((size, *images[0].shape), np.float32)
+        batch[: len(images)] = images
+        return np.asarray(probabilities(variables, batch))[: len(images)]
+
+    return classify
