@@ -19,6 +19,7 @@ import scipy.sparse
 from einops import rearrange
 from flax.traverse_util import flatten_dict
 from jaxtyping import Float, Int
+from PIL import Image
 
 from vitswin_jax.models.blocks import unstack_blocks
 from vitswin_jax.models.layers import pair
@@ -259,6 +260,19 @@ def rollout(attention: Attention, *, residual: float = 0.5) -> Float[np.ndarray,
         share = functools.reduce(lambda row, matrix: row @ matrix, reversed(matrices), pooled)
         maps.append(share[first.prefix :].reshape(first.size))
     return np.stack(maps)
+
+
+def on_image(
+    heat: Float[np.ndarray, "h w"], *, stride: Size, size: Size
+) -> Float[np.ndarray, "H W"]:
+    """Returns a map on the image plane: `stride` pixels a place, interpolated, cut to `size`.
+
+    The cut is of what pads an image to whole patches, at the bottom and the right.
+    """
+    height, width = (side * step for side, step in zip(heat.shape, stride, strict=True))
+    plane = Image.fromarray(heat.astype(np.float32))
+    plane = plane.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(plane)[: size[0], : size[1]]
 
 
 def received(

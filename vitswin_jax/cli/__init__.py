@@ -17,6 +17,7 @@ _COMMANDS = {  # each a module of this package, with add_arguments(parser) and r
     "convert": "convert weights from any source to any format",
     "export": "export weights as ONNX or StableHLO, compared with JAX",
     "predict": "name what images show",
+    "explain": "show what a model sees in images: attention, Grad-CAM, what it has learned",
     "evaluate": "measure weights on a whole dataset split and write a report",
 }
 

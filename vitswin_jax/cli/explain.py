@@ -1,0 +1,130 @@
+"""`vitswin explain`: what a model sees in images, as pictures and as one page."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vitswin_jax.cli.inputs import ImageReader, add_inputs, make_classifier, names_of_classes
+from vitswin_jax.types import UserError
+
+_MODEL = "model"  # what files are called that show no image
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the subcommand's arguments."""
+    from vitswin_jax.analysis.explain import PARTS
+
+    add_inputs(parser)
+    parser.add_argument(
+        "--out", metavar="DIR", default="explain", help="where to write (default: ./explain)"
+    )
+    parser.add_argument(
+        "--class",
+        dest="label",
+        metavar="N|NAME",
+        help="the class that Grad-CAM explains, by number or name (default: the predicted one)",
+    )
+    parser.add_argument(
+        "--only",
+        metavar="PART,...",
+        type=lambda text: text.split(","),
+        help=f"some of {', '.join(PARTS)} (default: all that the model has)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the pictures and index.html; 1 where an image could not be read."""
+    from vitswin_jax.analysis.explain import Explainer, Section, write_page
+    from vitswin_jax.pretrained import default_preprocess, load_metadata, load_pretrained
+
+    _check_parts(args.only)
+    metadata = load_metadata(args.weights, args.model)
+    model, variables = load_pretrained(args.weights, args.model)
+    names = names_of_classes(metadata, model.num_classes) if model.num_classes else ()
+    label = None if args.label is None else _class_of(args.label, names, origin=args.weights)
+    explainer = Explainer(model, variables, parts=args.only)
+    preprocess = metadata.preprocess or default_preprocess(metadata.name, metadata.fields)
+    classify = make_classifier(model, variables)
+    reader = ImageReader(preprocess.image)
+    folder, taken, sections = Path(args.out), {_MODEL}, []
+    for path, pixels in reader.read(args.images):
+        image = preprocess.normalize(pixels)
+        shown, text = label, ""
+        if names:
+            probabilities = classify([image])[0]
+            predicted = int(probabilities.argmax())
+            shown = predicted if label is None else label
+            text = _says(names, probabilities, predicted, shown)
+        found = list(explainer.of_image(image, pixels, label=shown))
+        _write(folder, _name_of(path, taken), found)
+        sections.append(Section(path, text, found))
+    if not sections:
+        return 1
+    found = list(explainer.of_model())
+    _write(folder, _MODEL, found)
+    sections += [Section("The model", "", found)] if found else []
+    title = f"{type(model).__name__} explained"
+    write_page(folder / "index.html", title=title, subtitle=str(args.weights), sections=sections)
+    count = sum(len(section.pictures) for section in sections)
+    print(f"{folder / 'index.html'}: {count} pictures")
+    return 1 if reader.failed else 0
+
+
+def _check_parts(parts: Sequence[str] | None) -> None:
+    from vitswin_jax.analysis.explain import PARTS
+
+    if unknown := [part for part in parts or () if part not in PARTS]:
+        raise UserError(f"--only={','.join(unknown)}: the parts are {', '.join(PARTS)}.")
+
+
+def _class_of(text: str, names: tuple[str, ...], *, origin: str) -> int:
+    """Returns the class that a number, or a name in any case, means."""
+    from vitswin_jax.models.registry import nearest
+
+    if not names:
+        raise UserError(f"--class={text}: the model of {origin} has no head and no classes.")
+    wanted = text.casefold()
+    if found := [i for i, name in enumerate(names) if name.casefold() == wanted]:
+        return found[0]
+    if text.isdecimal() and int(text) < len(names):
+        return int(text)
+    raise UserError(
+        f"--class={text}: {origin} has classes 0 to {len(names) - 1} and none of that name"
+        f"{nearest(text, names) or '.'}"
+    )
+
+
+def _says(names: tuple[str, ...], probabilities: np.ndarray, predicted: int, explained: int) -> str:
+    """Returns what the model says of an image, and of which class Grad-CAM is."""
+    said = f"Predicted {names[predicted]}, {100 * probabilities[predicted]:.1f} %."
+    if explained == predicted:
+        return said
+    return f"{said} Grad-CAM is of {names[explained]}, {100 * probabilities[explained]:.1f} %."
+
+
+def _name_of(path: str, taken: set[str]) -> str:
+    """Returns the stem of the files of an image, one that no other has; adds it to `taken`."""
+    stem = "stdin" if path == "-" else Path(path).stem
+    name, number = stem, 1
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}"
+    taken.add(name)
+    return name
+
+
+def _write(folder: Path, name: str, found: Iterable) -> None:
+    """Writes pictures as FOLDER/NAME.PART.png."""
+    from vitswin_jax.atomic import replacing
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out={folder}: {error.strerror}.") from error
+    for picture in found:
+        with replacing(folder / f"{name}.{picture.name}.png") as temporary:
+            temporary.write_bytes(picture.data)
