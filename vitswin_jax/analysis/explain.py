@@ -36,7 +36,7 @@ PARTS = {  # of each image, then of the model; each with its heading and what it
     "rollout": (
         "Attention rollout",
         "Each patch's share in what the head reads, through all blocks, half of each the shortcut "
-        "(arXiv:2005.00928).",
+        "(arXiv:2005.00928); from the least share to the largest.",
     ),
     "gradcam": (
         "Grad-CAM",
@@ -65,7 +65,8 @@ PARTS = {  # of each image, then of the model; each with its heading and what it
     "biases": (
         "Relative position biases",
         "What each head adds to the attention of a query, at the centre, to the keys around it: "
-        "red draws attention, blue turns it away. Each block has its own scale.",
+        "red draws attention, blue turns it away. A head's mean is taken off, for it changes no "
+        "attention; each block has its own scale.",
     ),
     "filters": (
         "Patch filters",
@@ -153,12 +154,14 @@ class Explainer:
             self._distances.append([mean_attention_distance(layer)[0] for layer in layers])
         if "rollout" in self.parts:
             heat = rollout(self._last)[0]
-            yield _picture("rollout", pictures.heat_on_image(pixels, heat, stride=stride))
+            figure = pictures.heat_on_image(pixels, heat, stride=stride, least=heat.min())
+            yield _picture("rollout", figure)
         if "gradcam" in self.parts:
             heat = grad_cam(self._model, variables, inputs, np.array([label]))[0]
             halved = len(self._model.depths) - 1 if isinstance(self._model, Swin) else 0
             last = (stride[0] << halved, stride[1] << halved)
-            yield _picture("gradcam", pictures.heat_on_image(pixels, heat, stride=last))
+            figure = pictures.heat_on_image(pixels, heat, stride=last, least=0.0)
+            yield _picture("gradcam", figure)
         if "windows" in self.parts:
             shown = [layer for stage in _stages(self._last) for layer in stage[-2:]]
             maps = [(layer, received(layer)[0].mean(0)) for layer in shown]
@@ -180,6 +183,7 @@ class Explainer:
         if "biases" in self.parts:
             for name, stage in _named("biases", _stages(self._last)):
                 maps = np.stack([relative_bias_maps(layer) for layer in stage])
+                maps = maps - maps.mean((2, 3), keepdims=True)  # a constant no softmax sees
                 yield _picture(name, figures.draw_bias_maps(maps))
         if "filters" in self.parts:
             yield _picture("filters", pictures.filters(patch_filters(self._model, self._params)))

@@ -191,7 +191,7 @@ def png_uri(data: bytes) -> str:
 def png(figure: Figure) -> bytes:
     """Returns a figure as a PNG."""
     data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=130)
+    figure.savefig(data, format="png", dpi=100)
     return data.getvalue()
 
 

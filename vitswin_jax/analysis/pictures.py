@@ -23,12 +23,14 @@ _HEAT = "inferno"
 _SMALL = 96  # images of fewer pixels a side are shown with their pixels
 
 
-def heat_on_image(image: Pixels, heat: Float[np.ndarray, "i j"], *, stride: Size) -> Figure:
-    """Draws the image, and a map of its patches over it, from none to the map's most."""
+def heat_on_image(
+    image: Pixels, heat: Float[np.ndarray, "i j"], *, stride: Size, least: float
+) -> Figure:
+    """Draws the image, and a map of its patches over it, from `least` to the map's most."""
     figure = Figure(figsize=(6.2, 6.2 / 2 * image.shape[0] / image.shape[1]), layout="constrained")
     plain, covered = figure.subplots(1, 2)
     _show(plain, image)
-    _cover(covered, image, heat, stride=stride)
+    _cover(covered, image, heat, stride=stride, least=least)
     return figure
 
 
@@ -50,7 +52,10 @@ def heads(maps: Float[np.ndarray, "blocks heads h w"]) -> Figure:
 def windows(
     image: Pixels, layers: Sequence[tuple[LayerAttention, Float[np.ndarray, "i j"]]]
 ) -> Figure:
-    """Draws maps of layers over the image with the outlines of their windows, two a row."""
+    """Draws maps of layers over the image with their windows' outlines, two a row.
+
+    Each map has its own scale, from its least to its most.
+    """
     rows = -(-len(layers) // 2)
     height = 0.3 + 3.1 * image.shape[0] / image.shape[1]
     figure = Figure(figsize=(6.2, height * rows), layout="constrained")
@@ -58,7 +63,7 @@ def windows(
     for axes in grid:
         axes.set_axis_off()
     for axes, (layer, heat) in zip(grid, layers, strict=False):
-        _cover(axes, image, heat, stride=layer.stride)
+        _cover(axes, image, heat, stride=layer.stride, least=heat.min())
         lines = [[(x, y) for y, x in line] for line in window_edges(layer)]
         axes.add_collection(LineCollection(lines, colors="white", linewidths=0.8))
         axes.set_title(layer.name.replace("_", " ").replace("/", ", "), loc="left", fontsize=8)
@@ -111,9 +116,9 @@ def _show(axes: Axes, image: np.ndarray, **options) -> None:
     axes.set_axis_off()
 
 
-def _cover(axes: Axes, image: Pixels, heat: np.ndarray, *, stride: Size) -> None:
+def _cover(axes: Axes, image: Pixels, heat: np.ndarray, *, stride: Size, least: float) -> None:
     _show(axes, image.mean(-1), cmap="gray", vmin=0, vmax=255)
     h, w = image.shape[:2]
     plane = on_image(heat, stride=stride, size=(h, w))
-    most = max(plane.max(), 1e-12)
-    axes.imshow(plane, extent=(0, w, h, 0), cmap=_HEAT, vmin=0, vmax=most, alpha=0.65)
+    most = max(plane.max(), least + 1e-12)
+    axes.imshow(plane, extent=(0, w, h, 0), cmap=_HEAT, vmin=least, vmax=most, alpha=0.65)
