@@ -50,7 +50,7 @@ def heads(maps: Float[np.ndarray, "blocks heads h w"]) -> Figure:
 
 
 def windows(
-    image: Pixels, layers: Sequence[tuple[LayerAttention, Float[np.ndarray, "i j"]]]
+    image: Pixels, layers: Sequence[tuple[LayerAttention, Float[np.ndarray, "_ _"]]]
 ) -> Figure:
     """Draws maps of layers over the image with their windows' outlines, two a row.
 
@@ -84,7 +84,7 @@ def window_edges(layer: LayerAttention) -> list[tuple[Size, Size]]:
     return lines
 
 
-def distances(layers: Sequence[Float[np.ndarray, " heads"]]) -> Figure:
+def distances(layers: Sequence[Float[np.ndarray, " _"]]) -> Figure:
     """Draws how far each head looks, a dot a head over its block (ViT, fig. 7 right)."""
     figure = Figure(figsize=(5, 3.2), layout="constrained")
     axes = figure.subplots()
