@@ -142,9 +142,16 @@ class Explainer:
         self._distances: list[list[np.ndarray]] = []
 
     def of_image(
-        self, image: Float[np.ndarray, "h w 3"], pixels: UInt8[np.ndarray, "h w 3"], *, label: int
+        self,
+        image: Float[np.ndarray, "h w 3"],
+        pixels: UInt8[np.ndarray, "h w 3"],
+        *,
+        label: int | None = None,
     ) -> Iterator[Picture]:
-        """Yields the pictures of an image, normalised and as it is; Grad-CAM's is of `label`."""
+        """Yields the pictures of an image, normalised and as it is; Grad-CAM's is of `label`.
+
+        Which only a model without a head does without.
+        """
         inputs, variables = image[None], {"params": self._params}
         stride = patch_pixels(self._model)
         if {"rollout", "windows", "heads", "distance", "biases"} & set(self.parts):
