@@ -72,6 +72,29 @@ def test_json(vitswin):
     assert json.loads(out)["parameters"] == 86_567_656
 
 
+def test_one_model_is_shown_part_by_part(vitswin):
+    status, out, err = vitswin("models", "swin_tiny_patch4_window7_224")
+    assert (status, err) == (0, "")
+    title, header, *rows, total, _ = out.splitlines()
+    assert title == "swin_tiny_patch4_window7_224, one image of 224x224 pixels, float32"
+    assert header.split() == ["part", "parameters", "multiply-adds", "activations"]
+    assert [row.split()[0] for row in rows[:3]] == ["images", "patch_embed", "stage_0/block_0"]
+    assert total.split()[:4] == ["all", "28,288,354", "4.49", "G"]  # as in Swin's table 1 (a)
+    assert all(len(line) <= 80 for line in out.splitlines())
+    _, other, _ = vitswin("models", "swin_tiny_patch4_window7_224.ms_in1k")
+    assert other.splitlines()[1:] == out.splitlines()[1:]
+
+
+def test_the_parts_of_weights(vitswin, workdir):
+    status, out, _ = vitswin("models", workdir, "--json")
+    found = json.loads(out)
+    assert (status, found["img_size"]) == (0, [16, 16])
+    assert [part["name"] for part in found["parts"]] == [
+        "images", "patch_embed", "block_0", "block_1", "norm", "head", "rest"
+    ]  # fmt: skip
+    assert sum(part["parameters"] for part in found["parts"]) == found["parameters"]
+
+
 def test_nothing_matches(vitswin):
     status, out, err = vitswin("models", "swin_tinny_patch4_window7_224")
     assert (status, out) == (1, "")

@@ -51,10 +51,11 @@ def describe(model: nn.Module) -> Cost:
 
 
 def _count(jaxpr: core.Jaxpr) -> int:
-    return sum(_count_equation(equation) for equation in jaxpr.eqns)
+    return sum(count_equation(equation) for equation in jaxpr.eqns)
 
 
-def _count_equation(equation: core.JaxprEqn) -> int:
+def count_equation(equation: core.JaxprEqn) -> int:
+    """Returns the multiply-adds of one equation of a traced program, as `multiply_adds` does."""
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         return _dot_general(equation)

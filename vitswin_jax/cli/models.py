@@ -1,17 +1,25 @@
-"""`vitswin models`: the variants and what they cost, and the weights that are published."""
+"""`vitswin models`: the variants and what they cost, one by its parts, and published weights."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import fnmatch
 import json
 from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vitswin_jax.analysis.variant_costs import Cost, variant_costs
 from vitswin_jax.cli.table import format_table
-from vitswin_jax.models.variants import VARIANTS
+from vitswin_jax.models.variants import ALIASES, VARIANTS
 from vitswin_jax.published import Published, published
 from vitswin_jax.types import UserError
+
+if TYPE_CHECKING:
+    from flax import linen as nn
+
+    from vitswin_jax.analysis.parts import Part
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "pattern",
         nargs="?",
         default="*",
-        help="a part of the names, or with * and ? as in a shell: 'swin_*_384' (default: all)",
+        metavar="NAME",
+        help="a part of the names, or with * and ? as in a shell: 'swin_*_384' (default: all); "
+        "one model, by its name or its weights, is shown part by part",
     )
     parser.add_argument(
         "--sources",
@@ -39,22 +49,86 @@ def run(args: argparse.Namespace) -> int:
         rows = [files[name] for name in _matching(args.pattern, files, "published weights match")]
         print("\n".join(map(json.dumps, map(_facts, rows))) if args.json else _sources(rows))
         return 0
+    if (one := _one_model(args.pattern)) is not None:
+        print(_parts(*one, as_json=args.json))
+        return 0
     names = _matching(args.pattern, sorted(VARIANTS), "model matches")
     costs = {name: variant_costs()[name] for name in names}
     print("\n".join(map(json.dumps, map(_counts, costs.items()))) if args.json else _table(costs))
     return 0
 
 
+def _one_model(name: str) -> tuple[str, nn.Module] | None:
+    """Returns the model that a name or a weights file is of; None: it is to be looked for.
+
+    The names of all models go before a file's, so that no folder hides a list.
+    """
+    exact = name in VARIANTS or name in ALIASES
+    if not exact and (_is_pattern(name) or _found(name, VARIANTS)):
+        return None
+    from vitswin_jax.models.registry import create_model, resolve_name  # imports Flax
+
+    if not exact and Path(name).exists():
+        from vitswin_jax.pretrained import load_metadata
+
+        metadata = load_metadata(name)
+        return f"{name} ({metadata.name})", create_model(metadata.name, **metadata.fields)
+    variant, _ = resolve_name(name)
+    return variant if variant == name else f"{name} ({variant})", create_model(name)
+
+
+def _parts(title: str, model: nn.Module, *, as_json: bool) -> str:
+    import jax.numpy as jnp
+
+    from vitswin_jax.analysis.parts import Part, describe_parts, merge_equal
+    from vitswin_jax.models.layers import pair
+
+    parts = describe_parts(model)
+    keys = ("parameters", "multiply_adds", "activation_bytes")
+    sums = [sum(getattr(part, key) for part in parts) for key in keys]
+    size = pair(model.img_size)
+    if as_json:
+        total = dict(zip(keys, sums, strict=True))
+        facts = {"model": title.partition(" ")[0], "img_size": size, **total}
+        return json.dumps(facts | {"parts": [dataclasses.asdict(part) for part in parts]})
+    rows = [_part_row(part) for part in merge_equal(parts)]
+    dtype = jnp.dtype(model.dtype).name
+    table = [("part", "parameters", "multiply-adds", "activations"), *rows]
+    return "\n".join(
+        [
+            f"{title}, one image of {'x'.join(map(str, size))} pixels, {dtype}",
+            format_table([*table, _part_row(Part("all", *sums))], align="<>>>"),
+            "activations: what the forward pass keeps for the backward pass, where it is made",
+        ]
+    )
+
+
+def _is_pattern(name: str) -> bool:
+    return any(character in name for character in "*?[")
+
+
+def _found(pattern: str, known: Iterable[str]) -> list[str]:
+    return fnmatch.filter(known, pattern if _is_pattern(pattern) else f"*{pattern}*")
+
+
 def _matching(pattern: str, known: Iterable[str], what: str) -> list[str]:
     known = list(known)
-    whole = any(character in pattern for character in "*?[")
-    names = fnmatch.filter(known, pattern if whole else f"*{pattern}*")
+    names = _found(pattern, known)
     if not names:
         from vitswin_jax.models.registry import nearest  # imports Flax
 
         hint = nearest(pattern, known) or "; without a pattern all are listed."
         raise UserError(f"no {what} {pattern!r}{hint}")
     return names
+
+
+def _part_row(part: Part) -> tuple[str, str, str, str]:
+    return (
+        part.name,
+        f"{part.parameters:,}",
+        giga(part.multiply_adds) if part.multiply_adds else "",
+        f"{part.activation_bytes / 1e6:.2f} MB",
+    )
 
 
 def _table(costs: dict[str, Cost]) -> str:
