@@ -2,7 +2,7 @@
 
 import pytest
 
-from vitswin_jax.atomic import replacing
+from vitswin_jax.atomic import check_writable, replacing
 from vitswin_jax.types import UserError
 
 
@@ -41,3 +41,15 @@ def test_a_missing_folder_is_named(tmp_path):
         replacing(tmp_path / "no" / "a"),
     ):
         pass
+
+
+def test_what_could_not_be_written_is_known_before(tmp_path):
+    check_writable(tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "b").write_text("old")
+    check_writable(tmp_path / "b")
+    assert (tmp_path / "b").read_text() == "old"
+    with pytest.raises(UserError, match=r"cannot write .*: it is a folder"):
+        check_writable(tmp_path)
+    with pytest.raises(UserError, match=r"cannot write .*c: No such file or directory"):
+        check_writable(tmp_path / "none" / "c")

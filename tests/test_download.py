@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vitswin_jax.download import fetch, has_digest
+from vitswin_jax.download import fetch, has_digest, read_address
 from vitswin_jax.types import UserError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -159,3 +159,25 @@ def test_progress_is_shown_on_a_terminal_only(tmp_path, capsys):
     with serving(FILES) as site:
         fetch(f"{site.address}/a.npz", tmp_path / "a.npz")
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("length", [True, False])
+def test_what_is_read_is_whole_and_not_too_large(length):
+    with serving(FILES, length=length) as site:
+        address = f"{site.address}/a.npz"
+        assert read_address(address, at_most=len(BODY)) == BODY
+        with pytest.raises(UserError, match=r"a\.npz: is larger than the 2,999,999 bytes"):
+            read_address(address, at_most=len(BODY) - 1)
+
+
+def test_faults_of_what_is_read():
+    with serving(FILES, cuts=[1000]) as site:
+        with pytest.raises(UserError, match="broke after 1,000 of 3,000,000 bytes"):
+            read_address(f"{site.address}/a.npz", at_most=len(BODY))
+        with pytest.raises(UserError, match=r"none: the server answers 404 Not Found\."):
+            read_address(f"{site.address}/none", at_most=len(BODY))
+        gone = site.address
+    with pytest.raises(UserError, match=r"cannot be reached \(Connection refused\)\."):
+        read_address(f"{gone}/a.npz", at_most=1)
+    with pytest.raises(UserError, match="http://a b/c: is not an address"):
+        read_address("http://a b/c", at_most=1)

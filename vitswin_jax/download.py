@@ -34,6 +34,7 @@ Record = Mapping[str, str | int]
 
 _CHUNK = 1 << 20
 _TIMEOUT = 60.0  # seconds without a byte
+_HEADERS = {"User-Agent": "vitswin_jax", "Accept-Encoding": "identity"}
 
 
 def fetch(address: str, path: Path, *, digest: str | None = None) -> Record:
@@ -59,6 +60,25 @@ def fetch(address: str, path: Path, *, digest: str | None = None) -> Record:
             return _write_record(address, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
+
+
+def read_address(address: str, *, at_most: int) -> bytes:
+    """Returns what an http or https address has, up to `at_most` bytes; it is kept nowhere.
+
+    Raises UserError, in one line, where it cannot be had whole.
+    """
+    with _open(address, _HEADERS) as response:
+        length = response.length  # None: the server does not say
+        try:
+            data = b"" if (length or 0) > at_most else response.read(at_most + 1)
+        except (http.client.HTTPException, OSError) as error:
+            reason = str(error) or type(error).__name__
+            raise UserError(f"{address}: the connection broke ({reason}).") from error
+    if max(length or 0, len(data)) > at_most:
+        raise UserError(f"{address}: is larger than the {at_most:,} bytes that are read.")
+    if length is not None and len(data) != length:
+        raise UserError(f"{address}: the connection broke after {len(data):,} of {length:,} bytes.")
+    return data
 
 
 def file_digest(path: Path, algorithm: str) -> str:
@@ -132,10 +152,10 @@ def _download(address: str, path: Path) -> Path:
 def _receive(address: str, part: Path, *, target: Path) -> bool:
     """Appends to the part file what one connection gives; returns whether that is all."""
     version = _version_of(part)
-    headers = {"User-Agent": "vitswin_jax", "Accept-Encoding": "identity"}
+    headers = _HEADERS
     start = _size(part) if part.exists() and version.exists() else 0
     if start:  # whose file has changed since sends it from the beginning
-        headers |= {"Range": f"bytes={start}-", "If-Range": version.read_text()}
+        headers = headers | {"Range": f"bytes={start}-", "If-Range": version.read_text()}
     with _open(address, headers, target=target) as response:
         start = start if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
         length = response.headers["Content-Length"]
@@ -166,7 +186,10 @@ def _receive(address: str, part: Path, *, target: Path) -> bool:
     return not broken and total in (None, _size(part))
 
 
-def _open(address: str, headers: Mapping[str, str], *, target: Path) -> http.client.HTTPResponse:
+def _open(
+    address: str, headers: Mapping[str, str], *, target: Path | None = None
+) -> http.client.HTTPResponse:
+    """Opens an address; `target` is where its file may be put by hand instead."""
     try:
         request = urllib.request.Request(address, headers=dict(headers))
         return urllib.request.urlopen(request, timeout=_TIMEOUT)
@@ -176,12 +199,14 @@ def _open(address: str, headers: Mapping[str, str], *, target: Path) -> http.cli
             kept = {name: headers[name] for name in headers.keys() - {"Range", "If-Range"}}
             return _open(address, kept, target=target)
         raise UserError(f"{address}: the server answers {error.code} {error.reason}.") from error
+    except (http.client.InvalidURL, ValueError) as error:
+        raise UserError(f"{address}: is not an address ({error}).") from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         reason = getattr(reason, "strerror", None) or reason or type(error).__name__
+        by_hand = f"; without a network, put the file there as {target}" if target else ""
         raise UserError(
-            f"{address}: {urlsplit(address).netloc} cannot be reached ({reason}); without a "
-            f"network, put the file there as {target}."
+            f"{address}: {urlsplit(address).netloc} cannot be reached ({reason}){by_hand}."
         ) from error
 
 

@@ -1,8 +1,10 @@
 """`vitswin predict`: names and probabilities of images, bad ones reported and passed over."""
 
+import dataclasses
 import io
 import json
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +12,15 @@ import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
 from PIL import Image
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
 from vitswin_jax.data.transforms import Preprocess
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.pretrained import save_pretrained
+from vitswin_jax.pretrained import load_metadata, save_pretrained
 from vitswin_jax.weights import parameter_shapes
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from web_server import serving
 
 
 @pytest.fixture
@@ -81,6 +86,99 @@ def test_bad_images_are_reported_and_the_rest_is_done(vitswin, workdir, images, 
         assert name in line
 
 
+def test_patterns_that_no_shell_expanded(vitswin, workdir, images):
+    _, out, _ = vitswin("predict", workdir, images / "0[12].png", images / "**/9?.PNG", "--json")
+    assert [Path(json.loads(line)["image"]).name for line in out.splitlines()] == [
+        "01.png", "02.png", "99.PNG"
+    ]  # fmt: skip
+    (images / "a[b].png").write_bytes((images / "00.png").read_bytes())
+    status, out, _ = vitswin("predict", workdir, images / "a[b].png", "--json")
+    assert (status, json.loads(out)["image"]) == (0, str(images / "a[b].png"))
+    status, out, err = vitswin("predict", workdir, images / "z*")
+    assert (status, out) == (1, "")
+    assert err == f"error: {images / 'z*'}: no such file(s): {images / 'z*'}.\n"
+
+
+def test_addresses(vitswin, workdir, images):
+    with serving({"/a?b": (images / "00.png").read_bytes(), "/page": b"<html>"}) as site:
+        addresses = [f"{site.address}/{name}" for name in ("a?b", "page", "none")]
+        status, out, err = vitswin("predict", workdir, *addresses, images / "00.png", "--json")
+    first, second = map(json.loads, out.splitlines())
+    assert (status, first["image"]) == (1, addresses[0])
+    assert first["predictions"] == second["predictions"]
+    page, none = err.splitlines()
+    assert f"{addresses[1]}: not an image" in page
+    assert f"{addresses[2]}: the server answers 404" in none
+
+
+def test_features_are_what_the_head_reads(vitswin, workdir, images, vit, forward, tmp_path):
+    """The head is linear: its weights take the features to the logits."""
+    (images / "05.png").write_bytes(b"")
+    path = tmp_path / "f.npz"
+    status, out, _ = vitswin("predict", workdir, images, "--features", path)
+    assert status == 1
+    assert out.splitlines()[-1] == f"features: {path} (18x16)"
+    with np.load(path) as saved:
+        features, paths = saved["features"], saved["paths"].tolist()
+    assert (features.shape, features.dtype) == ((18, 16), np.float32)
+    assert len(paths) == 18
+    assert str(images / "05.png") not in paths
+    head = vit[1]["params"]["head"]
+    probabilities = softmax(features.astype(np.float64) @ head["kernel"] + head["bias"], -1)
+    for name, got in zip(paths, probabilities, strict=True):
+        want = expected(forward, Path(name).read_bytes())
+        np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_a_contact_sheet(vitswin, workdir, images, tmp_path):
+    path = tmp_path / "s.png"
+    status, out, err = vitswin("predict", workdir, images, "--sheet", path)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1] == f"contact sheet: {path}"
+    with Image.open(path) as image:
+        assert image.width > 8 * 160
+        assert image.height > 3 * 160
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sheet", "{folder}/none/s.png"], "cannot write"),
+        (["--features", "{folder}"], "it is a folder"),
+        (["--sheet", "{folder}/s.jpg"], "call it FILE.png"),
+        (["--sheet", "{folder}/s.png"], "at most 1,000 images; these are 1,001."),
+    ],
+)
+def test_what_cannot_be_written_is_known_before_the_work(
+    vitswin, workdir, images, arguments, message
+):
+    arguments = [argument.format(folder=images) for argument in arguments]
+    status, out, err = vitswin("predict", workdir, *[images / "00.png"] * 1001, *arguments)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert message in err
+
+
+def test_nothing_is_written_of_no_images(vitswin, workdir, tmp_path):
+    arguments = [tmp_path / "none.png", "--features", tmp_path / "f.npz"]
+    status, out, err = vitswin("predict", workdir, *arguments)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert not (tmp_path / "f.npz").exists()
+
+
+def test_classes_that_may_be_several_have_each_their_probability(
+    vitswin, workdir, vit, images, forward
+):
+    metadata = load_metadata(workdir)
+    provenance = {**metadata.provenance, "multi_label": True}
+    save_pretrained(workdir, *vit, metadata=dataclasses.replace(metadata, provenance=provenance))
+    _, out, _ = vitswin("predict", workdir, images / "00.png", "--json", "--top-k", 10)
+    got = np.array([p["probability"] for p in json.loads(out)["predictions"]])
+    with Image.open(images / "00.png") as image:
+        resized = image.convert("RGB").resize((16, 16), Image.Resampling.BICUBIC)
+    logits = forward(np.asarray(resized, np.float32)[None] / 127.5 - 1)[0]
+    np.testing.assert_allclose(got, -np.sort(-expit(logits.astype(np.float64))), atol=1e-4)
+
+
 def test_a_name_says_how_a_plain_vits_images_are_given(vitswin, tmp_path, images):
     """DeiT's file looks like any ViT's, and its images have ImageNet's statistics."""
     model = create_model(
@@ -140,3 +238,5 @@ def test_a_model_without_a_head_is_one_line(vitswin, tmp_path, vit, images):
     status, out, err = vitswin("predict", path, images)
     assert (status, out) == (1, "")
     assert err == f"error: {path}: the model has no head and names no classes.\n"
+    status, out, err = vitswin("predict", path, images, "--features", tmp_path / "f.npz")
+    assert (status, out, err) == (0, f"features: {tmp_path / 'f.npz'} (19x16)\n", "")

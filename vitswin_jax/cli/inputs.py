@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
+from vitswin_jax.cli.images import find_images, read_image
 from vitswin_jax.types import UserError
 
 BATCH = 16
@@ -23,7 +23,8 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         "images",
         metavar="IMAGE",
         nargs="+",
-        help="files, folders (all their images), or - for one on standard input",
+        help="files, folders (all their images), patterns such as 'a/**/*.jpg', http(s) addresses, "
+        "or - for one on standard input",
     )
     parser.add_argument("--model", metavar="NAME", help="the variant, where the file is unclear")
 
@@ -47,51 +48,21 @@ class ImageReader:
         self._prepare = prepare
 
     def read(self, arguments: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
-        """Yields (path, prepared image) of files, of folders' files, and of - (standard input)."""
-        from vitswin_jax.data.decode import decode_image
-
-        for argument in arguments:
+        """Yields (name, prepared image) of all that the arguments name (`images.find_images`)."""
+        for name in find_images(arguments):
+            if isinstance(name, UserError):
+                self._report(name)
+                continue
             try:
-                paths = _images_of(argument)
+                image = read_image(name)
             except UserError as error:
                 self._report(error)
-                continue
-            for path in paths:
-                try:
-                    image = decode_image(_bytes_of(path), name=path)
-                except UserError as error:
-                    self._report(error)
-                else:
-                    yield path, self._prepare(image)
+            else:
+                yield name, self._prepare(image)
 
     def _report(self, error: UserError) -> None:
         self.failed += 1
         print(f"error: {error}", file=sys.stderr)
-
-
-def _images_of(argument: str) -> list[str]:
-    from vitswin_jax.data.files import IMAGE_SUFFIXES
-
-    folder = Path(argument)
-    if not folder.is_dir():
-        return [argument]
-    found = [
-        str(path)
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    ]
-    if not found:
-        raise UserError(
-            f"{argument}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in this folder."
-        )
-    return found
-
-
-def _bytes_of(path: str) -> bytes:
-    try:
-        return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}.") from error
 
 
 def make_classifier(model, variables) -> Callable[[Sequence[np.ndarray]], np.ndarray]:

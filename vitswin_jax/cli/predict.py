@@ -1,15 +1,35 @@
-"""`vitswin predict`: what images show."""
+"""`vitswin predict`: what images show, and the features that say so."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
-from vitswin_jax.cli.inputs import BATCH, ImageReader, add_inputs, make_classifier, names_of_classes
-from vitswin_jax.types import UserError
+from vitswin_jax.analysis.sheet import AT_MOST, Picture, thumbnail, write_sheet
+from vitswin_jax.atomic import check_writable, replacing
+from vitswin_jax.cli.images import find_images, read_image
+from vitswin_jax.cli.inputs import BATCH, add_inputs, names_of_classes
+from vitswin_jax.types import Params, UserError
+
+if TYPE_CHECKING:
+    from flax import linen as nn
+    from jax import Array
+
+
+_THREADS = 4  # that read and decode, which leaves the GIL
+_PROGRESS = 100  # images from which on progress is shown
+
+Class = tuple[int, str, float]
+"""A class: its number, its name, its probability."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,43 +39,170 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--top-k", type=_positive, default=5, metavar="K", help="classes to name (default: 5)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object per image")
+    parser.add_argument(
+        "--sheet", metavar="FILE.png", help="write a contact sheet: each image and its first class"
+    )
+    parser.add_argument(
+        "--features",
+        metavar="FILE.npz",
+        help="write what the head reads: `features` float32 (images, width) and `paths`",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the most probable classes of each image; 1 where an image could not be read."""
     from vitswin_jax.pretrained import load_metadata, load_pretrained, make_preprocess
 
+    for path in filter(None, (args.sheet, args.features)):
+        check_writable(path)
+    images = find_images(args.images)
+    _check_sheet(args, len(images))
     metadata = load_metadata(args.weights, args.model)
     model, variables = load_pretrained(args.weights, args.model)
-    if not model.num_classes:
+    if not model.num_classes and not (args.features and args.sheet is None):
         raise UserError(f"{args.weights}: the model has no head and names no classes.")
-    names = names_of_classes(metadata, model.num_classes)
-    classify = make_classifier(model, variables)
+    look = _make_look(
+        model,
+        variables,
+        size=1 if len(images) == 1 else BATCH,  # one shape to compile for
+        several=metadata.provenance.get("multi_label", False),
+    )
     preprocess = make_preprocess(args.weights, args.model)
-    reader = ImageReader(lambda image: preprocess(image)[0])
-    show = _print_json if args.json else _print_table
-    images = reader.read(args.images)
-    while batch := list(itertools.islice(images, BATCH)):
-        paths, inputs = zip(*batch, strict=True)
-        for path, probabilities in zip(paths, classify(inputs), strict=True):
-            order = np.argsort(-probabilities, kind="stable")[: args.top_k].tolist()
-            show(path, [(i, names[i], float(probabilities[i])) for i in order])
-    return 1 if reader.failed else 0
+    read = functools.partial(_read, preprocess=preprocess, small=args.sheet is not None)
+    results = _Results(args, names_of_classes(metadata, model.num_classes))
+    disable = None if len(images) >= _PROGRESS else True  # None: where no terminal is
+    with (
+        ThreadPoolExecutor(_THREADS) as pool,
+        tqdm(total=len(images), unit="image", leave=False, disable=disable) as progress,
+    ):
+        for start in range(0, len(images), BATCH):
+            items = list(pool.map(read, images[start : start + BATCH]))
+            answers = iter(look([item.pixels for item in items if isinstance(item, _Item)]))
+            for item in items:
+                if isinstance(item, UserError):
+                    results.report(item)
+                else:
+                    results.take(item, next(answers))
+            progress.update(len(items))
+    results.write()
+    return 1 if results.failed else 0
 
 
-def _print_table(path: str, predictions: list[tuple[int, str, float]]) -> None:
-    print(path)
-    width = max(len(name) for _, name, _ in predictions)
-    for _, name, probability in predictions:
-        print(f"  {name:{width}}  {100 * probability:6.2f} %")
+class _Item(NamedTuple):
+    name: str
+    pixels: np.ndarray  # float32 (h, w, 3): the model's input
+    small: np.ndarray | None  # for the contact sheet
 
 
-def _print_json(path: str, predictions: list[tuple[int, str, float]]) -> None:
-    classes = [
-        {"index": index, "name": name, "probability": probability}
-        for index, name, probability in predictions
-    ]
-    print(json.dumps({"image": path, "predictions": classes}, ensure_ascii=False))
+class _Answer(NamedTuple):
+    features: np.ndarray  # float32 (d)
+    probabilities: np.ndarray | None  # float32 (k); None: there is no head
+
+
+def _read(
+    name: str | UserError, *, preprocess: Callable[[np.ndarray], np.ndarray], small: bool
+) -> _Item | UserError:
+    if isinstance(name, UserError):
+        return name
+    try:
+        image = read_image(name)
+    except UserError as error:  # it is reported in its turn, and the others are done
+        return error
+    return _Item(name, preprocess(image)[0], thumbnail(image) if small else None)
+
+
+def _make_look(
+    model: nn.Module, variables: Params, *, size: int, several: bool
+) -> Callable[[Sequence[np.ndarray]], list[_Answer]]:
+    """Returns a function from at most `size` images to what the model says of each.
+
+    Probabilities are softmax's or, for a model of several classes an image, each class's own.
+    """
+    import jax
+
+    @jax.jit
+    def apply(variables: Params, images: Array) -> tuple[Array, Array | None]:
+        features = model.apply(variables, images, train=False, method="features")
+        if not model.num_classes:
+            return features, None
+        logits = model.apply(variables, images, train=False)  # compiled, the two share their work
+        return features, jax.nn.sigmoid(logits) if several else jax.nn.softmax(logits)
+
+    def look(images: Sequence[np.ndarray]) -> list[_Answer]:
+        if not images:
+            return []
+        batch = np.zeros((size, *images[0].shape), np.float32)
+        batch[: len(images)] = images
+        features, probabilities = jax.device_get(apply(variables, batch))
+        rows = itertools.repeat(None) if probabilities is None else probabilities
+        return [_Answer(*row) for row in zip(features, rows, strict=False)][: len(images)]
+
+    return look
+
+
+class _Results:
+    """Prints results as they come, and keeps what is written at the end."""
+
+    def __init__(self, args: argparse.Namespace, names: Sequence[str]) -> None:
+        self.failed = 0
+        self._args, self._names = args, names
+        self._pictures: list[Picture] = []
+        self._features: list[np.ndarray] = []
+        self._paths: list[str] = []
+
+    def report(self, error: UserError) -> None:
+        """Prints the line of an image that could not be read."""
+        self.failed += 1
+        tqdm.write(f"error: {error}", file=sys.stderr)  # above the progress, where that is shown
+
+    def take(self, item: _Item, answer: _Answer) -> None:
+        """Prints an image's classes; keeps its features and its picture if they are wanted."""
+        if self._args.features:
+            self._features.append(answer.features)
+            self._paths.append(item.name)
+        if answer.probabilities is None:
+            return
+        order = np.argsort(-answer.probabilities, kind="stable")[: self._args.top_k].tolist()
+        classes = [(i, self._names[i], float(answer.probabilities[i])) for i in order]
+        lines = _as_json(item.name, classes) if self._args.json else _as_table(item.name, classes)
+        tqdm.write(lines, file=sys.stdout)
+        if item.small is not None:
+            _, name, probability = classes[0]
+            below = f"{100 * probability:.1f} %  {name}", item.name.rpartition("/")[2]
+            self._pictures.append(Picture(item.small, below))
+
+    def write(self) -> None:
+        """Writes the files that are asked for, and says which; not where no image was read."""
+        written = []
+        if self._pictures:
+            written.append(f"contact sheet: {write_sheet(self._args.sheet, self._pictures)}")
+        if self._features:
+            features = np.stack(self._features)
+            with replacing(self._args.features) as temporary, temporary.open("wb") as file:
+                np.savez(file, features=features, paths=np.array(self._paths))
+            shape = "x".join(map(str, features.shape))
+            written.append(f"features: {self._args.features} ({shape})")
+        if not self._args.json:
+            print("\n".join(written), end="\n" if written else "")
+
+
+def _check_sheet(args: argparse.Namespace, images: int) -> None:
+    if args.sheet is None:
+        return
+    if not args.sheet.lower().endswith(".png"):
+        raise UserError(f"--sheet {args.sheet}: the contact sheet is a PNG; call it FILE.png.")
+    if images > AT_MOST:
+        raise UserError(f"--sheet shows at most {AT_MOST:,} images; these are {images:,}.")
+
+
+def _as_table(name: str, classes: Sequence[Class]) -> str:
+    width = max(len(name) for _, name, _ in classes)
+    return "\n".join([name, *(f"  {name:{width}}  {100 * p:6.2f} %" for _, name, p in classes)])
+
+
+def _as_json(name: str, classes: Sequence[Class]) -> str:
+    predictions = [{"index": i, "name": name, "probability": p} for i, name, p in classes]
+    return json.dumps({"image": name, "predictions": predictions}, ensure_ascii=False)
 
 
 def _positive(text: str) -> int:

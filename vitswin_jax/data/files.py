@@ -72,11 +72,11 @@ def _local_paths(path: str, deep: bool) -> Iterator[str]:
 
 
 def matching(pattern: str) -> list[str]:
-    """Returns the files that match a pattern with *, ? and [...], sorted."""
+    """Returns the files that match a pattern with *, ? and [...], sorted; ** is any folders."""
     if is_remote(pattern):
         files = _remote(pattern)
         return sorted(files.unstrip_protocol(path) for path in files.glob(pattern))
-    return sorted(glob.glob(pattern))  # noqa: PTH207, a pattern may be absolute
+    return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207, a pattern may be absolute
 
 
 def read_file(path: str, *, start: int | None = None, stop: int | None = None) -> bytes:

@@ -186,6 +186,7 @@ def finish(
                 "train_split": config.data.train_split,
                 "test_split": config.data.test_split,
                 "holdout": config.data.holdout,
+                "multi_label": run.train.multi_label,
                 "init_from": origin,
                 "seed": config.seed,
                 "step": run.plan.total_steps,

@@ -1,0 +1,85 @@
+"""Images that a command's arguments name: files, folders, patterns, addresses, standard input."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+
+import numpy as np
+
+from vitswin_jax.data.decode import decode_image
+from vitswin_jax.data.files import (
+    IMAGE_SUFFIXES,
+    file_paths,
+    is_file,
+    is_folder,
+    is_image,
+    join,
+    read_file,
+)
+from vitswin_jax.data.patterns import expand
+from vitswin_jax.download import read_address
+from vitswin_jax.types import UserError
+
+STDIN = "-"
+LARGEST_FILE = 64 << 20
+"""Bytes that are taken from an address: no image of decode.MAX_PIXELS is as large, compressed."""
+
+
+def find_images(arguments: Iterable[str]) -> list[str | UserError]:
+    """Returns what arguments name, in order, and in the place of one that names nothing why.
+
+    A folder stands for all images in it, at any depth; a pattern with `*`, `?`, `[...]` or braces,
+    which a shell did not expand, for the files and folders that match (`**`: at any depth). "-" is
+    an image on standard input. Whether a single file or address is there shows when it is read.
+    """
+    found: list[str | UserError] = []
+    for argument in arguments:
+        try:
+            found += _images_of(argument)
+        except UserError as error:
+            found.append(error)
+    return found
+
+
+def read_image(name: str) -> np.ndarray:
+    """Returns the pixels, uint8 (h, w, 3) in [0, 255], of an image that `find_images` named.
+
+    Raises UserError, which begins with the name, where it cannot be had or is no image.
+    """
+    return decode_image(_bytes_of(name), name=name)
+
+
+def _images_of(argument: str) -> list[str]:
+    if argument == STDIN or _is_address(argument) or is_file(argument):
+        return [argument]
+    if is_folder(argument):
+        return _images_in(argument)
+    if not re.search(r"[*?\[{]", argument):
+        return [argument]
+    matches = expand(argument)
+    return [
+        image for path in matches for image in (_images_in(path) if is_folder(path) else [path])
+    ]
+
+
+def _images_in(folder: str) -> list[str]:
+    found = [join(folder, path) for path in file_paths(folder, deep=True) if is_image(path)]
+    if not found:
+        raise UserError(
+            f"{folder}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in this folder."
+        )
+    return found
+
+
+def _bytes_of(name: str) -> bytes:
+    if name == STDIN:
+        return sys.stdin.buffer.read()
+    if _is_address(name):
+        return read_address(name, at_most=LARGEST_FILE)
+    return read_file(name)
+
+
+def _is_address(name: str) -> bool:
+    return name.lower().startswith(("http://", "https://"))
