@@ -1,5 +1,6 @@
 """Scores against scikit-learn's and against loops; every example counted once."""
 
+import json
 import math
 
 import numpy as np
@@ -178,3 +179,14 @@ def test_scores_of_several_labels():
         )
     assert math.isnan(result.classes[7].accuracy)
     assert sum(b.examples for b in result.calibration) == 200
+
+
+def test_plain_data_is_json_without_nan():
+    logits, labels = predictions()
+    logits[:, 3] = -99  # a class that is never named
+    data = summarize(logits, labels, NAMES).as_json()
+    assert json.loads(json.dumps(data, allow_nan=False)) == data
+    assert data["classes"][3]["precision"] is None
+    assert data["classes"][3]["recall"] == 0
+    assert data["errors"] == round(200 * (1 - data["top1"]))
+    assert np.trace(data["confusion"]) == 200 - data["errors"]

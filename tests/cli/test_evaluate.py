@@ -2,23 +2,35 @@
 
 import dataclasses
 import io
+import json
 
+import jax
 import numpy as np
 import pytest
+from flax.traverse_util import unflatten_dict
 from PIL import Image
 
+from vitswin_jax.analysis.probes import Features, knn_accuracies
 from vitswin_jax.cli.evaluate import match_classes
-from vitswin_jax.pretrained import load_metadata, save_pretrained
+from vitswin_jax.data.sources import open_source
+from vitswin_jax.data.transforms import Preprocess
+from vitswin_jax.models.registry import create_model
+from vitswin_jax.pretrained import load_metadata, parameter_shapes, save_pretrained
+
+
+def pixels(records):
+    """The model's input: resized by Pillow, in [-1, 1]."""
+    images = []
+    for record in records:
+        with Image.open(io.BytesIO(record["image"])) as image:
+            images.append(np.asarray(image.convert("RGB").resize((16, 16), 3), np.float32))
+    return np.stack(images) / 127.5 - 1
 
 
 def by_hand(forward, source):
     """Top-1 and top-5 by Pillow, the model on all images at once, and sorting."""
     records = [source[i] for i in range(len(source))]
-    images = []
-    for record in records:
-        with Image.open(io.BytesIO(record["image"])) as image:
-            images.append(np.asarray(image.convert("RGB").resize((16, 16), 3), np.float32))
-    logits = forward(np.stack(images) / 127.5 - 1)
+    logits = forward(pixels(records))
     order = np.argsort(-logits, -1)
     labels = np.array([record["label"] for record in records])[:, None]
     return (order[:, :1] == labels).any(-1).mean(), (order[:, :5] == labels).any(-1).mean()
@@ -72,6 +84,99 @@ def test_the_published_accuracy_stands_beside_the_measured(vitswin, workdir, vit
     assert "published: top-1 81.20 % on ImageNet-1k's validation set (somebody/code:" in out
 
 
+def test_an_accuracy_is_judged_on_imagenets_classes(vitswin, tmp_path, digits):
+    """A model that names nothing rightly, on 1,000 classes of one image each."""
+    root = tmp_path / "images"
+    for i in range(1000):
+        (root / "test" / f"{i:04}").mkdir(parents=True)
+        (root / "test" / f"{i:04}" / "a.png").write_bytes(digits[i % 10]["image"])
+    fields = {"img_size": 16, "patch_size": 8, "embed_dim": 4, "depth": 1, "num_heads": 1}
+    model = create_model("vit", num_classes=1000, **fields)
+    shapes = parameter_shapes(model).items()
+    flat = {name: np.zeros(shape, np.float32) for name, shape in shapes}
+    metadata = {
+        "preprocess": Preprocess(img_size=(16, 16), crop_fraction=0.5),
+        "provenance": {
+            "published": "deit/deit_tiny_patch16_224-a1311bcf",
+            "expected_top1": 72.2,
+            "expected_top1_by": "somebody",
+        },
+    }
+    path = tmp_path / "w.safetensors"
+    save_pretrained(path, model, {"params": unflatten_dict(flat, sep="/")}, metadata=metadata)
+    status, out, _ = vitswin("evaluate", path, root)
+    assert status == 0
+    *_, published, verdict = out.splitlines()
+    assert published.startswith("published: top-1 72.20 %")
+    assert verdict.startswith("lower by 72.10 points; 1,000 of its 50,000 images explain 2.91")
+    assert "img_size is (16, 16) here and (224, 224) there" in verdict
+    assert "crop_fraction is 0.5 here and 0.875 there" in verdict
+
+
+def test_json_and_figures(vitswin, workdir, forward, digits, tmp_path):
+    folder = tmp_path / "more" / "figures"
+    status, out, err = vitswin("evaluate", workdir, "--json", "--figures", folder)
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    top1, top5 = by_hand(forward, digits)
+    assert (found["dataset"], found["images"]) == ("digits:test", 450)
+    assert (found["top1"], found["top5"]) == pytest.approx((top1, top5))
+    assert np.sum(found["confusion"]) == 450
+    assert sum(row["images"] for row in found["classes"]) == 450
+    assert sum(row["examples"] for row in found["calibration"]) == 450
+    for name in ("reliability.png", "confusion.png", "mistakes.png"):
+        with Image.open(folder / name) as image:
+            assert image.format == "PNG"
+            assert len(np.unique(np.asarray(image))) > 2
+
+
+def test_probes_of_features(vitswin, workdir, vit, tmp_path):
+    arguments = ["--knn", "--linear-probe", "--few-shot", "1,5"]
+    arguments += ["--train-split", "train[:100]", "--split", "test[:80]"]
+    status, out, err = vitswin("evaluate", workdir, *arguments)
+    assert (status, err) == (0, "")
+    title, train, _, *lines = out.splitlines()
+    assert title == "digits:test[:80], 80 images, by 16 features"
+    assert train == "learned from digits:train[:100], 100 images"
+    # A file without the head has the same features.
+    model, variables = vit
+    params = {name: value for name, value in variables["params"].items() if name != "head"}
+    metadata = load_metadata(workdir)
+    headless = model.clone(num_classes=0)
+    save_pretrained(
+        tmp_path / "a", headless, {"params": params}, metadata={"preprocess": metadata.preprocess}
+    )
+    data_dir = metadata.provenance["data_dir"]
+    bare = ["evaluate", tmp_path / "a", "digits", "--data-dir", data_dir]
+    status, out, err = vitswin(*bare, *arguments, "--json")
+    assert (status, err) == (0, "")
+    rows = json.loads(out)["probes"]
+    assert [row["probe"] for row in rows] == 4 * ["neighbours"] + ["linear"] + 2 * ["few-shot"]
+    for line, row in zip(lines, rows, strict=True):
+        assert line.startswith(row["probe"])
+        assert f" {100 * row['top1']:.2f} %" in line
+    # By hand: all images at once through the model, and its features to one of the probes.
+    sources = [
+        open_source("digits", split=split, data_dir=data_dir)
+        for split in ("train[:100]", "test[:80]")
+    ]
+    records = [source[i] for source in sources for i in range(len(source))]
+    labels = np.array([record["label"] for record in records])
+    apply = jax.jit(lambda images: model.apply(variables, images, method="features"))
+    x = np.asarray(apply(pixels(records)))
+    features = Features(x[:100], labels[:100]), Features(x[100:], labels[100:])
+    assert rows[1]["top1"] == pytest.approx(knn_accuracies(*features, num_classes=10)[10])
+
+
+def test_a_headless_file_has_no_accuracy(vitswin, tmp_path, vit):
+    model, variables = vit
+    params = {name: value for name, value in variables["params"].items() if name != "head"}
+    save_pretrained(tmp_path / "a", model.clone(num_classes=0), {"params": params})
+    status, _, err = vitswin("evaluate", tmp_path / "a", "digits", "--data-dir", tmp_path)
+    assert (status, err.count("\n")) == (1, 1)
+    assert "the model has no head; --knn, --linear-probe and --few-shot" in err
+
+
 @pytest.fixture
 def folder(tmp_path, digits):
     """Digits as a folder whose classes sort in another order: "c0-9", "c1-8", ..."""
@@ -120,10 +225,18 @@ def test_classes_are_matched_by_name(vitswin, workdir, vit, forward, folder):
         (["--split", "validaton"], "no split 'validaton'"),
         (["--output", "{folder}/no/r.html"], "cannot write"),
         (["--batch-size", "0"], "batch_size=0"),
+        (["--output", "{folder}"], "it is a folder"),
+        (["--figures", "{file}/y"], "cannot write"),
+        (["--knn", "--train-split", "test"], "would learn what they are measured on"),
+        (["--knn", "--figures", "{folder}"], "the probes only print"),
     ],
 )
 def test_mistakes_are_one_line(vitswin, workdir, folder, arguments, message):
-    status, _, err = vitswin("evaluate", workdir, *(a.format(folder=folder) for a in arguments))
+    status, _, err = vitswin(
+        "evaluate",
+        workdir,
+        *(a.format(folder=folder, file=workdir / "model.safetensors") for a in arguments),
+    )
     assert status == 1
     assert err.startswith("error: ")
     assert message in err
@@ -135,6 +248,15 @@ def test_weights_that_name_no_dataset(vitswin, workdir, vit):
     status, out, err = vitswin("evaluate", workdir)
     assert (status, out) == (1, "")
     assert "name a DATASET to evaluate on" in err
+
+
+def test_another_number_of_classes_is_known_before_the_work(vitswin, workdir, vit, folder):
+    save_pretrained(workdir, *vit, metadata={"preprocess": load_metadata(workdir).preprocess})
+    for path in list((folder / "test").iterdir())[:3]:
+        path.rename(folder.parent / path.name)
+    status, out, err = vitswin("evaluate", workdir, folder)
+    assert (status, out) == (1, "")
+    assert "has 7 classes, the weights tell 10 apart" in err
 
 
 def test_match_classes():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from sklearn.metrics import (
 )
 
 from vitswin_jax.data.transforms import Preprocess
-from vitswin_jax.train.steps import eval_step
+from vitswin_jax.train.steps import eval_step, normalize
 from vitswin_jax.types import Batch, Params, UserError
 
 
@@ -88,6 +89,28 @@ class Evaluation:
         order = np.argsort(-off, kind="stable")[:at_most].tolist()
         return [(names[i // k], names[i % k], int(off[i])) for i in order if off[i]]
 
+    def as_json(self) -> dict[str, Any]:
+        """Returns the scores as plain data, but not the logits; null where one is not defined."""
+        left_out = ("logits", "labels", "class_names", "confusion")
+        names = [f.name for f in dataclasses.fields(self) if f.name not in left_out]
+        data = {name: getattr(self, name) for name in names}
+        data["classes"] = [
+            {"name": c.name, "images": c.examples, "recall": c.accuracy, "precision": c.precision}
+            for c in self.classes
+        ]
+        data["calibration"] = [vars(row) for row in self.calibration]
+        counts = {"images": len(self.labels), "errors": self.errors}
+        return _without_nan(counts | data | {"confusion": self.confusion.tolist()})
+
+
+def _without_nan(value: Any) -> Any:
+    """Returns plain data with None for NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and np.isnan(value) else value
+
 
 def make_predict(
     model: nn.Module, params: Params, preprocess: Preprocess
@@ -99,6 +122,19 @@ def make_predict(
     step = functools.partial(eval_step, model=model, mean=preprocess.mean, std=preprocess.std)
     step = jax.jit(step)
     return lambda batch: step(params, batch)["logits"]
+
+
+def make_features(
+    model: nn.Module, params: Params, preprocess: Preprocess
+) -> Callable[[Batch], Float[Array, "b d"]]:
+    """Returns a compiled function from a batch, uint8 images in [0, 255], to its features."""
+
+    @jax.jit
+    def features(params: Params, images: Array) -> Array:
+        images = normalize(images, mean=preprocess.mean, std=preprocess.std)
+        return model.apply({"params": params}, images, train=False, method="features")
+
+    return lambda batch: features(params, batch["image"])
 
 
 def predict_dataset(

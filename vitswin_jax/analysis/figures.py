@@ -1,4 +1,4 @@
-"""The report's figures, as `data:` URIs: SVG drawings by Matplotlib and PNG pictures.
+"""The report's figures, as `data:` URIs: SVG drawings by Matplotlib and PNG pictures; or as files.
 
 No text that a user chose is drawn here: the page sets it, in whatever script it is written.
 """
@@ -8,17 +8,21 @@ from __future__ import annotations
 import base64
 import io
 import math
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 from einops import rearrange
 from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from PIL import Image
 
 from vitswin_jax.analysis.evaluate import CalibrationBin
+from vitswin_jax.atomic import replacing
 
 Numbers = Sequence[int | float]
 Series = tuple[Numbers, Numbers]
@@ -86,6 +90,11 @@ def thin(numbers: Numbers) -> Numbers:
 
 
 def reliability(bins: Sequence[CalibrationBin]) -> str:
+    """Draws `draw_reliability` for a page."""
+    return _svg(draw_reliability(bins))
+
+
+def draw_reliability(bins: Sequence[CalibrationBin]) -> Figure:
     """Draws accuracy over confidence; a calibrated model's bars end on the diagonal."""
     figure = Figure(figsize=(3.4, 3.2), layout="constrained")
     axes = figure.subplots()
@@ -101,19 +110,32 @@ def reliability(bins: Sequence[CalibrationBin]) -> str:
     axes.plot([0, 1], [0, 1], color=_COLORS["test"], lw=1, ls="--")
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
     _plain(axes)
-    return _svg(figure)
+    return figure
 
 
 def confusion(matrix: Int[np.ndarray, "k k"]) -> str:
+    """Draws `draw_confusion` for a page."""
+    return _svg(draw_confusion(matrix))
+
+
+def draw_confusion(matrix: Int[np.ndarray, "k k"]) -> Figure:
     """Draws a confusion matrix that is too large for a table; each true class's row sums to 1."""
     figure = Figure(figsize=(6, 5.4), layout="constrained")
     axes = figure.subplots()
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    scale = PowerNorm(0.5, vmin=0, vmax=1)  # so that a few errors among many show
+    image = axes.imshow(share, cmap="Blues", norm=scale, interpolation="nearest")
     axes.set(xlabel="predicted class", ylabel="true class")
     figure.colorbar(image, ax=axes, shrink=0.8)
     _plain(axes)
-    return _svg(figure)
+    return figure
+
+
+def write_png(path: str | os.PathLike[str], figure: Figure) -> Path:
+    """Writes a figure as a PNG; returns `path`. Raises UserError where it cannot be written."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+    return Path(path)
 
 
 def position_similarity(embedding: Float[np.ndarray, "h w c"]) -> str:

@@ -17,11 +17,10 @@ from flax.traverse_util import flatten_dict
 
 from vitswin_jax.analysis import figures
 from vitswin_jax.analysis.evaluate import Evaluation
+from vitswin_jax.analysis.mistakes import worst_mistakes
 from vitswin_jax.analysis.page import percent, template
 from vitswin_jax.analysis.runs import compare, read_config, read_metrics
 from vitswin_jax.atomic import replacing
-from vitswin_jax.data.decode import decode_image
-from vitswin_jax.data.labels import classes_of
 from vitswin_jax.data.transforms import Preprocess
 from vitswin_jax.models.blocks import unstack_blocks
 from vitswin_jax.models.swin import Swin
@@ -32,7 +31,6 @@ from vitswin_jax.version import __version__
 
 _TABLE_CLASSES = 30  # with more, the confusion matrix is a picture
 _CONFUSED_PAIRS = 12
-_MISTAKES = 24
 _SMALL = 96  # pictures of fewer pixels a side are shown enlarged, with their pixels
 
 
@@ -73,7 +71,7 @@ def write_report(
         config=[] if workdir is None else flatten_dict(read_config(workdir), sep=".").items(),
         **_confusion(evaluation),
         classes=evaluation.least_accurate(),
-        mistakes=list(_worst_mistakes(evaluation, source, preprocess)),
+        mistakes=list(_mistakes(evaluation, source, preprocess)),
         errors=evaluation.errors,
         calibration_error=evaluation.calibration_error,
         reliability=figures.reliability(evaluation.calibration),
@@ -149,26 +147,15 @@ def _confusion_rows(matrix: np.ndarray, names: tuple[str, ...]) -> list[dict[str
     return rows
 
 
-def _worst_mistakes(
+def _mistakes(
     evaluation: Evaluation, source: Source, preprocess: Preprocess
 ) -> Iterator[dict[str, Any]]:
-    probabilities, predictions = evaluation.probabilities, evaluation.predictions
-    true = probabilities[np.arange(len(source)), evaluation.labels]
-    wrong = np.flatnonzero(predictions != evaluation.labels)
-    for i in wrong[np.argsort(true[wrong], kind="stable")][:_MISTAKES].tolist():
-        record, origin = source[i], source.describe(i)
-        if evaluation.labels[i] not in classes_of(record["label"]):
-            raise UserError(f"{origin}: its class is not that of the evaluation; evaluate again.")
-        image = preprocess.image(decode_image(record["image"], name=origin))
-        yield {
-            "picture": figures.picture(image),
-            "small": max(image.shape) < _SMALL,
-            "origin": origin,
-            "true": evaluation.class_names[evaluation.labels[i]],
-            "true_probability": true[i],
-            "predicted": evaluation.class_names[predictions[i]],
-            "predicted_probability": probabilities[i, predictions[i]],
+    for mistake in worst_mistakes(evaluation, source, preprocess):
+        shown = {
+            "picture": figures.picture(mistake.image),
+            "small": max(mistake.image.shape) < _SMALL,
         }
+        yield {**vars(mistake), **shown}
 
 
 def _positions(model: nn.Module, params: Params) -> dict[str, Any] | None:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from vitswin_jax.analysis.variant_costs import variant_costs
+from vitswin_jax.atomic import check_writable
+from vitswin_jax.cli import probe
 from vitswin_jax.cli.table import format_table
 from vitswin_jax.types import UserError
 
 if TYPE_CHECKING:
     from vitswin_jax.analysis.evaluate import Evaluation
+    from vitswin_jax.data.transforms import Preprocess
     from vitswin_jax.pretrained import Metadata
     from vitswin_jax.types import Source
 
@@ -43,11 +51,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", metavar="FILE", help="the report (default: report.html in the workdir)"
     )
+    parser.add_argument(
+        "--figures", metavar="DIR", help="write reliability.png, confusion.png and mistakes.png"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    probe.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the scores and writes the report."""
-    from vitswin_jax.analysis.evaluate import make_predict, predict_dataset, summarize
+    """Prints the scores and writes the report, or prints what probes of the features find."""
+    from vitswin_jax.analysis.evaluate import (
+        make_features,
+        make_predict,
+        predict_dataset,
+        summarize,
+    )
     from vitswin_jax.data.pipeline import make_eval_batches
     from vitswin_jax.pretrained import default_preprocess, load_metadata, load_pretrained
 
@@ -55,49 +73,136 @@ def run(args: argparse.Namespace) -> int:
     model, variables = load_pretrained(args.weights, args.model)
     source = open_evaluated(args, metadata)
     preprocess = metadata.preprocess or default_preprocess(metadata.name, metadata.fields)
+
+    def read(source: Source, make: Callable[..., Any]) -> tuple[np.ndarray, np.ndarray]:
+        batches = make_eval_batches(
+            source, batch_size=args.batch_size, preprocess=preprocess, workers=args.workers
+        )
+        return predict_dataset(make(model, variables["params"], preprocess), batches)
+
+    if probe.is_wanted(args):
+        train = open_evaluated(args, metadata, train=True)
+        read_features = functools.partial(read, make=make_features)
+        probe.measure(args, train=train, test=source, read_features=read_features)
+        return 0
+    if not model.num_classes:
+        raise UserError(
+            f"{args.weights}: the model has no head; --knn, --linear-probe and --few-shot measure "
+            "its features."
+        )
     columns = match_classes(metadata.class_names, source)
-    batches = make_eval_batches(
-        source, batch_size=args.batch_size, preprocess=preprocess, workers=args.workers
-    )
-    logits, labels = predict_dataset(make_predict(model, variables["params"], preprocess), batches)
+    if columns is None and model.num_classes != len(source.class_names):
+        raise UserError(
+            f"{source.name}: has {len(source.class_names)} classes, the weights tell "
+            f"{model.num_classes} apart; --knn, --linear-probe and --few-shot measure features."
+        )
+    _check_outputs(args)
+    logits, labels = read(source, make_predict)
     logits = logits if columns is None else logits[:, columns]
     evaluation = summarize(logits, labels, source.class_names)
-    print_scores(evaluation, title=f"{source.name}, {len(source):,} images")
-    if "expected_top1" in (known := metadata.provenance):
-        top1, by = known["expected_top1"], known["expected_top1_by"]
-        print(f"\npublished: top-1 {top1:.2f} % on ImageNet-1k's validation set ({by})")
-    _write_report(
-        args,
-        metadata=metadata,
-        model=model,
-        params=variables["params"],
-        evaluation=evaluation,
-        source=source,
-        preprocess=preprocess,
+    verdict = _verdict(evaluation, metadata, preprocess)
+    if args.json:
+        facts = {"dataset": source.name, "published": verdict or None}
+        print(json.dumps(facts | evaluation.as_json(), ensure_ascii=False))
+    else:
+        print_scores(evaluation, title=f"{source.name}, {len(source):,} images")
+        print("".join(f"\n{line}" for line in verdict), end="\n" if verdict else "")
+    written = {"evaluation": evaluation, "source": source, "preprocess": preprocess}
+    report = _write_report(
+        args, metadata=metadata, model=model, params=variables["params"], **written
     )
+    paths = [] if report is None else [f"report: {report}"]
+    paths += [f"figure: {path}" for path in _write_figures(args, **written)]
+    if paths and not args.json:
+        print("", *paths, sep="\n")
     return 0
 
 
-def _write_report(args: argparse.Namespace, *, metadata: Metadata, **report: Any) -> None:
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Raises UserError for what cannot be written, before the work."""
+    if args.output is not None:
+        check_writable(args.output)
+    if args.figures is not None:
+        try:
+            Path(args.figures).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write {args.figures}: {error.strerror}.") from error
+        check_writable(Path(args.figures) / "mistakes.png")
+
+
+def _verdict(evaluation: Evaluation, metadata: Metadata, preprocess: Preprocess) -> list[str]:
+    """Returns the lines that set the accuracy beside the published one, where there is one."""
+    from vitswin_jax.analysis import verdict
+    from vitswin_jax.published import find_published
+
+    known = metadata.provenance
+    if "expected_top1" not in known:
+        return []
+    top1, by = known["expected_top1"], known["expected_top1_by"]
+    lines = [f"published: top-1 {top1:.2f} % on ImageNet-1k's validation set ({by})"]
+    if len(evaluation.class_names) != verdict.CLASSES:
+        return lines
+    row = find_published(known["published"]) if "published" in known else None
+    theirs = None
+    if row is not None:
+        size = variant_costs()[row.variant].img_size
+        theirs = type(preprocess)(img_size=size, **row.images)
+    found = verdict.compare_with_published(
+        100 * evaluation.top1, top1, len(evaluation.labels), used=preprocess, theirs=theirs
+    )
+    return [*lines, found]
+
+
+def _write_figures(
+    args: argparse.Namespace, *, evaluation: Evaluation, source: Source, preprocess: Preprocess
+) -> list[Path]:
+    if args.figures is None:
+        return []
+    from vitswin_jax.analysis import figures
+    from vitswin_jax.analysis.mistakes import worst_mistakes
+    from vitswin_jax.analysis.sheet import Picture, thumbnail, write_sheet
+
+    folder = Path(args.figures)
+    pictures = [
+        Picture(
+            thumbnail(mistake.image),
+            (
+                f"{100 * mistake.predicted_probability:.1f} %  {mistake.predicted}",
+                f"is {100 * mistake.true_probability:.1f} %  {mistake.true}",
+            ),
+        )
+        for mistake in worst_mistakes(evaluation, source, preprocess)
+    ]
+    paths = [
+        figures.write_png(
+            folder / "reliability.png", figures.draw_reliability(evaluation.calibration)
+        ),
+        figures.write_png(folder / "confusion.png", figures.draw_confusion(evaluation.confusion)),
+    ]
+    return paths + ([write_sheet(folder / "mistakes.png", pictures)] if pictures else [])
+
+
+def _write_report(args: argparse.Namespace, *, metadata: Metadata, **report: Any) -> Path | None:
     weights = Path(args.weights)
     workdir = weights if weights.is_dir() else None
     if args.output is None and workdir is None:
-        return
+        return None
     from vitswin_jax.analysis.report import write_report
 
-    path = write_report(
+    return write_report(
         args.output or workdir / "report.html",
         title=weights.resolve().name,
         workdir=workdir,
         command=metadata.provenance.get("command"),
         **report,
     )
-    print(f"\nreport: {path}")
 
 
-def open_evaluated(args: argparse.Namespace, metadata: Metadata) -> Source:
-    """Opens what is asked for; what is not said is as it was in training, so that no training
-    image is mistaken for a test image.
+def open_evaluated(args: argparse.Namespace, metadata: Metadata, *, train: bool = False) -> Source:
+    """Opens the split that is asked for, or that to learn from.
+
+    What is not said is as it was in training, so that no training image is mistaken for a test
+    image.
     """
     from vitswin_jax.data.sources import open_source
 
@@ -109,9 +214,12 @@ def open_evaluated(args: argparse.Namespace, metadata: Metadata) -> Source:
         )
     trained = provenance if dataset == provenance.get("dataset") else {}
     division = {key: trained[key] for key in ("holdout", "seed") if key in trained}
+    split = args.train_split or trained.get("train_split", "train")
+    if not train:
+        split = args.split or trained.get("test_split", "test")
     return open_source(
         dataset,
-        split=args.split or trained.get("test_split", "test"),
+        split=split,
         data_dir=args.data_dir or trained.get("data_dir"),
         **division,
     )

@@ -1,0 +1,117 @@
+"""`vitswin evaluate --knn --linear-probe --few-shot`: what a model's features are worth."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from vitswin_jax.cli.table import format_table
+from vitswin_jax.types import Source, UserError
+
+Row = dict[str, Any]
+"""A probe's name, its setting, its top-1 in [0, 1] and, of several draws, their deviation."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of the probes."""
+    group = parser.add_argument_group(
+        "probes", "measure the features that the head reads, by the training split, and no head"
+    )
+    group.add_argument(
+        "--knn", action="store_true", help="weighted nearest neighbours (5, 10, 20 and 50)"
+    )
+    group.add_argument("--linear-probe", action="store_true", help="logistic regression")
+    group.add_argument(
+        "--few-shot",
+        type=_counts,
+        metavar="N,...",
+        help="least squares on so many images a class, such as 1,5,10",
+    )
+    group.add_argument(
+        "--train-split", metavar="SPLIT", help="where they learn (default: the run's, else train)"
+    )
+
+
+def is_wanted(args: argparse.Namespace) -> bool:
+    """Returns whether a probe was asked for."""
+    return bool(args.knn or args.linear_probe or args.few_shot)
+
+
+def measure(
+    args: argparse.Namespace,
+    *,
+    train: Source,
+    test: Source,
+    read_features: Callable[[Source], tuple[np.ndarray, np.ndarray]],
+) -> None:
+    """Prints the accuracies that the probes which were asked for reach on `test`.
+
+    `read_features` gives the features (n, d) and the labels of a split. Raises UserError for
+    splits that cannot be compared.
+    """
+    from vitswin_jax.analysis.probes import Features, check_features
+
+    if args.output or args.figures:
+        raise UserError("--output and --figures are of a head's evaluation; the probes only print.")
+    if train.multi_label or test.multi_label:
+        raise UserError(f"{test.name}: has several labels an image; the probes are for one.")
+    if train.name == test.name:
+        raise UserError(
+            f"{test.name}: the probes would learn what they are measured on; give another "
+            "--train-split or --split."
+        )
+    if train.class_names != test.class_names:
+        raise UserError(f"{train.name} and {test.name} do not have the same classes.")
+    features = [Features(*read_features(source)) for source in (train, test)]
+    check_features(*features, len(test.class_names))
+    rows = list(_measured(args, *features, num_classes=len(test.class_names)))
+    facts = {"dataset": test.name, "images": len(test), "train": train.name}
+    facts |= {"train_images": len(train), "width": features[0].x.shape[1]}
+    print(json.dumps(facts | {"probes": rows}) if args.json else _as_table(facts, rows))
+
+
+def _measured(
+    args: argparse.Namespace, train: Any, test: Any, *, num_classes: int
+) -> Iterator[Row]:
+    from vitswin_jax.analysis.probes import few_shot_accuracies, knn_accuracies, linear_probe
+
+    if args.knn:
+        for k, top1 in knn_accuracies(train, test, num_classes=num_classes).items():
+            yield {"probe": "neighbours", "setting": f"{k}", "top1": top1}
+    if args.linear_probe:
+        c, top1 = linear_probe(train, test)
+        yield {"probe": "linear", "setting": f"C={c:g}", "top1": top1}
+    for shots in args.few_shot or ():
+        found = few_shot_accuracies(train, test, shots, num_classes=num_classes)
+        yield {
+            "probe": "few-shot",
+            "setting": f"{shots} a class",
+            "top1": float(np.mean(found)),
+            "deviation": float(np.std(found)),
+            "draws": len(found),
+        }
+
+
+def _as_table(facts: Row, rows: list[Row]) -> str:
+    title = (
+        f"{facts['dataset']}, {facts['images']:,} images, by {facts['width']} features\n"
+        f"learned from {facts['train']}, {facts['train_images']:,} images"
+    )
+    table = [("probe", "", "top-1", "")]
+    for row in rows:
+        spread = ""
+        if "draws" in row:
+            spread = f"± {100 * row['deviation']:.2f} of {row['draws']} draws"
+        table.append((row["probe"], row["setting"], f"{100 * row['top1']:.2f} %", spread))
+    return f"{title}\n{format_table(table, align='<<><')}"
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    words = text.split(",")
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise argparse.ArgumentTypeError(f"must be numbers from 1, such as 1,5,10, not {text}")
+    return tuple(map(int, words))
