@@ -229,6 +229,7 @@ def test_classes_are_matched_by_name(vitswin, workdir, vit, forward, folder):
         (["--figures", "{file}/y"], "cannot write"),
         (["--knn", "--train-split", "test"], "would learn what they are measured on"),
         (["--knn", "--figures", "{folder}"], "the probes only print"),
+        (["--train-split", "train"], "add one"),
     ],
 )
 def test_mistakes_are_one_line(vitswin, workdir, folder, arguments, message):

@@ -85,6 +85,10 @@ def run(args: argparse.Namespace) -> int:
         read_features = functools.partial(read, make=make_features)
         probe.measure(args, train=train, test=source, read_features=read_features)
         return 0
+    if args.train_split:
+        raise UserError(
+            "--train-split is where --knn, --linear-probe or --few-shot learn; add one."
+        )
     if not model.num_classes:
         raise UserError(
             f"{args.weights}: the model has no head; --knn, --linear-probe and --few-shot measure "
