@@ -218,8 +218,9 @@ def open_evaluated(args: argparse.Namespace, metadata: Metadata, *, train: bool 
         )
     trained = provenance if dataset == provenance.get("dataset") else {}
     division = {key: trained[key] for key in ("holdout", "seed") if key in trained}
-    split = args.train_split or trained.get("train_split", "train")
-    if not train:
+    if train:
+        split = args.train_split or trained.get("train_split", "train")
+    else:
         split = args.split or trained.get("test_split", "test")
     return open_source(
         dataset,
