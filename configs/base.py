@@ -152,7 +152,13 @@ def get_config() -> ConfigDict:
             "train": r"head(_dist)?/.*",  # what is trained besides
         }
     )
-    config.mesh = ConfigDict({"data": -1})  # train.sharding.create_mesh; -1: all devices
+    config.mesh = ConfigDict(  # train.sharding.create_mesh; axes multiply to the devices
+        {
+            "data": -1,  # copies of the model; -1, of one axis: the rest of the devices
+            "fsdp": 1,  # a copy's parameters are divided over so many, and the batch as well
+            "tensor": 1,  # heads, hidden channels and experts are divided over so many
+        }
+    )
     config.run = ConfigDict(  # train.plan.make_plan: cadences, each in one unit, the others 0
         {
             "log_steps": 50,

@@ -63,6 +63,7 @@ DIRECTIONS = {
     "train.run": ["types", "train.*", "data.*", "models.*"],
     "train.groups": ["types", "models.blocks"],
     "train.optim": ["types", "models.blocks", "train.*"],
+    "train.sharding": ["types", "models.blocks", "train.*"],
     "train*": ["types", "train.*"],
     "analysis*": [
         "types",

@@ -80,7 +80,10 @@ def step_gradients(student_fields, **changes):
     """The loss of one SGD step and how far each of the student's parameters went."""
     teacher, teacher_params = random_model()
     student = create_model("vit", num_classes=5, **TINY | student_fields)
-    mesh, tx = create_mesh(data=2), make_tx(lambda step: 1.0, name="sgd", momentum=0.0)
+    mesh, tx = (
+        create_mesh(devices=jax.devices()[:2]),
+        make_tx(lambda step: 1.0, name="sgd", momentum=0.0),
+    )
     state, shardings = create_state(
         student, tx, jax.random.key(0), image_shape=(8, 8, 3), mesh=mesh
     )

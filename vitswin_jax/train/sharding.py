@@ -2,63 +2,188 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ContextDecorator
 from typing import Any
 
+import flax.linen as nn
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+from flax.linen.module import InterceptorContext
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from vitswin_jax.models.blocks import row_paths
+from vitswin_jax.train.groups import path_of
 from vitswin_jax.types import UserError
 
-PARAM_RULES: tuple[tuple[str, PartitionSpec], ...] = (
-    # (pattern of the whole path, layout), the first that matches.
-    (r".*", PartitionSpec()),  # a copy of every parameter on every device
+AXES = ("data", "fsdp", "tensor")
+
+Table = Sequence[tuple[str, P]]
+
+# (pattern of a parameter's whole path in loop layout, the mesh axis of each of its axes), the first
+# that matches; the axes it leaves out are whole. `fsdp` divides channels of the residual stream
+# (ZeRO, arXiv:1910.02054, stage 3); `tensor` divides heads and hidden channels, so that two layers
+# need one sum (Megatron-LM, arXiv:1909.08053, section 3), and experts.
+PARAM_RULES: tuple[tuple[str, P], ...] = (
+    (r".*/cpb_mlp/.*", P()),
+    (r".*/router/.*", P()),
+    (r"(.*/)?lora_[ab]", P()),
+    (r"(.*/)?attn(_pool)?/(qkv|kv)/kernel", P("fsdp", None, "tensor")),  # (c, 3, heads, d)
+    (r"(.*/)?attn(_pool)?/(qkv|kv)/bias", P(None, "tensor")),
+    (r"attn_pool/q/kernel", P("fsdp", "tensor")),  # (c, heads, d)
+    (r"attn_pool/q/bias", P("tensor")),
+    (r"(.*/)?attn(_pool)?/proj/kernel", P("tensor", None, "fsdp")),  # (heads, d, c)
+    (r".*/attn/([qv]_bias|logit_scale)", P("tensor")),  # (heads, ...)
+    (r"(.*/)?relative_position_bias_table", P(None, "tensor")),  # (offsets, heads)
+    (r".*/spatial_mlp/(kernel|bias)", P("tensor")),  # (heads, n, n)
+    (r"(.*/)?mlp/fc1/kernel", P("fsdp", "tensor")),  # (c, f)
+    (r"(.*/)?mlp/fc1/bias", P("tensor")),
+    (r"(.*/)?mlp/fc2/kernel", P("tensor", "fsdp")),  # (f, c)
+    (r".*/mlp/fc1_kernel", P("tensor", "fsdp")),  # (e, c, f)
+    (r".*/mlp/fc2_kernel", P("tensor", None, "fsdp")),  # (e, f, c)
+    (r".*/mlp/fc[12]_bias", P("tensor")),
+    (r"(.*/)?(reduction|pre_logits|head|head_dist)/kernel", P("fsdp")),  # (c, k), for any k
+    (r"(.*/)?(proj|root_conv|downsample_conv|conv\d)/kernel", P(None, None, None, "fsdp")),
+    (r"(.*/)?(absolute_)?pos_embed", P(None, None, "fsdp")),  # (1, n, c)
+    (r"(.*/)?((cls|dist|reg|mask)_token|latent|pos_embed_[xy])", P()),
+    (r"(.*/)?(bias|scale|gamma)", P()),
 )
-BATCH_SPEC = PartitionSpec("data")
+# What of a state is no parameter, and neither is the average or a moment of one, of its shape.
+STATE_RULES: tuple[tuple[str, P], ...] = (
+    (r"step", P()),
+    (r"opt_state/(.*/)?count", P()),
+    (r"opt_state/.*/ns_coeffs", P()),  # Muon's polynomial
+    (r"opt_state/.*/v(_row|_col)?/.*", P()),  # Adafactor's means over rows and columns
+)
+BATCH_SPEC = P(("data", "fsdp"))
+# Modules whose outputs lie as the batch does, and so do these outputs' gradients. Left to the
+# compiler, a ViT's lie as its kernels do, by channels, and each layer gathers the whole batch.
+BATCH_ACTIVATIONS = r"(.*/)?(patch_embed|block_\d+|blocks)"
 
 
-def create_mesh(*, data: int = -1, devices: list[jax.Device] | None = None) -> Mesh:
-    """Creates a mesh with one axis, `data`, over all devices (-1) or the first `data` of them.
+def create_mesh(
+    *, data: int = -1, fsdp: int = 1, tensor: int = 1, devices: list[jax.Device] | None = None
+) -> Mesh:
+    """Creates a mesh of all devices with the axes data, fsdp and tensor; -1 is what others leave.
 
-    Raises UserError where there are fewer devices.
+    The last axis is of devices nearest to each other. A mesh of one device has the first. Raises
+    UserError for sizes that do not multiply to the devices, or a tensor axis across hosts.
     """
     devices = jax.devices() if devices is None else devices
-    size = len(devices) if data == -1 else data
-    if not 1 <= size <= len(devices):
+    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    given = math.prod(size for size in sizes.values() if size != -1)
+    shape = [max(1, len(devices) // max(1, given)) if x == -1 else x for x in sizes.values()]
+    if (
+        min(*shape, given) < 1
+        or list(sizes.values()).count(-1) > 1
+        or math.prod(shape) not in (1, len(devices))
+    ):
+        names = " x ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
         raise UserError(
-            f"mesh.data={data} must be -1 (all) or between 1 and the {len(devices)} devices."
+            f"{names} must be the {len(devices)} devices, where one may be -1 (the rest), or 1 "
+            "(the first device)."
         )
-    return jax.make_mesh((size,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:size])
+    mesh = jax.make_mesh(
+        shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[: math.prod(shape)]
+    )
+    check_hosts(np.vectorize(lambda device: device.process_index)(mesh.devices))
+    return mesh
+
+
+def check_hosts(hosts: np.ndarray) -> None:
+    """Raises UserError where devices that need the same rows of a batch are of several hosts.
+
+    `hosts` is the host of each device of a mesh, int (data, fsdp, tensor).
+    """
+    if (hosts != hosts[..., :1]).any():
+        raise UserError(
+            f"mesh.tensor={hosts.shape[-1]} goes across hosts, and each host reads rows of its "
+            f"own; it must lie in the {np.bincount(hosts.ravel()).max()} devices of one, as 1 does."
+        )
 
 
 def check_batch_size(key: str, batch_size: int, mesh: Mesh) -> None:
-    """Raises UserError where a global batch cannot be divided over the mesh's data axis."""
-    if batch_size < 1 or batch_size % mesh.shape["data"]:
-        size = mesh.shape["data"]
+    """Raises UserError where a global batch cannot be divided over the axes data and fsdp."""
+    size = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size < 1 or batch_size % size:
         near = max(size, round(batch_size / size) * size)
         raise UserError(
-            f"{key}={batch_size} must be a multiple of the {size} devices, such as {near}."
+            f"{key}={batch_size} must be a multiple of the {size} devices, such as {near} "
+            f"(mesh.data x mesh.fsdp is {size})."
         )
 
 
-def _layout(path: tuple[Any, ...]) -> PartitionSpec:
-    name = "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
-    for pattern, spec in PARAM_RULES:
-        if re.fullmatch(pattern, name):
-            return spec
-    raise ValueError(f"no rule of PARAM_RULES covers {name}.")
-
-
 def state_shardings(mesh: Mesh, state: Any) -> Any:
-    """Returns the sharding of every leaf of a state, by `PARAM_RULES`; an uncovered path raises."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: NamedSharding(mesh, _layout(path)), state
-    )
+    """Returns the sharding of every array of a state that has `params`.
+
+    Parameters lie by `PARAM_RULES`, and so do their average and moments, which end in their paths
+    and have their shapes; all else by `STATE_RULES`. Raises ValueError that lists every path that
+    no rule covers, and UserError for a mesh that does not divide what it should.
+    """
+    leaves, tree = jax.tree_util.tree_flatten_with_path(state)
+    shapes = {path_of(path): np.shape(leaf) for path, leaf in leaves}
+    params = {
+        path.removeprefix("params/"): shape
+        for path, shape in shapes.items()
+        if path.startswith("params/")
+    }
+    specs = {path: _spec(path, shape, params) for path, shape in shapes.items()}
+    uncovered = [path for path, spec in specs.items() if spec is None]
+    if uncovered:
+        raise ValueError(f"no rule of PARAM_RULES or STATE_RULES covers {', '.join(uncovered)}.")
+    check_divides(mesh, {path: (shape, specs[f"params/{path}"]) for path, shape in params.items()})
+    return tree.unflatten(NamedSharding(mesh, spec) for spec in specs.values())
+
+
+def check_divides(mesh: Mesh, layouts: Mapping[str, tuple[tuple[int, ...], P]]) -> None:
+    """Raises UserError that names what axes of the mesh do not divide, and sizes that would.
+
+    `layouts` has the shape and the layout of each parameter.
+    """
+    wrong = []
+    for axis, size in mesh.shape.items():
+        divided = [
+            (path, shape, i)
+            for path, (shape, spec) in layouts.items()
+            for i, its in enumerate(spec)
+            if its == axis
+        ]
+        misfits = [(path, shape, i) for path, shape, i in divided if shape[i] % size]
+        if misfits:
+            path, shape, i = misfits[0]
+            common = math.gcd(mesh.size, *(shape[i] for _, shape, i in divided))
+            others = f" (and {len(misfits) - 1} more)" if len(misfits) > 1 else ""
+            fits = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
+            wrong.append(
+                f"mesh.{axis}={size} does not divide axis {i} of {path} {shape}{others}; on "
+                f"{mesh.size} devices it can be {fits}"
+            )
+    if wrong:
+        raise UserError("; ".join(wrong) + ".")
+
+
+def _spec(path: str, shape: tuple[int, ...], params: Mapping[str, tuple[int, ...]]) -> P | None:
+    names = path.split("/")
+    endings = ("/".join(names[i:]) for i in range(len(names)))
+    param = next((ending for ending in endings if ending in params), None)
+    if param is None or params[param] != shape:
+        return _first(path, STATE_RULES)
+    rows = row_paths(param, shape)
+    if rows is None:
+        return _first(param, PARAM_RULES)
+    spec = _first(rows[0], PARAM_RULES)  # of a stack, whose blocks are not divided
+    return None if spec is None else P(None, *spec)
+
+
+def _first(path: str, table: Table) -> P | None:
+    return next((spec for pattern, spec in table if re.fullmatch(pattern, path)), None)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of every array of a batch: rows over the data axis."""
+    """Returns the sharding of every array of a batch: rows over the axes data and fsdp."""
     return NamedSharding(mesh, BATCH_SPEC)
 
 
@@ -68,3 +193,19 @@ def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     return {
         name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
     }
+
+
+def constrain_activations(mesh: Mesh) -> ContextDecorator:
+    """Returns a decorator of a step: its models' `BATCH_ACTIVATIONS` lie as the batch does.
+
+    Modules are met by their paths while they are traced, and so know nothing of the mesh.
+    """
+
+    def constrain(call: Callable, args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
+        out = call(*args, **kwargs)
+        path = "/".join(context.module.path)
+        if context.method_name != "__call__" or not re.fullmatch(BATCH_ACTIVATIONS, path):
+            return out
+        return jax.lax.with_sharding_constraint(out, batch_sharding(mesh))
+
+    return nn.intercept_methods(constrain)

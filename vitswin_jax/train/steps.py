@@ -30,7 +30,7 @@ from vitswin_jax.train.losses import (
     weigh_examples,
 )
 from vitswin_jax.train.mixing import Mixing, mix, smooth_one_hot
-from vitswin_jax.train.sharding import batch_sharding
+from vitswin_jax.train.sharding import batch_sharding, constrain_activations
 from vitswin_jax.train.state import TrainState
 from vitswin_jax.types import Params, UserError
 
@@ -240,9 +240,10 @@ def make_train_step(
     an argument, for constants would be compiled in.
     """
     replicated = NamedSharding(mesh, PartitionSpec())
+    step = constrain_activations(mesh)(train_step)
     teacher = () if teacher_shardings is None else (teacher_shardings,)
     return jax.jit(
-        functools.partial(train_step, model=model, tx=tx, options=options),
+        functools.partial(step, model=model, tx=tx, options=options),
         in_shardings=(shardings, batch_sharding(mesh), replicated, *teacher),
         out_shardings=(shardings, replicated),
         donate_argnums=0,
@@ -253,8 +254,9 @@ def make_eval_step(
     model: nn.Module, *, mean: Triple, std: Triple, mesh: Mesh, param_shardings: Any
 ) -> Callable[[Params, dict[str, Array]], Metrics]:
     """Compiles `eval_step` for a mesh; what it returns is whole on every device."""
+    step = constrain_activations(mesh)(eval_step)
     return jax.jit(
-        functools.partial(eval_step, model=model, mean=mean, std=std),
+        functools.partial(step, model=model, mean=mean, std=std),
         in_shardings=(param_shardings, batch_sharding(mesh)),
         out_shardings=NamedSharding(mesh, PartitionSpec()),
     )

@@ -26,6 +26,8 @@ MAY_CHANGE = (  # keys that change how a run computes or reports, not what
     "data.eval_batch_size",
     "ema.evaluate",
     "mesh.data",
+    "mesh.fsdp",
+    "mesh.tensor",
     "model.remat",
     "run.keep_checkpoints",
     *(f"run.{what}_{unit}" for what in ("log", "eval", "checkpoint") for unit in UNITS),
