@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from vitswin_jax.analysis.evaluate import predict_dataset, summarize
@@ -171,6 +172,7 @@ def finish(
     """Tests the final parameters on the whole split and writes the weights and the report."""
     origin = None if run.start.origin is None else dataclasses.asdict(run.start.origin)
     logits, labels = predict_dataset(lambda b: predict(params, b)["logits"], run.test_batches)
+    params = multihost_utils.process_allgather(params, tiled=True)  # whole, in the host's memory
     evaluation = summarize(logits, labels, run.test.class_names)
     weights = save_pretrained(
         workdir / WEIGHTS,
