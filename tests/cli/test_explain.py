@@ -123,7 +123,7 @@ def test_images_of_one_name_and_bad_ones(vitswin, workdir, image, tmp_path, digi
     assert status == 1
     assert err.count("\n") == 2
     assert "bad.png: not an image" in err
-    assert "missing.png: No such file" in err
+    assert "missing.png: cannot be read: No such file" in err
     names = ("model-2", "model-3", "stdin")
     assert written(out) == ["index.html", *(f"{name}.rollout.png" for name in names)]
 
@@ -133,7 +133,7 @@ def test_mistakes_write_nothing(vitswin, workdir, image, tmp_path):
     for arguments, words in (
         ((workdir, image, "--only", "rolout"), "--only=rolout: the parts are rollout, gradcam"),
         ((tmp_path / "none.npz", image), "none.npz: no such file"),
-        ((workdir, tmp_path / "none.png"), "none.png: No such file"),
+        ((workdir, tmp_path / "none.png"), "none.png: cannot be read: No such file"),
     ):
         status, text, err = vitswin("explain", *arguments, "--out", out)
         assert (status, text, err.count("\n")) == (1, "", 1)
