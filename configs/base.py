@@ -10,6 +10,198 @@ from ml_collections.config_dict import placeholder
 from vitswin_jax.models.registry import model_kwargs, optional_types
 
 
+def _data() -> dict[str, object]:
+    """What is trained and tested on (train.run.open_data; docs/data.md)."""
+    return {
+        "dataset": "digits",  # a folder, a table, shards, hf:NAME, a TFDS name: docs/data.md
+        "data_dir": placeholder(str),  # where TFDS datasets are prepared; None: TFDS's default
+        "train_split": "train",  # or a part of one, "train[:90%]"
+        "test_split": "test",
+        "holdout": 0.25,  # the test part of what is not already divided
+        "class_weights": placeholder(object),  # None, "balanced", or one for each class
+        "batch_size": 128,  # global, over all devices
+        "eval_batch_size": 128,
+        "workers": 0,  # processes that decode and augment; 0: threads of this one
+        "on_unreadable": "raise",  # or "skip": counted, and left out of the batch
+    }
+
+
+def _preprocess() -> dict[str, object]:
+    """How evaluation sees an image (data.transforms.Preprocess).
+
+    None: as the weights of init_from were trained, without them as the family's originals.
+    """
+    return {
+        "mean": placeholder(tuple),
+        "std": placeholder(tuple),
+        "crop_fraction": placeholder(float),
+        "crop_mode": placeholder(str),
+        "interpolation": placeholder(str),
+    }
+
+
+def _augment() -> dict[str, object]:
+    """What training does to images (docs/augment.md).
+
+    Read by data.transforms.TrainTransform, train.erasing.Erasing and train.mixing.Mixing; `repeats`
+    by data.pipeline.
+    """
+    return {
+        "crop": "random_resized",  # "random_resized", "random", "shift", "none"
+        "scale": (0.08, 1.0),  # of the area, for "random_resized"
+        "ratio": (3 / 4, 4 / 3),  # width / height of the part
+        "crop_fraction": 0.875,  # of the resized image's shorter side, for "random"
+        "shift": 0.1,  # of height and width, for "shift"
+        "rotate": 0.0,  # degrees either way
+        "zoom": 0.0,  # 0.1: up to 1.1 times larger or smaller
+        "flip": True,  # half of the images
+        "interpolation": "bicubic",
+        "resizer": "opencv",  # or "pillow": the originals' pixels, more slowly
+        "reduced_decode": True,  # JPEGs whose crop shrinks by 2 or more
+        "rand_augment": placeholder(str),  # "rand-m9-mstd0.5-inc1", "randaug(2,15)"
+        "auto_augment": placeholder(str),  # "original", "originalr", "v0", "v0r", "3a"
+        "color_jitter": 0.0,  # of brightness, contrast, saturation
+        "hue": 0.0,  # in turns, up to 0.5
+        "grayscale": 0.0,  # how likely
+        "repeats": 1,  # of each image in its batch, each augmented anew
+        "erase_prob": 0.0,
+        "erase_mode": "pixel",  # "pixel", "rand", "const"
+        "erase_count": 1,  # boxes at most
+        "erase_area": (0.02, 1 / 3),  # of the image
+        "erase_aspect": 0.3,  # the longest box; at most 1
+        "mixup_alpha": 0.0,  # 0: off
+        "cutmix_alpha": 0.0,  # 0: off
+        "mix_prob": 1.0,
+        "switch_prob": 0.5,  # of cutmix where both are on
+        "mix_mode": "batch",  # "batch", "pair", "element"
+        "label_smoothing": 0.0,
+    }
+
+
+def _loss() -> dict[str, object]:
+    """What is minimised (train.run.build_objective, and the step)."""
+    return {
+        "name": "softmax",  # "softmax", "sigmoid", "bce"
+        "head_bias_init": 0.0,  # of a fresh head; with sigmoid, log of 1 / classes or so
+        "aux_weight": 0.01,  # of what a model sows besides: Swin-MoE's balance of its experts
+    }
+
+
+def _optim() -> dict[str, object]:
+    """Optimizer, rate and length (train.plan.make_plan, train.optim.make_optim; docs/optim.md)."""
+    return {
+        "name": "adamw",  # or another of train.optim.OPTIMIZERS
+        "peak_lr": 1e-3,  # for this batch size; nothing rescales it
+        "weight_decay": 0.05,  # kernels only
+        "max_grad_norm": placeholder(float),
+        "accum_steps": 1,
+        # The rule's own; None: its default. One that it does not read raises.
+        "b1": placeholder(float),
+        "b2": placeholder(float),
+        "eps": placeholder(float),
+        "momentum": placeholder(float),
+        "nesterov": placeholder(bool),
+        "momentum_dtype": placeholder(str),  # of the first moment: "float32", "bfloat16"
+        "consistent_rms": placeholder(float),
+        # The schedule, and the run's length. Each count in one of three units, the others 0.
+        "schedule": "cosine",  # "cosine", "linear", "rsqrt", "multistep", "constant"
+        "schedule_unit": "step",  # "epoch": the rate changes once an epoch
+        "warmup_lr": 0.0,
+        "end_lr": 0.0,
+        "warmup_prefix": True,  # the decay begins behind the warmup
+        "gamma": placeholder(float),  # of "multistep"; None: 0.1
+        "epochs": 100.0,
+        "total_steps": placeholder(int),
+        "examples": placeholder(int),
+        "warmup_epochs": 5.0,
+        "warmup_steps": placeholder(int),
+        "warmup_examples": placeholder(int),
+        "cooldown_epochs": placeholder(float),
+        "cooldown_steps": placeholder(int),
+        "cooldown_examples": placeholder(int),
+        "timescale_epochs": placeholder(float),  # of "rsqrt"; None: 10,000 steps
+        "timescale_steps": placeholder(int),
+        "timescale_examples": placeholder(int),
+        "milestone_epochs": (),  # of "multistep"
+        "milestone_steps": (),
+        "milestone_examples": (),
+        # Tables of (pattern of a parameter's path, number), and patterns; the first rules.
+        "lr_mults": (),
+        "decay_mults": (),
+        "freeze": (),
+        "train_only": (),  # where there are any, nothing else trains
+        "layer_decay": placeholder(float),
+    }
+
+
+def _distill() -> dict[str, object]:
+    """A teacher (train.run.make_distillation)."""
+    return {
+        "teacher": placeholder(str),  # weights of any source, of the data's classes; None: off
+        "kind": "hard",  # or "soft"
+        "alpha": 0.5,  # the teacher's share of the loss
+        "temperature": 1.0,
+    }
+
+
+def _ema() -> dict[str, object]:
+    """The average of what is trained (train.ema.make_ema)."""
+    return {
+        "decay": placeholder(float),  # None: no average; DeiT: 0.99996
+        "warmup": False,  # lower decays at first
+        "evaluate": True,  # evaluate and save the average, or else the parameters
+    }
+
+
+def _lora() -> dict[str, object]:
+    """Adapters (train.lora.make_lora); patterns are of whole paths of parameters."""
+    return {
+        "rank": placeholder(int),  # None: every parameter is trained
+        "alpha": 16.0,  # adapters are scaled by alpha / rank
+        "kernels": r"(.*/)?(attn/(qkv|proj)|mlp/fc[12])/kernel",  # what is adapted
+        "train": r"head(_dist)?/.*",  # what is trained besides
+    }
+
+
+def _mesh() -> dict[str, object]:
+    """The axes that multiply to the devices (train.sharding.create_mesh)."""
+    return {
+        "data": -1,  # copies of the model; -1, of one axis: the rest of the devices
+        "fsdp": 1,  # a copy's parameters are divided over so many, and the batch as well
+        "tensor": 1,  # heads, hidden channels and experts are divided over so many
+    }
+
+
+def _run() -> dict[str, object]:
+    """Cadences, each in one unit, the others 0 (train.plan.make_plan)."""
+    return {
+        "log_steps": 50,
+        "log_epochs": placeholder(float),
+        "log_examples": placeholder(int),
+        "eval_epochs": 1.0,
+        "eval_steps": placeholder(int),
+        "eval_examples": placeholder(int),
+        "checkpoint_epochs": 1.0,
+        "checkpoint_steps": placeholder(int),
+        "checkpoint_examples": placeholder(int),
+        "keep_checkpoints": 2,
+    }
+
+
+SECTIONS = {
+    "data": _data,
+    "preprocess": _preprocess,
+    "augment": _augment,
+    "loss": _loss,
+    "optim": _optim,
+    "distill": _distill,
+    "ema": _ema,
+    "lora": _lora,
+    "mesh": _mesh,
+    "run": _run,
+}
+
+
 def get_config() -> ConfigDict:
     """Returns the defaults, locked: a misspelt key raises, a wrong type raises."""
     config = ConfigDict()
@@ -19,160 +211,8 @@ def get_config() -> ConfigDict:
     config.init_from = placeholder(str)
     # The workdir of a run with the same test split: the report shows its results beside this one's.
     config.compare_to = placeholder(str)
-
-    config.data = ConfigDict(  # train.loop.open_data
-        {
-            "dataset": "digits",  # a folder, a table, shards, hf:NAME, a TFDS name: docs/data.md
-            "data_dir": placeholder(str),  # where TFDS datasets are prepared; None: TFDS's default
-            "train_split": "train",  # or a part of one, "train[:90%]"
-            "test_split": "test",
-            "holdout": 0.25,  # the test part of what is not already divided
-            "class_weights": placeholder(object),  # None, "balanced", or one for each class
-            "batch_size": 128,  # global, over all devices
-            "eval_batch_size": 128,
-            "workers": 0,  # processes that decode and augment; 0: threads of this one
-            "on_unreadable": "raise",  # or "skip": counted, and left out of the batch
-        }
-    )
-    # data.transforms.Preprocess: how evaluation sees an image. None: as the weights of init_from
-    # were trained, without them as the family's originals.
-    config.preprocess = ConfigDict(
-        {
-            "mean": placeholder(tuple),
-            "std": placeholder(tuple),
-            "crop_fraction": placeholder(float),
-            "crop_mode": placeholder(str),
-            "interpolation": placeholder(str),
-        }
-    )
-    config.augment = ConfigDict(  # docs/augment.md; TrainTransform, Erasing, Mixing, the pipeline
-        {
-            "crop": "random_resized",  # "random_resized", "random", "shift", "none"
-            "scale": (0.08, 1.0),  # of the area, for "random_resized"
-            "ratio": (3 / 4, 4 / 3),  # width / height of the part
-            "crop_fraction": 0.875,  # of the resized image's shorter side, for "random"
-            "shift": 0.1,  # of height and width, for "shift"
-            "rotate": 0.0,  # degrees either way
-            "zoom": 0.0,  # 0.1: up to 1.1 times larger or smaller
-            "flip": True,  # half of the images
-            "interpolation": "bicubic",
-            "resizer": "opencv",  # or "pillow": the originals' pixels, more slowly
-            "reduced_decode": True,  # JPEGs whose crop shrinks by 2 or more
-            "rand_augment": placeholder(str),  # "rand-m9-mstd0.5-inc1", "randaug(2,15)"
-            "auto_augment": placeholder(str),  # "original", "originalr", "v0", "v0r", "3a"
-            "color_jitter": 0.0,  # of brightness, contrast, saturation
-            "hue": 0.0,  # in turns, up to 0.5
-            "grayscale": 0.0,  # how likely
-            "repeats": 1,  # of each image in its batch, each augmented anew
-            "erase_prob": 0.0,
-            "erase_mode": "pixel",  # "pixel", "rand", "const"
-            "erase_count": 1,  # boxes at most
-            "erase_area": (0.02, 1 / 3),  # of the image
-            "erase_aspect": 0.3,  # the longest box; at most 1
-            "mixup_alpha": 0.0,  # 0: off
-            "cutmix_alpha": 0.0,  # 0: off
-            "mix_prob": 1.0,
-            "switch_prob": 0.5,  # of cutmix where both are on
-            "mix_mode": "batch",  # "batch", "pair", "element"
-            "label_smoothing": 0.0,
-        }
-    )
-    config.loss = ConfigDict(  # train.losses.make_loss, and the step
-        {
-            "name": "softmax",  # "softmax", "sigmoid", "bce"
-            "head_bias_init": 0.0,  # of a fresh head; with sigmoid, log of 1 / classes or so
-            "aux_weight": 0.01,  # of what a model sows besides: Swin-MoE's balance of its experts
-        }
-    )
-    config.optim = ConfigDict(  # train.plan.make_plan, then train.optim.make_optim; docs/optim.md
-        {
-            "name": "adamw",  # or another of train.optim.OPTIMIZERS
-            "peak_lr": 1e-3,  # for this batch size; nothing rescales it
-            "weight_decay": 0.05,  # kernels only
-            "max_grad_norm": placeholder(float),
-            "accum_steps": 1,
-            # The rule's own; None: its default. One that it does not read raises.
-            "b1": placeholder(float),
-            "b2": placeholder(float),
-            "eps": placeholder(float),
-            "momentum": placeholder(float),
-            "nesterov": placeholder(bool),
-            "momentum_dtype": placeholder(str),  # of the first moment: "float32", "bfloat16"
-            "consistent_rms": placeholder(float),
-            # The schedule, and the run's length. Each count in one of three units, the others 0.
-            "schedule": "cosine",  # "cosine", "linear", "rsqrt", "multistep", "constant"
-            "schedule_unit": "step",  # "epoch": the rate changes once an epoch
-            "warmup_lr": 0.0,
-            "end_lr": 0.0,
-            "warmup_prefix": True,  # the decay begins behind the warmup
-            "gamma": placeholder(float),  # of "multistep"; None: 0.1
-            "epochs": 100.0,
-            "total_steps": placeholder(int),
-            "examples": placeholder(int),
-            "warmup_epochs": 5.0,
-            "warmup_steps": placeholder(int),
-            "warmup_examples": placeholder(int),
-            "cooldown_epochs": placeholder(float),
-            "cooldown_steps": placeholder(int),
-            "cooldown_examples": placeholder(int),
-            "timescale_epochs": placeholder(float),  # of "rsqrt"; None: 10,000 steps
-            "timescale_steps": placeholder(int),
-            "timescale_examples": placeholder(int),
-            "milestone_epochs": (),  # of "multistep"
-            "milestone_steps": (),
-            "milestone_examples": (),
-            # Tables of (pattern of a parameter's path, number), and patterns; the first rules.
-            "lr_mults": (),
-            "decay_mults": (),
-            "freeze": (),
-            "train_only": (),  # where there are any, nothing else trains
-            "layer_decay": placeholder(float),
-        }
-    )
-    config.distill = ConfigDict(  # train.run.make_distillation
-        {
-            "teacher": placeholder(str),  # weights of any source, of the data's classes; None: off
-            "kind": "hard",  # or "soft"
-            "alpha": 0.5,  # the teacher's share of the loss
-            "temperature": 1.0,
-        }
-    )
-    config.ema = ConfigDict(  # train.ema.make_ema
-        {
-            "decay": placeholder(float),  # None: no average; DeiT: 0.99996
-            "warmup": False,  # lower decays at first
-            "evaluate": True,  # evaluate and save the average, or else the parameters
-        }
-    )
-    config.lora = ConfigDict(  # train.lora.make_lora; patterns are of whole paths of parameters
-        {
-            "rank": placeholder(int),  # None: every parameter is trained
-            "alpha": 16.0,  # adapters are scaled by alpha / rank
-            "kernels": r"(.*/)?(attn/(qkv|proj)|mlp/fc[12])/kernel",  # what is adapted
-            "train": r"head(_dist)?/.*",  # what is trained besides
-        }
-    )
-    config.mesh = ConfigDict(  # train.sharding.create_mesh; axes multiply to the devices
-        {
-            "data": -1,  # copies of the model; -1, of one axis: the rest of the devices
-            "fsdp": 1,  # a copy's parameters are divided over so many, and the batch as well
-            "tensor": 1,  # heads, hidden channels and experts are divided over so many
-        }
-    )
-    config.run = ConfigDict(  # train.plan.make_plan: cadences, each in one unit, the others 0
-        {
-            "log_steps": 50,
-            "log_epochs": placeholder(float),
-            "log_examples": placeholder(int),
-            "eval_epochs": 1.0,
-            "eval_steps": placeholder(int),
-            "eval_examples": placeholder(int),
-            "checkpoint_epochs": 1.0,
-            "checkpoint_steps": placeholder(int),
-            "checkpoint_examples": placeholder(int),
-            "keep_checkpoints": 2,
-        }
-    )
+    for name, section in SECTIONS.items():
+        config[name] = ConfigDict(section())
     return config.lock()
 
 
