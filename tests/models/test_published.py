@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
+from flax.traverse_util import flatten_dict
 
 from vitswin_jax import create_model
 from vitswin_jax.analysis.cost import describe
@@ -93,7 +94,8 @@ def test_hybrids_are_the_published_ones_with_their_norms(name, published):
     def normalised(key, images):
         is_norm = lambda module, _: isinstance(module, nn.GroupNorm | nn.LayerNorm)  # noqa: E731
         _, state = model.init_with_output(key, images, capture_intermediates=is_norm)
-        return state["intermediates"]
+        sown = flatten_dict(state["intermediates"])  # attention's weights too
+        return {path: leaf for path, leaf in sown.items() if path[-1] == "__call__"}
 
     values = jax.tree.leaves(jax.eval_shape(normalised, jax.random.key(0), images))
     weights = [
