@@ -53,6 +53,7 @@ DIRECTIONS = {
     "train.start": [
         "types",
         "atomic",
+        "download",
         "train.*",
         "data.transforms",
         "models.*",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vitswin_jax.data.transforms import Preprocess
-from vitswin_jax.types import UserError
+from vitswin_jax.types import UserError, with_tuples
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Metadata:
         wrong += [f"no {key!r}" for key in ("name", "fields") if key not in data]
         if wrong:
             raise UserError(f"{origin}: the metadata has {', '.join(wrong)}.")
-        values = {key: _tuples(value) for key, value in data.items()}
+        values = {key: with_tuples(value) for key, value in data.items()}
         try:
             if isinstance(values.get("preprocess"), Mapping):
                 values["preprocess"] = Preprocess(**values["preprocess"])
@@ -49,12 +49,3 @@ class Metadata:
                 f"{origin}: the metadata's preprocess does not fit: {error}."
             ) from error
         return cls(**values)
-
-
-def _tuples(value: Any) -> Any:
-    """Returns JSON's lists as tuples, which a model's fields must be."""
-    if isinstance(value, list | tuple):
-        return tuple(_tuples(item) for item in value)
-    if isinstance(value, Mapping):
-        return {key: _tuples(item) for key, item in value.items()}
-    return value

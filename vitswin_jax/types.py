@@ -72,3 +72,10 @@ class Batch(TypedDict):
 
 class UserError(ValueError):
     """A mistake the user can mend: commands print it as one line, without a traceback."""
+
+
+def with_tuples(value: Any) -> Any:
+    """Returns lists, as configs and JSON have them, as the tuples that a model's fields are."""
+    if isinstance(value, Mapping):
+        return {key: with_tuples(item) for key, item in value.items()}
+    return tuple(with_tuples(item) for item in value) if isinstance(value, list | tuple) else value

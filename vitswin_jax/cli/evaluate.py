@@ -15,6 +15,7 @@ import numpy as np
 from vitswin_jax.analysis.variant_costs import variant_costs
 from vitswin_jax.atomic import check_writable
 from vitswin_jax.cli import probe
+from vitswin_jax.cli.inputs import add_weights
 from vitswin_jax.cli.table import format_table
 from vitswin_jax.types import UserError
 
@@ -29,9 +30,7 @@ _SHOWN_CLASSES = 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
-    parser.add_argument(
-        "weights", metavar="WEIGHTS", help="a run's workdir, a weights file or a published name"
-    )
+    add_weights(parser)
     parser.add_argument(
         "dataset",
         metavar="DATASET",

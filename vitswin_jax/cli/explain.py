@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         image = preprocess.normalize(pixels)
         shown, text = label, ""
         if names:
-            probabilities = classify([image])[0]
+            probabilities = classify(image)
             predicted = int(probabilities.argmax())
             shown = predicted if label is None else label
             text = _says(names, probabilities, predicted, shown)

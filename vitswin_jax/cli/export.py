@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitswin_jax.cli.convert import image_size
+from vitswin_jax.cli.inputs import add_weights
 from vitswin_jax.types import UserError
 
 if TYPE_CHECKING:
@@ -23,9 +24,7 @@ _FORMATS = ("onnx", "stablehlo")  # each a module of vitswin_jax.export, and a s
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
-    parser.add_argument(
-        "weights", metavar="WEIGHTS", help="a run's workdir, a weights file or a published name"
-    )
+    add_weights(parser)
     parser.add_argument("target", metavar="DST", help="the file to write")
     parser.add_argument("--to", choices=_FORMATS, help="default: by the suffix of DST")
     parser.add_argument("--model", metavar="NAME", help="the variant, where the file is unclear")

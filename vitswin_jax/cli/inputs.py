@@ -11,14 +11,17 @@ import numpy as np
 from vitswin_jax.cli.images import find_images, read_image
 from vitswin_jax.types import UserError
 
-BATCH = 16
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Declares WEIGHTS."""
+    parser.add_argument(
+        "weights", metavar="WEIGHTS", help="a run's workdir, a weights file or a published name"
+    )
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
     """Declares WEIGHTS, the images and --model."""
-    parser.add_argument(
-        "weights", metavar="WEIGHTS", help="a run's workdir, a weights file or a published name"
-    )
+    add_weights(parser)
     parser.add_argument(
         "images",
         metavar="IMAGE",
@@ -65,19 +68,12 @@ class ImageReader:
         print(f"error: {error}", file=sys.stderr)
 
 
-def make_classifier(model, variables) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
-    """Returns a function from a few images to their class probabilities."""
+def make_classifier(model, variables) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function from an image, float32 (h, w, 3), to its class probabilities (k,)."""
     import jax
 
     @jax.jit
-    def probabilities(variables, images):
-        return jax.nn.softmax(model.apply(variables, images, train=False))
+    def probabilities(variables, image):
+        return jax.nn.softmax(model.apply(variables, image[None], train=False)[0])
 
-    def classify(images: Sequence[np.ndarray]) -> np.ndarray:
-        # One image, or a whole batch: two shapes to compile for at most.
-        size = 1 if len(images) == 1 else BATCH
-        batch = np.zeros((size, *images[0].shape), np.float32)
-        batch[: len(images)] = images
-        return np.asarray(probabilities(variables, batch))[: len(images)]
-
-    return classify
+    return lambda image: np.asarray(probabilities(variables, image))

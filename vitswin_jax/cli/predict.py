@@ -17,7 +17,7 @@ from tqdm import tqdm
 from vitswin_jax.analysis.sheet import AT_MOST, Picture, thumbnail, write_sheet
 from vitswin_jax.atomic import check_writable, replacing
 from vitswin_jax.cli.images import find_images, read_image
-from vitswin_jax.cli.inputs import BATCH, add_inputs, names_of_classes
+from vitswin_jax.cli.inputs import add_inputs, names_of_classes
 from vitswin_jax.types import Params, UserError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from jax import Array
 
 
+_BATCH = 16
 _THREADS = 4  # that read and decode, which leaves the GIL
 _PROGRESS = 100  # images from which on progress is shown
 
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     look = _make_look(
         model,
         variables,
-        size=1 if len(images) == 1 else BATCH,  # one shape to compile for
+        size=1 if len(images) == 1 else _BATCH,  # one shape to compile for
         several=metadata.provenance.get("multi_label", False),
     )
     preprocess = make_preprocess(args.weights, args.model)
@@ -75,8 +76,8 @@ def run(args: argparse.Namespace) -> int:
         ThreadPoolExecutor(_THREADS) as pool,
         tqdm(total=len(images), unit="image", leave=False, disable=disable) as progress,
     ):
-        for start in range(0, len(images), BATCH):
-            items = list(pool.map(read, images[start : start + BATCH]))
+        for start in range(0, len(images), _BATCH):
+            items = list(pool.map(read, images[start : start + _BATCH]))
             answers = iter(look([item.pixels for item in items if isinstance(item, _Item)]))
             for item in items:
                 if isinstance(item, UserError):

@@ -19,7 +19,7 @@ from vitswin_jax.models.swin_moe import SwinMoe
 from vitswin_jax.models.swinv2 import SwinV2
 from vitswin_jax.models.variants import ALIASES, MICROSOFT_ENDINGS, TAG_CLASSES, VARIANTS
 from vitswin_jax.models.vit import ViT
-from vitswin_jax.types import UserError
+from vitswin_jax.types import UserError, with_tuples
 
 FAMILIES: dict[str, type[nn.Module]] = {
     "vit": ViT,
@@ -103,16 +103,11 @@ def create_model(name: str, **fields: Any) -> nn.Module:
     ]
     if wrong:
         raise UserError(" ".join(wrong))
-    merged = {field: _tuples(value) for field, value in (known | fields).items()}
+    merged = {field: with_tuples(value) for field, value in (known | fields).items()}
     merged["dtype"] = jnp.dtype(merged["dtype"])
     model = FAMILIES[VARIANTS.get(resolve_name(name)[0], (resolve_name(name)[0],))[0]](**merged)
     model.check()
     return model
-
-
-def _tuples(value: Any) -> Any:
-    """Returns lists, as configurations and JSON have them, as tuples, which fields must be."""
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def family_of(model: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""What `config.optim` may name, and which keys what it named reads."""
+"""What a section of a config may name, and which keys of `config.optim` what it named reads."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from vitswin_jax.types import UserError
 
 
-def check_choice(key: str, value: str, known: Iterable[str]) -> None:
-    """Raises UserError where `optim.key` is none of the known names."""
+def check_choice(key: str, value: str, known: Iterable[str], *, section: str = "optim") -> None:
+    """Raises UserError, with the nearest, where a section's key is none of the known names."""
     known = list(known)
     if value not in known:
         close = difflib.get_close_matches(value, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
-        raise UserError(f"optim.{key}={value!r} is none of {', '.join(known)}{hint}")
+        raise UserError(f"{section}.{key}={value!r} is none of {', '.join(known)}{hint}")
 
 
 def own_keys(choice: str, make: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:

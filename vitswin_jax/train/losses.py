@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
 import jax
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from vitswin_jax.types import UserError
+from vitswin_jax.train.choices import check_choice
 
 Loss = Callable[[Array, Array], Array]
 
@@ -49,10 +48,7 @@ LOSSES: dict[str, Loss] = {
 
 def make_loss(*, name: str) -> Loss:
     """Returns the loss called `name`; raises UserError, with the nearest, for an unknown name."""
-    if name not in LOSSES:
-        close = difflib.get_close_matches(name, LOSSES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
-        raise UserError(f"loss.name={name!r} is none of {', '.join(LOSSES)}{hint}")
+    check_choice("name", name, LOSSES, section="loss")
     return LOSSES[name]
 
 

@@ -15,7 +15,6 @@ unless the config names a width.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -31,6 +30,7 @@ from jax.typing import DTypeLike
 
 from vitswin_jax.atomic import replacing
 from vitswin_jax.data.transforms import Preprocess
+from vitswin_jax.download import file_digest
 from vitswin_jax.models.blocks import stack_blocks
 from vitswin_jax.models.layers import pair
 from vitswin_jax.models.registry import create_model, model_kwargs, resolve_name
@@ -38,7 +38,7 @@ from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.pretrained import default_preprocess, read_parameters
 from vitswin_jax.train.state import fill_head_biases
 from vitswin_jax.train.workdir import START
-from vitswin_jax.types import Params, UserError
+from vitswin_jax.types import Params, UserError, with_tuples
 from vitswin_jax.weights import Weights, open_weights, parameter_shapes, weights_file
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class Start:
         if self.origin is None:
             return None
         file = weights_file(self.origin.init_from)
-        if sha256(file) != self.origin.sha256:
+        if file_digest(file, "sha256") != self.origin.sha256:
             raise UserError(
                 f"{file}: has changed since the run began; choose another --workdir to start anew."
             )
@@ -121,7 +121,7 @@ def make_start(
         base = default_preprocess(name, fields)
         return Start(model, _preprocess(base, preprocess, model)[0])
     by_default = model_kwargs(name)
-    by_hand = {key: value for key, value in fields.items() if _tuples(value) != by_default[key]}
+    by_hand = {key: value for key, value in fields.items() if with_tuples(value) != by_default[key]}
     hints = {key: value for key, value in by_hand.items() if key not in RUNS_OWN}
     weights = open_weights(init_from, name, **hints)
     file = weights.file
@@ -133,7 +133,7 @@ def make_start(
     transform, other = _preprocess(_as_trained(weights), preprocess, model)
     origin = Origin(
         init_from=init_from,
-        sha256=sha256(file),
+        sha256=file_digest(file, "sha256"),
         name=name,
         hints=hints,
         fresh_head=fresh_head,
@@ -158,7 +158,7 @@ def reconcile(
     chosen: dict[str, Any] = {}
     wrong, notes = [], []
     for key, value in fields.items():
-        ours, other = _tuples(value), getattr(theirs, key)
+        ours, other = with_tuples(value), getattr(theirs, key)
         by_hand = ours != by_default[key]
         if key in RUNS_OWN or ours == other:
             continue
@@ -193,7 +193,7 @@ def open_teacher(path: str, *, class_names: Sequence[str], dtype: DTypeLike) -> 
             f"{_first(names or ())}, and the data has {len(class_names)}, {_first(class_names)}."
         )
     preprocess, _ = _preprocess(_as_trained(weights), {}, model)
-    origin = Origin(path, sha256(weights.file), dataclasses.asdict(preprocess))
+    origin = Origin(path, file_digest(weights.file, "sha256"), dataclasses.asdict(preprocess))
     return Start(model, preprocess, origin)
 
 
@@ -210,7 +210,7 @@ def read_start(workdir: Path, *, name: str, fields: Mapping[str, Any]) -> Start 
     if not path.exists():
         return None
     saved = json.loads(path.read_text())
-    tuples = {key: _tuples(saved[key]) for key in ("hints", "fields", "adapted")}
+    tuples = {key: with_tuples(saved[key]) for key in ("hints", "fields", "adapted")}
     origin = Origin(**saved | tuples)
     model = create_model(name, **fields | dict(origin.fields))
     return Start(model, Preprocess(**origin.preprocess), origin)
@@ -226,12 +226,6 @@ def read_model(
         return params
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         return jax.tree.map(np.asarray, stack_blocks(params))
-
-
-def sha256(file: Path) -> str:
-    """Returns the SHA-256 of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _needs_head(
@@ -279,10 +273,3 @@ def _changes_parameters(theirs: nn.Module, key: str, value: Any) -> bool:
         return parameter_shapes(changed) != parameter_shapes(theirs)
     except (ArithmeticError, TypeError, ValueError):  # UserError is a ValueError
         return True
-
-
-def _tuples(value: Any) -> Any:
-    """Returns lists, as configs and JSON have them, as the tuples that a model's fields are."""
-    if isinstance(value, Mapping):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
