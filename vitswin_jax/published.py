@@ -173,3 +173,10 @@ def class_names(class_list: str | None) -> tuple[str, ...] | None:
         return None
     lines = Path(__file__).with_name(CLASS_NAMES[class_list]).read_text().splitlines()
     return tuple(line.partition(" ")[2] for line in lines)
+
+
+@functools.cache
+def synsets() -> tuple[str, ...]:
+    """Returns WordNet's identifiers of ImageNet-1k's classes, "n01440764" and so on, in order."""
+    lines = Path(__file__).with_name(CLASS_NAMES["imagenet1k"]).read_text().splitlines()
+    return tuple(line.partition(" ")[0] for line in lines)

@@ -11,11 +11,11 @@ from flax.traverse_util import unflatten_dict
 from PIL import Image
 
 from vitswin_jax.analysis.probes import Features, knn_accuracies
-from vitswin_jax.cli.evaluate import match_classes
 from vitswin_jax.data.sources import open_source
 from vitswin_jax.data.transforms import Preprocess
 from vitswin_jax.models.registry import create_model
 from vitswin_jax.pretrained import load_metadata, parameter_shapes, save_pretrained
+from vitswin_jax.published import synsets
 
 
 def pixels(records):
@@ -217,6 +217,60 @@ def test_classes_are_matched_by_name(vitswin, workdir, vit, forward, folder):
     assert out.splitlines()[1].split()[1] == f"{100 * top1:.2f}"
 
 
+@pytest.fixture
+def imagenet(tmp_path):
+    """Weights with ImageNet's outputs that call everything class 5, "electric ray"."""
+    fields = {"img_size": 16, "patch_size": 8, "embed_dim": 4, "depth": 1, "num_heads": 1}
+    model = create_model("vit", num_classes=1000, **fields)
+    shapes = parameter_shapes(model).items()
+    flat = {name: np.zeros(shape, np.float32) for name, shape in shapes}
+    flat["head/bias"][5] = 1
+    images = Preprocess(img_size=(16, 16), crop_mode="squash", crop_fraction=1.0)
+    metadata = {"preprocess": images}
+    path = tmp_path / "imagenet.safetensors"
+    save_pretrained(path, model, {"params": unflatten_dict(flat, sep="/")}, metadata=metadata)
+    return path
+
+
+def write_images(root, names, digits):
+    for i, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(digits[i]["image"])
+    return root
+
+
+def test_the_folders_of_imagenets_relatives(vitswin, imagenet, digits, tmp_path):
+    """As V2's (numbers), as A's and R's (some synsets), and with ReaL's labels."""
+    v2 = [f"{number}/{number}.jpeg" for number in (0, 1, 10, 2, 5, 999)]
+    _, out, _ = vitswin(
+        "evaluate", imagenet, write_images(tmp_path / "v2", v2, digits), "--split", "all"
+    )
+    assert "class numbers, as ImageNet-V2's are; scored among the 6 of 1,000" in out
+    assert " 16.67 %  5 errors" in out
+    a = [f"{synsets()[number]}/x.jpg" for number in (5, 5, 207)]
+    a[1] = a[1].replace("x", "y")
+    status, out, _ = vitswin(
+        "evaluate", imagenet, write_images(tmp_path / "a", a, digits), "--split", "all"
+    )
+    assert " 66.67 %  1 errors" in out and "golden retriever" in out
+    val = [f"val/{synsets()[7]}/ILSVRC2012_val_{number:08}.JPEG" for number in (1, 2, 3)]
+    root = write_images(tmp_path / "val", val, digits)
+    real = [[7, 5], [], [8]] + 49_997 * [[]]
+    (tmp_path / "real.json").write_text(json.dumps(real))
+    report = ["--real", tmp_path / "real.json", "--output", tmp_path / "r.html"]
+    status, out, err = vitswin("evaluate", imagenet, root, "--split", "val", *report)
+    assert (status, err) == (0, "")
+    assert out.startswith(
+        f"{root}:val with ReaL's labels, 2 images\nright is any of an image's labels"
+    )
+    assert " 50.00 %  1 errors" in out
+    assert "hen" in (tmp_path / "r.html").read_text()  # class 8, the mistake's
+    status, _, err = vitswin(
+        "evaluate", imagenet, root, "--split", "val", "--real", tmp_path / "no"
+    )
+    assert (status, err.count("\n")) == (1, 1) and "no: " in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -230,6 +284,8 @@ def test_classes_are_matched_by_name(vitswin, workdir, vit, forward, folder):
         (["--knn", "--train-split", "test"], "would learn what they are measured on"),
         (["--knn", "--figures", "{folder}"], "the probes only print"),
         (["--train-split", "train"], "add one"),
+        (["--knn", "--real", "{folder}"], "the probes only print"),
+        (["--real", "{file}"], "is not UTF-8"),
     ],
 )
 def test_mistakes_are_one_line(vitswin, workdir, folder, arguments, message):
@@ -258,13 +314,3 @@ def test_another_number_of_classes_is_known_before_the_work(vitswin, workdir, vi
     status, out, err = vitswin("evaluate", workdir, folder)
     assert (status, out) == (1, "")
     assert "has 7 classes, the weights tell 10 apart" in err
-
-
-def test_match_classes():
-    class Source:
-        name = "s"
-        class_names = ("a", "b", "c")
-
-    assert match_classes(None, Source()) is None
-    assert match_classes(("a", "b", "c"), Source()) is None
-    assert match_classes(("c", "a", "b"), Source()) == [1, 2, 0]

@@ -183,7 +183,7 @@ def summarize(
     """
     several = labels > 0 if labels.ndim == 2 else None
     if several is not None:
-        labels = np.where(several, logits, -np.inf).argmax(-1)
+        labels = likeliest_of_several(logits, labels)
     _check(logits, labels, class_names)
     predictions = logits.argmax(-1)
     correct = predictions == labels
@@ -210,6 +210,16 @@ def summarize(
         ),
         mean_average_precision=None if several is None else _mean_precision(several, logits),
     )
+
+
+def likeliest_of_several(
+    logits: Float[np.ndarray, "n k"], labels: Float[np.ndarray, "n k"]
+) -> Int[np.ndarray, " n"]:
+    """Returns, of the labels that each image has, the one with the largest logit.
+
+    By it a prediction is right where it is any of them, which is ReaL's accuracy.
+    """
+    return np.where(labels > 0, logits, -np.inf).argmax(-1)
 
 
 def _confidence_and_losses(

@@ -6,7 +6,7 @@ import argparse
 import functools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,12 +54,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--figures", metavar="DIR", help="write reliability.png, confusion.png and mistakes.png"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--real", metavar="FILE", help="ReaL's real.json: score by its labels of ImageNet's images"
+    )
     probe.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the scores and writes the report, or prints what probes of the features find."""
+    from vitswin_jax.analysis.classes import match_classes, reassess
     from vitswin_jax.analysis.evaluate import (
+        likeliest_of_several,
         make_features,
         make_predict,
         predict_dataset,
@@ -93,27 +98,25 @@ def run(args: argparse.Namespace) -> int:
             f"{args.weights}: the model has no head; --knn, --linear-probe and --few-shot measure "
             "its features."
         )
-    columns = match_classes(metadata.class_names, source)
-    if columns is None and model.num_classes != len(source.class_names):
-        raise UserError(
-            f"{source.name}: has {len(source.class_names)} classes, the weights tell "
-            f"{model.num_classes} apart; --knn, --linear-probe and --few-shot measure features."
-        )
+    if args.real is not None:
+        source = reassess(source, args.real)
+    match = match_classes(metadata.class_names, model.num_classes, source)
     _check_outputs(args)
     logits, labels = read(source, make_predict)
-    logits = logits if columns is None else logits[:, columns]
-    evaluation = summarize(logits, labels, source.class_names)
-    verdict = _verdict(evaluation, metadata, preprocess)
+    logits = match.select(logits)
+    if args.real is not None:
+        labels = likeliest_of_several(logits, labels)
+    evaluation = summarize(logits, labels, match.class_names)
+    verdict = _verdict(evaluation, metadata, preprocess, judged=match.validation)
     if args.json:
-        facts = {"dataset": source.name, "published": verdict or None}
+        facts = {"dataset": source.name, "scored": match.note, "published": verdict or None}
         print(json.dumps(facts | evaluation.as_json(), ensure_ascii=False))
     else:
-        print_scores(evaluation, title=f"{source.name}, {len(source):,} images")
+        print_scores(evaluation, title=f"{source.name}, {len(source):,} images", note=match.note)
         print("".join(f"\n{line}" for line in verdict), end="\n" if verdict else "")
     written = {"evaluation": evaluation, "source": source, "preprocess": preprocess}
-    report = _write_report(
-        args, metadata=metadata, model=model, params=variables["params"], **written
-    )
+    about = {"metadata": metadata, "model": model, "params": variables["params"]}
+    report = _write_report(args, **about, **written)
     paths = [] if report is None else [f"report: {report}"]
     paths += [f"figure: {path}" for path in _write_figures(args, **written)]
     if paths and not args.json:
@@ -133,8 +136,13 @@ def _check_outputs(args: argparse.Namespace) -> None:
         check_writable(Path(args.figures) / "mistakes.png")
 
 
-def _verdict(evaluation: Evaluation, metadata: Metadata, preprocess: Preprocess) -> list[str]:
-    """Returns the lines that set the accuracy beside the published one, where there is one."""
+def _verdict(
+    evaluation: Evaluation, metadata: Metadata, preprocess: Preprocess, *, judged: bool
+) -> list[str]:
+    """Returns the lines that set the accuracy beside the published one, where there is one.
+
+    It is `judged` where the images may be those with which it was published.
+    """
     from vitswin_jax.analysis import verdict
     from vitswin_jax.published import find_published
 
@@ -143,7 +151,8 @@ def _verdict(evaluation: Evaluation, metadata: Metadata, preprocess: Preprocess)
         return []
     top1, by = known["expected_top1"], known["expected_top1_by"]
     lines = [f"published: top-1 {top1:.2f} % on ImageNet-1k's validation set ({by})"]
-    if len(evaluation.class_names) != verdict.CLASSES:
+    like = len(evaluation.class_names) == verdict.CLASSES
+    if not (judged and like and len(evaluation.labels) <= verdict.IMAGES):
         return lines
     row = find_published(known["published"]) if "published" in known else None
     theirs = None
@@ -229,24 +238,9 @@ def open_evaluated(args: argparse.Namespace, metadata: Metadata, *, train: bool 
     )
 
 
-def match_classes(names: Sequence[str] | None, source: Source) -> list[int] | None:
-    """Returns the model's output for each class of a dataset, or None where they are in order.
-
-    Raises UserError where the two name different classes. `names` None: nobody knows.
-    """
-    if names is None or tuple(names) == tuple(source.class_names):
-        return None
-    if differing := sorted(set(names) ^ set(source.class_names)):
-        raise UserError(
-            f"{source.name}: has {len(source.class_names)} classes, the weights know {len(names)}; "
-            f"not in both: {', '.join(differing[:8])}{', ...' if differing[8:] else ''}."
-        )
-    return [names.index(name) for name in source.class_names]
-
-
-def print_scores(evaluation: Evaluation, *, title: str) -> None:
+def print_scores(evaluation: Evaluation, *, title: str, note: str | None) -> None:
     """Prints what `summarize` found; of many classes only the least accurate."""
-    print(title)
+    print(title, *([] if note is None else [note]), sep="\n")
     scores = [("top-1", f"{100 * evaluation.top1:.2f} %", f"{evaluation.errors:,} errors")]
     if len(evaluation.class_names) > 5:
         scores.append(("top-5", f"{100 * evaluation.top5:.2f} %", ""))

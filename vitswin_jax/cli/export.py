@@ -131,19 +131,19 @@ def _read_images(program: Program, paths: Sequence[str]) -> list[np.ndarray]:
 
 def _print_accuracy(args: argparse.Namespace, program: Program, runs: Mapping[str, Run]) -> None:
     """Prints each program's accuracy over a split."""
+    from vitswin_jax.analysis.classes import match_classes
     from vitswin_jax.analysis.evaluate import predict_dataset, summarize
-    from vitswin_jax.cli.evaluate import match_classes, open_evaluated
+    from vitswin_jax.cli.evaluate import open_evaluated
     from vitswin_jax.data.pipeline import make_eval_batches
 
     metadata = program.metadata
     source = open_evaluated(args, metadata)
-    columns = match_classes(metadata.class_names, source)
+    match = match_classes(metadata.class_names, program.model.num_classes, source)
     print(f"{source.name}, {len(source):,} images")
     for name, run in runs.items():
         batches = make_eval_batches(source, batch_size=64, preprocess=metadata.preprocess)
         logits, labels = predict_dataset(
             lambda batch, run=run: run(program.take(batch["image"], metadata.preprocess)), batches
         )
-        logits = logits if columns is None else logits[:, columns]
-        top1 = summarize(logits, labels, source.class_names).top1
+        top1 = summarize(match.select(logits), labels, match.class_names).top1
         print(f"  top-1 {100 * top1:6.2f} %  {name}")

@@ -55,8 +55,10 @@ def measure(
     """
     from vitswin_jax.analysis.probes import Features, check_features
 
-    if args.output or args.figures:
-        raise UserError("--output and --figures are of a head's evaluation; the probes only print.")
+    if args.output or args.figures or args.real:
+        raise UserError(
+            "--output, --figures and --real are of a head's evaluation; the probes only print."
+        )
     if train.multi_label or test.multi_label:
         raise UserError(f"{test.name}: has several labels an image; the probes are for one.")
     if train.name == test.name:
