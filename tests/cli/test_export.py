@@ -3,12 +3,9 @@
 import sys
 
 import numpy as np
+import onnxruntime
 import pytest
 from PIL import Image
-
-pytest.importorskip("onnx")
-pytest.importorskip("flatbuffers")
-onnxruntime = pytest.importorskip("onnxruntime")
 
 
 def test_a_run_as_onnx_with_int8_and_its_accuracy(vitswin, workdir, digits, forward, tmp_path):

@@ -1,18 +1,14 @@
 """ONNX files give JAX's numbers in onnxruntime, on photos and on batches of any size."""
 
-import importlib
-
 import numpy as np
+import onnx
 import pytest
 
+from vitswin_jax.export import onnx as onnx_file
 from vitswin_jax.export import program as programs
 from vitswin_jax.export.program import sample_images
 from vitswin_jax.models.registry import create_model
 from vitswin_jax.types import UserError
-
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
-onnx_file = importlib.import_module("vitswin_jax.export.onnx")  # which needs both
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """StableHLO files give JAX's numbers, for batches of any size and from a file alone."""
 
-import importlib
 import json
 
 import jax
@@ -8,11 +7,9 @@ import numpy as np
 import pytest
 from jax import export as jax_export
 
+from vitswin_jax.export import stablehlo
 from vitswin_jax.export.program import sample_images
 from vitswin_jax.types import UserError
-
-pytest.importorskip("flatbuffers")
-stablehlo = importlib.import_module("vitswin_jax.export.stablehlo")  # which needs it
 
 
 @pytest.mark.parametrize(("key", "quantize"), [("swin", True), ("swinv2", False)], ids=str)
