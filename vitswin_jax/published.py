@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from vitswin_jax.convert.source import HALF, IMAGENET
-from vitswin_jax.types import UserError
+from vitswin_jax.types import UserError, nearest
 
 CLASS_LISTS: dict[str, int] = {
     "imagenet1k": 1000,
@@ -141,8 +141,6 @@ def find_published(name: str) -> Published | None:
 
 def near_published(name: str) -> str:
     """Returns `; did you mean 'x'?` for the nearest name of the table, or where they are listed."""
-    from vitswin_jax.models.registry import nearest  # Flax takes a second to import
-
     return nearest(name, published()) or "; `vitswin models --sources` lists what is."
 
 

@@ -13,7 +13,8 @@ A datum's way, with shapes, dtypes and ranges:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, SupportsIndex, TypedDict, runtime_checkable
 
 import numpy as np
@@ -72,6 +73,12 @@ class Batch(TypedDict):
 
 class UserError(ValueError):
     """A mistake the user can mend: commands print it as one line, without a traceback."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Returns `; did you mean 'x'?` for the nearest known word, or nothing where none is near."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def with_tuples(value: Any) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vitswin_jax.cli.inputs import ImageReader, add_inputs, make_classifier, names_of_classes
-from vitswin_jax.types import UserError
+from vitswin_jax.types import UserError, nearest
 
 _MODEL = "model"  # what files are called that show no image
 
@@ -83,8 +83,6 @@ def _check_parts(parts: Sequence[str] | None) -> None:
 
 def _class_of(text: str, names: tuple[str, ...], *, origin: str) -> int:
     """Returns the class that a number, or a name in any case, means."""
-    from vitswin_jax.models.registry import nearest
-
     if not names:
         raise UserError(f"--class={text}: the model of {origin} has no head and no classes.")
     wanted = text.casefold()

@@ -14,7 +14,7 @@ from vitswin_jax.analysis.variant_costs import Cost, variant_costs
 from vitswin_jax.cli.table import format_table
 from vitswin_jax.models.variants import ALIASES, VARIANTS
 from vitswin_jax.published import Published, published
-from vitswin_jax.types import UserError
+from vitswin_jax.types import UserError, nearest
 
 if TYPE_CHECKING:
     from flax import linen as nn
@@ -115,8 +115,6 @@ def _matching(pattern: str, known: Iterable[str], what: str) -> list[str]:
     known = list(known)
     names = _found(pattern, known)
     if not names:
-        from vitswin_jax.models.registry import nearest  # imports Flax
-
         hint = nearest(pattern, known) or "; without a pattern all are listed."
         raise UserError(f"no {what} {pattern!r}{hint}")
     return names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import operator
 import os
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import SupportsIndex
 
 from vitswin_jax.data.digits import EMBEDDED
-from vitswin_jax.types import Record, UserError
+from vitswin_jax.types import Record, UserError, nearest
 
 
 class TfdsSource:
@@ -108,8 +107,7 @@ def tfds_builder(dataset: str, data_dir: str | os.PathLike[str] | None):
         return tfds.builder(dataset, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         names = [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
-        nearest = difflib.get_close_matches(dataset, names, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+        hint = nearest(dataset, names) or "."
         raise UserError(
             f"{dataset}: neither a folder nor a dataset of TFDS, in its catalogue or prepared in "
             f"{data_dir or tfds.core.constants.DATA_DIR}{hint}"

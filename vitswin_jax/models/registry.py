@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import fnmatch
 import re
 import typing
-from collections.abc import Iterable
 from typing import Any
 
 import flax.linen as nn
@@ -19,7 +17,7 @@ from vitswin_jax.models.swin_moe import SwinMoe
 from vitswin_jax.models.swinv2 import SwinV2
 from vitswin_jax.models.variants import ALIASES, MICROSOFT_ENDINGS, TAG_CLASSES, VARIANTS
 from vitswin_jax.models.vit import ViT
-from vitswin_jax.types import UserError, with_tuples
+from vitswin_jax.types import UserError, nearest, with_tuples
 
 FAMILIES: dict[str, type[nn.Module]] = {
     "vit": ViT,
@@ -28,12 +26,6 @@ FAMILIES: dict[str, type[nn.Module]] = {
     "swin_mlp": SwinMlp,
     "swin_moe": SwinMoe,
 }
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Returns `; did you mean 'x'?` for the nearest known word, or nothing where none is near."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def model_names(pattern: str = "*") -> list[str]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from vitswin_jax.types import UserError
+from vitswin_jax.types import UserError, nearest
 
 
 def check_choice(key: str, value: str, known: Iterable[str], *, section: str = "optim") -> None:
     """Raises UserError, with the nearest, where a section's key is none of the known names."""
     known = list(known)
     if value not in known:
-        close = difflib.get_close_matches(value, known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
+        hint = nearest(value, known) or "."
         raise UserError(f"{section}.{key}={value!r} is none of {', '.join(known)}{hint}")
 
 
