@@ -13,11 +13,19 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from vitswin_jax.train.hosts import JOIN_TIMEOUT, LOST_AFTER, joined
 from vitswin_jax.train.loop import train_and_evaluate
 from vitswin_jax.types import UserError
 
+told = logging.getLogger("vitswin_jax")  # what a run starts from, and trains
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, a file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of host 0 (docs/hosts.md).")
+_NUM_HOSTS = flags.DEFINE_integer("num_hosts", None, "How many hosts there are.", lower_bound=1)
+_HOST_INDEX = flags.DEFINE_integer("host_index", None, "Which this is.", lower_bound=0)
+_JOIN_TIMEOUT = flags.DEFINE_integer("join_timeout", JOIN_TIMEOUT, "In seconds.", lower_bound=1)
+_LOST_AFTER = flags.DEFINE_integer("lost_after", LOST_AFTER, "Seconds of silence.", lower_bound=1)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -41,7 +49,17 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: unexpected {' '.join(argv[1:])}; every flag begins with --.")
     try:
         command = f"python {shlex.join(sys.argv)}"
-        print(train_and_evaluate(_CONFIG.value, _WORKDIR.value, command=command))
+        with joined(
+            coordinator=_COORDINATOR.value,
+            num_hosts=_NUM_HOSTS.value,
+            host_index=_HOST_INDEX.value,
+            join_timeout=_JOIN_TIMEOUT.value,
+            lost_after=_LOST_AFTER.value,
+        ) as host:
+            told.setLevel(logging.WARNING if host else logging.INFO)
+            result = train_and_evaluate(_CONFIG.value, _WORKDIR.value, command=command)
+            if host == 0:
+                print(result)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 1))
@@ -49,8 +67,6 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     absl_logging.set_verbosity(absl_logging.WARNING)
-    told = logging.getLogger("vitswin_jax")  # what a run starts from, and trains
-    told.setLevel(logging.INFO)
     told.addHandler(logging.StreamHandler())
     told.propagate = False
     app.run(main, flags_parser=parse)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,23 +142,35 @@ def predict_dataset(
 ) -> tuple[Float[np.ndarray, "n k"], Shaped[np.ndarray, "n ..."]]:
     """Returns the logits and labels of all examples of padded, masked evaluation batches, in order.
 
-    `predict` gives a batch's logits; rows that are padding are dropped. The next batch is read and
-    started while the device works on the last one.
+    `predict` gives a batch's logits.
     """
-    logits: list[np.ndarray] = []
-    labels: list[np.ndarray] = []
-    pending: tuple[Any, np.ndarray] | None = None
-    for batch in batches:
-        real = np.asarray(batch["mask"]) > 0
-        started = predict(batch), real
-        labels.append(np.asarray(batch["label"])[real])
-        if pending is not None:
-            logits.append(np.asarray(pending[0], np.float32)[pending[1]])
+    return collect(
+        {"logits": predict(batch), "label": batch["label"], "mask": batch["mask"]}
+        for batch in batches
+    )
+
+
+def collect(
+    outputs: Iterable[Mapping[str, Shaped[Array | np.ndarray, "b ..."]]],
+) -> tuple[Float[np.ndarray, "n k"], Shaped[np.ndarray, "n ..."]]:
+    """Returns the logits and labels of all examples of what evaluation gives of each batch.
+
+    That is `logits`, `label` and `mask`; rows that are padding are dropped. The next batch is read
+    and started while the device works on the last one.
+    """
+    outputs = iter(outputs)
+    pending = next(outputs, None)
+    rows: list[tuple[np.ndarray, np.ndarray]] = []
+    while pending is not None:
+        started = next(outputs, None)
+        real = np.asarray(pending["mask"]) > 0
+        logits, labels = np.asarray(pending["logits"], np.float32), np.asarray(pending["label"])
+        rows.append((logits[real], labels[real]))
         pending = started
-    if pending is None:
+    if not rows:
         raise UserError("there is nothing to evaluate: the split is empty.")
-    logits.append(np.asarray(pending[0], np.float32)[pending[1]])
-    return np.concatenate(logits), np.concatenate(labels)
+    logits, labels = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+    return logits, labels
 
 
 def summarize(

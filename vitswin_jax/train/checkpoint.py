@@ -49,7 +49,8 @@ class Checkpoints:
             return
         items = {name: ocp.args.StandardSave(tree) for name, tree in _trees(state).items()}
         meta = ocp.args.JsonSave({"step": step, "data": {"next_batch": next_batch}})
-        self._manager.save(step, args=ocp.args.Composite(**items, meta=meta))
+        # Forced, Orbax does not ask whether hosts are to stop, which counts steps of its own.
+        self._manager.save(step, args=ocp.args.Composite(**items, meta=meta), force=True)
 
     def restore_or(
         self, create: Callable[[], TrainState], layout: TrainState

@@ -10,17 +10,19 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from vitswin_jax.analysis.evaluate import predict_dataset, summarize
+from vitswin_jax.analysis.evaluate import Evaluation, collect, summarize
 from vitswin_jax.analysis.report import write_report
 from vitswin_jax.analysis.runs import check_comparable
 from vitswin_jax.pretrained import WEIGHTS, save_pretrained
 from vitswin_jax.train.checkpoint import Checkpoints
+from vitswin_jax.train.hosts import check_same, raising_together
 from vitswin_jax.train.metrics import Recorder
 from vitswin_jax.train.run import Run, prepare
 from vitswin_jax.train.sharding import shard_batch
@@ -35,7 +37,7 @@ from vitswin_jax.train.state import (
     state_layout,
 )
 from vitswin_jax.train.steps import make_eval_step, make_train_step
-from vitswin_jax.train.workdir import CHECKPOINTS, REPORT, claim_workdir
+from vitswin_jax.train.workdir import CHECKPOINTS, REPORT, check_shared, claim_workdir, flatten
 from vitswin_jax.types import Batch, Params
 from vitswin_jax.version import __version__
 
@@ -66,15 +68,22 @@ def train_and_evaluate(
 
     Ends with the final weights, model.safetensors, and report.html, which shows the `command` that
     was typed. Raises UserError for what the user can mend, before anything is written where that
-    can be known, and StoppedError after a SIGTERM, when all is saved.
+    can be known, and StoppedError after a SIGTERM, when all is saved. Of several hosts (`joined`),
+    each gives the same config and workdir, and the first writes.
     """
-    if config.compare_to is not None:
-        check_comparable(config.to_dict(), config.compare_to)
-    run = prepare(config, Path(workdir).expanduser())
+    check_same(describe(config, workdir))
+    with raising_together():
+        if config.compare_to is not None:
+            check_comparable(config.to_dict(), config.compare_to)
+        run = prepare(config, Path(workdir).expanduser())
+        layout = state_layout(run.model, run.tx, **run.state)
+    check_same(run.facts)
+    with raising_together():
+        workdir = claim_workdir(workdir, config.to_dict())
+        save_start(workdir, run.start)
+    with raising_together():
+        check_shared(workdir)
     plan = run.plan
-    layout = state_layout(run.model, run.tx, **run.state)
-    workdir = claim_workdir(workdir, config.to_dict())
-    save_start(workdir, run.start)
     options = run.options
     log.info("%s.", describe_trained(layout, lora=options.lora, groups=options.groups))
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
@@ -105,10 +114,11 @@ def train_and_evaluate(
                 recorder.record(step, metrics)
                 if plan.evaluates_at(step):
                     recorder.write(step, evaluate(predict, weights(state), run.test_batches))
-                if plan.saves_at(step) or stop.is_set():
+                stopping = stop()
+                if plan.saves_at(step) or stopping:
                     recorder.settle()  # raises rather than that broken numbers are saved
                     checkpoints.save(state, next_batch=step)
-                if stop.is_set() and step < plan.total_steps:
+                if stopping and step < plan.total_steps:
                     raise StoppedError.at(step, plan.total_steps)
     return finish(config, run, workdir, weights(state), predict, command=command)
 
@@ -150,6 +160,12 @@ def make_evaluation(
     return weights, lambda params, batch: eval_step(params, shard_batch(batch, run.mesh))
 
 
+def describe(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns what all hosts of a run must have been given alike."""
+    versions = {"vitswin_jax": __version__, "jax": jax.__version__}
+    return flatten(config.to_dict()) | {"--workdir": str(workdir)} | versions
+
+
 def evaluate(predict: Predict, params: Params, batches: Iterable[Batch]) -> dict[str, float]:
     """Returns mean loss and accuracy over all examples of the test batches."""
     totals = dict.fromkeys(("loss", "correct", "count"), jnp.zeros(()))
@@ -169,12 +185,30 @@ def finish(
     *,
     command: str | None,
 ) -> Result:
-    """Tests the final parameters on the whole split and writes the weights and the report."""
-    origin = None if run.start.origin is None else dataclasses.asdict(run.start.origin)
-    logits, labels = predict_dataset(lambda b: predict(params, b)["logits"], run.test_batches)
+    """Tests the final parameters on the whole split; the first host writes weights and report."""
+    logits, labels = collect(predict(params, batch) for batch in run.test_batches)
     params = multihost_utils.process_allgather(params, tiled=True)  # whole, in the host's memory
-    evaluation = summarize(logits, labels, run.test.class_names)
-    weights = save_pretrained(
+    with raising_together():
+        evaluation = summarize(logits, labels, run.test.class_names)
+        if jax.process_index() == 0:
+            write_results(config, run, workdir, params, evaluation, command=command)
+    return Result(
+        config.model.name, evaluation.top1, len(labels), workdir / WEIGHTS, workdir / REPORT
+    )
+
+
+def write_results(
+    config: ConfigDict,
+    run: Run,
+    workdir: Path,
+    params: Params,
+    evaluation: Evaluation,
+    *,
+    command: str | None,
+) -> None:
+    """Writes the weights and the report."""
+    origin = None if run.start.origin is None else dataclasses.asdict(run.start.origin)
+    save_pretrained(
         workdir / WEIGHTS,
         run.model,
         {"params": params},
@@ -198,7 +232,7 @@ def finish(
             "metrics": {"test/accuracy": evaluation.top1, "test/loss": evaluation.loss},
         },
     )
-    report = write_report(
+    write_report(
         workdir / REPORT,
         title=f"{config.model.name} on {config.data.dataset}",
         model=run.model,
@@ -211,4 +245,3 @@ def finish(
         origin=origin,
         compare_to=config.compare_to,
     )
-    return Result(config.model.name, evaluation.top1, len(labels), weights, report)

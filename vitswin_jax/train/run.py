@@ -68,6 +68,17 @@ class Run:
         return self.start.preprocess
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """What hosts with the same config may still differ in, by what lies on their disks."""
+        facts = {}
+        for what, source in (("data.train_split", self.train), ("data.test_split", self.test)):
+            facts[f"images of {what}"] = len(source)
+            facts[f"classes of {what}"] = list(source.class_names)
+        if self.start.origin is not None:
+            facts["SHA-256 of init_from"] = self.start.origin.sha256
+        return facts
+
+    @property
     def state(self) -> dict[str, Any]:
         """What `create_state` and `state_layout` are given besides the model and the optimizer."""
         return {

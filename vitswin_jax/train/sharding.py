@@ -86,6 +86,9 @@ def create_mesh(
             f"{names} must be the {len(devices)} devices, where one may be -1 (the rest), or 1 "
             "(the first device)."
         )
+    hosts = {device.process_index for device in devices}
+    if len(hosts) > 1 and math.prod(shape) == 1:
+        raise UserError(f"a mesh of one device leaves out {len(hosts) - 1} of {len(hosts)} hosts.")
     mesh = jax.make_mesh(
         shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[: math.prod(shape)]
     )
@@ -193,6 +196,21 @@ def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     return {
         name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
     }
+
+
+def host_order(hosts: Sequence[int]) -> np.ndarray:
+    """Returns where in a sharded batch each row is that hosts give, one host after the other.
+
+    `hosts` is whose each row of the sharded batch is. A mesh follows the links between devices, and
+    so a host's rows, which stay in order, need not be neighbours.
+    """
+    return np.argsort(np.asarray(hosts), kind="stable")
+
+
+def rows_of_hosts(mesh: Mesh, batch_size: int) -> list[int]:
+    """Returns whose rows a batch on the mesh has."""
+    devices = mesh.devices[..., 0].ravel()
+    return [device.process_index for device in np.repeat(devices, batch_size // devices.size)]
 
 
 def constrain_activations(mesh: Mesh) -> ContextDecorator:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
-from vitswin_jax.types import UserError
+import jax
+from jax.experimental import multihost_utils
+
+from vitswin_jax.train.hosts import EveryHostError
 
 
-class StoppedError(UserError):
+class StoppedError(EveryHostError):
     """A run that was asked to stop, and has saved all it needs to go on."""
 
     exit_code = 128 + signal.SIGTERM
@@ -26,14 +30,20 @@ class StoppedError(UserError):
 
 
 @contextlib.contextmanager
-def stop_on_sigterm() -> Iterator[threading.Event]:
-    """Gives an event that SIGTERM sets; a second SIGTERM ends the process as it would have.
+def stop_on_sigterm() -> Iterator[Callable[[], bool]]:
+    """Gives a function, to be called once behind each step: whether to stop there.
 
-    Python allows handlers in the main thread alone; elsewhere the event is never set.
+    On one host, SIGTERM asks for it, and a second one ends the process as it would have. Python
+    allows handlers in the main thread alone; elsewhere nothing is heard. Of several hosts, JAX's
+    coordination service hears the SIGTERM of any, and has all stop behind the same step.
     """
+    if jax.distributed.is_initialized():
+        steps = itertools.count(1)  # of this process: the service may be asked to stop before any
+        yield lambda: multihost_utils.reached_preemption_sync_point(next(steps))
+        return
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield asked.is_set
         return
     before = signal.getsignal(signal.SIGTERM)
 
@@ -44,6 +54,6 @@ def stop_on_sigterm() -> Iterator[threading.Event]:
 
     signal.signal(signal.SIGTERM, ask)
     try:
-        yield asked
+        yield asked.is_set
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -30,7 +30,12 @@ from vitswin_jax.train.losses import (
     weigh_examples,
 )
 from vitswin_jax.train.mixing import Mixing, mix, smooth_one_hot
-from vitswin_jax.train.sharding import batch_sharding, constrain_activations
+from vitswin_jax.train.sharding import (
+    batch_sharding,
+    constrain_activations,
+    host_order,
+    rows_of_hosts,
+)
 from vitswin_jax.train.state import TrainState
 from vitswin_jax.types import Params, UserError
 
@@ -206,6 +211,7 @@ def eval_step(
 ) -> Metrics:
     """Returns float32 `logits` (b, k), and sums over unmasked rows: `loss`, `correct`, `count`.
 
+    Labels and mask come with the logits, for a host has those of its own rows alone.
     With several labels an image, the loss is that of sigmoids, and correct is any of them.
     """
     images = normalize(batch["image"], mean=mean, std=std)
@@ -219,6 +225,8 @@ def eval_step(
         right = (logits.argmax(-1) == labels).astype(jnp.float32)
     return {
         "logits": logits,
+        "label": labels,
+        "mask": mask,
         "loss": (losses * mask).sum(),
         "correct": (right * mask).sum(),
         "count": mask.sum(),
@@ -253,10 +261,21 @@ def make_train_step(
 def make_eval_step(
     model: nn.Module, *, mean: Triple, std: Triple, mesh: Mesh, param_shardings: Any
 ) -> Callable[[Params, dict[str, Array]], Metrics]:
-    """Compiles `eval_step` for a mesh; what it returns is whole on every device."""
-    step = constrain_activations(mesh)(eval_step)
+    """Compiles `eval_step` for a mesh; what it returns is whole on every device.
+
+    Its rows are in the data's order, each host's behind those of the host before.
+    """
+    evaluate = functools.partial(
+        constrain_activations(mesh)(eval_step), model=model, mean=mean, std=std
+    )
+
+    def step(params: Params, batch: dict[str, Array]) -> Metrics:
+        order = host_order(rows_of_hosts(mesh, len(batch["mask"])))
+        given = evaluate(params, batch)
+        return {key: value[order] if value.ndim else value for key, value in given.items()}
+
     return jax.jit(
-        functools.partial(step, model=model, mean=mean, std=std),
+        step,
         in_shardings=(param_shardings, batch_sharding(mesh)),
         out_shardings=NamedSharding(mesh, PartitionSpec()),
     )

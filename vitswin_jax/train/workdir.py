@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ def claim_workdir(workdir: str | os.PathLike[str], config: Mapping[str, Any]) ->
     the run goes on (`MAY_CHANGE` names what may differ). Raises UserError for another run's folder,
     with every key that differs, and for one that cannot be written.
     """
+    if "://" in str(workdir):
+        raise UserError(f"workdir {workdir}: must be a folder; mount the bucket (docs/hosts.md).")
     workdir = Path(workdir).expanduser()
     config = json.loads(json.dumps(config))  # tuples become lists, as they are in the file
     path = workdir / CONFIG
@@ -69,6 +72,21 @@ def claim_workdir(workdir: str | os.PathLike[str], config: Mapping[str, Any]) ->
         reason = error.strerror or error
         raise UserError(f"workdir {workdir}: cannot be written ({reason}).") from error
     return workdir
+
+
+def check_shared(workdir: Path, *, patience: float = 60.0) -> None:
+    """Raises UserError where this host does not see the config.json that the first host wrote.
+
+    A network's folder may show it late; `patience` is in seconds.
+    """
+    give_up = time.monotonic() + patience
+    while not (workdir / CONFIG).exists():
+        if time.monotonic() > give_up:
+            raise UserError(
+                f"workdir {workdir}: must be one folder that all hosts see, and what the first "
+                "host wrote is not here."
+            )
+        time.sleep(0.2)
 
 
 def _check_same_run(path: Path, config: Mapping[str, Any]) -> None:
