@@ -13,6 +13,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from vitswin_jax.cache import keep_compiled_programs
 from vitswin_jax.train.hosts import JOIN_TIMEOUT, LOST_AFTER, joined
 from vitswin_jax.train.loop import train_and_evaluate
 from vitswin_jax.types import UserError
@@ -47,6 +48,7 @@ def main(argv: list[str]) -> None:
     """Runs the training that the flags name."""
     if len(argv) > 1:
         sys.exit(f"error: unexpected {' '.join(argv[1:])}; every flag begins with --.")
+    keep_compiled_programs()
     try:
         command = f"python {shlex.join(sys.argv)}"
         with joined(

@@ -1,11 +1,13 @@
 """Tests run on eight CPU devices, with silent rank promotion an error.
 
-They compile far more than they compute, so programs are not optimised: a third of the time.
+They compile far more than they compute, so programs are not optimised: a third of the time. None
+is kept in the user's cache.
 """
 
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8"

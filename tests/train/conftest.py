@@ -68,6 +68,7 @@ def environment(tmp_path_factory):
     cache = tmp_path_factory.mktemp("compiled")
     return os.environ | {
         "XLA_FLAGS": "",
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from vitswin_jax.cache import keep_compiled_programs
 from vitswin_jax.types import UserError
 from vitswin_jax.version import __version__
 
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand; returns the exit status: 0, 1 for a mistake (one line says which), 2."""
     argv = sys.argv[1:] if argv is None else list(argv)
     args = _parser(argv).parse_args(argv)
+    keep_compiled_programs()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes about the hardware it missed
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("vitswin_jax.download").setLevel(logging.INFO)  # what takes minutes is said
