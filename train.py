@@ -5,7 +5,6 @@ command again goes on with a run that was stopped.
 """
 
 import logging
-import re
 import shlex
 import sys
 
@@ -14,6 +13,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from vitswin_jax.cache import keep_compiled_programs
+from vitswin_jax.recipe import FLAG_ERRORS, what_was_wrong
 from vitswin_jax.train.hosts import JOIN_TIMEOUT, LOST_AFTER, joined
 from vitswin_jax.train.loop import train_and_evaluate
 from vitswin_jax.types import UserError
@@ -35,12 +35,8 @@ def parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
         _CONFIG.value.is_locked  # noqa: B018  a file that cannot be loaded says so when it is used
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        # ml_collections puts whole tracebacks, and quoted messages, into a message: the last line
-        # is what was wrong.
-        line = str(error).replace("\\n", "\n").strip().splitlines()[-1].strip('" ')
-        line = line.removesuffix("'") if line.count("'") % 2 else line
-        sys.exit("error: " + re.sub(r"^[\w.]*Error: ", "", line))
+    except FLAG_ERRORS as error:
+        sys.exit(f"error: {what_was_wrong(error)}")
     return rest
 
 

@@ -49,6 +49,7 @@ DIRECTIONS = {
     "convert.*": ["types", "atomic", "version", "convert.*"],
     "data": [],
     "data.*": ["types", "atomic", "cache", "data.*"],
+    "recipe": ["types"],
     "train.loop": ["*"],
     "train.start": [
         "types",
@@ -66,6 +67,7 @@ DIRECTIONS = {
     "train.optim": ["types", "models.blocks", "train.*"],
     "train.sharding": ["types", "models.blocks", "train.*"],
     "train*": ["types", "train.*"],
+    "analysis.budget": ["types", "analysis.*", "data.*", "train.*"],
     "analysis*": [
         "types",
         "atomic",

@@ -19,6 +19,7 @@ _COMMANDS = {  # each a module of this package, with add_arguments(parser) and r
     "export": "export weights as ONNX or StableHLO, compared with JAX",
     "predict": "name what images show",
     "explain": "show what a model sees in images: attention, Grad-CAM, what it has learned",
+    "plan": "compile a run's train step and say whether it fits, before any hardware is used",
     "evaluate": "measure weights on a whole dataset split and write a report",
 }
 
@@ -26,7 +27,12 @@ _COMMANDS = {  # each a module of this package, with add_arguments(parser) and r
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand; returns the exit status: 0, 1 for a mistake (one line says which), 2."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    args = _parser(argv).parse_args(argv)
+    parser = _parser(argv)
+    args, rest = parser.parse_known_args(argv)
+    if rest and not hasattr(args, "overrides"):  # a config's keys are no arguments to declare
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides = rest
     keep_compiled_programs()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes about the hardware it missed
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)

@@ -24,7 +24,7 @@ from vitswin_jax.pretrained import WEIGHTS, save_pretrained
 from vitswin_jax.train.checkpoint import Checkpoints
 from vitswin_jax.train.hosts import check_same, raising_together
 from vitswin_jax.train.metrics import Recorder
-from vitswin_jax.train.run import Run, prepare
+from vitswin_jax.train.run import Run, make_step, prepare
 from vitswin_jax.train.sharding import shard_batch
 from vitswin_jax.train.signals import StoppedError, stop_on_sigterm
 from vitswin_jax.train.start import save_start
@@ -36,7 +36,7 @@ from vitswin_jax.train.state import (
     place_constants,
     state_layout,
 )
-from vitswin_jax.train.steps import make_eval_step, make_train_step
+from vitswin_jax.train.steps import make_eval_step
 from vitswin_jax.train.workdir import CHECKPOINTS, REPORT, check_shared, claim_workdir, flatten
 from vitswin_jax.types import Batch, Params
 from vitswin_jax.version import __version__
@@ -89,14 +89,7 @@ def train_and_evaluate(
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, layout)
     teacher = load_teacher(run)
-    train_step = make_train_step(
-        run.model,
-        run.tx,
-        options=run.options,
-        mesh=run.mesh,
-        shardings=shardings,
-        teacher_shardings=jax.tree.map(lambda leaf: leaf.sharding, teacher),
-    )
+    train_step = make_step(run, shardings, jax.tree.map(lambda leaf: leaf.sharding, teacher))
     constants = () if teacher is None else (teacher,)
     weights, predict = make_evaluation(run, shardings)
     with (

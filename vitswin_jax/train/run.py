@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,12 @@ from vitswin_jax.train.optim import make_optim
 from vitswin_jax.train.plan import Plan, make_plan, split_fields
 from vitswin_jax.train.sharding import check_batch_size, create_mesh, shard_batch
 from vitswin_jax.train.start import Start, make_start, open_teacher, read_start
-from vitswin_jax.train.steps import StepOptions
-from vitswin_jax.types import Source, UserError
+from vitswin_jax.train.state import TrainState
+from vitswin_jax.train.steps import Metrics, StepOptions, make_train_step
+from vitswin_jax.types import Params, Source, UserError
 
 Batches = Generator[dict[str, jax.Array], None, None]
+Opener = Callable[..., tuple[Source, Source]]
 
 
 @dataclass(frozen=True)
@@ -89,17 +91,24 @@ class Run:
         }
 
 
-def prepare(config: ConfigDict, workdir: Path | None = None) -> Run:
+def prepare(
+    config: ConfigDict,
+    workdir: Path | None = None,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    opener: Opener | None = None,
+) -> Run:
     """Builds everything a run needs from its config, each section handed over whole.
 
-    A run from weights that `workdir` has already is as it was at its start. Raises UserError for
-    what does not fit, before any file is written.
+    A run from weights that `workdir` has already is as it was at its start. A plan gives `devices`
+    that are not here, and for data that is not an `opener`, which does what `open_data` does.
+    Raises UserError for what does not fit, before any file is written.
     """
-    mesh = create_mesh(**config.mesh)
+    mesh = create_mesh(**config.mesh, devices=devices)
     data = dict(config.data)
     for name in ("batch_size", "eval_batch_size"):
         check_batch_size(f"data.{name}", data[name], mesh)
-    train, test = open_data(data, seed=config.seed)
+    train, test = (opener or open_data)(data, seed=config.seed)
     loss = dict(config.loss)
     head_bias = loss.pop("head_bias_init")
     objective = build_objective(train, class_weights=data.pop("class_weights"), **loss)
@@ -152,6 +161,20 @@ def prepare(config: ConfigDict, workdir: Path | None = None) -> Run:
         options=options,
         head_bias=head_bias,
         teacher=teacher,
+    )
+
+
+def make_step(
+    run: Run, shardings: TrainState, teacher_shardings: Params | None
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Compiles the run's train step; what `vitswin plan` compiles is this, too."""
+    return make_train_step(
+        run.model,
+        run.tx,
+        options=run.options,
+        mesh=run.mesh,
+        shardings=shardings,
+        teacher_shardings=teacher_shardings,
     )
 
 

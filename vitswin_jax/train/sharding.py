@@ -65,7 +65,7 @@ BATCH_ACTIVATIONS = r"(.*/)?(patch_embed|block_\d+|blocks)"
 
 
 def create_mesh(
-    *, data: int = -1, fsdp: int = 1, tensor: int = 1, devices: list[jax.Device] | None = None
+    *, data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
     """Creates a mesh of all devices with the axes data, fsdp and tensor; -1 is what others leave.
 

@@ -1,0 +1,117 @@
+"""`vitswin plan`: what a run needs of its hardware, before any is used."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from typing import TYPE_CHECKING
+
+from vitswin_jax.cli.table import format_table
+from vitswin_jax.types import UserError
+
+if TYPE_CHECKING:
+    from vitswin_jax.analysis.budget import Budget
+
+MIB = 2**20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the subcommand's arguments."""
+    parser.add_argument(
+        "recipe",
+        metavar="CONFIG",
+        help="a recipe, configs/X.py[:argument]; --config.section.key=value changes a key, as in "
+        "train.py",
+    )
+    parser.add_argument(
+        "--topology",
+        metavar="NAME",
+        help="v5e:16x16 and the like, TPUs that need not be here; cpu:8; gpu, those of this "
+        "machine (default: the devices here)",
+    )
+    parser.add_argument(
+        "--batch", type=int, metavar="N", help="the global batch (default: data.batch_size)"
+    )
+    parser.add_argument(
+        "--classes",
+        type=int,
+        metavar="N",
+        help="how many the data has, where it is not here (default: as published, or the data's)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(overrides=[])  # arguments that are not declared here: the config's keys
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the budget of a run's train step, and where it does not fit, what would."""
+    from vitswin_jax.analysis.budget import find_changes, make_budget
+    from vitswin_jax.analysis.topology import open_topology
+    from vitswin_jax.recipe import read_recipe
+
+    if args.classes is not None and args.classes < 1:
+        raise UserError(f"--classes={args.classes} must be 1 or more.")
+    config = read_recipe(args.recipe, args.overrides)
+    if args.batch is not None:
+        config.data.batch_size = args.batch
+    topology = open_topology(args.topology)
+    if config.init_from is not None:
+        print(
+            f"{config.init_from} is not read: it changes no sizes but those it is resized to.",
+            file=sys.stderr,
+        )
+    budget = make_budget(config, topology, classes=args.classes)
+    tried = []
+    if not args.json:
+        print(f"{_describe(budget)}\n")
+    if not budget.fits:
+        for change, after in find_changes(config, topology, classes=args.classes):
+            tried.append({"change": change, "total": after.total, "fits": after.fits})
+            if not args.json:
+                print(
+                    f"{'would fit' if after.fits else 'would not'}  {_mib(after.total)} MiB  "
+                    f"{change}",
+                    flush=True,
+                )
+    if args.json:
+        print(json.dumps(budget.to_dict() | {"tried": tried}))
+    elif not budget.fits and not any(each["fits"] for each in tried):
+        print("no accumulation, rematerialisation or fsdp makes it fit; take more devices.")
+    return 0
+
+
+def _describe(budget: Budget) -> str:
+    """Returns a budget for a terminal: the run, its memory, its collectives, the verdict."""
+    axes = ", ".join(f"{axis} {size}" for axis, size in budget.mesh.items())
+    devices = math.prod(budget.mesh.values())
+    where = f"{budget.topology}, {devices} devices ({axes})"
+    parts = [
+        f"{budget.model}, batch {budget.batch_size}, on {where}",
+        format_table(
+            [
+                ["parameters", f"{budget.parameters:,}"],
+                ["FLOPs a step", f"{budget.flops:.3g}"],
+                ["FLOPs a step and device", f"{budget.flops / devices:.3g}"],
+            ],
+            align="<>",
+        ),
+        format_table(
+            [["a device's memory", "MiB"]]
+            + [[kind, _mib(size)] for kind, size in budget.memory.items() if size]
+            + [["total", _mib(budget.total)], ["usable", _mib(budget.usable)]],
+            align="<>",
+        ),
+    ]
+    if budget.traffic:
+        rows = [[k, f"{t.count:,}", _mib(t.nbytes)] for k, t in budget.traffic.items()]
+        parts.append(
+            format_table([["collectives a step", "calls", "MiB a device"], *rows], align="<>>")
+        )
+    share = budget.total / budget.usable
+    parts.append(f"{'fits' if budget.fits else 'does not fit'}: {share:.0%} of a device")
+    return "\n\n".join(parts)
+
+
+def _mib(nbytes: int) -> str:
+    return f"{nbytes / MIB:,.1f}"
