@@ -16,6 +16,7 @@ from vitswin_jax.cache import keep_compiled_programs
 from vitswin_jax.recipe import FLAG_ERRORS, what_was_wrong
 from vitswin_jax.train.hosts import JOIN_TIMEOUT, LOST_AFTER, joined
 from vitswin_jax.train.loop import train_and_evaluate
+from vitswin_jax.train.timing import parse_window
 from vitswin_jax.types import UserError
 
 told = logging.getLogger("vitswin_jax")  # what a run starts from, and trains
@@ -27,6 +28,16 @@ _NUM_HOSTS = flags.DEFINE_integer("num_hosts", None, "How many hosts there are."
 _HOST_INDEX = flags.DEFINE_integer("host_index", None, "Which this is.", lower_bound=0)
 _JOIN_TIMEOUT = flags.DEFINE_integer("join_timeout", JOIN_TIMEOUT, "In seconds.", lower_bound=1)
 _LOST_AFTER = flags.DEFINE_integer("lost_after", LOST_AFTER, "Seconds of silence.", lower_bound=1)
+_PROFILE = flags.DEFINE_flag(
+    flags.Flag(
+        flags.ArgumentParser(),
+        None,
+        "profile",
+        None,
+        "Trace the steps START:STOP from where the run begins, for XProf; by itself, 10:20.",
+        boolean=True,  # may stand by itself
+    )
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -47,6 +58,7 @@ def main(argv: list[str]) -> None:
     keep_compiled_programs()
     try:
         command = f"python {shlex.join(sys.argv)}"
+        profile = None if _PROFILE.value is None else parse_window(_PROFILE.value)
         with joined(
             coordinator=_COORDINATOR.value,
             num_hosts=_NUM_HOSTS.value,
@@ -55,7 +67,9 @@ def main(argv: list[str]) -> None:
             lost_after=_LOST_AFTER.value,
         ) as host:
             told.setLevel(logging.WARNING if host else logging.INFO)
-            result = train_and_evaluate(_CONFIG.value, _WORKDIR.value, command=command)
+            result = train_and_evaluate(
+                _CONFIG.value, _WORKDIR.value, command=command, profile=profile
+            )
             if host == 0:
                 print(result)
     except UserError as error:

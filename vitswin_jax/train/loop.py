@@ -37,7 +37,15 @@ from vitswin_jax.train.state import (
     state_layout,
 )
 from vitswin_jax.train.steps import make_eval_step
-from vitswin_jax.train.workdir import CHECKPOINTS, REPORT, check_shared, claim_workdir, flatten
+from vitswin_jax.train.timing import profiled
+from vitswin_jax.train.workdir import (
+    CHECKPOINTS,
+    PROFILE,
+    REPORT,
+    check_shared,
+    claim_workdir,
+    flatten,
+)
 from vitswin_jax.types import Batch, Params
 from vitswin_jax.version import __version__
 
@@ -62,14 +70,19 @@ class Result:
 
 
 def train_and_evaluate(
-    config: ConfigDict, workdir: str | os.PathLike[str], *, command: str | None = None
+    config: ConfigDict,
+    workdir: str | os.PathLike[str],
+    *,
+    command: str | None = None,
+    profile: tuple[int, int] | None = None,
 ) -> Result:
     """Trains as `config` says (configs/base.py has all keys), in `workdir`, from where it was left.
 
     Ends with the final weights, model.safetensors, and report.html, which shows the `command` that
-    was typed. Raises UserError for what the user can mend, before anything is written where that
-    can be known, and StoppedError after a SIGTERM, when all is saved. Of several hosts (`joined`),
-    each gives the same config and workdir, and the first writes.
+    was typed. The steps from one of `profile` to the other, from here on, are traced. Raises
+    UserError for what the user can mend, before anything is written where that can be known, and
+    StoppedError after a SIGTERM, when all is saved. Of several hosts (`joined`), each gives the
+    same config and workdir, and the first writes.
     """
     check_same(describe(config, workdir))
     with raising_together():
@@ -95,13 +108,14 @@ def train_and_evaluate(
     with (
         stop_on_sigterm() as stop,
         Checkpoints(workdir / CHECKPOINTS, keep=plan.keep_checkpoints) as checkpoints,
+        profiled(train_step, profile, workdir / PROFILE) as train_step,
     ):
         state, step = checkpoints.restore_or(lambda: create(run, init_key), layout)
         with (
             contextlib.closing(Recorder(workdir, plan, run.schedule, start_step=step)) as recorder,
             contextlib.closing(run.make_train_batches(step)) as batches,
         ):
-            for batch in itertools.islice(batches, plan.total_steps - step):
+            for batch in recorder.inputs(itertools.islice(batches, plan.total_steps - step)):
                 state, metrics = train_step(state, batch, step_key, *constants)
                 step += 1
                 recorder.record(step, metrics)

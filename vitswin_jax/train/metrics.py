@@ -7,9 +7,9 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -18,8 +18,14 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from vitswin_jax.train.plan import Plan
+from vitswin_jax.train.timing import DEVICE, EVALUATE, InputWatch, Laps, shares
 from vitswin_jax.train.workdir import METRICS
 from vitswin_jax.types import UserError
+
+Item = TypeVar("Item")
+
+TIME = "time/"
+"""How the names of shares of time begin."""
 
 
 def read_until(path: Path, step: int) -> list[str]:
@@ -150,7 +156,10 @@ class Progress:
         return (step - before) * self._batch_size / max(self._mark[0] - then, 1e-9)
 
     def say(self, step: int, row: Mapping[str, Any]) -> None:
-        """Shows a row as a line with the time left; behind a bar there is room for two numbers."""
+        """Shows a row as a line with the time left; behind a bar there is room for two numbers.
+
+        Where the time went is for the files alone.
+        """
         if self._bar is not None:
             self._headline |= {key: row[key] for key in self.HEADLINE if key in row}
             self._bar.set_postfix_str(_text(self._headline))
@@ -158,7 +167,8 @@ class Progress:
             (begin, first), now = self._begin, time.monotonic()
             left = (now - begin) / max(step - first, 1) * (self._total - step)
             eta = f"{int(left) // 60}:{int(left) % 60:02d} left"
-            line = f"step {step}/{self._total}  {_text(row)}  {eta}"
+            shown = {key: value for key, value in row.items() if not key.startswith(TIME)}
+            line = f"step {step}/{self._total}  {_text(shown)}  {eta}"
             print(line, file=self._stream, flush=True)
 
     def close(self) -> None:
@@ -181,7 +191,8 @@ class Recorder:
         self._primary = jax.process_index() == 0
         self._writer = MetricWriter(workdir, start_step=start_step) if self._primary else None
         self._log = StepLog()
-        self._rates: dict[int, float] = {}
+        self._laps, self._input = Laps(), InputWatch()
+        self._pace: dict[int, dict[str, float]] = {}
         self._progress = Progress(
             step=start_step,
             total=plan.total_steps,
@@ -189,21 +200,36 @@ class Recorder:
             show=self._primary,
         )
 
+    def inputs(self, batches: Iterable[Item]) -> Iterator[Item]:
+        """Gives a run's batches, and counts what they are waited for."""
+        return self._laps.waiting(batches)
+
     def record(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Takes the metrics of the step that led to `step`; logs the window before where due."""
         self._log.add(step, metrics)
         self._progress.advance(step)
+        self._laps.lap(DEVICE)
         if self._plan.logs_at(step):
-            self._rates[step] = self._progress.rate(step)
+            spent = self._laps.turn()
+            self._input.see(step, spent)
+            self._pace[step] = {"images_per_second": self._progress.rate(step)}
+            self._pace[step] |= {TIME + kind: share for kind, share in shares(spent).items()}
             if (row := self._log.turn()) is not None:
                 self._write_train(*row)
+            self._laps.lap(DEVICE)
 
     def settle(self) -> None:
         """Fetches and writes all metrics so far; raises UserError where one is not finite."""
         for row in self._log.settle():
             self._write_train(*row)
+        self._laps.lap(DEVICE)
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Writes what an evaluation that has just ended has measured."""
+        self._laps.lap(EVALUATE)
+        self._write(step, numbers)
+
+    def _write(self, step: int, numbers: Mapping[str, float]) -> None:
         """Writes a row of numbers to the files and shows it."""
         numbers = {"epoch": step / self._plan.steps_per_epoch, **numbers}
         if self._writer is not None:
@@ -213,9 +239,8 @@ class Recorder:
     def _write_train(self, step: int, means: Mapping[str, float]) -> None:
         numbers = {f"train/{key}": value for key, value in means.items()}
         numbers["lr"] = float(self._schedule(step - 1))
-        if step in self._rates:
-            numbers["images_per_second"] = self._rates.pop(step)
-        self.write(step, numbers)
+        numbers |= self._pace.pop(step, {})
+        self._write(step, numbers)
 
     def close(self) -> None:
         """Closes the files and the progress bar."""

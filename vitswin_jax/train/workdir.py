@@ -18,6 +18,7 @@ CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 REPORT = "report.html"
+PROFILE = "profile"
 START = "start.json"
 
 MAY_CHANGE = (  # keys that change how a run computes or reports, not what
