@@ -134,6 +134,24 @@ def _optim() -> dict[str, object]:
     }
 
 
+def _pretrain() -> dict[str, object]:
+    """Learning without labels (models.pretraining.create_pretraining; docs/pretrain.md)."""
+    return {
+        "method": placeholder(str),  # "simmim", "mae"; None: labels are learned
+        # The method's own; None: its default. One that it does not read raises.
+        "mask_ratio": placeholder(float),
+        "mask_patch": placeholder(int),  # simmim: the side of what is hidden or not, in pixels
+        "norm_window": placeholder(int),  # simmim: targets by the square around each pixel
+        "norm_pix": placeholder(bool),  # mae: targets by their patch
+        "decoder_dim": placeholder(int),  # mae, as the next two
+        "decoder_depth": placeholder(int),
+        "decoder_heads": placeholder(int),
+        # What the encoder's features are worth, by labels, where there are any (train.pretraining).
+        "probe_every": 1,  # so many evaluations; 0: never
+        "probe_images": 10_000,  # of the training images, that the probes learn from
+    }
+
+
 def _distill() -> dict[str, object]:
     """A teacher (train.run.make_distillation)."""
     return {
@@ -194,6 +212,7 @@ SECTIONS = {
     "augment": _augment,
     "loss": _loss,
     "optim": _optim,
+    "pretrain": _pretrain,
     "distill": _distill,
     "ema": _ema,
     "lora": _lora,

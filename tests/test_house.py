@@ -51,6 +51,8 @@ DIRECTIONS = {
     "data.*": ["types", "atomic", "cache", "data.*"],
     "recipe": ["types"],
     "train.loop": ["*"],
+    "train.pretraining": ["types", "train.*", "analysis.*", "models.masked", "pretrained"],
+    "train.unlabelled": ["types", "train.*", "data.*"],
     "train.start": [
         "types",
         "atomic",

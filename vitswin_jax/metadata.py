@@ -27,6 +27,9 @@ class Metadata:
     metrics: Mapping[str, float] = field(default_factory=dict)
     train_class_counts: tuple[int, ...] | None = None
     """How many training examples each class had."""
+    pretrain: Mapping[str, Any] | None = None
+    """Of a model that was pre-trained without labels, and has its decoder: what
+    `create_pretraining` takes besides the encoder, whose name and fields the others are."""
 
     def as_json(self) -> dict[str, Any]:
         """Returns plain data that `from_json` reads back."""

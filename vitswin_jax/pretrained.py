@@ -27,6 +27,8 @@ from vitswin_jax.locate import WEIGHTS
 from vitswin_jax.metadata import Metadata
 from vitswin_jax.models.blocks import stack_blocks, unstack_blocks
 from vitswin_jax.models.layers import pair
+from vitswin_jax.models.masked import MaskedModel
+from vitswin_jax.models.pretraining import describe_method
 from vitswin_jax.models.registry import create_model, family_of, resolve_name
 from vitswin_jax.types import Params, UserError
 from vitswin_jax.weights import open_weights, parameter_shapes, swin_buffers
@@ -72,6 +74,23 @@ def load_pretrained(
     return model, {"params": stack_blocks(params) if model.scan else params}
 
 
+def load_pretraining(
+    path: str | os.PathLike[str], name: str | None = None, **fields: Any
+) -> tuple[MaskedModel, dict[str, Any]]:
+    """Returns (model, variables) of a file that has the decoder of its pre-training too.
+
+    `name` and `fields` are the encoder's, as in `load_pretrained`, which returns it alone. Raises
+    UserError for a file without a decoder, and for what `load_pretrained` does.
+    """
+    weights = open_weights(path, name, **fields)
+    model = weights.pretraining_model(**fields)
+    tensors, notes = weights.adapted_to(model, origin=str(weights.file))
+    for note in notes:
+        log.info("%s: %s", weights.file, note)
+    params = read_parameters(tensors, jnp.asarray)
+    return model, {"params": stack_blocks(params) if model.scan else params}
+
+
 def read_parameters(
     tensors: Mapping[str, Tensor], place: Callable[[np.ndarray], Any]
 ) -> dict[str, Any]:
@@ -105,7 +124,10 @@ def save_pretrained(
     """
     path = Path(path)
     path = path / WEIGHTS if path.is_dir() else path
-    metadata = _describe(model, metadata, origin=str(path))
+    encoder = model.encoder if isinstance(model, MaskedModel) else model
+    metadata = _describe(encoder, metadata, origin=str(path))
+    if encoder is not model:
+        metadata = dataclasses.replace(metadata, pretrain=describe_method(model))
     params = unstack_blocks(variables["params"])
     tensors = {key: np.asarray(leaf) for key, leaf in flatten_dict(params, sep="/").items()}
     found = {name: tensor.shape for name, tensor in tensors.items()}

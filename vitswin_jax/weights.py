@@ -28,6 +28,8 @@ from vitswin_jax.metadata import Metadata
 from vitswin_jax.models.attention import MASKED
 from vitswin_jax.models.blocks import unstack_blocks
 from vitswin_jax.models.layers import pair
+from vitswin_jax.models.masked import MaskedModel
+from vitswin_jax.models.pretraining import create_pretraining, describe_method
 from vitswin_jax.models.registry import (
     FAMILIES,
     create_model,
@@ -63,15 +65,26 @@ NUMERICS = (
 
 
 @dataclass(frozen=True)
+class Pretraining:
+    """What a weights file has besides an encoder: what goes on with its pre-training."""
+
+    fields: Mapping[str, Any]
+    """What `create_pretraining` takes besides the encoder; what no file shows is not there."""
+    tensors: Mapping[str, Tensor]
+    """The parameters that are not the encoder's."""
+
+
+@dataclass(frozen=True)
 class Weights:
     """A weights file, its tensors under our names and in our layouts."""
 
     file: Path
     tensors: Mapping[str, Tensor]
-    """Exactly the parameters of the file's own model."""
+    """Exactly the parameters of the file's own model; of a pre-trained one, its encoder's."""
     metadata: Metadata
     methods: Methods
     """How its source adapts them to other sizes."""
+    pretraining: Pretraining | None = None
 
     def model(self, **fields: Any) -> nn.Module:
         """Returns the file's own model, but for `fields`."""
@@ -84,6 +97,8 @@ class Weights:
 
         Raises UserError, naming `origin`, for what cannot be adapted; see `convert.adapt`.
         """
+        if isinstance(model, MaskedModel):
+            return self._pretraining_for(model, origin=origin)
         return adapt(
             self.tensors,
             parameter_shapes(model),
@@ -93,6 +108,38 @@ class Weights:
             origin=origin,
             fresh_head=fresh_head,
         )
+
+    def pretraining_model(self, **fields: Any) -> MaskedModel:
+        """Returns the model that is pre-trained, as the file has it but for fields of its encoder.
+
+        Raises UserError for a file that has no decoder.
+        """
+        if self.pretraining is None:
+            raise UserError(f"{self.file}: has no decoder to go on pre-training with.")
+        return create_pretraining(self.model(**fields), **self.pretraining.fields)
+
+    def _pretraining_for(
+        self, model: MaskedModel, *, origin: str
+    ) -> tuple[dict[str, Tensor], list[str]]:
+        """Returns what `adapted_to` does, of the encoder and of all else."""
+        theirs = describe_method(self.pretraining_model())
+        ours = describe_method(model)
+        if theirs["method"] != ours["method"]:
+            raise UserError(
+                f"{origin}: was pre-trained by {theirs['method']}, and pretrain.method="
+                f"{ours['method']!r}."
+            )
+        encoder, notes = self.adapted_to(model.encoder, origin=origin)
+        notes += [
+            f"{key} is {ours[key]!r}, the file's {theirs[key]!r}"
+            for key in self.pretraining.fields
+            if ours[key] != theirs[key]
+        ]
+        tensors = {f"encoder/{name}": tensor for name, tensor in encoder.items()}
+        tensors |= self.pretraining.tensors
+        found = {name: tensor.shape for name, tensor in tensors.items()}
+        check_parameters(found, parameter_shapes(model), origin=origin)
+        return tensors, notes
 
 
 def open_weights(path: str | Path, name: str | None = None, **asked: Any) -> Weights:
@@ -142,7 +189,9 @@ def parameter_shapes(model: nn.Module) -> Shapes:
     """Returns the flat names of a model's parameters, in loop layout, with their shapes."""
     height, width = pair(model.img_size)
     images = jax.ShapeDtypeStruct((1, height, width, model.in_chans), jnp.float32)
-    scanned = model.clone(scan=True)  # which traces one block where the loop would trace all
+    # Which traces one block where the loop would trace all.
+    masked = isinstance(model, MaskedModel)
+    scanned = model.with_encoder(scan=True) if masked else model.clone(scan=True)
 
     def init(key: jax.Array, images: jax.Array) -> Any:
         return unstack_blocks(scanned.init(key, images)["params"])
@@ -217,10 +266,23 @@ def _open_native(path: Path, contents: formats.Contents, name: str | None) -> We
     metadata = Metadata.from_json(files.native_metadata(path, contents.header), origin=str(path))
     model = create_model(metadata.name, **metadata.fields)
     _check_family(path, metadata.name, family_of(model), name)
+    whole = model
+    if metadata.pretrain is not None:
+        whole = create_pretraining(model, **metadata.pretrain)
     found = {name: tensor.shape for name, tensor in contents.tensors.items()}
-    check_parameters(found, parameter_shapes(model), origin=str(path))
+    check_parameters(found, parameter_shapes(whole), origin=str(path))
     _check_dtypes(path, contents.tensors)
-    return Weights(path, contents.tensors, metadata, Methods())
+    if whole is model:
+        return Weights(path, contents.tensors, metadata, Methods())
+    own, others = _divide(contents.tensors)
+    return Weights(path, own, metadata, Methods(), Pretraining(metadata.pretrain, others))
+
+
+def _divide(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Returns a pre-training model's tensors: its encoder's under their own names, and the rest."""
+    prefix = "encoder/"
+    encoder = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    return encoder, {n: t for n, t in tensors.items() if not n.startswith(prefix)}
 
 
 def _check_family(path: Path, holds: str, family: str, name: str | None) -> None:

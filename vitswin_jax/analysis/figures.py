@@ -31,9 +31,12 @@ Series = tuple[Numbers, Numbers]
 _PANELS = (  # title, keys of metrics.jsonl, logarithmic
     ("Loss", ("train/loss", "test/loss"), False),
     ("Accuracy", ("train/accuracy", "test/accuracy"), False),
+    ("Accuracy of probes", ("test/linear_accuracy", "test/knn_accuracy"), False),
     ("Learning rate", ("lr",), False),
     ("Gradient norm", ("grad_norm",), True),
 )
+_NEIGHBOURS = "test/knn_accuracy"
+_PROBES = {"test/linear_accuracy": "linear", _NEIGHBOURS: "neighbours"}
 _COLORS = {"train": "#9aa5b1", "test": "#c2410c", "other": "#334e68"}
 _WIDTH = 11.3  # inches: the page's
 _POINTS = 1000  # a curve is thinned to so many: more do not show, and the page would grow
@@ -56,8 +59,9 @@ def curves(series: Mapping[str, Series]) -> str | None:
             steps, values = (thin(numbers) for numbers in series[key])
             split = key.split("/")[0]
             marker = "." if len(steps) < 30 else None
-            color = _COLORS.get(split, _COLORS["other"])
-            axes.plot(steps, values, color=color, marker=marker, lw=1.5, label=split)
+            color = _COLORS.get("other" if key == _NEIGHBOURS else split, _COLORS["other"])
+            label = _PROBES.get(key, split)
+            axes.plot(steps, values, color=color, marker=marker, lw=1.5, label=label)
         axes.set_title(title, loc="left", fontsize=10)
         axes.set_xlabel("step", fontsize=8)
         if logarithmic and any(value > 0 for key in keys for value in series[key][1]):

@@ -76,7 +76,7 @@ def write_report(
         calibration_error=evaluation.calibration_error,
         reliability=figures.reliability(evaluation.calibration),
         positions=_positions(model, params),
-        environment=_environment(),
+        environment=environment(),
         origin=origin,
         **_comparison(workdir, compare_to),
     )
@@ -198,7 +198,8 @@ def _bias_tables(model: Swin, params: Params, stage: int) -> np.ndarray:
     return np.moveaxis(maps, -1, 1)
 
 
-def _environment() -> list[tuple[str, str]]:
+def environment() -> list[tuple[str, str]]:
+    """Returns what a page says it was made with."""
     device = jax.devices()[0]
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     return [

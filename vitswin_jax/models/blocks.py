@@ -98,7 +98,7 @@ def row_paths(path: str, shape: tuple[int, ...]) -> list[str] | None:
 
     Paths are names joined by "/", as in `stage_2/pairs/block_0/norm1/scale`.
     """
-    match = re.fullmatch(r"((?:stage_\d+/)?)(?:blocks|pairs/block_([01]))/(.*)", path)
+    match = re.fullmatch(r"((?:encoder/)?(?:stage_\d+/)?)(?:blocks|pairs/block_([01]))/(.*)", path)
     if match is None:
         return None
     stage, half, rest = match.groups()
@@ -137,7 +137,7 @@ def stack_blocks(params: Params) -> Params:
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
     out = {
-        name: stack_blocks(value) if name.startswith("stage_") else value
+        name: stack_blocks(value) if re.fullmatch(r"encoder|stage_\d+", name) else value
         for name, value in params.items()
         if not name.startswith("block_")
     }

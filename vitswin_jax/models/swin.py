@@ -252,18 +252,30 @@ class Swin(nn.Module):
 
         Maps are before merging and not normed. Raises UserError where `ape` forbids the size.
         """
+        maps = self._stages(self.embed_patches(images), train=train)
+        return maps if blocks is None else tuple(maps[i] for i in blocks)
+
+    def embed_patches(self, images: Float[Array, "b h w channels"]) -> Float[Array, "b i j c"]:
+        """Returns the map of embedded patches, without positions."""
         x = self.patch_embed(pad_to_multiple(images, pair(self.patch_size)))
+        if self.ape and x.shape[1:3] != self.position.shape[1:3]:
+            size = "x".join(map(str, images.shape[1:3]))
+            raise UserError(
+                f"the images are {size}, and with ape=True the model takes only "
+                f"img_size={self.img_size}."
+            )
+        return x
+
+    def encode_map(self, x: Float[Array, "b i j c"], *, train: bool) -> Float[Array, "b _ _ d"]:
+        """Returns the normed last map of embedded patches."""
+        return self.norm(self._stages(x, train=train)[-1])
+
+    def _stages(self, x: Float[Array, "b i j c"], *, train: bool) -> tuple[Array, ...]:
         if self.ape:
-            if x.shape[1:3] != self.position.shape[1:3]:
-                size = "x".join(map(str, images.shape[1:3]))
-                raise UserError(
-                    f"the images are {size}, and with ape=True the model takes only "
-                    f"img_size={self.img_size}."
-                )
             x = x + self.position.astype(x.dtype)
         x = self.embed_drop(x, deterministic=not train)
         maps = []
         for stage in self.stage:
             x, before_merging = stage(x, train=train)
             maps.append(before_merging)
-        return tuple(maps) if blocks is None else tuple(maps[i] for i in blocks)
+        return tuple(maps)

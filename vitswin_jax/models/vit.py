@@ -9,9 +9,10 @@ import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from vitswin_jax.models.blocks import apply_blocks, drop_path_schedule
 from vitswin_jax.models.layers import PatchEmbed, create_head, layer_norm, pair
@@ -245,15 +246,44 @@ class ViT(nn.Module):
         self, images: Array, *, train: bool, keep_all: bool = False
     ) -> tuple[Array, Sequence[Array] | Array | None]:
         """Returns the last block's un-normed tokens (b, n, c), and every block's (`keep_all`)."""
+        x = self.embed_patches(images)
+        x = self._embed(x.reshape(x.shape[0], -1, self.embed_dim), self.positions)
+        return self._blocks(x, train=train, keep_all=keep_all)
+
+    def embed_patches(self, images: Float[Array, "b h w channels"]) -> Float[Array, "b i j c"]:
+        """Returns the grid of embedded patches, without prefix and positions."""
         if images.shape[1:3] != pair(self.img_size):
             (h, w), (height, width) = images.shape[1:3], pair(self.img_size)
             raise UserError(
                 f"the images are {h}x{w}, the model takes {height}x{width}; resize them, or create "
                 f"or load the model with img_size=({h}, {w})."
             )
-        x = images if self.resnet_layers is None else self.backbone(images)
-        x = self.patch_embed(x)
-        x = self._embed(x.reshape(x.shape[0], -1, self.embed_dim))
+        return self.patch_embed(images if self.resnet_layers is None else self.backbone(images))
+
+    def encode_map(self, x: Float[Array, "b i j c"], *, train: bool) -> Float[Array, "b i j c"]:
+        """Returns the normed last map of embedded patches, no prefix."""
+        b, i, j, c = x.shape
+        x = self._embed(x.reshape(b, -1, c), self.positions)
+        x = self.norm(self._blocks(x, train=train)[0])
+        return x[:, self.num_prefix_tokens :].reshape(b, i, j, c)
+
+    def encode_visible(
+        self, x: Float[Array, "b i j c"], visible: Int[Array, "b v"], *, train: bool
+    ) -> Float[Array, "b m c"]:
+        """Returns the normed tokens of the prefix and of some patches of each image alone.
+
+        `visible` are their places in the grid, row-major. Positions are not trained.
+        """
+        positions = jax.lax.stop_gradient(self.positions)
+        x = self._embed(x.reshape(x.shape[0], -1, self.embed_dim), positions)
+        prefix, patches = jnp.split(x, [self.num_prefix_tokens], axis=1)
+        patches = jnp.take_along_axis(patches, visible[..., None], axis=1)
+        x = jnp.concatenate([prefix, patches], axis=1)
+        return self.norm(self._blocks(x, train=train)[0])
+
+    def _blocks(
+        self, x: Float[Array, "b n c"], *, train: bool, keep_all: bool = False
+    ) -> tuple[Array, Sequence[Array] | Array | None]:
         x = self.embed_drop(x, deterministic=not train)
         if self.pre_norm:
             x = self.norm_pre(x)
@@ -264,15 +294,17 @@ class ViT(nn.Module):
             blocks, x, rates, train=train, remat=self.remat, keep_all=keep_all, shared=shared
         )
 
-    def _embed(self, x: Float[Array, "b n c"]) -> Float[Array, "b m c"]:
+    def _embed(
+        self, x: Float[Array, "b n c"], positions: Float[Array, "_ m _"] | None
+    ) -> Float[Array, "b m c"]:
         """Puts the prefix in front and, where they stand at the input, adds positions."""
         prefix = [self.cls_token] if self.class_token else []
         prefix += [self.dist] if self.dist_token else []
         prefix += [self.reg] if self.reg_tokens else []
         prefix = [jnp.broadcast_to(p, (x.shape[0], *p.shape[1:])).astype(x.dtype) for p in prefix]
         x = jnp.concatenate([*prefix, x], axis=1)
-        if self.pos_embed_at == "input" and self.positions is not None:
-            x = x + self.positions.astype(x.dtype)
+        if self.pos_embed_at == "input" and positions is not None:
+            x = x + positions.astype(x.dtype)
         return x
 
     def _pool(self, x: Float[Array, "b n c"], *, train: bool) -> Float[Array, "b heads d"]:

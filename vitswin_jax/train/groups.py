@@ -34,10 +34,12 @@ DECAY_RULES: tuple[tuple[str, float], ...] = (
 # and the rest is the last layer. A merging belongs to the last block of its stage, and Swin's
 # absolute position embedding to the last layer: microsoft/Swin-Transformer, `get_swin_layer`;
 # ViT: microsoft/unilm, `get_num_layer_for_vit` (BEiT, and MAE after it).
+# A model that is pre-trained has all this in its encoder; its decoder is of the last layer.
 FIRST_LAYER = (
+    r"(?:encoder/)?"
     r"(cls_token|dist_token|reg_token|mask_token|pos_embed(_[xy])?|patch_embed/.*|backbone/.*)"
 )
-BLOCK = r"(?:stage_(\d+)/)?(?:block_(\d+)|downsample)/.*"
+BLOCK = r"(?:encoder/)?(?:stage_(\d+)/)?(?:block_(\d+)|downsample)/.*"
 
 
 def path_of(path: tuple[Any, ...]) -> str:

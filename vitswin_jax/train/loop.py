@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from vitswin_jax.analysis.evaluate import Evaluation, collect, summarize
 from vitswin_jax.analysis.report import write_report
 from vitswin_jax.analysis.runs import check_comparable
 from vitswin_jax.pretrained import WEIGHTS, save_pretrained
+from vitswin_jax.train import pretraining
 from vitswin_jax.train.checkpoint import Checkpoints
 from vitswin_jax.train.hosts import check_same, raising_together
 from vitswin_jax.train.metrics import Recorder
@@ -51,7 +52,7 @@ from vitswin_jax.version import __version__
 
 log = logging.getLogger(__name__)
 
-Predict = Callable[[Params, Batch], dict[str, jax.Array]]
+Predict = Callable[[Params, Batch], dict[str, jax.Array]] | pretraining.Predict
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def train_and_evaluate(
     *,
     command: str | None = None,
     profile: tuple[int, int] | None = None,
-) -> Result:
+) -> Result | pretraining.PretrainingResult:
     """Trains as `config` says (configs/base.py has all keys), in `workdir`, from where it was left.
 
     Ends with the final weights, model.safetensors, and report.html, which shows the `command` that
@@ -120,7 +121,7 @@ def train_and_evaluate(
                 step += 1
                 recorder.record(step, metrics)
                 if plan.evaluates_at(step):
-                    recorder.write(step, evaluate(predict, weights(state), run.test_batches))
+                    recorder.write(step, evaluate(run, predict, weights(state), step=step))
                 stopping = stop()
                 if plan.saves_at(step) or stopping:
                     recorder.settle()  # raises rather than that broken numbers are saved
@@ -157,6 +158,8 @@ def make_evaluation(
     weights, param_shardings = make_weights(
         lora=options.lora, average=average, param_shardings=shardings.params
     )
+    if options.masked:
+        return weights, pretraining.make_predict(run, param_shardings)
     eval_step = make_eval_step(
         run.model,
         mean=preprocess.mean,
@@ -173,10 +176,15 @@ def describe(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, A
     return flatten(config.to_dict()) | {"--workdir": str(workdir)} | versions
 
 
-def evaluate(predict: Predict, params: Params, batches: Iterable[Batch]) -> dict[str, float]:
-    """Returns mean loss and accuracy over all examples of the test batches."""
+def evaluate(run: Run, predict: Predict, params: Params, *, step: int) -> dict[str, float]:
+    """Returns mean loss and accuracy over all examples of the test batches.
+
+    Of a run without labels, what `pretraining.evaluate` does.
+    """
+    if run.options.masked:
+        return pretraining.evaluate(run, predict, params, step=step)
     totals = dict.fromkeys(("loss", "correct", "count"), jnp.zeros(()))
-    for batch in batches:
+    for batch in run.test_batches:
         sums = predict(params, batch)
         totals = {key: total + sums[key] for key, total in totals.items()}
     loss, correct, count = (float(totals[key]) for key in totals)
@@ -191,14 +199,30 @@ def finish(
     predict: Predict,
     *,
     command: str | None,
-) -> Result:
+) -> Result | pretraining.PretrainingResult:
     """Tests the final parameters on the whole split; the first host writes weights and report."""
+    origin = None if run.start.origin is None else dataclasses.asdict(run.start.origin)
+    provenance = {
+        "dataset": config.data.dataset,
+        "data_dir": config.data.data_dir,
+        "train_split": config.data.train_split,
+        "test_split": config.data.test_split,
+        "holdout": config.data.holdout,
+        "multi_label": run.train.multi_label,
+        "init_from": origin,
+        "seed": config.seed,
+        "step": run.plan.total_steps,
+        "command": command,
+        "version": __version__,
+    }
+    if run.options.masked:
+        return pretraining.finish(config, run, workdir, params, predict, provenance=provenance)
     logits, labels = collect(predict(params, batch) for batch in run.test_batches)
     params = multihost_utils.process_allgather(params, tiled=True)  # whole, in the host's memory
     with raising_together():
         evaluation = summarize(logits, labels, run.test.class_names)
         if jax.process_index() == 0:
-            write_results(config, run, workdir, params, evaluation, command=command)
+            write_results(config, run, workdir, params, evaluation, provenance)
     return Result(
         config.model.name, evaluation.top1, len(labels), workdir / WEIGHTS, workdir / REPORT
     )
@@ -210,11 +234,9 @@ def write_results(
     workdir: Path,
     params: Params,
     evaluation: Evaluation,
-    *,
-    command: str | None,
+    provenance: dict[str, Any],
 ) -> None:
     """Writes the weights and the report."""
-    origin = None if run.start.origin is None else dataclasses.asdict(run.start.origin)
     save_pretrained(
         workdir / WEIGHTS,
         run.model,
@@ -223,19 +245,7 @@ def write_results(
             "name": config.model.name,
             "preprocess": run.preprocess,
             "class_names": run.train.class_names,
-            "provenance": {
-                "dataset": config.data.dataset,
-                "data_dir": config.data.data_dir,
-                "train_split": config.data.train_split,
-                "test_split": config.data.test_split,
-                "holdout": config.data.holdout,
-                "multi_label": run.train.multi_label,
-                "init_from": origin,
-                "seed": config.seed,
-                "step": run.plan.total_steps,
-                "command": command,
-                "version": __version__,
-            },
+            "provenance": provenance,
             "metrics": {"test/accuracy": evaluation.top1, "test/loss": evaluation.loss},
         },
     )
@@ -248,7 +258,7 @@ def write_results(
         source=run.test,
         preprocess=run.preprocess,
         workdir=workdir,
-        command=command,
-        origin=origin,
+        command=provenance["command"],
+        origin=provenance["init_from"],
         compare_to=config.compare_to,
     )

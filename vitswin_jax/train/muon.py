@@ -17,7 +17,8 @@ from vitswin_jax.types import Params
 # experts, the heads of Swin-MLP, and query, key and value, each of which is a matrix whose columns
 # are all heads'. As its author says, hidden layers alone; the rest is Adam's.
 MUON_RULES: tuple[tuple[str, tuple[tuple[int, ...], tuple[int, ...]] | None], ...] = (
-    (r"(patch_embed|backbone|head|head_dist)/.*", None),
+    (r"(encoder/)?(patch_embed|backbone|head|head_dist)/.*", None),
+    (r"decoder/((embed|pred)/)?kernel", None),
     (r".*(cpb_mlp|router)/.*", None),
     (r"(.*/)?(attn/qkv|attn_pool/kv)/kernel", ((-4,), (-2, -1))),
     (r"attn_pool/q/kernel", ((-3,), (-2, -1))),

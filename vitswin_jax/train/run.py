@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from vitswin_jax.train.sharding import check_batch_size, create_mesh, shard_batc
 from vitswin_jax.train.start import Start, make_start, open_teacher, read_start
 from vitswin_jax.train.state import TrainState
 from vitswin_jax.train.steps import Metrics, StepOptions, make_train_step
+from vitswin_jax.train.unlabelled import Probes, make_probes, model_section
 from vitswin_jax.types import Params, Source, UserError
 
 Batches = Generator[dict[str, jax.Array], None, None]
@@ -58,6 +60,7 @@ class Run:
     options: StepOptions
     head_bias: float
     teacher: Start | None
+    probes: Probes | None
 
     @property
     def model(self) -> nn.Module:
@@ -112,7 +115,8 @@ def prepare(
     loss = dict(config.loss)
     head_bias = loss.pop("head_bias_init")
     objective = build_objective(train, class_weights=data.pop("class_weights"), **loss)
-    start = open_start(config, train, workdir)
+    pretrain = model_section(config.to_dict())
+    start = open_start(config, train, workdir, pretrain)
     preprocess = start.preprocess
     augment = dict(config.augment)
     repeats = augment.pop("repeats")
@@ -137,10 +141,10 @@ def prepare(
         distillation=distillation,
         lora=make_lora(**config.lora),
         ema=make_ema(**config.ema),
+        masked=pretrain is not None,
     )
-    make_train_batches, test_batches = make_inputs(
+    make_train_batches, make_test_batches = make_inputs(
         train,
-        test,
         transform=transform,
         preprocess=preprocess,
         mesh=mesh,
@@ -148,19 +152,24 @@ def prepare(
         repeats=repeats,
         **data,
     )
+    probes = None
+    if pretrain is not None:
+        every, images = (config.pretrain[f"probe_{key}"] for key in ("every", "images"))
+        probes = make_probes(train, test, make_test_batches, probe_every=every, probe_images=images)
     return Run(
         mesh=mesh,
         start=start,
         train=train,
         test=test,
         make_train_batches=make_train_batches,
-        test_batches=test_batches,
+        test_batches=make_test_batches(test),
         plan=plan,
         schedule=schedule,
         tx=tx,
         options=options,
         head_bias=head_bias,
         teacher=teacher,
+        probes=probes,
     )
 
 
@@ -225,7 +234,6 @@ def build_objective(
 
 def make_inputs(
     train: Source,
-    test: Source,
     *,
     batch_size: int,
     eval_batch_size: int,
@@ -236,15 +244,15 @@ def make_inputs(
     mesh: Mesh,
     seed: int,
     repeats: int,
-) -> tuple[Callable[[int], Batches], EvalBatches]:
-    """Returns a function to the train batches, from a global batch on, and the test batches."""
+) -> tuple[Callable[[int], Batches], Callable[[Source], EvalBatches]]:
+    """Returns functions to the train batches, from a global batch on, and to a split's batches."""
     here = {
         "host_index": jax.process_index(),
         "host_count": jax.process_count(),
         "workers": workers,
     }
-    test_batches = make_eval_batches(
-        test, batch_size=eval_batch_size, preprocess=preprocess, **here
+    make_test_batches = functools.partial(
+        make_eval_batches, batch_size=eval_batch_size, preprocess=preprocess, **here
     )
 
     def make_train_batches(start: int) -> Batches:
@@ -260,7 +268,7 @@ def make_inputs(
         )
         return device_batches(batches, mesh)
 
-    return make_train_batches, test_batches
+    return make_train_batches, make_test_batches
 
 
 def device_batches(batches: BatchIterator, mesh: Mesh, *, ahead: int = 2) -> Batches:
@@ -274,19 +282,28 @@ def device_batches(batches: BatchIterator, mesh: Mesh, *, ahead: int = 2) -> Bat
         yield from queue
 
 
-def open_start(config: ConfigDict, source: Source, workdir: Path | None) -> Start:
-    """Returns what a run starts from, its model with as many classes as the data has.
+def open_start(
+    config: ConfigDict,
+    source: Source,
+    workdir: Path | None,
+    pretrain: dict[str, Any] | None = None,
+) -> Start:
+    """Returns what a run starts from, its model with as many classes as the data has, or none.
 
     Raises UserError where the config names another number, and for weights that do not fit.
     """
     fields = config.model.to_dict()
-    name, classes = fields.pop("name"), len(source.class_names)
+    name, classes = fields.pop("name"), len(source.class_names) if pretrain is None else 0
     if fields["num_classes"] not in (None, classes):
-        raise UserError(
-            f"model.num_classes={fields['num_classes']} but {source.name} has {classes} classes; "
-            "leave it None to take the data's."
-        )
-    model = {"name": name, "fields": fields | {"num_classes": classes}}
+        why = f"{source.name} has {classes} classes; leave it None to take the data's."
+        if pretrain is not None:
+            why = f"pretrain.method={pretrain['method']!r} reads no labels; leave it None."
+        raise UserError(f"model.num_classes={fields['num_classes']} but {why}")
+    model = {
+        "name": name,
+        "fields": fields | {"num_classes": classes},
+        "pretrain": pretrain,
+    }
     begun = None if None in (config.init_from, workdir) else read_start(workdir, **model)
     return begun or make_start(
         config.init_from,

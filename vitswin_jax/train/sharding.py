@@ -46,6 +46,8 @@ PARAM_RULES: tuple[tuple[str, P], ...] = (
     (r".*/mlp/fc2_kernel", P("tensor", None, "fsdp")),  # (e, f, c)
     (r".*/mlp/fc[12]_bias", P("tensor")),
     (r"(.*/)?(reduction|pre_logits|head|head_dist)/kernel", P("fsdp")),  # (c, k), for any k
+    (r"decoder/(embed|pred)/kernel", P("fsdp")),  # MAE's, (c, k)
+    (r"decoder/kernel", P(None, None, "fsdp")),  # SimMIM's, (1, 1, c, k)
     (r"(.*/)?(proj|root_conv|downsample_conv|conv\d)/kernel", P(None, None, None, "fsdp")),
     (r"(.*/)?(absolute_)?pos_embed", P(None, None, "fsdp")),  # (1, n, c)
     (r"(.*/)?((cls|dist|reg|mask)_token|latent|pos_embed_[xy])", P()),

@@ -33,6 +33,7 @@ from vitswin_jax.data.transforms import Preprocess
 from vitswin_jax.download import file_digest
 from vitswin_jax.models.blocks import stack_blocks
 from vitswin_jax.models.layers import pair
+from vitswin_jax.models.pretraining import create_pretraining
 from vitswin_jax.models.registry import create_model, model_kwargs, resolve_name
 from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.pretrained import default_preprocess, read_parameters
@@ -110,14 +111,17 @@ def make_start(
     fields: Mapping[str, Any],
     class_names: Sequence[str],
     preprocess: Mapping[str, Any],
+    pretrain: Mapping[str, Any] | None = None,
 ) -> Start:
     """Returns the start of a new run, of `config.init_from`, `config.model` and the data's classes.
 
-    Fields of `preprocess` that are None are the file's, or of a fresh model its family's. Raises
-    UserError, before anything is read but the file's header, for what cannot be reconciled.
+    With `pretrain`, what `create_pretraining` takes, the model is the encoder of one that learns
+    without them. Fields of `preprocess` that are None are the file's, or of a fresh model its
+    family's. Raises UserError, before anything is read but the file's header, for what cannot be
+    reconciled.
     """
     if init_from is None:
-        model = create_model(name, **fields)
+        model = _around(create_model(name, **fields), pretrain)
         base = default_preprocess(name, fields)
         return Start(model, _preprocess(base, preprocess, model)[0])
     by_default = model_kwargs(name)
@@ -126,9 +130,11 @@ def make_start(
     weights = open_weights(init_from, name, **hints)
     file = weights.file
     theirs = weights.model()
-    fresh_head, why = _needs_head(weights, theirs, class_names)
+    fresh_head, why = False, []
+    if pretrain is None:
+        fresh_head, why = _needs_head(weights, theirs, class_names)
     chosen, notes = reconcile(name, fields, theirs, origin=str(file), fresh_head=fresh_head)
-    model = create_model(name, **fields | chosen)
+    model = _around(create_model(name, **fields | chosen), pretrain)
     _, adaptations = weights.adapted_to(model, origin=str(file), fresh_head=fresh_head)
     transform, other = _preprocess(_as_trained(weights), preprocess, model)
     origin = Origin(
@@ -204,7 +210,13 @@ def save_start(workdir: Path, start: Start) -> None:
             temporary.write_text(json.dumps(dataclasses.asdict(start.origin), indent=1) + "\n")
 
 
-def read_start(workdir: Path, *, name: str, fields: Mapping[str, Any]) -> Start | None:
+def read_start(
+    workdir: Path,
+    *,
+    name: str,
+    fields: Mapping[str, Any],
+    pretrain: Mapping[str, Any] | None = None,
+) -> Start | None:
     """Returns the start of the run that a folder has, None where it has none from weights."""
     path = workdir / START
     if not path.exists():
@@ -212,7 +224,7 @@ def read_start(workdir: Path, *, name: str, fields: Mapping[str, Any]) -> Start 
     saved = json.loads(path.read_text())
     tuples = {key: with_tuples(saved[key]) for key in ("hints", "fields", "adapted")}
     origin = Origin(**saved | tuples)
-    model = create_model(name, **fields | dict(origin.fields))
+    model = _around(create_model(name, **fields | dict(origin.fields)), pretrain)
     return Start(model, Preprocess(**origin.preprocess), origin)
 
 
@@ -226,6 +238,11 @@ def read_model(
         return params
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         return jax.tree.map(np.asarray, stack_blocks(params))
+
+
+def _around(encoder: nn.Module, pretrain: Mapping[str, Any] | None) -> nn.Module:
+    """Returns the model that is trained."""
+    return encoder if pretrain is None else create_pretraining(encoder, **pretrain)
 
 
 def _needs_head(

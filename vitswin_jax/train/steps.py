@@ -76,6 +76,7 @@ class StepOptions:
     ema: Ema | None = None
     keep_logits: bool = False
     erasing: Erasing = NO_ERASING
+    masked: bool = False  # the model is a `MaskedModel`: labels are not read, nothing is mixed
 
     def __post_init__(self) -> None:
         if self.loss is binary_cross_entropy and self.mixing.label_smoothing:
@@ -83,6 +84,34 @@ class StepOptions:
                 "loss.name='bce' takes every target above 0 as there, so augment.label_smoothing="
                 f"{self.mixing.label_smoothing} would make every class so; set it to 0."
             )
+
+
+def _masked_loss(
+    trained: Params,
+    fixed: Fixed,
+    part: dict[str, Array],
+    weight: Float[Array, ""],
+    key: Array,
+    *,
+    model: nn.Module,
+    options: StepOptions,
+) -> tuple[Float[Array, ""], None]:
+    """As `_loss_and_logits`, of a model that fills in what it is not shown; there are no logits."""
+    dropout_key, mask_key = jax.random.split(key)
+    out, sown = model.apply(
+        {"params": model_params(options.groups.stop_gradients(trained), fixed[0], options.lora)},
+        part["image"],
+        train=True,
+        rngs={"dropout": dropout_key, "mask": mask_key},
+        mutable=["losses"],
+    )
+    return (out.loss * part["mask"]).sum() * weight + _aux_loss(sown, options), None
+
+
+def _aux_loss(sown: Any, options: StepOptions) -> Array | float:
+    """Returns what a model adds to a part's loss; scanned blocks sow one number each."""
+    weight = options.aux_weight / options.accum_steps
+    return sum(weight * aux.sum() for aux in jax.tree.leaves(sown))
 
 
 def _loss_and_logits(
@@ -116,10 +145,7 @@ def _loss_and_logits(
         losses = distillation.loss(heads, part["target"], theirs, base=options.loss)
         logits = heads.mean(1)
     losses = losses * part["weight"]
-    loss = (losses * part["mask"]).sum() * weight
-    for aux in jax.tree.leaves(sown):  # scanned blocks sow one number each
-        loss += options.aux_weight / options.accum_steps * aux.sum()
-    return loss, logits
+    return (losses * part["mask"]).sum() * weight + _aux_loss(sown, options), logits
 
 
 def _gradients(
@@ -132,8 +158,9 @@ def _gradients(
     options: StepOptions,
 ) -> tuple[Array, Array, Params]:
     """Returns loss, logits and what is trained's gradients; a device has rows of every part."""
+    loss_of = _masked_loss if options.masked else _loss_and_logits
     grad = jax.value_and_grad(
-        functools.partial(_loss_and_logits, model=model, options=options), has_aux=True
+        functools.partial(loss_of, model=model, options=options), has_aux=True
     )
     weight = 1.0 / jnp.maximum(batch["mask"].sum(), 1.0)
     if options.accum_steps == 1:
@@ -149,7 +176,30 @@ def _gradients(
 
     zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, trained))
     (loss, grads), logits = jax.lax.scan(add, zero, (parts, jax.random.split(key, n)))
-    return loss, rearrange(logits, "part b k -> (b part) k"), grads
+    if logits is not None:
+        logits = rearrange(logits, "part b k -> (b part) k")
+    return loss, logits, grads
+
+
+def _targets(
+    key: Array,
+    batch: dict[str, Array],
+    images: Array,
+    num_classes: int,
+    options: StepOptions,
+) -> dict[str, Array]:
+    """Returns mixed images, what they should be named, and what each weighs."""
+    targets = smooth_one_hot(
+        batch["label"], num_classes, label_smoothing=options.mixing.label_smoothing
+    )
+    weights = weigh_examples(batch["label"], options.class_weights)
+    if options.class_weights is None:
+        images, targets = mix(key, images, targets, batch["mask"], options.mixing)
+    else:  # as one more column, so that weights are mixed as the targets are
+        columns = jnp.concatenate([targets, weights[:, None]], axis=-1)
+        images, columns = mix(key, images, columns, batch["mask"], options.mixing)
+        targets, weights = columns[:, :-1], columns[:, -1]
+    return {"image": images, "target": targets, "weight": weights}
 
 
 def train_step(
@@ -166,36 +216,28 @@ def train_step(
 
     `teacher` has the teacher's parameters where `options` has a distillation. Returns the new state
     and float32 metrics of the batch before the update: `loss`, `accuracy` (against the heavier
-    class of mixed targets, any class of several), `grad_norm` before clipping.
+    class of mixed targets, any class of several) where there are labels, `grad_norm` before
+    clipping.
     """
     erase_key, mix_key, model_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
     images = normalize(batch["image"], mean=options.mean, std=options.std)
     images = erase(erase_key, images, options.erasing)
-    targets = smooth_one_hot(
-        batch["label"], model.num_classes, label_smoothing=options.mixing.label_smoothing
-    )
-    weights = weigh_examples(batch["label"], options.class_weights)
-    if options.class_weights is None:
-        images, targets = mix(mix_key, images, targets, batch["mask"], options.mixing)
-    else:  # as one more column, so that weights are mixed as the targets are
-        columns = jnp.concatenate([targets, weights[:, None]], axis=-1)
-        images, columns = mix(mix_key, images, columns, batch["mask"], options.mixing)
-        targets, weights = columns[:, :-1], columns[:, -1]
-    mixed = {"image": images, "target": targets, "mask": batch["mask"], "weight": weights}
+    given = {"image": images, "mask": batch["mask"]}
+    if not options.masked:
+        given |= _targets(mix_key, batch, images, model.num_classes, options)
     trained, frozen = split(state.params, options.lora)
     loss, logits, grads = _gradients(
-        trained, (frozen, teacher), mixed, model_key, model=model, options=options
+        trained, (frozen, teacher), given, model_key, model=model, options=options
     )
     updates, opt_state = tx.update(grads, state.opt_state, trained)
     trained = optax.apply_updates(trained, updates)
     average = state.ema
     if options.ema is not None:
         average = options.ema.update(average, trained, state.step)
-    metrics = {
-        "loss": loss,
-        "accuracy": mean_where(names_a_true_class(logits, targets), batch["mask"]),
-        "grad_norm": optax.tree.norm(grads),
-    }
+    metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+    if not options.masked:
+        right = names_a_true_class(logits, given["target"])
+        metrics["accuracy"] = mean_where(right, batch["mask"])
     if options.keep_logits:
         metrics["logits"] = logits
     return TrainState(state.step + 1, join(trained, frozen), opt_state, average), metrics
@@ -261,21 +303,26 @@ def make_train_step(
 def make_eval_step(
     model: nn.Module, *, mean: Triple, std: Triple, mesh: Mesh, param_shardings: Any
 ) -> Callable[[Params, dict[str, Array]], Metrics]:
-    """Compiles `eval_step` for a mesh; what it returns is whole on every device.
+    """Compiles `eval_step` for a mesh, as `compile_for_hosts` does."""
+    step = functools.partial(eval_step, model=model, mean=mean, std=std)
+    return compile_for_hosts(step, mesh=mesh, param_shardings=param_shardings)
+
+
+def compile_for_hosts(
+    step: Callable[[Params, dict[str, Array]], Metrics], *, mesh: Mesh, param_shardings: Any
+) -> Callable[[Params, dict[str, Array]], Metrics]:
+    """Compiles a function of parameters and a batch; what it returns is whole on every device.
 
     Its rows are in the data's order, each host's behind those of the host before.
     """
-    evaluate = functools.partial(
-        constrain_activations(mesh)(eval_step), model=model, mean=mean, std=std
-    )
 
-    def step(params: Params, batch: dict[str, Array]) -> Metrics:
+    def in_order(params: Params, batch: dict[str, Array]) -> Metrics:
         order = host_order(rows_of_hosts(mesh, len(batch["mask"])))
-        given = evaluate(params, batch)
+        given = constrain_activations(mesh)(step)(params, batch)
         return {key: value[order] if value.ndim else value for key, value in given.items()}
 
     return jax.jit(
-        step,
+        in_order,
         in_shardings=(param_shardings, batch_sharding(mesh)),
         out_shardings=NamedSharding(mesh, PartitionSpec()),
     )

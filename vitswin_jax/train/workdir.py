@@ -31,6 +31,8 @@ MAY_CHANGE = (  # keys that change how a run computes or reports, not what
     "mesh.fsdp",
     "mesh.tensor",
     "model.remat",
+    "pretrain.probe_every",
+    "pretrain.probe_images",
     "run.keep_checkpoints",
     *(f"run.{what}_{unit}" for what in ("log", "eval", "checkpoint") for unit in UNITS),
 )

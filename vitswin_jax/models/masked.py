@@ -1,0 +1,113 @@
+"""Masked image modelling: an encoder, any model here, learns from images to fill in hidden patches.
+
+Axes: b batch, h w image, i j patch grid, p q pixels of a patch, c channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Key
+
+from vitswin_jax.models.layers import pair
+from vitswin_jax.models.windows import Size
+
+
+class Reconstruction(NamedTuple):
+    """What a model made of images of which it saw a part."""
+
+    loss: Float[Array, " b"]
+    """Of each image, over what was hidden."""
+    image: Float[Array, "b h w channels"]
+    """Hidden patches as predicted, the others as they were; in the units of the images."""
+    masks: Bool[Array, "b i j"]
+    """Which patches were hidden."""
+
+
+def draw_masks(
+    key: Key[Array, ""], count: int, *, grid: Size, hidden: int
+) -> Bool[Array, "count i j"]:
+    """Hides `hidden` cells of each of `count` grids; every choice is equally likely."""
+    noise = jax.random.uniform(key, (count, grid[0] * grid[1]))
+    rank = noise.argsort(-1).argsort(-1)
+    return (rank < hidden).reshape(count, *grid)
+
+
+def enlarge(masks: Bool[Array, "b i j"], cell: Size) -> Bool[Array, "b h w"]:
+    """Returns masks whose cells have become `cell`, (height, width), cells of a finer grid."""
+    return jnp.repeat(jnp.repeat(masks, cell[0], axis=1), cell[1], axis=2)
+
+
+def cut_patches(images: Float[Array, "b h w c"], patch: Size) -> Float[Array, "b n d"]:
+    """Returns the pixels of each patch in a row, row-major, the channels of a pixel together."""
+    return rearrange(images, "b (i p) (j q) c -> b (i j) (p q c)", p=patch[0], q=patch[1])
+
+
+def join_patches(
+    patches: Float[Array, "b n d"], patch: Size, *, grid: Size
+) -> Float[Array, "b h w c"]:
+    """Puts patches back into images; the inverse of `cut_patches`."""
+    (i, j), (p, q) = grid, patch
+    return rearrange(patches, "b (i j) (p q c) -> b (i p) (j q) c", i=i, j=j, p=p, q=q)
+
+
+class MaskedModel(nn.Module):
+    """What the methods share: an `encoder`, whose parameters are those of the model without a head.
+
+    `__call__(images, masks=None, train=False)` gives a `Reconstruction`, and without masks draws
+    them from the random numbers called "mask". `masks` are bool (b, i, j) on the encoder's grid.
+    """
+
+    encoder: nn.Module
+
+    @property
+    def img_size(self) -> Size:
+        """The images, (height, width)."""
+        return pair(self.encoder.img_size)
+
+    @property
+    def in_chans(self) -> int:
+        """The images' channels."""
+        return self.encoder.in_chans
+
+    @property
+    def scan(self) -> bool:
+        """Whether the encoder's blocks are stacked."""
+        return self.encoder.scan
+
+    @property
+    def dtype(self) -> DTypeLike:
+        """What is computed in; parameters, predictions and losses are float32."""
+        return self.encoder.dtype
+
+    @property
+    def grid(self) -> Size:
+        """The encoder's patch grid, (height, width)."""
+        (h, w), (p, q) = self.img_size, pair(self.encoder.patch_size)
+        return h // p, w // q
+
+    def check_encoder(self) -> list[str]:
+        """Returns what no method can do with the encoder."""
+        encoder, wrong = self.encoder, []
+        if getattr(encoder, "resnet_layers", None) is not None:
+            wrong.append("a ResNet in front of the patches would see what is hidden")
+        if getattr(encoder, "fc_norm", False) or getattr(encoder, "global_pool", "") == "map":
+            wrong.append("the encoder needs a norm behind its blocks: no fc_norm, no map pooling")
+        if encoder.num_classes:
+            wrong.append(f"the encoder has num_classes={encoder.num_classes}, which must be 0")
+        return wrong
+
+    def with_encoder(self, **fields: Any) -> MaskedModel:
+        """Returns the same model with fields of its encoder changed."""
+        return self.clone(encoder=self.encoder.clone(**fields))
+
+    def features(
+        self, images: Float[Array, "b h w channels"], *, train: bool = False
+    ) -> Float[Array, "b d"]:
+        """Returns the encoder's features of whole images."""
+        return self.encoder.features(images, train=train)

@@ -1,0 +1,53 @@
+"""Ways to pre-train a model without labels, by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+
+from vitswin_jax.models.mae import MAE
+from vitswin_jax.models.masked import MaskedModel
+from vitswin_jax.models.registry import nearest
+from vitswin_jax.models.simmim import SimMIM
+from vitswin_jax.types import UserError
+
+METHODS: dict[str, type[MaskedModel]] = {"simmim": SimMIM, "mae": MAE}
+
+
+def own_fields(model: MaskedModel | type[MaskedModel]) -> tuple[str, ...]:
+    """Returns the names of the fields that are a method's, and not its encoder's."""
+    others = ("encoder", "parent", "name")
+    return tuple(f.name for f in dataclasses.fields(model) if f.name not in others)
+
+
+def method_of(model: MaskedModel) -> str:
+    """Returns the name of a model's method."""
+    return next(name for name, kind in METHODS.items() if type(model) is kind)
+
+
+def describe_method(model: MaskedModel) -> dict[str, Any]:
+    """Returns what `create_pretraining` takes besides the encoder, as plain data."""
+    return {"method": method_of(model)} | {key: getattr(model, key) for key in own_fields(model)}
+
+
+def create_pretraining(encoder: nn.Module, *, method: str, **fields: Any) -> MaskedModel:
+    """Creates a model that pre-trains `encoder`, a model without a head.
+
+    Fields that are None are the method's own defaults. Raises UserError that lists what the method
+    does not read, or what does not fit the encoder.
+    """
+    if method not in METHODS:
+        hint = nearest(method, METHODS) or "."
+        raise UserError(f"pretrain.method={method!r} is none of {', '.join(METHODS)}{hint}")
+    known = own_fields(METHODS[method])
+    given = {key: value for key, value in fields.items() if value is not None}
+    if unread := [f"pretrain.{key}={value!r}" for key, value in given.items() if key not in known]:
+        raise UserError(
+            f"pretrain.method={method!r} does not read {', '.join(unread)}; it reads "
+            f"{', '.join(known)}."
+        )
+    model = METHODS[method](encoder, **given)
+    model.check()
+    return model
