@@ -88,6 +88,16 @@ DIRECTIONS = {
         "train.optim",
         "train.sharding",
     ],
+    "benchmark.peers": [],
+    "benchmark*": [
+        "types",
+        "atomic",
+        "analysis.cost",
+        "benchmark.*",
+        "models.*",
+        "pretrained",
+        "train.*",
+    ],
     "export.quantize": [],
     "export*": [
         "types",

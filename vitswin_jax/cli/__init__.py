@@ -21,6 +21,7 @@ _COMMANDS = {  # each a module of this package, with add_arguments(parser) and r
     "explain": "show what a model sees in images: attention, Grad-CAM, what it has learned",
     "plan": "compile a run's train step and say whether it fits, before any hardware is used",
     "evaluate": "measure weights on a whole dataset split and write a report",
+    "benchmark": "time models, their compilation and memory, beside peers on the same work",
 }
 
 

@@ -1,0 +1,99 @@
+"""Our own worker: `load_pretrained`'s model, and the step that `train.py` jits.
+
+python -m vitswin_jax.benchmark.ours ours|products
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vitswin_jax.benchmark.peers import LEARNING_RATE, Job, Work, jax_inference, jax_training, serve
+from vitswin_jax.pretrained import load_pretrained
+from vitswin_jax.train.optim import make_optim
+from vitswin_jax.train.sharding import create_mesh, shard_batch, state_shardings
+from vitswin_jax.train.state import new_state
+from vitswin_jax.train.steps import StepOptions, make_train_step
+
+
+def ours(job: Job) -> Work:
+    """Returns inference or a training step by a model of ours, from the file a peer reads too."""
+    model, variables = load_pretrained(
+        job["weights"],
+        job["name"],
+        img_size=job["img_size"],
+        dtype=jnp.dtype(job["dtype"]),
+        **job["variant"],
+    )
+    if job["task"] == "inference":
+        return jax_inference(job, functools.partial(model.apply, train=False), variables)
+    _, tx, groups = make_optim(
+        {
+            "name": "adamw",
+            "schedule": "constant",
+            "peak_lr": LEARNING_RATE,
+            "weight_decay": 0.0,
+            "total_steps": 1_000_000,
+        }
+    )
+    mesh = create_mesh(data=1)
+    state = jax.tree.map(jnp.array, new_state(variables["params"], tx))
+    step = make_train_step(
+        model,
+        tx,
+        options=StepOptions(groups=groups),
+        mesh=mesh,
+        shardings=state_shardings(mesh, state),
+    )
+    mask = np.ones(len(job["labels"]), np.float32)
+    batch = shard_batch({"image": job["images"], "label": job["labels"], "mask": mask}, mesh)
+    return jax_training(job, step, state, batch, jax.random.key(0))
+
+
+def products(job: Job) -> Work:
+    """Returns a chain of a ViT's projections, MLPs and both products of its attention.
+
+    The floor of such a model where its time is that of its matrix products: same shapes, float32 or
+    `dtype`, and nothing between them but the residual additions.
+    """
+    fields, dtype = job["fields"], jnp.dtype(job["dtype"])
+    width, heads, patch = fields["embed_dim"], fields["num_heads"], fields["patch_size"]
+    batch, height, width_px, _ = job["images"].shape
+    tokens = 1 + (height // patch) * (width_px // patch)
+    hidden = round(width * fields["mlp_ratio"])
+    shapes = {
+        "qkv": (width, 3, heads, width // heads),
+        "proj": (heads, width // heads, width),
+        "fc1": (width, hidden),
+        "fc2": (hidden, width),
+    }
+    rng = np.random.default_rng(0)
+
+    def draw(*shape: int) -> Any:  # so small that the residuals neither grow nor vanish
+        return jnp.asarray(0.005 * rng.standard_normal(shape), dtype)
+
+    blocks = [
+        {name: draw(*shape) for name, shape in shapes.items()} for _ in range(fields["depth"])
+    ]
+
+    def chain(blocks: Any, images: Any) -> Any:
+        x = jnp.broadcast_to(images.mean(), (batch, tokens, width)).astype(dtype)
+        for block in blocks:
+            q, k, v = jnp.einsum("bnc,cthd->tbhnd", x, block["qkv"])
+            mixed = jnp.einsum("bhqk,bhkd->bhqd", jnp.einsum("bhqd,bhkd->bhqk", q, k), v)
+            x = x + jnp.einsum("bhnd,hdc->bnc", mixed, block["proj"])
+            x = x + x @ block["fc1"] @ block["fc2"]
+        return x[:, 0]
+
+    return jax_inference(job, chain, blocks)
+
+
+WORKERS = {"ours": ours, "products": products}
+
+if __name__ == "__main__":
+    serve(WORKERS[sys.argv[1]])
