@@ -222,7 +222,7 @@ def finish(
     with raising_together():
         evaluation = summarize(logits, labels, run.test.class_names)
         if jax.process_index() == 0:
-            write_results(config, run, workdir, params, evaluation, provenance)
+            write_results(config, run, workdir, params, evaluation, provenance=provenance)
     return Result(
         config.model.name, evaluation.top1, len(labels), workdir / WEIGHTS, workdir / REPORT
     )
@@ -234,6 +234,7 @@ def write_results(
     workdir: Path,
     params: Params,
     evaluation: Evaluation,
+    *,
     provenance: dict[str, Any],
 ) -> None:
     """Writes the weights and the report."""

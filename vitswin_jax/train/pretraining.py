@@ -126,12 +126,12 @@ def finish(
     *,
     provenance: dict[str, Any],
 ) -> PretrainingResult:
-    """Measures the final parameters; the first host writes weights, decoder included, and report."""
+    """Measures the final parameters; the first host writes the weights and the report."""
     numbers = evaluate(run, predict, params, step=run.plan.total_steps)
     params = multihost_utils.process_allgather(params, tiled=True)  # whole, in the host's memory
     with raising_together():
         if jax.process_index() == 0:
-            write_results(config, run, workdir, params, numbers, provenance)
+            write_results(config, run, workdir, params, numbers, provenance=provenance)
     return PretrainingResult(
         config.model.name,
         config.pretrain.method,
@@ -148,6 +148,7 @@ def write_results(
     workdir: Path,
     params: Params,
     numbers: dict[str, float],
+    *,
     provenance: dict[str, Any],
 ) -> None:
     """Writes the weights, decoder included, and the report with pictures."""
