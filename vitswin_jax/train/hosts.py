@@ -70,6 +70,8 @@ def joined(
         raise
     except BaseException as error:
         watch.fail(error)
+        if isinstance(error, UserError):
+            raise EveryHostError(f"host {state.process_id}: {error}") from error
         raise
     watch.leave()
 
@@ -109,7 +111,7 @@ def _check_said(said: Mapping[str, Any]) -> None:
     if missing:
         raise UserError(
             f"--coordinator, --num_hosts and --host_index go together; {' and '.join(missing)} "
-            "is missing."
+            f"{'is' if len(missing) == 1 else 'are'} missing."
         )
     wrong = []
     if not re.fullmatch(r".+:\d+", said["coordinator"]):
