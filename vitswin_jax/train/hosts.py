@@ -21,13 +21,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
-from jax._src import distributed  # the store has no public name; Orbax takes it from here too
+from jax._src import clusters, distributed  # the store has no public name; Orbax takes it so too
 
 from vitswin_jax.train.watch import Watch
 from vitswin_jax.types import UserError
 
 JOIN_TIMEOUT = 300  # seconds
 LOST_AFTER = 60  # seconds
+_ON_TPU_PODS = {"TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"}  # what Kubernetes sets there
 _ANSWER_MS = 30 * 60 * 1000  # for a host that lives: one may have to list a large dataset
 _TURNS = itertools.count()  # every host takes part in every exchange, in one order
 
@@ -83,7 +84,7 @@ def _join(said: Mapping[str, Any], *, join_timeout: int, lost_after: int) -> boo
     flags = [f"--{name}" for name, value in said.items() if value is not None]
     if flags:
         _check_said(said)
-    elif not _may_detect():
+    elif not _is_found():
         return False
     timer = threading.Timer(join_timeout, _give_up, [join_timeout])
     timer.daemon = True
@@ -98,8 +99,6 @@ def _join(said: Mapping[str, Any], *, join_timeout: int, lost_after: int) -> boo
             heartbeat_timeout_seconds=2 * lost_after + 60,
         )
     except (ValueError, RuntimeError) as error:
-        if not flags and "coordinator_address should be defined" in str(error):
-            return False  # nothing was found
         raise UserError(f"the hosts cannot join: {' '.join(str(error).split())}") from error
     finally:
         timer.cancel()
@@ -125,13 +124,20 @@ def _check_said(said: Mapping[str, Any]) -> None:
         raise UserError(f"{'; '.join(wrong)}.")
 
 
-def _may_detect() -> bool:
-    """Returns whether JAX is to look for hosts: a pod that is of no job, a notebook's, has none."""
+def _is_found() -> bool:
+    """Returns whether JAX takes this process, by its environment, for one of several."""
     environment = os.environ
-    if "KUBERNETES_SERVICE_HOST" not in environment:
-        return True
-    if {"TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"} & environment.keys():
-        return True  # by which JAX finds them on TPUs
+    if "KUBERNETES_SERVICE_HOST" in environment and not _ON_TPU_PODS & environment.keys():
+        return _is_of_a_job(environment)
+    return "JAX_COORDINATOR_ADDRESS" in environment or any(
+        kind.is_env_present()
+        for kind in clusters.ClusterEnv._cluster_types
+        if not kind.opt_in_only_method
+    )
+
+
+def _is_of_a_job(environment: Mapping[str, str]) -> bool:
+    """Returns whether a pod is one of a job's; a notebook's, which JAX refuses, is by itself."""
     if "JOB_COMPLETION_INDEX" not in environment:
         return False
     if importlib.util.find_spec("kubernetes") is None:
