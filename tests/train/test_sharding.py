@@ -23,6 +23,8 @@ from vitswin_jax.train.sharding import (
     check_batch_size,
     check_hosts,
     create_mesh,
+    host_order,
+    rows_of_hosts,
     shard_batch,
     state_shardings,
 )
@@ -224,9 +226,21 @@ def test_a_mesh_that_is_not_the_devices_is_one_line(sizes):
 
 
 def test_rows_that_two_hosts_would_read_are_refused():
-    check_hosts(np.repeat([0, 1], 4).reshape(2, 2, 2))
+    check_hosts(np.repeat([0, 1], 4).reshape(2, 2, 2), count=2)
     with pytest.raises(UserError, match=r"mesh.tensor=4 .* must lie in the 2 devices of one"):
-        check_hosts(np.repeat([0, 1, 2, 3], 2).reshape(1, 2, 4))
+        check_hosts(np.repeat([0, 1, 2, 3], 2).reshape(1, 2, 4), count=4)
+    with pytest.raises(UserError, match=r"1 device\(s\) leaves hosts out; with 2 hosts"):
+        check_hosts(np.zeros((1, 1, 1), int), count=2)
+
+
+def test_rows_come_back_in_the_order_in_which_hosts_gave_them():
+    """A mesh that follows the links puts the hosts' devices in any order, some apart."""
+    owners = np.array([2, 2, 0, 0, 1, 2, 1, 0])
+    given = {host: [f"{host}:{i}" for i in range((owners == host).sum())] for host in range(3)}
+    left = {host: iter(rows) for host, rows in given.items()}
+    sharded = np.array([next(left[host]) for host in owners])  # a host's rows stay in order
+    assert sharded[host_order(owners)].tolist() == given[0] + given[1] + given[2]
+    assert rows_of_hosts(create_mesh(fsdp=2, tensor=2), 8) == [jax.process_index()] * 8
 
 
 def test_a_batch_is_divided_over_data_and_fsdp():

@@ -88,21 +88,27 @@ def create_mesh(
             f"{names} must be the {len(devices)} devices, where one may be -1 (the rest), or 1 "
             "(the first device)."
         )
-    hosts = {device.process_index for device in devices}
-    if len(hosts) > 1 and math.prod(shape) == 1:
-        raise UserError(f"a mesh of one device leaves out {len(hosts) - 1} of {len(hosts)} hosts.")
     mesh = jax.make_mesh(
         shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[: math.prod(shape)]
     )
-    check_hosts(np.vectorize(lambda device: device.process_index)(mesh.devices))
+    check_hosts(
+        np.vectorize(lambda device: device.process_index)(mesh.devices),
+        count=len({device.process_index for device in devices}),
+    )
     return mesh
 
 
-def check_hosts(hosts: np.ndarray) -> None:
+def check_hosts(hosts: np.ndarray, *, count: int) -> None:
     """Raises UserError where devices that need the same rows of a batch are of several hosts.
 
-    `hosts` is the host of each device of a mesh, int (data, fsdp, tensor).
+    Or where one of the `count` hosts has no device. `hosts` is the host of each device of a mesh,
+    int (data, fsdp, tensor).
     """
+    if len(np.unique(hosts)) < count:
+        raise UserError(
+            f"a mesh of {hosts.size} device(s) leaves hosts out; with {count} hosts it must have "
+            "all devices."
+        )
     if (hosts != hosts[..., :1]).any():
         raise UserError(
             f"mesh.tensor={hosts.shape[-1]} goes across hosts, and each host reads rows of its "
@@ -200,7 +206,7 @@ def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     }
 
 
-def host_order(hosts: Sequence[int]) -> np.ndarray:
+def host_order(hosts: Sequence[int] | np.ndarray) -> np.ndarray:
     """Returns where in a sharded batch each row is that hosts give, one host after the other.
 
     `hosts` is whose each row of the sharded batch is. A mesh follows the links between devices, and
