@@ -66,6 +66,7 @@ DIRECTIONS = {
     "train.distill": ["types", "train.*", "models.layers"],
     "train.run": ["types", "train.*", "data.*", "models.*"],
     "train.groups": ["types", "models.blocks"],
+    "train.metrics": ["types", "atomic", "train.*"],
     "train.optim": ["types", "models.blocks", "train.*"],
     "train.sharding": ["types", "models.blocks", "train.*"],
     "train*": ["types", "train.*"],

@@ -11,6 +11,15 @@ from vitswin_jax.types import UserError
 
 
 @contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Makes a UserError that names `path` of an OSError in its block."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
+
+
+@contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives a temporary path beside `path`, and moves what was written there over it at the end.
 
@@ -20,15 +29,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     temporary = _beside(path)
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # a new file's: some writers make theirs private
-        yield temporary
-        temporary.chmod(mode)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())  # or a power cut may leave the new name with no content
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
+        with writing(path):
+            temporary.touch()
+            mode = temporary.stat().st_mode  # a new file's: some writers make theirs private
+            yield temporary
+            temporary.chmod(mode)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())  # or a power cut may leave the new name with no content
+            temporary.replace(path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -39,11 +47,9 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if path.is_dir():
         raise UserError(f"cannot write {path}: it is a folder.")
-    try:
+    with writing(path):
         _beside(path).touch()
         _beside(path).unlink()
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
 
 
 def _beside(path: Path) -> Path:

@@ -14,9 +14,12 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 import optax
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
+from vitswin_jax.atomic import writing
 from vitswin_jax.train.plan import Plan
 from vitswin_jax.train.timing import DEVICE, EVALUATE, InputWatch, Laps, shares
 from vitswin_jax.train.workdir import METRICS
@@ -45,30 +48,40 @@ class MetricWriter:
     """Appends rows of numbers to metrics.jsonl and to TensorBoard events; one host writes.
 
     Begins behind `start_step`: what an interrupted run wrote beyond the checkpoint it goes on from
-    is dropped, and written again.
+    is dropped, and written again. Raises UserError where a file cannot be written: nothing is left
+    to a thread, as tensorboardX's own writer does, which is not told of a full disk.
     """
 
     def __init__(self, workdir: Path, *, start_step: int) -> None:
-        path = workdir / METRICS
-        kept = read_until(path, start_step)
-        part = path.with_suffix(".part")
-        part.write_text("".join(f"{line}\n" for line in kept))
-        part.replace(path)
-        self._file = path.open("a", buffering=1)
-        # tensorboardX has no purge_step=0: it means "keep all".
-        self._events = SummaryWriter(str(workdir), purge_step=start_step + 1)
+        self._path = path = workdir / METRICS
+        with writing(path):
+            kept = read_until(path, start_step)
+            part = path.with_suffix(".part")
+            part.write_text("".join(f"{line}\n" for line in kept))
+            part.replace(path)
+            self._file = path.open("a", buffering=1)
+            self._events = EventsWriter(str(workdir / "events"))
+            begin = SessionLog(status=SessionLog.START)  # what other files have behind is hidden
+            self._add_event(start_step + 1, session_log=begin)
+            self._events.flush()
+
+    def _add_event(self, step: int, **content: Any) -> None:
+        self._events.write_event(Event(wall_time=time.time(), step=step, **content))
 
     def write(self, step: int, row: Mapping[str, float]) -> None:
         """Writes one row; numbers that are not finite become null, which JSON has."""
         finite = {key: value if math.isfinite(value) else None for key, value in row.items()}
-        self._file.write(json.dumps({"step": step, **finite}) + "\n")
-        for key, value in row.items():
-            self._events.add_scalar(key, value, step)
+        with writing(self._path):
+            self._file.write(json.dumps({"step": step, **finite}) + "\n")
+            for key, value in row.items():
+                self._add_event(step, summary=scalar(key, value))
+            self._events.flush()
 
     def close(self) -> None:
-        """Flushes and closes both files."""
-        self._file.close()
-        self._events.close()
+        """Closes both files."""
+        with writing(self._path):
+            self._file.close()
+            self._events.close()
 
 
 class StepLog:
