@@ -202,7 +202,12 @@ def _run() -> dict[str, object]:
         "checkpoint_epochs": 1.0,
         "checkpoint_steps": placeholder(int),
         "checkpoint_examples": placeholder(int),
-        "keep_checkpoints": 2,
+        "keep_checkpoints": 2,  # the newest
+        "keep_best": 0,  # in test accuracy besides; where it is above 0 every evaluation saves
+        "keep_every_epochs": placeholder(float),  # these for good
+        "keep_every_steps": placeholder(int),
+        "keep_every_examples": placeholder(int),
+        "final": "last",  # or "best": of the checkpoints, the one whose weights the run ends with
     }
 
 

@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -139,6 +141,77 @@ def test_sigterm_saves_and_the_same_command_goes_on(
     assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
     finish(train, tmp_path / "run")
     assert_same_weights(unbroken, tmp_path / "run")
+
+
+OWN_MOUNTS = ("unshare", "--user", "--map-root-user", "--mount")
+
+
+def may_mount():
+    """Whether this system lets a process have file systems of its own."""
+    if shutil.which("unshare") is None:
+        return False
+    mount = [*OWN_MOUNTS, "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return subprocess.run(mount, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not may_mount(), reason="needs a file system of its own, which is not allowed")
+def test_a_full_disk_ends_the_run_with_one_line_and_room_lets_it_go_on(
+    train, train_command, environment, unbroken, tmp_path
+):
+    """The second checkpoint finds no room; the first is whole, and the run goes on from it."""
+    finish(train, unbroken)
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    kept.mkdir()
+    command = shlex.join(train_command(disk / "run"))
+    script = f"""
+    mount -t tmpfs -o size=500k tmpfs {disk}
+    {command}
+    echo status $? >&2
+    mount -o remount,size=64m {disk}
+    {command} && cp {disk}/run/model.safetensors {kept}
+    """
+    done = subprocess.run(
+        [*OWN_MOUNTS, "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env=environment,
+    )
+    first, after = done.stderr.split("status 1\n")
+    (line,) = [line for line in first.splitlines() if not line.startswith(("step", "trains"))]
+    assert line == (
+        f"error: cannot write the checkpoint of step 4 in {disk}/run/checkpoints: No space left on "
+        "device; the run stops, and the newest is of step 2."
+    )
+    assert "step 2/8" not in after and "step 4/8" in after
+    assert_same_weights(unbroken, kept)
+
+
+def test_the_best_weights_are_those_of_the_best_evaluation(make_config, tmp_path):
+    """Whatever comes after it; a run that has ended can be asked for the last."""
+    changes = {
+        "run.eval_epochs": 0.0,
+        "run.eval_steps": 1,
+        "run.checkpoint_epochs": 10.0,
+        "run.keep_checkpoints": 1,
+        "run.keep_best": 1,
+        "optim.peak_lr": 0.02,
+    }
+    train_and_evaluate(make_config(**changes, **{"run.final": "best"}), tmp_path)
+    accuracies = {
+        row["step"]: row["test/accuracy"] for row in read_rows(tmp_path) if "test/accuracy" in row
+    }
+    best = max(accuracies, key=lambda step: (accuracies[step], step))
+    assert best < STEPS
+    metadata = load_metadata(tmp_path)
+    assert metadata.provenance["step"] == best
+    assert metadata.metrics["test/accuracy"] == pytest.approx(accuracies[best])
+    kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == [best, STEPS]
+    train_and_evaluate(make_config(**changes), tmp_path)
+    assert load_metadata(tmp_path).provenance["step"] == STEPS
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(

@@ -6,6 +6,7 @@ from vitswin_jax.train.plan import make_plan
 from vitswin_jax.types import UserError
 
 RUN = {"log_steps": 5, "eval_epochs": 1.0, "checkpoint_epochs": 2.0, "keep_checkpoints": 2}
+RUN |= {"keep_best": 0, "final": "last"}
 
 
 def plan(optim, run=None, *, num_examples=1000, batch_size=32):
@@ -45,6 +46,21 @@ def test_cadences_milestones_and_timescale_have_the_units_too():
     }
 
 
+@pytest.mark.parametrize(
+    ("changes", "saved"),
+    [
+        ({}, [6, 12, 18, 20]),
+        ({"keep_best": 1}, [4, 6, 8, 12, 16, 18, 20]),
+        ({"keep_every_examples": 320}, [6, 10, 12, 18, 20]),
+        ({"keep_every_epochs": 0.25}, [6, 8, 12, 16, 18, 20]),
+    ],
+)
+def test_what_may_be_kept_is_saved(changes, saved):
+    run = {"eval_epochs": 0.0, "eval_steps": 4, "checkpoint_epochs": 0.0, "checkpoint_steps": 6}
+    got = plan({"total_steps": 20}, run | changes)
+    assert [step for step in range(1, 21) if got.saves_at(step)] == saved
+
+
 def test_what_is_not_a_count_stays_and_is_read_by_others():
     optim = {"epochs": 1.0, "peak_lr": 0.1}
     make_plan(optim, dict(RUN), num_examples=64, batch_size=32)
@@ -71,6 +87,9 @@ def test_what_is_not_a_count_stays_and_is_read_by_others():
             {"log_steps": 0, "keep_checkpoints": 0},
             "run.log_steps=0 must be above 0, .*; run.keep_checkpoints=0 must be above 0",
         ),
+        ({"epochs": 1.0}, {"keep_best": -1}, "^run.keep_best=-1 must be 0 or more.$"),
+        ({"epochs": 1.0}, {"final": "bets"}, "^run.final='bets' is none of last, best.$"),
+        ({"epochs": 1.0}, {"final": "best"}, "^run.final='best' needs run.keep_best above 0.$"),
     ],
 )
 def test_what_is_said_twice_or_not_at_all_is_one_line(optim, run, message):

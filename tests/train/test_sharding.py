@@ -179,10 +179,10 @@ def test_a_checkpoint_is_restored_onto_another_mesh(tmp_path):
     model, tx = create_model("vit", num_classes=5, **VIT), make_tx(lambda step: 0.1)
     shape = {"image_shape": (8, 8, 3)}
     state, _ = create_state(model, tx, jax.random.key(0), mesh=create_mesh(), **shape)
-    with Checkpoints(tmp_path, keep=1) as checkpoints:
+    with Checkpoints(tmp_path, newest=1) as checkpoints:
         checkpoints.save(state.replace(step=jnp.int32(3)), next_batch=3)
     layout = state_layout(model, tx, mesh=create_mesh(fsdp=2, tensor=2), **shape)
-    with Checkpoints(tmp_path, keep=1) as checkpoints:
+    with Checkpoints(tmp_path, newest=1) as checkpoints:
         restored, next_batch = checkpoints.restore_or(lambda: pytest.fail("is new"), layout)
     assert (int(restored.step), next_batch) == (3, 3)
     jax.tree.map(np.testing.assert_array_equal, restored.params, state.params)

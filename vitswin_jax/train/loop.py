@@ -108,7 +108,12 @@ def train_and_evaluate(
     weights, predict = make_evaluation(run, shardings)
     with (
         stop_on_sigterm() as stop,
-        Checkpoints(workdir / CHECKPOINTS, keep=plan.keep_checkpoints) as checkpoints,
+        Checkpoints(
+            workdir / CHECKPOINTS,
+            newest=plan.keep_checkpoints,
+            best=plan.keep_best,
+            every=plan.keep_every,
+        ) as checkpoints,
         profiled(train_step, profile, workdir / PROFILE) as train_step,
     ):
         state, step = checkpoints.restore_or(lambda: create(run, init_key), layout)
@@ -120,15 +125,20 @@ def train_and_evaluate(
                 state, metrics = train_step(state, batch, step_key, *constants)
                 step += 1
                 recorder.record(step, metrics)
+                tested = {}
                 if plan.evaluates_at(step):
-                    recorder.write(step, evaluate(run, predict, weights(state), step=step))
+                    tested = evaluate(run, predict, weights(state), step=step)
+                    recorder.write(step, tested)
                 stopping = stop()
                 if plan.saves_at(step) or stopping:
                     recorder.settle()  # raises rather than that broken numbers are saved
-                    checkpoints.save(state, next_batch=step)
+                    checkpoints.save(state, next_batch=step, metrics=tested)
                 if stopping and step < plan.total_steps:
                     raise StoppedError.at(step, plan.total_steps)
-    return finish(config, run, workdir, weights(state), predict, command=command)
+        if plan.final == "best":
+            state = checkpoints.restore_best(layout)
+    step = int(state.step)
+    return finish(config, run, workdir, weights(state), predict, step=step, command=command)
 
 
 def create(run: Run, key: jax.Array) -> TrainState:
@@ -198,9 +208,10 @@ def finish(
     params: Params,
     predict: Predict,
     *,
+    step: int,
     command: str | None,
 ) -> Result | pretraining.PretrainingResult:
-    """Tests the final parameters on the whole split; the first host writes weights and report."""
+    """Tests the parameters of a step on the whole split; the first host writes weights and report."""
     origin = None if run.start.origin is None else dataclasses.asdict(run.start.origin)
     provenance = {
         "dataset": config.data.dataset,
@@ -211,7 +222,7 @@ def finish(
         "multi_label": run.train.multi_label,
         "init_from": origin,
         "seed": config.seed,
-        "step": run.plan.total_steps,
+        "step": step,
         "command": command,
         "version": __version__,
     }

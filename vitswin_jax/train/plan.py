@@ -10,6 +10,7 @@ from typing import Any
 from vitswin_jax.types import UserError
 
 UNITS = ("steps", "epochs", "examples")
+FINALS = ("last", "best")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ COUNTS = (
     Count("run", "log", needed=True),
     Count("run", "eval", needed=True),
     Count("run", "checkpoint", needed=True),
+    Count("run", "keep_every"),
 )
 
 
@@ -54,6 +56,9 @@ class Plan:
     cooldown_steps: int = 0
     timescale_steps: int | None = None
     milestone_steps: tuple[int, ...] = ()
+    keep_best: int = 0
+    keep_every: int | None = None
+    final: str = "last"
 
     def logs_at(self, step: int) -> bool:
         """Returns whether metrics are logged after `step`."""
@@ -64,8 +69,12 @@ class Plan:
         return due(step, self.eval_every, total=self.total_steps)
 
     def saves_at(self, step: int) -> bool:
-        """Returns whether a checkpoint is saved after `step`."""
-        return due(step, self.checkpoint_every, total=self.total_steps)
+        """Returns whether a checkpoint is saved after `step`: where one is due, or may be kept."""
+        return (
+            due(step, self.checkpoint_every, total=self.total_steps)
+            or (self.keep_best > 0 and self.evaluates_at(step))
+            or (self.keep_every is not None and step % self.keep_every == 0)
+        )
 
     def schedule_counts(self) -> dict[str, Any]:
         """Returns the counts of the learning rate's schedule, by `make_schedule`'s names."""
@@ -100,9 +109,8 @@ def make_plan(
         steps[count.name] = next(
             (_to_steps(value, per_step[unit]) for unit, value in given.items() if value), None
         )
-    keep_checkpoints = run.pop("keep_checkpoints")
-    if not keep_checkpoints > 0:
-        wrong.append(f"run.keep_checkpoints={keep_checkpoints} must be above 0")
+    kept = {key: run.pop(key) for key in ("keep_checkpoints", "keep_best", "final")}
+    wrong += _wrong_kept(**kept)
     if wrong:
         raise UserError("; ".join(wrong) + ".")
     if run:
@@ -116,10 +124,24 @@ def make_plan(
         log_every=steps["log"],
         eval_every=steps["eval"],
         checkpoint_every=steps["checkpoint"],
-        keep_checkpoints=keep_checkpoints,
+        **kept,
+        keep_every=steps["keep_every"],
         batch_size=batch_size,
         steps_per_epoch=num_examples / batch_size,
     )
+
+
+def _wrong_kept(*, keep_checkpoints: int, keep_best: int, final: str) -> list[str]:
+    wrong = []
+    if not keep_checkpoints > 0:
+        wrong.append(f"run.keep_checkpoints={keep_checkpoints} must be above 0")
+    if keep_best < 0:
+        wrong.append(f"run.keep_best={keep_best} must be 0 or more")
+    if final not in FINALS:
+        wrong.append(f"run.final={final!r} is none of {', '.join(FINALS)}")
+    if final == "best" and keep_best == 0:
+        wrong.append("run.final='best' needs run.keep_best above 0")
+    return wrong
 
 
 def _to_steps(value: Any, per_step: float) -> Any:

@@ -21,6 +21,8 @@ ABOUT_LABELS: Mapping[str, Any] = {  # or about images as a class is told by the
     "augment.erase_prob": 0.0,
     "data.class_weights": None,
     "distill.teacher": None,
+    "run.keep_best": 0,
+    "run.final": "last",
     "compare_to": None,
 }
 

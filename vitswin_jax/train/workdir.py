@@ -21,6 +21,7 @@ REPORT = "report.html"
 PROFILE = "profile"
 START = "start.json"
 
+CADENCES = ("log", "eval", "checkpoint", "keep_every")
 MAY_CHANGE = (  # keys that change how a run computes or reports, not what
     "compare_to",
     "data.data_dir",
@@ -34,7 +35,9 @@ MAY_CHANGE = (  # keys that change how a run computes or reports, not what
     "pretrain.probe_every",
     "pretrain.probe_images",
     "run.keep_checkpoints",
-    *(f"run.{what}_{unit}" for what in ("log", "eval", "checkpoint") for unit in UNITS),
+    "run.keep_best",
+    "run.final",
+    *(f"run.{what}_{unit}" for what in CADENCES for unit in UNITS),
 )
 
 
