@@ -138,7 +138,7 @@ def find_changes(
     Gives each as the command line has it, with its budget. What cannot be is left out: a part of
     a batch that the mesh does not divide.
     """
-    for change in _changes(config, topology, classes):
+    for change in changes_that_save(config, topology, classes=classes):
         changed = config.copy_and_resolve_references()
         changed.update_from_flattened_dict(change)
         try:
@@ -150,10 +150,14 @@ def find_changes(
             return
 
 
-def _changes(
-    config: ConfigDict, topology: Topology, classes: int | None
+def changes_that_save(
+    config: ConfigDict, topology: Topology, *, classes: int | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Gives the keys of changes that may save memory; parts of a batch cost least, then remat."""
+    """Gives the keys of changes that may save memory, the cheapest first.
+
+    Parts of a batch cost nothing but small products, rematerialisation a forward pass, fsdp
+    traffic; of fsdp only the largest that divides the model.
+    """
     parts = [{"optim.accum_steps": n} for n in (2, 4, 8) if n > config.optim.accum_steps]
     remat = {} if config.model.remat in (True, "full") else {"model.remat": "full"}
     yield from parts

@@ -112,7 +112,7 @@ def _local(name: str, kind: str, count: int) -> Topology:
     if kind == "cpu":
         jax.config.update("jax_platforms", "cpu")
         with contextlib.suppress(RuntimeError):  # they are in use already, as many as they are
-            jax.config.update("jax_num_cpu_devices", count or 1)
+            jax.config.update("jax_num_cpu_devices", count or -1)
     try:
         devices = jax.devices(kind)
     except RuntimeError:
