@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vitswin_jax import load_metadata, load_pretrained
 from vitswin_jax.train.loop import train_and_evaluate
+from vitswin_jax.train.timing import KINDS
 from vitswin_jax.types import UserError
 
 STEPS = 8  # what the cut-down recipe comes to
@@ -48,12 +49,14 @@ def finish(train, workdir):
 
 
 def test_a_run_leaves_all_that_its_users_need(train, unbroken):
-    done = finish(train, unbroken)
+    done = finish(lambda workdir: train(workdir, "--profile=2:4"), unbroken)
     assert done.stdout.startswith("vit  test accuracy ") and "(450 images)  report:" in done.stdout
     assert f"step {STEPS}/{STEPS}" in done.stderr and "left" in done.stderr
     assert json.loads((unbroken / "config.json").read_text())["data"]["dataset"] == "digits"
     rows = read_rows(unbroken)
     assert [row["step"] for row in rows if "train/loss" in row] == [2, 4, 6, 8]
+    spent = [[row[f"time/{kind}"] for kind in KINDS] for row in rows if "train/loss" in row]
+    assert [sum(shares) for shares in spent] == pytest.approx([1.0] * 4)
     tests = [row for row in rows if "test/accuracy" in row]
     assert [row["step"] for row in tests] == [4, 8]
     assert all(0 <= row["test/accuracy"] <= 1 for row in tests)
@@ -67,6 +70,7 @@ def test_a_run_leaves_all_that_its_users_need(train, unbroken):
     events.Reload()
     assert [e.step for e in events.Scalars("test/accuracy")] == [4, 8]
     page = (unbroken / "report.html").read_text()
+    assert len(list(unbroken.glob("profile/plugins/profile/*/*.xplane.pb"))) == 1
     assert "http://" not in page.replace("http://www.w3.org", "") and "<img" in page
 
 
@@ -270,6 +274,7 @@ FLAGS = [
     ("--config.optim.epochs=many", "could not convert string to float: 'many'"),
     ("--config=configs/nothing.py", "No such file or directory: 'configs/nothing.py'"),
     ("--confg.seed=1", "Unknown command line flag 'confg.seed'"),
+    ("--profile=4:2", "--profile=4:2 must be START:STOP"),
     ("stray", "unexpected stray; every flag begins with --"),
 ]
 

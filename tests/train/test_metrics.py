@@ -9,6 +9,7 @@ import pytest
 
 from vitswin_jax.train.metrics import MetricWriter, Progress, Recorder, StepLog, read_until
 from vitswin_jax.train.plan import Plan, due
+from vitswin_jax.train.timing import KINDS
 from vitswin_jax.types import UserError
 
 
@@ -96,7 +97,7 @@ def test_the_recorder_writes_each_step_once_with_its_own_rate(tmp_path):
         steps_per_epoch=2.5,
     )
     recorder = Recorder(tmp_path, plan, lambda step: 0.1 * step, start_step=0)
-    for step in range(1, 6):
+    for step in recorder.inputs(range(1, 6)):
         recorder.record(step, {"loss": jnp.float32(step)})
     recorder.settle()
     recorder.close()
@@ -105,6 +106,7 @@ def test_the_recorder_writes_each_step_once_with_its_own_rate(tmp_path):
     assert [row["lr"] for row in rows] == pytest.approx([0.1, 0.3, 0.4])  # of the step's update
     assert [row["epoch"] for row in rows] == pytest.approx([0.8, 1.6, 2.0])
     assert all(row["images_per_second"] > 0 for row in rows)
+    assert all(sum(row[f"time/{kind}"] for kind in KINDS) == pytest.approx(1) for row in rows)
 
 
 @pytest.mark.parametrize(("step", "want"), [(1, False), (3, True), (6, True), (7, True)])
