@@ -245,6 +245,8 @@ def _as_found(arguments: list[str]) -> Iterator[None]:
     """Gives a program its arguments and takes its traces away again: flags, loggers."""
     log, argv, run, known = logging.getLogger("vitswin_jax"), sys.argv, app.run, set(flags.FLAGS)
     handlers, level, propagate = log.handlers[:], log.level, log.propagate
+    root = logging.getLogger()
+    others, root.handlers[:] = root.handlers[:], []  # so that the program makes its own
     sys.argv = list(arguments)
     # What absl starts up besides is for a process of its own.
     app.run = lambda main, flags_parser: main(flags_parser(sys.argv))
@@ -252,6 +254,7 @@ def _as_found(arguments: list[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv, app.run = argv, run
+        root.handlers[:] = others
         log.handlers[:], log.propagate = handlers, propagate
         log.setLevel(level)
         for name in set(flags.FLAGS) - known:  # but for those of libraries it has imported
