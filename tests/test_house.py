@@ -21,8 +21,10 @@ DIRECTIONS = {
     "locate": ["types", "cache", "download", "hub_config", "published", "convert.formats"],
     "__init__": ["*"],
     "metadata": ["types", "data.transforms"],
+    "model_shapes": ["types", "convert.adapt", "models.*"],
     "weights": [
         "types",
+        "model_shapes",
         "atomic",
         "locate",
         "metadata",
@@ -37,6 +39,7 @@ DIRECTIONS = {
         "locate",
         "metadata",
         "weights",
+        "model_shapes",
         "convert*",
         "models*",
         "data*",

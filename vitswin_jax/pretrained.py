@@ -25,13 +25,14 @@ from vitswin_jax.convert.tensors import Tensor
 from vitswin_jax.data.transforms import Preprocess
 from vitswin_jax.locate import WEIGHTS
 from vitswin_jax.metadata import Metadata
+from vitswin_jax.model_shapes import parameter_shapes, swin_buffers
 from vitswin_jax.models.blocks import stack_blocks, unstack_blocks
 from vitswin_jax.models.layers import pair
 from vitswin_jax.models.masked import MaskedModel
-from vitswin_jax.models.pretraining import describe_method
+from vitswin_jax.models.pretraining import describe_method, method_of
 from vitswin_jax.models.registry import create_model, family_of, resolve_name
 from vitswin_jax.types import Params, UserError
-from vitswin_jax.weights import open_weights, parameter_shapes, swin_buffers
+from vitswin_jax.weights import divide_encoder, open_weights
 
 log = logging.getLogger(__name__)
 
@@ -146,9 +147,19 @@ def _write_theirs(
     format: str,
     metadata: Metadata,
 ) -> None:
-    source = write.choose_target(format, family_of(model), metadata.fields, origin=str(path))
-    buffers = functools.partial(swin_buffers, model)
-    theirs = write.as_theirs(source, tensors, buffers, origin=str(path))
+    masked = isinstance(model, MaskedModel)
+    encoder = model.encoder if masked else model
+    source = write.choose_target(format, family_of(encoder), metadata.fields, origin=str(path))
+    own, others = divide_encoder(tensors) if masked else (tensors, {})
+    buffers = functools.partial(swin_buffers, encoder)
+    theirs = write.as_theirs(source, own, buffers, origin=str(path))
+    if masked:
+        method = method_of(model)
+        decoder = write.choose_decoder(format, method, origin=str(path))
+        theirs = {decoder.encoder_prefix + name: array for name, array in theirs.items()}
+        theirs |= write.write_rules(others, decoder.rules, origin=str(path))
+        if decoder.positions is not None:
+            theirs[decoder.positions] = model.decoder_positions()
     origin = metadata.provenance if metadata.provenance.get("format") == format else {}
     dtype = jnp.dtype(origin.get("dtype", "float32"))
     arrays = {

@@ -5,28 +5,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
-from flax.traverse_util import flatten_dict
 
 from vitswin_jax.convert import files, formats
-from vitswin_jax.convert.adapt import Methods, Sizes, adapt, check_parameters
+from vitswin_jax.convert.adapt import Methods, adapt, check_parameters
 from vitswin_jax.convert.detect import Detected, detect
+from vitswin_jax.convert.masked import Decoder, find_decoder
 from vitswin_jax.convert.rules import apply_rules
 from vitswin_jax.convert.source import BUFFERS
-from vitswin_jax.convert.tensors import Tensor, is_float
+from vitswin_jax.convert.tensors import Tensor, Tensors, is_float
 from vitswin_jax.data.transforms import Preprocess
 from vitswin_jax.locate import locate
 from vitswin_jax.metadata import Metadata
-from vitswin_jax.models.attention import MASKED
-from vitswin_jax.models.blocks import unstack_blocks
+from vitswin_jax.model_shapes import parameter_shapes, sizes_of
 from vitswin_jax.models.layers import pair
 from vitswin_jax.models.masked import MaskedModel
 from vitswin_jax.models.pretraining import create_pretraining, describe_method
@@ -37,10 +33,7 @@ from vitswin_jax.models.registry import (
     model_kwargs,
     resolve_name,
 )
-from vitswin_jax.models.swin import Swin
-from vitswin_jax.models.swinv2 import log_spaced_coordinates
 from vitswin_jax.models.variants import VARIANTS
-from vitswin_jax.models.windows import fit_window, relative_position_index, shifted_window_mask
 from vitswin_jax.types import Shapes, UserError
 
 log = logging.getLogger(__name__)
@@ -84,7 +77,8 @@ class Weights:
     metadata: Metadata
     methods: Methods
     """How its source adapts them to other sizes."""
-    pretraining: Pretraining | None = None
+    open_pretraining: Callable[[], Pretraining] | None = None
+    """Opens what the file has besides; None where there is nothing to go on pre-training with."""
 
     def model(self, **fields: Any) -> nn.Module:
         """Returns the file's own model, but for `fields`."""
@@ -114,9 +108,12 @@ class Weights:
 
         Raises UserError for a file that has no decoder.
         """
-        if self.pretraining is None:
+        return create_pretraining(self.model(**fields), **self._pretraining().fields)
+
+    def _pretraining(self) -> Pretraining:
+        if self.open_pretraining is None:
             raise UserError(f"{self.file}: has no decoder to go on pre-training with.")
-        return create_pretraining(self.model(**fields), **self.pretraining.fields)
+        return self.open_pretraining()
 
     def _pretraining_for(
         self, model: MaskedModel, *, origin: str
@@ -132,11 +129,11 @@ class Weights:
         encoder, notes = self.adapted_to(model.encoder, origin=origin)
         notes += [
             f"{key} is {ours[key]!r}, the file's {theirs[key]!r}"
-            for key in self.pretraining.fields
+            for key in self.metadata.pretrain or ()  # which other codes' files do not show
             if ours[key] != theirs[key]
         ]
         tensors = {f"encoder/{name}": tensor for name, tensor in encoder.items()}
-        tensors |= self.pretraining.tensors
+        tensors |= self._pretraining().tensors
         found = {name: tensor.shape for name, tensor in tensors.items()}
         check_parameters(found, parameter_shapes(model), origin=origin)
         return tensors, notes
@@ -166,7 +163,10 @@ def open_weights(path: str | Path, name: str | None = None, **asked: Any) -> Wei
     if unused:
         more = f", ... ({len(unused)} in all)" if len(unused) > 5 else ""
         log.info("%s: not used: %s%s", path, ", ".join(unused[:5]), more)
-    images = located.images or source.images(found.fields, name)
+    decoder = find_decoder(contents.tensors)
+    # A file looks like any ViT's, and its decoder tells how the encoder was given images.
+    known = name if decoder is None else f"{name or family}.{decoder.method}"
+    images = located.images or source.images(found.fields, known)
     named = len(located.class_names or ()) == model.num_classes
     metadata = Metadata(
         name=_variant(family, found.fields, name) or family,
@@ -176,65 +176,15 @@ def open_weights(path: str | Path, name: str | None = None, **asked: Any) -> Wei
         provenance={**_provenance(path, contents, found), **located.provenance},
     )
     methods = Methods(source.pos_embed, source.bias_table, source.head_rows)
-    return Weights(path, tensors, metadata, methods)
+    if decoder is None:
+        return Weights(path, tensors, metadata, methods)
+    pretraining = functools.partial(_read_decoder, path, decoder, contents.tensors, model, found)
+    return Weights(path, tensors, metadata, methods, pretraining)
 
 
 def weights_file(path: str | Path) -> Path:
     """Returns the weights file that `path` names, as `locate` does."""
     return locate(path).file
-
-
-@functools.lru_cache(maxsize=8)  # a file's own model is most often the one that is wanted
-def parameter_shapes(model: nn.Module) -> Shapes:
-    """Returns the flat names of a model's parameters, in loop layout, with their shapes."""
-    height, width = pair(model.img_size)
-    images = jax.ShapeDtypeStruct((1, height, width, model.in_chans), jnp.float32)
-    # Which traces one block where the loop would trace all.
-    masked = isinstance(model, MaskedModel)
-    scanned = model.with_encoder(scan=True) if masked else model.clone(scan=True)
-
-    def init(key: jax.Array, images: jax.Array) -> Any:
-        return unstack_blocks(scanned.init(key, images)["params"])
-
-    params = jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), images)
-    return {name: leaf.shape for name, leaf in flatten_dict(params, sep="/").items()}
-
-
-def sizes_of(model: nn.Module) -> Sizes:
-    """Returns what the shapes of a model's parameters do not tell."""
-    windows = ()
-    if isinstance(model, Swin):
-        stages = zip(model.resolutions, model.window_sizes, strict=True)
-        windows = tuple(fit_window(*s, window_clip=model.window_clip)[0] for s in stages)
-    grid = model.resolutions[0] if isinstance(model, Swin) else model.grid
-    return Sizes(grid, windows, model.num_classes, model.in_chans)
-
-
-def swin_buffers(model: Swin, kind: str) -> dict[str, np.ndarray]:
-    """Returns what the originals store of a Swin though it follows from sizes, by our blocks.
-
-    `kind` is "relative_position_index", "relative_coords_table" or "attn_mask".
-    """
-    arrays = {}
-    windows = sizes_of(model).windows
-    for stage, depth in enumerate(model.depths):
-        window, resolution = windows[stage], model.resolutions[stage]
-        shift = fit_window(resolution, model.window_sizes[stage], window_clip=model.window_clip)[1]
-        for block in range(depth):
-            if kind == "attn_mask":
-                if not (block % 2 and any(shift)):
-                    continue
-                padded = (n + -n % side for n, side in zip(resolution, window, strict=True))
-                may_attend = shifted_window_mask(*padded, window_size=window, shift=shift)
-                array = np.where(may_attend, 0.0, MASKED).astype(np.float32)
-            elif kind == "relative_position_index":
-                array = relative_position_index(window).astype(np.int64)
-            else:
-                before = pair(model.pretrained_window_sizes[stage])
-                table = log_spaced_coordinates(window, before)
-                array = table.reshape(1, 2 * window[0] - 1, 2 * window[1] - 1, 2)
-            arrays[f"stage_{stage}/block_{block}"] = array
-    return arrays
 
 
 def _own_model(path: Path, found: Detected) -> tuple[nn.Module, Shapes]:
@@ -274,15 +224,30 @@ def _open_native(path: Path, contents: formats.Contents, name: str | None) -> We
     _check_dtypes(path, contents.tensors)
     if whole is model:
         return Weights(path, contents.tensors, metadata, Methods())
-    own, others = _divide(contents.tensors)
-    return Weights(path, own, metadata, Methods(), Pretraining(metadata.pretrain, others))
+    own, others = divide_encoder(contents.tensors)
+    pretraining = Pretraining(metadata.pretrain, others)
+    return Weights(path, own, metadata, Methods(), lambda: pretraining)
 
 
-def _divide(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Returns a pre-training model's tensors: its encoder's under their own names, and the rest."""
+def _read_decoder(
+    path: Path, decoder: Decoder, tensors: Tensors, encoder: nn.Module, found: Detected
+) -> Pretraining:
+    """Returns what a file of another code has besides its encoder; reads none of its numbers."""
+    theirs = decoder.take(tensors)
+    try:
+        fields = decoder.fields(theirs, found.fields)
+        shapes = parameter_shapes(create_pretraining(encoder.clone(num_classes=0), **fields))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    _, others = divide_encoder(shapes)
+    return Pretraining(fields, apply_rules(theirs, decoder.rules, others, origin=str(path))[0])
+
+
+def divide_encoder(named: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns what is named as a pre-training model's parameters: its encoder's, and the rest."""
     prefix = "encoder/"
-    encoder = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-    return encoder, {n: t for n, t in tensors.items() if not n.startswith(prefix)}
+    encoder = {n.removeprefix(prefix): x for n, x in named.items() if n.startswith(prefix)}
+    return encoder, {n: x for n, x in named.items() if not n.startswith(prefix)}
 
 
 def _check_family(path: Path, holds: str, family: str, name: str | None) -> None:

@@ -14,6 +14,7 @@ from vitswin_jax.types import Shapes, UserError
 
 Size = tuple[int, int]
 HEADS = ("head", "head_dist")
+_TABLE = "relative_position_bias_table"
 _FIRST_CONVOLUTIONS = ("patch_embed/proj/kernel", "backbone/root_conv/kernel")
 
 
@@ -65,6 +66,8 @@ def adapt(
     if dropped:
         adapted = {name: tensor for name, tensor in adapted.items() if name not in dropped}
         notes.append("pre_logits is left out")
+    adapted, changed = _adapt_parts(adapted, shapes)
+    notes += changed
     resized: dict[str, list[str]] = {}
     for name in adapted.keys() & shapes.keys():
         change = _change(name, adapted[name].shape, old, new, methods)
@@ -74,7 +77,7 @@ def adapt(
             resized.setdefault(text, []).append(name)
     for text, names in sorted(resized.items()):
         notes.append(f"{names[0] if len(names) == 1 else f'{len(names)} bias tables'} {text}")
-    tables = any(name.endswith("relative_position_bias_table") for name in shapes)
+    tables = any(name.endswith(_TABLE) for name in shapes)
     if old.windows != new.windows and not tables:
         before, after = (", ".join(map(_x, windows)) for windows in (old.windows, new.windows))
         notes.append(f"windows of {before} to {after}: biases follow from their coordinates")
@@ -114,6 +117,26 @@ def _adapt_head(
     return kept | fresh, "the head is fresh (zero)"
 
 
+def _adapt_parts(tensors: dict[str, Tensor], shapes: Shapes) -> tuple[dict[str, Tensor], list[str]]:
+    """Returns tensors with what fine-tuning begins anew, or has once a block, and a line for each.
+
+    As MAE's and SimMIM's code: a norm behind the pooling takes the place of the one before it, and
+    each block begins with the biases by position that all shared.
+    """
+    adapted, notes = dict(tensors), []
+    if "fc_norm/scale" in shapes and "norm/scale" in adapted and "norm/scale" not in shapes:
+        del adapted["norm/scale"], adapted["norm/bias"]
+        for leaf, value in (("scale", np.ones), ("bias", np.zeros)):
+            name = f"fc_norm/{leaf}"
+            adapted[name] = Tensor.of(value(shapes[name], np.float32))
+        notes.append("fc_norm is fresh, and norm left out")
+    blocks = [name for name in shapes if re.fullmatch(rf"block_\d+/{_TABLE}", name)]
+    if _TABLE in adapted and _TABLE not in shapes and blocks:
+        adapted |= dict.fromkeys(blocks, adapted.pop(_TABLE))
+        notes.append("each block begins with the relative positions that all shared")
+    return adapted, notes
+
+
 def _change(name: str, shape: tuple[int, ...], old: Sizes, new: Sizes, methods: Methods):
     """Returns a text and a function for a parameter that has to be changed, else None."""
     leaf = name.rpartition("/")[2]
@@ -129,16 +152,21 @@ def _change(name: str, shape: tuple[int, ...], old: Sizes, new: Sizes, methods: 
         return f"resized from {_x(old.grid)} to {_x(new.grid)}", lambda array: resize.resize_grid(
             array[0], new.grid, method=methods.pos_embed
         )[None]
-    if leaf == "relative_position_bias_table":
-        stage = int(re.match(r"stage_(\d+)/", name)[1])
-        before, after = old.windows[stage], new.windows[stage]
+    if leaf == _TABLE:
+        stage = re.match(r"stage_(\d+)/", name)  # a ViT's whole grid is as one window
+        before, after = (
+            sizes.windows[int(stage[1])] if stage else sizes.grid for sizes in (old, new)
+        )
         if before != after:
-            return (
-                f"resized from window {_x(before)} to {_x(after)}",
-                lambda array: resize.resize_bias_table(
-                    array, old=before, new=after, method=methods.bias_table
-                ),
-            )
+            rows = (2 * before[0] - 1) * (2 * before[1] - 1)  # then come those of prefix tokens
+
+            def table(array: np.ndarray) -> np.ndarray:
+                resized = resize.resize_bias_table(
+                    array[:rows], old=before, new=after, method=methods.bias_table
+                )
+                return np.concatenate([resized, array[rows:]])
+
+            return f"resized from window {_x(before)} to {_x(after)}", table
     if name in _FIRST_CONVOLUTIONS and shape[2] == old.in_chans != new.in_chans:
         return (
             f"from {old.in_chans} input channels to {new.in_chans}",

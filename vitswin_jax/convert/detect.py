@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitswin_jax.convert import swin, towers, vit
+from vitswin_jax.convert import masked, swin, towers, vit
 from vitswin_jax.convert.formats import Contents
 from vitswin_jax.convert.source import Fields, Source
 from vitswin_jax.convert.tensors import Tensors
 from vitswin_jax.types import UserError
 
-SOURCES: tuple[Source, ...] = (*swin.SOURCES, *towers.SOURCES, *vit.SOURCES)
+SOURCES: tuple[Source, ...] = (*swin.SOURCES, *masked.SOURCES, *towers.SOURCES, *vit.SOURCES)
 """All sources; a file is from the first that it fits."""
 
 UNSEEN_SIZES = {"vit": ("img_size",), "swinv2": ("img_size", "window_size")}

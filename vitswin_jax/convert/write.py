@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from vitswin_jax.atomic import replacing
 from vitswin_jax.convert.detect import SOURCES
+from vitswin_jax.convert.masked import DECODERS, Decoder
 from vitswin_jax.convert.pth_write import write_pth
 from vitswin_jax.convert.rules import write_rules
 from vitswin_jax.convert.source import SOME, UNGATED, Source
@@ -50,6 +51,15 @@ def choose_target(format: str, family: str, fields: Mapping[str, Any], *, origin
             return source
     nearest = min((wrong for _, wrong in misfits), key=len)
     raise UserError(f"{origin}: {format} cannot have a {family} with {', '.join(nearest)}.")
+
+
+def choose_decoder(format: str, method: str, *, origin: str) -> Decoder:
+    """Returns how a format has the decoder of a method; raises UserError where it has none."""
+    known = {decoder.method: decoder for decoder in DECODERS}
+    if method not in known or known[method].format != format:
+        others = f"; {known[method].format} has it" if method in known else ""
+        raise UserError(f"{origin}: {format} has no decoder of {method}{others}, and native.")
+    return known[method]
 
 
 def as_theirs(

@@ -177,7 +177,7 @@ class MAE(MaskedModel):
         x = self.encoder.embed_patches(images)
         x = self.encoder.encode_visible(x, order[:, : self.visible], train=train)
         predicted = self.decoder(
-            x, order.argsort(-1), self.mask_token, self._positions(self.decoder_dim), train=train
+            x, order.argsort(-1), self.mask_token, self.decoder_positions(), train=train
         )
         if self.is_initializing():
             self._fix_positions()
@@ -191,6 +191,10 @@ class MAE(MaskedModel):
         painted = join_patches(predicted * deviation + mean, patch, grid=self.grid)
         pixels = enlarge(masks, patch)[..., None]
         return Reconstruction(loss, jnp.where(pixels, painted, images), masks)
+
+    def decoder_positions(self) -> Float[np.ndarray, "1 m d"]:
+        """Returns the fixed positions of the decoder's tokens."""
+        return self._positions(self.decoder_dim)
 
     def _positions(self, embed_dim: int) -> Float[np.ndarray, "1 m c"]:
         prefix = self.encoder.num_prefix_tokens

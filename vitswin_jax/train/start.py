@@ -9,7 +9,8 @@
   none, such as `act` or `global_pool`, wins where it was set by hand.
 
 A fresh head takes `pre_logits` with it (ViT, section 3.2: the whole pre-trained head is removed),
-unless the config names a width.
+unless the config names a width. With it `fc_norm` may be fresh, and relative positions that all
+blocks shared may become each block's own, as in MAE's and SimMIM's fine-tuning.
 """
 
 from __future__ import annotations
@@ -173,6 +174,8 @@ def reconcile(
                 chosen[key] = other
         elif not (by_hand or key in row):
             chosen[key] = other
+        elif _begins_anew(theirs, key, ours, fresh_head=fresh_head):
+            continue  # the adaptation says so
         elif _changes_parameters(theirs, key, ours):
             wrong.append(f"model.{key} is {ours!r} and the file's {other!r}")
         elif by_hand:
@@ -280,6 +283,14 @@ def _preprocess(
         if getattr(changed, key) != getattr(base, key)
     ]
     return changed, notes
+
+
+def _begins_anew(theirs: nn.Module, key: str, value: Any, *, fresh_head: bool) -> bool:
+    """Returns whether the file's parameters can begin what a field adds (`convert.adapt`)."""
+    if key == "fc_norm":
+        return fresh_head and bool(value)
+    shared = theirs.pos_embed_at == "shared" if key == "pos_embed_at" else False
+    return shared and value == "every" and theirs.pos_embed == "relative"
 
 
 def _changes_parameters(theirs: nn.Module, key: str, value: Any) -> bool:
