@@ -211,7 +211,7 @@ def finish(
     step: int,
     command: str | None,
 ) -> Result | pretraining.PretrainingResult:
-    """Tests the parameters of a step on the whole split; the first host writes weights and report."""
+    """Tests a step's parameters on the whole split; the first host writes weights and report."""
     origin = None if run.start.origin is None else dataclasses.asdict(run.start.origin)
     provenance = {
         "dataset": config.data.dataset,
