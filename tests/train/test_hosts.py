@@ -39,26 +39,48 @@ def environment(environment):
     return environment | {"XLA_FLAGS": flags, "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def by_slurm(host, count, port):
+    """What `srun` tells each of its tasks, and JAX reads."""
+    return {
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": str(count),
+        "SLURM_PROCID": str(host),
+        "SLURM_LOCALID": str(host),
+        "JAX_COORDINATOR_PORT": str(port),
+    }
+
+
 @pytest.fixture
 def start(train_command, environment):
-    """Starts hosts, and ends those that are left; `own` has more flags or the folder of each."""
+    """Starts hosts, and ends those that are left.
+
+    `own` has flags of each, and `folders` where each is started; with `slurm` none is told by flags
+    which it is.
+    """
     started = []
 
-    def start(workdir, count=2, *flags, family="vit", own=(), folders=(None, None)):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        places = [f"--coordinator=127.0.0.1:{port}", f"--num_hosts={count}", "--lost_after=5"]
+    def start(workdir, count=2, *flags, family="vit", own=None, folders=None, slurm=False):
+        port = free_port()
         for host in range(count):
-            mine = [*flags, *places, f"--host_index={host}", *(own[host] if own else ())]
+            mine = ["--lost_after=5", *flags, *(own[host] if own else ())]
+            if not slurm:
+                mine += [f"--coordinator=127.0.0.1:{port}", f"--num_hosts={count}"]
+                mine += [f"--host_index={host}"]
             started.append(
                 subprocess.Popen(
                     train_command(workdir, *mine, family=family),
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
-                    env=environment,
-                    cwd=folders[host % 2],
+                    env=environment | (by_slurm(host, count, port) if slurm else {}),
+                    cwd=folders[host] if folders else None,
                 )
             )
         return started[-count:]
@@ -69,7 +91,7 @@ def start(train_command, environment):
         process.communicate()
 
 
-def end(processes, timeout=120):
+def end(processes, timeout=300):
     """Waits for all hosts; returns (status, standard output, standard error) of each."""
     deadline = time.monotonic() + timeout
     told = [p.communicate(timeout=max(1, deadline - time.monotonic())) for p in processes]
@@ -115,24 +137,20 @@ def assert_same(one, other, *, atol, what="train/loss test/loss"):
             assert its[key] == pytest.approx(row[key], rel=atol, abs=atol), (key, row["step"])
 
 
-@pytest.mark.parametrize(
-    ("count", "family", "mesh"),
-    [(2, "swin", {"data": 1, "fsdp": 2}), (4, "vit", {"data": 2, "fsdp": 2})],
-    ids=str,
-)
-def test_hosts_learn_what_one_host_learns(start, one_host, tmp_path, count, family, mesh):
+def test_four_hosts_learn_what_one_host_learns(start, one_host, tmp_path):
     """No example twice or missed, in training and in evaluation, or the numbers would differ."""
-    mesh = [f"--config.mesh.{axis}={size}" for axis, size in mesh.items()]
-    ended = end(start(tmp_path / "run", count, *CHANGES, *mesh, family=family))
+    ended = end(start(tmp_path / "run", 4, *CHANGES, "--config.mesh.fsdp=2", family="swin"))
     for host, (status, out, told) in enumerate(ended):
         assert status == 0, told
         assert ("(450 images)  report:" in out) == (host == 0)
         assert ("train/loss" in told) == (host == 0)
     assert (tmp_path / "run" / "report.html").exists()
-    assert_same(one_host(family), tmp_path / "run", atol=1e-5)
+    assert_same(one_host("swin"), tmp_path / "run", atol=1e-5)
 
 
-def test_the_script_for_one_machine_does_too(train_command, environment, one_host, tmp_path):
+def test_two_hosts_by_the_script_learn_what_one_host_learns(
+    train_command, environment, one_host, tmp_path
+):
     script = Path(__file__).parents[2] / "docs" / "launch" / "local.sh"
     command = train_command(tmp_path / "run", *CHANGES)[2:]  # without python and train.py
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -184,9 +202,9 @@ def test_hosts_lost_and_stopped_lose_nothing(start, train, one_host, tmp_path):
     assert_same(one_host("vit"), run, atol=1e-4, what="test/loss")
 
 
-def test_hosts_that_disagree_list_what_they_differ_in(start, tmp_path):
+def test_hosts_that_slurm_started_list_what_they_differ_in(start, tmp_path):
     own = (["--config.optim.peak_lr=0.5"], ["--config.seed=7"])
-    one, other = errors(end(start(tmp_path / "run", own=own)))
+    one, other = errors(end(start(tmp_path / "run", own=own, slurm=True)))
     assert one == other
     assert "optim.peak_lr is 0.5 on host 0 and 0.001 on host 1; seed is 0 on host 0 and 7" in one
     assert not (tmp_path / "run").exists()
@@ -255,10 +273,8 @@ def test_a_process_that_nothing_is_said_of_is_by_itself(said):
 def test_hosts_that_do_not_come_are_told_of(train_command, environment, tmp_path):
     """Host 0 waits for the other in vain, and host 1 for a coordinator that is not there."""
     for host, message in ((0, "host 0 waited 1 s at .* and not all"), (1, "cannot reach the coor")):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        places = [f"--coordinator=127.0.0.1:{port}", "--num_hosts=2", f"--host_index={host}"]
+        places = [f"--coordinator=127.0.0.1:{free_port()}", "--num_hosts=2"]
+        places += [f"--host_index={host}"]
         done = subprocess.run(
             train_command(tmp_path / "run", *places, "--join_timeout=1"),
             capture_output=True,

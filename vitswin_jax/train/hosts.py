@@ -130,7 +130,7 @@ def _is_found() -> bool:
     if "KUBERNETES_SERVICE_HOST" in environment and not _ON_TPU_PODS & environment.keys():
         return _is_of_a_job(environment)
     return "JAX_COORDINATOR_ADDRESS" in environment or any(
-        kind.is_env_present()
+        kind.is_env_present() and kind.get_process_count() > 1
         for kind in clusters.ClusterEnv._cluster_types
         if not kind.opt_in_only_method
     )
