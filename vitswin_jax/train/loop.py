@@ -85,18 +85,7 @@ def train_and_evaluate(
     StoppedError after a SIGTERM, when all is saved. Of several hosts (`joined`), each gives the
     same config and workdir, and the first writes.
     """
-    check_same(describe(config, workdir))
-    with raising_together():
-        if config.compare_to is not None:
-            check_comparable(config.to_dict(), config.compare_to)
-        run = prepare(config, Path(workdir).expanduser())
-        layout = state_layout(run.model, run.tx, **run.state)
-    check_same(run.facts)
-    with raising_together():
-        workdir = claim_workdir(workdir, config.to_dict())
-        save_start(workdir, run.start)
-    with raising_together():
-        check_shared(workdir)
+    run, layout, workdir = begin(config, workdir)
     plan = run.plan
     options = run.options
     log.info("%s.", describe_trained(layout, lora=options.lora, groups=options.groups))
@@ -141,6 +130,24 @@ def train_and_evaluate(
     return finish(config, run, workdir, weights(state), predict, step=step, command=command)
 
 
+def begin(config: ConfigDict, workdir: str | os.PathLike[str]) -> tuple[Run, TrainState, Path]:
+    """Prepares the run, lays out its state and claims its folder, or raises: all hosts alike."""
+    versions = {"vitswin_jax": __version__, "jax": jax.__version__}
+    check_same(flatten(config.to_dict()) | {"--workdir": str(workdir)} | versions)
+    with raising_together():
+        if config.compare_to is not None:
+            check_comparable(config.to_dict(), config.compare_to)
+        run = prepare(config, Path(workdir).expanduser())
+        layout = state_layout(run.model, run.tx, **run.state)
+    check_same(run.facts)
+    with raising_together():
+        workdir = claim_workdir(workdir, config.to_dict())
+        save_start(workdir, run.start)
+    with raising_together():
+        check_shared(workdir)
+    return run, layout, workdir
+
+
 def create(run: Run, key: jax.Array) -> TrainState:
     """Creates the state before the first step, of loaded weights or by chance."""
     loaded = run.start.load(head_bias=run.head_bias)
@@ -178,12 +185,6 @@ def make_evaluation(
         param_shardings=param_shardings,
     )
     return weights, lambda params, batch: eval_step(params, shard_batch(batch, run.mesh))
-
-
-def describe(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
-    """Returns what all hosts of a run must have been given alike."""
-    versions = {"vitswin_jax": __version__, "jax": jax.__version__}
-    return flatten(config.to_dict()) | {"--workdir": str(workdir)} | versions
 
 
 def evaluate(run: Run, predict: Predict, params: Params, *, step: int) -> dict[str, float]:
