@@ -18,9 +18,11 @@ from safetensors.numpy import load_file
 
 from vitswin_jax.train import hosts
 from vitswin_jax.train.loop import train_and_evaluate
+from vitswin_jax.train.workdir import check_shared, claim_workdir
 from vitswin_jax.types import UserError
 
 SGD = {
+    "model.depth": 1,
     "optim.name": "sgd",
     "optim.momentum": 0.9,
     "optim.peak_lr": 0.1,
@@ -28,7 +30,7 @@ SGD = {
     "run.eval_epochs": 0.6,
     "run.checkpoint_epochs": 0.2,
 }
-STEPS, SAVED_EVERY = 21, 4
+STEPS = 21  # what an epoch comes to
 CHANGES = [f"--config.{key}={value}" for key, value in SGD.items()]
 
 
@@ -66,7 +68,7 @@ def start(train_command, environment):
     """
     started = []
 
-    def start(workdir, count=2, *flags, family="vit", own=None, folders=None, slurm=False):
+    def start(workdir, count=2, *flags, own=None, folders=None, slurm=False):
         port = free_port()
         for host in range(count):
             mine = ["--lost_after=5", *flags, *(own[host] if own else ())]
@@ -75,7 +77,7 @@ def start(train_command, environment):
                 mine += [f"--host_index={host}"]
             started.append(
                 subprocess.Popen(
-                    train_command(workdir, *mine, family=family),
+                    train_command(workdir, *mine),
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
@@ -109,16 +111,10 @@ def errors(ended):
 
 @pytest.fixture(scope="module")
 def one_host(make_config, tmp_path_factory):
-    """The workdir of a run on one device, of each family; made by the first test that needs it."""
-    made = {}
-
-    def one_host(family):
-        if family not in made:
-            made[family] = tmp_path_factory.mktemp(family) / "run"
-            train_and_evaluate(make_config(family, **SGD, **{"mesh.data": 1}), made[family])
-        return made[family]
-
-    return one_host
+    """The workdir of a run on one device of this process."""
+    workdir = tmp_path_factory.mktemp("one") / "run"
+    train_and_evaluate(make_config(**SGD, **{"mesh.data": 1}), workdir)
+    return workdir
 
 
 def assert_same(one, other, *, atol, what="train/loss test/loss"):
@@ -139,13 +135,13 @@ def assert_same(one, other, *, atol, what="train/loss test/loss"):
 
 def test_four_hosts_learn_what_one_host_learns(start, one_host, tmp_path):
     """No example twice or missed, in training and in evaluation, or the numbers would differ."""
-    ended = end(start(tmp_path / "run", 4, *CHANGES, "--config.mesh.fsdp=2", family="swin"))
+    ended = end(start(tmp_path / "run", 4, *CHANGES, "--config.mesh.fsdp=2"))
     for host, (status, out, told) in enumerate(ended):
         assert status == 0, told
         assert ("(450 images)  report:" in out) == (host == 0)
         assert ("train/loss" in told) == (host == 0)
     assert (tmp_path / "run" / "report.html").exists()
-    assert_same(one_host("swin"), tmp_path / "run", atol=1e-5)
+    assert_same(one_host, tmp_path / "run", atol=1e-5)
 
 
 def test_two_hosts_by_the_script_learn_what_one_host_learns(
@@ -163,7 +159,7 @@ def test_two_hosts_by_the_script_learn_what_one_host_learns(
         env=environment | {"PATH": path},
     )
     assert done.returncode == 0 and done.stdout.count("(450 images)  report:") == 1, done.stderr
-    assert_same(one_host("vit"), tmp_path / "run", atol=1e-5)
+    assert_same(one_host, tmp_path / "run", atol=1e-5)
 
 
 def wait_until(processes, condition):
@@ -199,7 +195,7 @@ def test_hosts_lost_and_stopped_lose_nothing(start, train, one_host, tmp_path):
     done = train(run, *CHANGES)
     assert done.returncode == 0, done.stderr
     # A run that stops writes the losses so far: what they are means over is not the same.
-    assert_same(one_host("vit"), run, atol=1e-4, what="test/loss")
+    assert_same(one_host, run, atol=1e-4, what="test/loss")
 
 
 def test_hosts_that_slurm_started_list_what_they_differ_in(start, tmp_path):
@@ -244,6 +240,15 @@ def test_what_one_host_lacks_ends_all_with_its_line(start, images, tmp_path, bre
     break_it(images[1] / "images")
     for line in errors(end(start(tmp_path / "run", 2, *FOLDER, folders=images))):
         assert re.search(message, line), line
+
+
+def test_a_workdir_that_not_all_hosts_see_is_refused(tmp_path):
+    with pytest.raises(UserError, match="must be one folder that all hosts see"):
+        check_shared(tmp_path, patience=0.0)
+    claim_workdir(tmp_path, {"seed": 0})
+    check_shared(tmp_path, patience=0.0)
+    with pytest.raises(UserError, match=r"gs://bucket/run: must be a folder; mount the bucket"):
+        claim_workdir("gs://bucket/run", {})
 
 
 MISUSES = [
