@@ -22,6 +22,7 @@ from vitswin_jax.train.sharding import batch_sharding, state_shardings
 from vitswin_jax.train.state import TrainState, state_layout
 from vitswin_jax.types import Params, Source, UserError
 
+STATE = ("parameters", "optimizer", "average", "teacher")
 _TOO_LARGE = re.compile(r"(?:temporaries \(|Used )([\d.]+)([KMGT])")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -48,6 +49,11 @@ class Budget:
     def total(self) -> int:
         """Bytes that a device needs."""
         return sum(self.memory.values())
+
+    @property
+    def state(self) -> int:
+        """Bytes that a device holds from step to step, whatever the batch."""
+        return sum(self.memory[kind] for kind in STATE)
 
     @property
     def fits(self) -> bool:
@@ -131,14 +137,17 @@ def batch_layout(run: Run) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def find_changes(
-    config: ConfigDict, topology: Topology, *, classes: int | None = None
+    config: ConfigDict, topology: Topology, budget: Budget, *, classes: int | None = None
 ) -> Iterator[tuple[str, Budget]]:
     """Compiles changes of a config, those first that cost a run least, until one makes it fit.
 
-    Gives each as the command line has it, with its budget. What cannot be is left out: a part of
+    Gives each as the command line has it, with its budget; `budget` is that without a change.
+    What cannot help is left out: where the state alone is too large, all but fsdp, and a part of
     a batch that the mesh does not divide.
     """
     for change in changes_that_save(config, topology, classes=classes):
+        if budget.state > budget.usable and "mesh.fsdp" not in change:
+            continue
         changed = config.copy_and_resolve_references()
         changed.update_from_flattened_dict(change)
         try:
@@ -221,9 +230,10 @@ def _compile(
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         needs = _TOO_LARGE.search(str(error))
-        if needs is None or "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return given | {"temporaries": int(float(needs[1]) * _UNITS[needs[2]])}, None
+        if needs is None:
+            raise UserError(f"the step does not compile: {str(error).splitlines()[0]}") from error
+        total = int(float(needs[1]) * _UNITS[needs[2]])  # with what is given, whatever it says
+        return given | {"temporaries": max(0, total - sum(given.values()))}, None
     sizes = compiled.memory_analysis()
     besides = {
         "padding": max(0, sizes.argument_size_in_bytes - sum(given.values())),

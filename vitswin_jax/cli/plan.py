@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     topology = open_topology(args.topology)
     if config.init_from is not None:
         print(
-            f"{config.init_from} is not read: it changes no sizes but those it is resized to.",
+            f"init_from={config.init_from} is not read; the model's sizes are config.model's.",
             file=sys.stderr,
         )
     budget = make_budget(config, topology, classes=args.classes)
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.json:
         print(f"{_describe(budget)}\n")
     if not budget.fits:
-        for change, after in find_changes(config, topology, classes=args.classes):
+        for change, after in find_changes(config, topology, budget, classes=args.classes):
             tried.append({"change": change, "total": after.total, "fits": after.fits})
             if not args.json:
                 print(
