@@ -181,7 +181,8 @@ def test_every_page_is_found_from_the_first():
     assert found == ALL.keys()
 
 
-def test_pictures_are_drawn_from_the_code(tmp_path):
+def test_pictures_are_drawn_from_the_code(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(DRAW.parent))
     drawn = runpy.run_path(str(DRAW))
     shown = {path.stem for path in DRAW.parent.glob("*.png")}
     assert shown == set(drawn["PICTURES"])
