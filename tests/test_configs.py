@@ -24,7 +24,10 @@ ARGUMENTS = {  # a few of each recipe's; every one of them that is another model
     "digits": ["vit", "swin"],
     "finetune_digits": ["digits", "scratch", "finetune", "lora"],
     "folder": ["vit_tiny_patch16_224"],
+    "mae": ["vit_base_patch16_224", "vit_base_patch16_224,finetune"],
+    "mim_digits": ["simmim,vit", "simmim,swin", "mae,vit"],
     "positions": ["none", "2d,input", "1d,every", "relative,shared"],
+    "simmim": ["swin", "swinv2", "vit", "swin,finetune", "vit,finetune"],
     "swin": ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256",
              "swin_mlp_tiny_c24_patch4_window8_256"],
     "swin_22k": ["swin_tiny_patch4_window7_224", "swinv2_base_window12_192",
@@ -109,8 +112,8 @@ def test_what_a_recipe_starts_from_is_published_and_is_its_model_but_for_sizes(n
     assert ours == theirs
 
 
-@pytest.mark.parametrize("section", ["data", "preprocess", "augment", "loss", "optim", "distill",
-                                     "ema", "lora", "mesh", "run", "model"])  # fmt: skip
+@pytest.mark.parametrize("section", ["data", "preprocess", "augment", "loss", "optim", "pretrain",
+                                     "distill", "ema", "lora", "mesh", "run", "model"])  # fmt: skip
 def test_a_key_that_nothing_reads_raises(section):
     config = small(get_config("digits", "vit"))
     with config.unlocked():
@@ -127,7 +130,10 @@ def test_a_key_that_nothing_reads_raises(section):
         ("digits", "resnet"),
         ("finetune", ""),
         ("finetune_digits", "all"),
+        ("mae", "vit_tiny_patch16_224"),
+        ("mim_digits", "mae,swin"),
         ("positions", "relative,input"),
+        ("simmim", "swin,tune"),
         ("swin", "swin_large_patch4_window7_224"),
         ("swin_22k", "vit_base_patch16_224"),
         ("swin_finetune", "swin_tiny"),

@@ -47,9 +47,9 @@ class Pictures:
     ) -> Pictures:
         """Returns the pictures of images and what was made of them, normalised by mean and std."""
         painted = (np.asarray(out.image) * np.asarray(std) + np.asarray(mean)) * 255
-        masks = np.asarray(out.masks)
-        cell = tuple(a // b for a, b in zip(images.shape[1:3], masks.shape[1:], strict=True))
-        hidden = np.asarray(enlarge(masks, cell))[..., None]
+        grid = out.masks.shape[1:]
+        cell = tuple(a // b for a, b in zip(images.shape[1:3], grid, strict=True))
+        hidden = np.asarray(enlarge(out.masks, cell))[..., None]
         return cls(
             images,
             np.where(hidden, np.uint8(_GREY), images),

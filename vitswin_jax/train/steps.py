@@ -111,7 +111,7 @@ def _masked_loss(
 def _aux_loss(sown: Any, options: StepOptions) -> Array | float:
     """Returns what a model adds to a part's loss; scanned blocks sow one number each."""
     weight = options.aux_weight / options.accum_steps
-    return sum(weight * aux.sum() for aux in jax.tree.leaves(sown))
+    return sum((weight * aux.sum() for aux in jax.tree.leaves(sown)), start=0.0)
 
 
 def _loss_and_logits(
@@ -156,7 +156,7 @@ def _gradients(
     *,
     model: nn.Module,
     options: StepOptions,
-) -> tuple[Array, Array, Params]:
+) -> tuple[Array, Array | None, Params]:
     """Returns loss, logits and what is trained's gradients; a device has rows of every part."""
     loss_of = _masked_loss if options.masked else _loss_and_logits
     grad = jax.value_and_grad(
