@@ -27,10 +27,10 @@ from configs import base
 from vitswin_jax.train.loop import train_and_evaluate
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
-A_CLASS = 10  # labelled images
+A_CLASS, STEPS = 10, 300  # labelled images, and steps on them
 UNLABELLED, TESTED = 10_000, 2_000  # at most
-VIT = {"patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 4, "global_pool": "avg"}
-SWIN = {"patch_size": 2, "embed_dim": 32, "depths": (2, 2), "num_heads": (2, 4), "init_std": 0.15}
+VIT = {"patch_size": 4, "embed_dim": 48, "depth": 3, "num_heads": 3, "global_pool": "avg"}
+SWIN = {"patch_size": 2, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4), "init_std": 0.2}
 SIMMIM = {"method": "simmim", "mask_patch": 4, "mask_ratio": 0.6}
 MAE = {
     "method": "mae",
@@ -41,8 +41,8 @@ MAE = {
     "decoder_heads": 4,
 }
 DATASETS = {  # name -> (image size, window, epochs of pre-training)
-    "digits": (16, 4, 100.0),
-    "fashion": (28, 7, 20.0),
+    "digits": (16, 4, 40.0),
+    "fashion": (28, 7, 10.0),
 }
 CASES = (("vit", SIMMIM), ("vit", MAE), ("swin", SIMMIM))
 
@@ -100,9 +100,8 @@ def make_config(folder: Path, dataset: str, family: str, seed: int) -> ConfigDic
     return config
 
 
-def pretrain(folder: Path, dataset: str, family: str, method: dict, seed: int, workdir: Path):
+def pretrain(config: ConfigDict, dataset: str, method: dict, workdir: Path):
     """Pre-trains on all images, without labels; returns the run's result."""
-    config = make_config(folder / "all", dataset, family, seed)
     epochs = DATASETS[dataset][2]
     config.pretrain.update(**method)
     config.optim.update(epochs=epochs, warmup_epochs=epochs / 20)
@@ -110,15 +109,16 @@ def pretrain(folder: Path, dataset: str, family: str, method: dict, seed: int, w
     return train_and_evaluate(config, workdir)
 
 
-def finetune(folder: Path, dataset: str, family: str, seed: int, start: Path | None, workdir: Path):
+def finetune(config: ConfigDict, start: Path | None, workdir: Path):
     """Trains on the few labelled images, from weights or from scratch; returns the result."""
-    config = make_config(folder / f"few_{seed}", dataset, family, seed)
     config.init_from = None if start is None else str(start)
     config.augment.label_smoothing = 0.1
-    config.optim.update(epochs=0.0, total_steps=400, warmup_epochs=0.0, warmup_steps=40)
+    config.optim.update(epochs=0.0, total_steps=STEPS, warmup_epochs=0.0, warmup_steps=STEPS // 10)
     if start is not None:
         config.optim.layer_decay = 0.8
-    config.run.update(eval_epochs=0.0, eval_steps=400, checkpoint_epochs=0.0, checkpoint_steps=400)
+    config.run.update(
+        eval_epochs=0.0, eval_steps=STEPS, checkpoint_epochs=0.0, checkpoint_steps=STEPS
+    )
     return train_and_evaluate(config, workdir)
 
 
@@ -127,17 +127,19 @@ def measure(dataset: str, seeds: int, folder: Path) -> list[dict]:
     write_datasets(folder, dataset, seeds)
     rows = {}
     for seed in range(seeds):
-        runs = folder / f"runs_{seed}"
-        for family in ("vit", "swin"):
-            done = finetune(folder, dataset, family, seed, None, runs / f"{family}_scratch")
-            rows.setdefault((family, "from scratch"), []).append(done.test_accuracy)
-            print(seed, done, flush=True)
+        runs, few = folder / f"runs_{seed}", folder / f"few_{seed}"
         for family, method in CASES:
             name = f"{family}_{method['method']}"
-            print(seed, pretrain(folder, dataset, family, method, seed, runs / name), flush=True)
-            done = finetune(folder, dataset, family, seed, runs / name, runs / f"{name}_finetuned")
-            rows.setdefault((family, method["method"]), []).append(done.test_accuracy)
-            print(seed, method["method"], done, flush=True)
+            config = make_config(folder / "all", dataset, family, seed)
+            print(seed, pretrain(config, dataset, method, runs / name), flush=True)
+        starts = [(family, None) for family in ("vit", "swin")]
+        starts += [(family, method["method"]) for family, method in CASES]
+        for family, method in starts:
+            config = make_config(few, dataset, family, seed)
+            start = None if method is None else runs / f"{family}_{method}"
+            done = finetune(config, start, runs / f"{family}_{method}_finetuned")
+            print(seed, method, done, flush=True)
+            rows.setdefault((family, method or "from scratch"), []).append(done.test_accuracy)
     return [
         {"model": family, "from": name, "accuracies": found}
         for (family, name), found in rows.items()
