@@ -16,7 +16,15 @@ from jaxtyping import Array, Float
 
 from vitswin_jax.models.attention import SelfAttention
 from vitswin_jax.models.blocks import drop_path_schedule
-from vitswin_jax.models.layers import DropPath, Mlp, PatchEmbed, create_head, layer_norm, pair
+from vitswin_jax.models.layers import (
+    DropPath,
+    Mlp,
+    PatchEmbed,
+    create_head,
+    layer_norm,
+    pair,
+    store_gradient,
+)
 from vitswin_jax.models.stages import PatchMerging, Stage, table_init
 from vitswin_jax.models.windows import (
     Size,
@@ -61,9 +69,11 @@ class SwinBlock(nn.Module):
     ) -> Float[Array, "b h w c"]:
         """Adds window attention, then the MLP, each dropped with probability `drop_path`."""
         y = layer_norm(self.norm_eps, self.dtype, name="norm1")(x)
-        x = x + DropPath()(self.mix_windows(y, train=train), drop_path, train=train)
+        y = self.mix_windows(y, train=train)
+        x = store_gradient(x + DropPath()(y, drop_path, train=train))
         y = layer_norm(self.norm_eps, self.dtype, name="norm2")(x)
-        return x + DropPath()(self.mlp(name="mlp")(y, train=train), drop_path, train=train)
+        y = self.mlp(name="mlp")(y, train=train)
+        return store_gradient(x + DropPath()(y, drop_path, train=train))
 
     def mix_windows(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
         """Returns attention within (shifted) windows."""

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vitswin_jax.models.attention import MASKED, SelfAttention
-from vitswin_jax.models.layers import DropPath, layer_norm, pair
+from vitswin_jax.models.layers import DropPath, layer_norm, pair, store_gradient
 from vitswin_jax.models.stages import table_init
 from vitswin_jax.models.swin import Swin, SwinBlock
 from vitswin_jax.models.windows import Size, relative_position_index
@@ -114,9 +114,9 @@ class SwinV2Block(SwinBlock):
             layer_norm, self.norm_eps, self.dtype, scale_init=nn.initializers.zeros_init()
         )
         y = norm(name="norm1")(self.mix_windows(x, train=train))
-        x = x + DropPath()(y, drop_path, train=train)
+        x = store_gradient(x + DropPath()(y, drop_path, train=train))
         y = norm(name="norm2")(self.mlp(name="mlp")(x, train=train))
-        return x + DropPath()(y, drop_path, train=train)
+        return store_gradient(x + DropPath()(y, drop_path, train=train))
 
 
 class SwinV2(Swin):

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vitswin_jax.models.attention import SelfAttention, attend, sow_weights
-from vitswin_jax.models.layers import DropPath, LayerScale, Mlp, layer_norm
+from vitswin_jax.models.layers import DropPath, LayerScale, Mlp, layer_norm, store_gradient
 
 
 class Block(nn.Module):
@@ -63,12 +63,12 @@ class Block(nn.Module):
             dtype=self.dtype,
             name="attn",
         )(y, bias=positions if self.relative else None, train=train)
-        x = x + DropPath()(self._scaled(y, name="ls1"), drop_path, train=train)
+        x = store_gradient(x + DropPath()(self._scaled(y, name="ls1"), drop_path, train=train))
         y = layer_norm(self.norm_eps, self.dtype, name="norm2")(x)
         y = Mlp(self.mlp_dim, self.act, self.drop_rate, dtype=self.dtype, name="mlp")(
             y, train=train
         )
-        return x + DropPath()(self._scaled(y, name="ls2"), drop_path, train=train)
+        return store_gradient(x + DropPath()(self._scaled(y, name="ls2"), drop_path, train=train))
 
     def _scaled(self, y: Array, *, name: str) -> Array:
         if self.init_values is None:
