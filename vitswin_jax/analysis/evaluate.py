@@ -151,12 +151,12 @@ def predict_dataset(
 
 
 def collect(
-    outputs: Iterable[Mapping[str, Shaped[Array | np.ndarray, "b ..."]]],
+    outputs: Iterable[Mapping[str, Any]],
 ) -> tuple[Float[np.ndarray, "n k"], Shaped[np.ndarray, "n ..."]]:
     """Returns the logits and labels of all examples of what evaluation gives of each batch.
 
-    That is `logits`, `label` and `mask`; rows that are padding are dropped. The next batch is read
-    and started while the device works on the last one.
+    That is `logits` (b, k), `label` (b, ...) and `mask` (b,); rows that are padding are dropped.
+    The next batch is read and started while the device works on the last one.
     """
     outputs = iter(outputs)
     pending = next(outputs, None)
