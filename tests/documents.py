@@ -211,7 +211,7 @@ class Reader:
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
-            timeout=120,
+            timeout=300,
             cwd=self._root,
             env=os.environ | {"PATH": path},
         )

@@ -42,8 +42,9 @@ SHORTER = {  # recipe -> what it says -> what it says in the stand-in for the re
 
 
 def stand_in(root):
-    """Makes a folder like the repository's root: train.py and the recipes, some of them shorter."""
-    shutil.copytree(ROOT / "configs", root / "configs", ignore=shutil.ignore_patterns("__*"))
+    """Makes a folder like the repository's root: train.py, docs, recipes, some of them shorter."""
+    for folder in ("configs", "docs"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__*"))
     shutil.copy(ROOT / "train.py", root)
     for name, changes in SHORTER.items():
         recipe = root / "configs" / f"{name}.py"
