@@ -164,7 +164,9 @@ def _timm(job: Job, *, compiled: bool = False) -> Work:
     from safetensors.torch import load_file
 
     size = job["images"].shape[1:3]
-    model = timm.create_model(job["name"], img_size=size, num_classes=job["num_classes"])
+    model = timm.create_model(
+        job["name"], img_size=size, num_classes=job["num_classes"], drop_path_rate=0.0
+    )
     model.load_state_dict(load_file(job["weights"]))
     return _torch_work(job, model, compiled=compiled)
 

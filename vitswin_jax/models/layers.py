@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -12,6 +13,29 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vitswin_jax.types import UserError
+
+
+@jax.custom_jvp
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Returns x Φ(x), Φ the normal distribution (arXiv:1606.08415), by erf as PyTorch does.
+
+    Computed in float32: next to 1 bfloat16 has no place for erf's tail. jax.nn.gelu takes erfc,
+    which is as exact at three times the time on CPU. Of a forward pass only the slope is kept.
+    """
+    return _gelu_and_slope(x)[0]
+
+
+@gelu.defjvp
+def _gelu_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    value, slope = _gelu_and_slope(primals[0])
+    return value, slope * tangents[0]
+
+
+def _gelu_and_slope(x: Array) -> tuple[Array, Array]:
+    wide = x.astype(jnp.float32)
+    below = 0.5 * (1.0 + jax.lax.erf(wide * math.sqrt(0.5)))
+    density = jnp.exp(-0.5 * wide * wide) * (1.0 / math.sqrt(2.0 * math.pi))
+    return (wide * below).astype(x.dtype), (below + wide * density).astype(x.dtype)
 
 
 def _quick_gelu(x: Array) -> Array:
@@ -24,7 +48,7 @@ def _swiglu(x: Array) -> Array:
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),  # every PyTorch original
+    "gelu": gelu,  # every PyTorch original
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),  # Google's JAX code
     "quick_gelu": _quick_gelu,  # OpenAI's CLIP
     "swiglu": _swiglu,  # DINOv2's giant; gated, so half as wide behind (arXiv:2002.05202)
