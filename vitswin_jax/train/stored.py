@@ -40,11 +40,16 @@ def describe(state: TrainState) -> dict[str, list[Any]]:
     whole one: Orbax compresses without a checksum, and a flipped bit of its files loads silently.
     """
     arrays = _leaves(trees_of(state))
-    sums = jax.device_get({path: checksum(leaf) for path, leaf in arrays.items()})
+    sums = jax.device_get(checksums(arrays))
     return {path: [*_kind(leaf), int(sums[path])] for path, leaf in arrays.items()}
 
 
 @jax.jit
+def checksums(arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns the checksum of each array: one program, whose sums over devices have one order."""
+    return {path: checksum(array) for path, array in arrays.items()}
+
+
 def checksum(array: jax.Array) -> jax.Array:
     """Returns the sum of an array's bit patterns, each times an odd number of its place: uint32 ().
 
@@ -132,8 +137,7 @@ def read_state(folder: Path, meta: Mapping[str, Any], layout: TrainState) -> Tra
     except DamagedError as error:
         problem = str(error)
     agree(problem)
-    sums = {path: checksum(leaf) for path, leaf in _leaves(restored).items()}
-    sums = jax.device_get(sums)
+    sums = jax.device_get(checksums(_leaves(restored)))
     changed = [path for path, total in sums.items() if int(total) != meta["arrays"][path][2]]
     if changed:
         others = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
