@@ -15,9 +15,9 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
+from vitswin_jax.train.hosts import check_same, raising_together
 from vitswin_jax.train.state import TrainState
 from vitswin_jax.train.stored import (
     DamagedError,
@@ -34,6 +34,7 @@ from vitswin_jax.types import UserError
 log = logging.getLogger(__name__)
 
 METRIC = "test/accuracy"
+_LOST = re.compile(r"Gloo|TimeoutError|barrier|heartbeat|coordination service", re.IGNORECASE)
 
 
 class Checkpoints:
@@ -126,6 +127,8 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError) as error:
+            if _LOST.search(repr(error)):  # of a host: what `joined` does with it is its business
+                raise
             self._failed = True
             newest = self._manager.latest_step()
             left = "no other is there" if newest is None else f"the newest is of step {newest}"
@@ -143,6 +146,7 @@ class Checkpoints:
         are named and renamed. Raises UserError where all are damaged, or for another model's.
         """
         steps = sorted(_steps_in(self._folder), reverse=True)
+        check_same({f"steps in {self._folder}": steps})  # a network's folder may be late somewhere
         if not steps:
             return create(), 0
         state, meta = self._first_whole(steps, layout)
@@ -213,12 +217,14 @@ def _set_aside(folder: Path) -> Path:
     """Renames a damaged checkpoint, so that its step can be saved again; returns its new path."""
     names = (f"{folder.name}.damaged-{number}" for number in itertools.count(1))
     aside = next(path for path in map(folder.with_name, names) if not path.exists())
-    try:
-        if jax.process_index() == 0:
-            folder.rename(aside)
-    except OSError as error:
-        raise UserError(f"{folder}: damaged, and cannot be renamed: {error.strerror}.") from error
-    multihost_utils.sync_global_devices(str(aside))
+    with raising_together():
+        try:
+            if jax.process_index() == 0:
+                folder.rename(aside)
+        except OSError as error:
+            raise UserError(
+                f"{folder}: damaged, and cannot be renamed: {error.strerror}."
+            ) from error
     return aside
 
 
