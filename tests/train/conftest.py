@@ -42,7 +42,7 @@ def make_config():
     sys.path.remove(str(ROOT))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def train_command():
     """Returns the command line of train.py with the same cut-down recipe."""
 
