@@ -44,7 +44,8 @@ SERVER = multiprocessing.get_context("forkserver")  # a start need not import ev
 SERVER.set_forkserver_preload(["configs.digits", "vitswin_jax.train.loop"])
 TOLERANCE = 1e-5
 BATCH_SIZE = 64
-STEPS_PER_FAULT = 12  # of which about half are lost again
+STEPS_PER_FAULT = 12
+LATEST = 20  # steps until a fault; some are lost again, so that faults end before the run does
 RECIPE = {
     "model.embed_dim": 64,  # or arrays lie in the index of Orbax's database, and not in its files
     "model.depth": 1,
@@ -96,7 +97,7 @@ def plan_faults(dice: random.Random, count: int, *, moves: bool) -> list[Fault]:
     for kind in kinds:
         if moves:
             before = dice.choice([each for each in TOPOLOGIES if each != before])
-        faults.append(Fault(kind, dice.randint(1, STEPS_PER_FAULT), before))
+        faults.append(Fault(kind, dice.randint(1, LATEST), before))
     return faults
 
 
@@ -215,7 +216,7 @@ class Series:
 
 def damage(folder: Path, kind: str, dice: random.Random) -> None:
     """Damages a file of the newest of at least two checkpoints."""
-    steps = sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
     if len(steps) < 2:
         return
     files = sorted(path for path in (folder / str(steps[-1])).rglob("*") if path.is_file())

@@ -111,6 +111,7 @@ def test_a_schedule_has_every_kind_and_moves_at_each_start(week):
 
 @pytest.mark.parametrize("kind", ["cut off", "bit flipped", "file removed"])
 def test_damage_is_of_one_file_of_the_newest_of_two(week, tmp_path, kind):
+    week.damage(tmp_path / "none", kind, random.Random(0))  # killed before the first
     for step in (8, 12):
         (tmp_path / str(step)).mkdir()
         (tmp_path / str(step) / "array").write_bytes(b"\x00" * 100)
