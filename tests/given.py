@@ -30,6 +30,10 @@ SHORTER = {  # recipe -> what it says -> what it says in the stand-in for the re
         '{"vit": 50.0, "swin": 36.0}': '{"vit": 0.5, "swin": 0.5}',
         "warmup_epochs=3.0": "warmup_epochs=0.1",
     },
+    "mim_digits": {
+        "epochs=100.0, warmup_epochs=5.0": "epochs=0.5, warmup_epochs=0.1",
+        "eval_epochs=10.0, checkpoint_epochs=10.0": "eval_epochs=0.5, checkpoint_epochs=0.5",
+    },
     "finetune_digits": {
         "embed_dim=96,": "embed_dim=24,",
         "depth=4": "depth=2",
