@@ -134,14 +134,18 @@ class SelfAttention(nn.Module):
         init = self.kernel_init or nn.initializers.xavier_uniform(
             in_axis=0, out_axis=(2, 3), batch_axis=(1,)
         )
+        # On CPU a forward pass alone is 8 % faster where the product has the kernel's order and is
+        # transposed; with a backward pass 1 % (ViT) to 5 % (Swin) slower.
         qkv = nn.Einsum(
             (c, 3, heads, c // heads),
-            "...nc,cthd->t...hnd",
+            "...nc,cthd->t...hnd" if train else "...nc,cthd->...nthd",
             use_bias=self.qkv_bias,
             kernel_init=init,
             dtype=self.dtype,
             name="qkv",
         )(x)
+        if not train:
+            qkv = jnp.moveaxis(qkv, (-3, -4), (0, -2))
         q, k, v = self.prepare(*qkv)
         biases = tuple(b for b in (self.position_bias(), bias) if b is not None)
         for by_position in biases:
