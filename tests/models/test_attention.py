@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitswin_jax.models.attention import IMPLEMENTATIONS, SelfAttention, attend
+from vitswin_jax.models.attention import IMPLEMENTATIONS, LONG, SelfAttention, attend
 from vitswin_jax.types import UserError
 
 
@@ -27,6 +27,28 @@ def test_attend_is_softmax_attention(lead):
     got = attend(*(jnp.float32(x) for x in (q, k, v)), biases=(jnp.float32(bias),))
     want = naive(q, k, v, np.broadcast_to(bias, (*lead, 5, 5)))
     np.testing.assert_allclose(got, want, atol=2e-6)
+
+
+def test_a_head_at_a_time_is_the_same_attention():
+    """Values against the loop over queries, gradients against float64's, by its own derivative."""
+    rng = np.random.default_rng(0)
+    q, k, v, pull = (rng.normal(size=(2, 2, LONG, 4)) for _ in range(4))
+
+    def pulled(q, k, v):
+        return (attend(q, k, v, implementation="auto") * jnp.float32(pull)).sum()
+
+    single = [jnp.float32(x) for x in (q, k, v)]
+    got = attend(*single, implementation="auto")
+    np.testing.assert_allclose(got, naive(q, k, v, np.zeros((2, 2, LONG, LONG))), atol=2e-6)
+    logits = q @ k.swapaxes(-1, -2)
+    weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    of_weights = pull @ v.swapaxes(-1, -2)
+    of_logits = weights * (of_weights - (weights * of_weights).sum(-1, keepdims=True))
+    want = of_logits @ k, of_logits.swapaxes(-1, -2) @ q, weights.swapaxes(-1, -2) @ pull
+    for one, other in zip(jax.grad(pulled, argnums=(0, 1, 2))(*single), want, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
+    program = jax.jit(pulled).lower(*single).as_text()
+    assert ("while" in program) == (jax.default_backend() == "cpu")
 
 
 def test_huge_logits_do_not_overflow():
@@ -68,7 +90,10 @@ def test_attention_dropout_leaves_the_mean():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"implementation": "flash"}, "attn_impl='flash' is unknown; it is one of xla, cudnn"),
+        (
+            {"implementation": "flash"},
+            "attn_impl='flash' is unknown; it is one of auto, xla",
+        ),
         ({"implementation": "cudnn", "biases": (jnp.zeros((1, 1)),)}, "cudnn' has no biases"),
     ],
 )

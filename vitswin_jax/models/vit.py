@@ -73,7 +73,7 @@ class ViT(nn.Module):
     drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
     drop_path_rate: float = 0.0
-    attn_impl: str = "xla"
+    attn_impl: str = "auto"
     remat: bool | str = "none"
     scan: bool = False
     dtype: DTypeLike = jnp.float32
