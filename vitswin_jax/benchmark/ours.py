@@ -84,7 +84,8 @@ def products(job: Job) -> Work:
     def chain(blocks: Any, images: Any) -> Any:
         x = jnp.broadcast_to(images.mean(), (batch, tokens, width)).astype(dtype)
         for block in blocks:
-            q, k, v = jnp.einsum("bnc,cthd->tbhnd", x, block["qkv"])
+            qkv = jnp.einsum("bnc,cthd->bnthd", x, block["qkv"])
+            q, k, v = jnp.moveaxis(qkv, (2, 3), (0, 2))
             mixed = jnp.einsum("bhqk,bhkd->bhqd", jnp.einsum("bhqd,bhkd->bhqk", q, k), v)
             x = x + jnp.einsum("bhnd,hdc->bnc", mixed, block["proj"])
             x = x + x @ block["fc1"] @ block["fc2"]
