@@ -1,10 +1,10 @@
 """What MAE's encoder costs by the share that is hidden: operations counted, and CPU seconds.
 
-python benchmarks/mae.py [--model vit_small_patch16_224] [--batch 4] [--rounds 5]
+python benchmarks/mae.py [--model vit_small_patch16_224] [--depth 2] [--batch 2] [--rounds 5]
 
-Forward and backward pass of the encoder, embedding of all patches included, as compiled for this
-machine. Seconds are of the process, all cores together, the least of the rounds, which take the
-shares in turn. The table is in docs/pretrain.md.
+Forward and backward pass of the encoder, cut to a few equal blocks, embedding of all patches
+included, as compiled for this machine. Seconds are of the process, all cores together, the least of
+the rounds, which take the shares in turn. The table is in docs/pretrain.md.
 """
 
 import argparse
@@ -40,10 +40,11 @@ def main() -> None:
     """Prints a row for each share that is hidden."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="vit_small_patch16_224")
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--depth", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    model = create_model(args.model, num_classes=0)
+    model = create_model(args.model, num_classes=0, depth=args.depth)
     patches = model.grid[0] * model.grid[1]
     tokens = [int(patches * (1 - ratio)) for ratio in RATIOS]
     programs = [compile_encoder(model, args.batch, visible) for visible in tokens]
@@ -61,7 +62,8 @@ def main() -> None:
             f"| {ratio} | {visible} + 1 | {share:.3f} | {work / flops[0]:.3f} | "
             f"{spent / seconds[0]:.3f} |"
         )
-    print(f"{args.model}, batch {args.batch}: {flops[0] / 1e9:.1f} G, {seconds[0]:.2f} s for all")
+    size = f"{args.model}, {args.depth} blocks, batch {args.batch}"
+    print(f"{size}: {flops[0] / 1e9:.1f} G, {seconds[0]:.2f} s for all")
 
 
 if __name__ == "__main__":
