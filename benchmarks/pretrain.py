@@ -44,7 +44,7 @@ DATASETS = {  # name -> (image size, window, epochs of pre-training)
     "digits": (16, 4, 60.0),
     "fashion": (28, 7, 10.0),
 }
-# The better of two on the first seed of the digits: (from scratch, from weights).
+# The best on the first seed of the digits, of those in docs/pretrain.md: (scratch, from weights).
 PEAK_LRS = {"vit": (6e-3, 3e-3), "swin": (5e-3, 5e-3)}
 CASES = (("vit", SIMMIM), ("vit", MAE), ("swin", SIMMIM))
 
