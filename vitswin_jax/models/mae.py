@@ -119,14 +119,6 @@ class MAE(MaskedModel):
         wrong = self.check_encoder()
         if (encoder.pos_embed, encoder.pos_embed_at) != ("learned", "input"):
             wrong.append("positions must be one table: pos_embed='learned', pos_embed_at='input'")
-        if encoder.resnet_layers is not None:
-            wrong.append("a ResNet in front of the patches would see what is hidden")
-        if encoder.fc_norm or encoder.global_pool == "map":
-            wrong.append(
-                "the encoder needs a norm behind its blocks: fc_norm=False, no map pooling"
-            )
-        if encoder.num_classes:
-            wrong.append(f"the encoder has num_classes={encoder.num_classes}, which must be 0")
         if not 0 < self.visible < self.grid[0] * self.grid[1]:
             wrong.append(
                 f"mask_ratio={self.mask_ratio} leaves {self.visible} of "

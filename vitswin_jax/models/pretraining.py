@@ -9,9 +9,8 @@ import flax.linen as nn
 
 from vitswin_jax.models.mae import MAE
 from vitswin_jax.models.masked import MaskedModel
-from vitswin_jax.models.registry import nearest
 from vitswin_jax.models.simmim import SimMIM
-from vitswin_jax.types import UserError
+from vitswin_jax.types import UserError, nearest
 
 METHODS: dict[str, type[MaskedModel]] = {"simmim": SimMIM, "mae": MAE}
 
