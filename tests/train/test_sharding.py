@@ -90,6 +90,8 @@ def run(family, mesh_shape):
 
 MESHES = [
     *(("vit", shape) for shape in [(1, 8, 1), (1, 1, 8), (4, 2, 1), (2, 1, 4), (1, 4, 2)]),
+    *(("swin", shape) for shape in [(1, 8, 1), (4, 1, 2), (1, 4, 2)]),
+    *(("swinv2", shape) for shape in [(1, 8, 1), (4, 1, 2), (1, 4, 2)]),
     *((family, (2, 2, 2)) for family in MODELS),
 ]
 
