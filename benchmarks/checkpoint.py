@@ -47,14 +47,14 @@ def make_state(name: str) -> TrainState:
 
 def round_trip(state: TrainState, folder: Path) -> dict[str, float]:
     """Returns seconds: that `save` kept its caller, until all was written, and of restoring."""
-    with Checkpoints(folder, keep=1) as checkpoints:
+    with Checkpoints(folder, newest=1) as checkpoints:
         start = time.perf_counter()
         waited = seconds(lambda: checkpoints.save(state, next_batch=1))
     written = time.perf_counter() - start
     layout = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
-    with Checkpoints(folder, keep=1) as checkpoints:
+    with Checkpoints(folder, newest=1) as checkpoints:
         restored = seconds(
             lambda: jax.block_until_ready(checkpoints.restore_or(lambda: state, layout)[0])
         )
