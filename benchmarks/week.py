@@ -60,7 +60,7 @@ RECIPE = {
     "augment.cutmix_alpha": 1.0,
     "optim.name": "sgd",
     "optim.momentum": 0.9,
-    "optim.peak_lr": 0.02,
+    "optim.peak_lr": 0.005,  # at 0.02 roundings grow: on other devices logits were 5e-5 apart
     "optim.weight_decay": 1e-4,
     "optim.epochs": 0.0,
     "optim.warmup_epochs": 0.0,
@@ -266,7 +266,9 @@ def check_exact(series: Series, unbroken: Series) -> str:
 
 def check_close(series: Series, unbroken: Series) -> str:
     """Returns the largest differences; raises ValueError where one is above the tolerance."""
-    from vitswin_jax import load_pretrained
+    from vitswin_jax import load_pretrained, make_preprocess
+    from vitswin_jax.data.decode import decode_image
+    from vitswin_jax.data.sources import open_source
 
     far = {}
     losses = [np.array([row["train/loss"] for row in each.rows()]) for each in (series, unbroken)]
@@ -274,7 +276,9 @@ def check_close(series: Series, unbroken: Series) -> str:
     loaded = [load_pretrained(each.workdir) for each in (series, unbroken)]
     params = [np.concatenate([np.ravel(x) for x in _leaves(params)]) for _, params in loaded]
     far["parameters"] = np.abs(params[0] - params[1]).max()
-    images = np.random.default_rng(0).normal(size=(64, 16, 16, 3)).astype(np.float32)
+    source, preprocess = open_source("digits", split="test"), make_preprocess(unbroken.workdir)
+    encoded = [source[i]["image"] for i in range(len(source))]
+    images = np.concatenate([preprocess(decode_image(each, name="a digit")) for each in encoded])
     logits = [np.asarray(model.apply(params, images)) for model, params in loaded]
     far["logits"] = np.abs(logits[0] - logits[1]).max()
     told = ", ".join(f"{what} to {difference:.1e}" for what, difference in far.items())
