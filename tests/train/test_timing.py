@@ -1,12 +1,12 @@
 """Where the time goes, on a clock of the test's own; and traces that XProf's format reads."""
 
-import itertools
+import gzip
+import json
 import logging
 
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.profiler import ProfileData
 
 from vitswin_jax.train.timing import InputWatch, Laps, parse_window, profiled, shares
 from vitswin_jax.types import UserError
@@ -73,11 +73,10 @@ def test_a_window_is_two_numbers_of_steps():
 
 def steps_in(folder):
     """The numbers of the train steps that a trace has."""
-    (path,) = folder.glob("plugins/profile/*/*.xplane.pb")
-    events = itertools.chain.from_iterable(
-        line.events for plane in ProfileData.from_file(str(path)).planes for line in plane.lines
-    )
-    return sorted(dict(event.stats)["step_num"] for event in events if event.name == "train")
+    (path,) = folder.glob("plugins/profile/*/*.trace.json.gz")
+    assert path.with_name(path.name.replace(".trace.json.gz", ".xplane.pb")).exists()
+    events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    return sorted(int(e["args"]["step_num"]) for e in events if e.get("name") == "train")
 
 
 def take_steps(window, folder, *, count):
