@@ -7,6 +7,7 @@ matrix products, and axes before the heads (batch, windows) need no name.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -26,8 +27,10 @@ Swin V2's logits of up to 100 the difference shows."""
 
 
 LONG = 512
-"""Tokens from which on a CPU does better with a head at a time: 0.45 of the time at 577, 0.4 at 785
-and one image; at 197 it does 10 % worse."""
+"""Tokens from which on a CPU does better with few heads at a time: 0.45 of the time at 577 and 785
+and eight images of six heads; at 197 it does worse."""
+_CACHED = 8 * 2**20
+"""Bytes of logits that stay in a CPU's cache while they are exponentiated and multiplied."""
 
 
 def _logits(q: Array, k: Array, biases: tuple[Array, ...]) -> Array:
@@ -62,17 +65,20 @@ def _attend_cudnn(
     return jnp.swapaxes(out, 1, 2)
 
 
-def _attend_by_head(q: Array, k: Array, v: Array) -> Array:
-    """Attends one head of one example at a time, so that its logits stay in the cache.
+def _attend_in_cache(q: Array, k: Array, v: Array) -> Array:
+    """Attends as many heads at a time as have logits that fit the cache, of one or more examples.
 
-    A backward pass computes them again, and so no head's weights are kept.
+    A backward pass computes them again, and so no weights are kept.
     """
 
-    def one(qkv: tuple[Array, Array, Array]) -> Array:
+    def some(qkv: tuple[Array, Array, Array]) -> Array:
         return _attend_xla(*qkv, biases=(), dropout=None)
 
-    heads = tuple(x.reshape(-1, *x.shape[-2:]) for x in (q, k, v))
-    out = jax.lax.map(jax.checkpoint(one, prevent_cse=False), heads)
+    heads = math.prod(q.shape[:-2])
+    fit = max(_CACHED // (4 * q.shape[-2] * k.shape[-2]), 1)
+    at_once = max(count for count in range(1, heads + 1) if heads % count == 0 and count <= fit)
+    groups = tuple(x.reshape(-1, at_once, *x.shape[-2:]) for x in (q, k, v))
+    out = jax.lax.map(jax.checkpoint(some, prevent_cse=False), groups)
     return out.reshape(*q.shape[:-1], v.shape[-1])
 
 
@@ -82,7 +88,7 @@ def _attend_auto(
     at_once = functools.partial(_attend_xla, biases=biases, dropout=dropout)
     if biases or dropout is not None or k.shape[-2] < LONG:
         return at_once(q, k, v)
-    return jax.lax.platform_dependent(q, k, v, cpu=_attend_by_head, default=at_once)
+    return jax.lax.platform_dependent(q, k, v, cpu=_attend_in_cache, default=at_once)
 
 
 IMPLEMENTATIONS = {"auto": _attend_auto, "xla": _attend_xla, "cudnn": _attend_cudnn}
@@ -100,8 +106,8 @@ def attend(
     """Computes softmax(q kᵀ + Σ biases) v, with q already scaled (Transformer, eq. 1).
 
     Logits and softmax are float32 whatever the inputs are; each bias broadcasts to (*batch, q, k).
-    `dropout` acts on the attention weights. "auto" is "xla", but on CPU and for many tokens a head
-    at a time; both have the same numbers, to rounding. Raises UserError for an unknown
+    `dropout` acts on the attention weights. "auto" is "xla", but on CPU and for many tokens a few
+    heads at a time; both have the same numbers, to rounding. Raises UserError for an unknown
     implementation or for what the chosen one cannot do.
     """
     if implementation not in IMPLEMENTATIONS:
