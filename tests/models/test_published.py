@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict
 from vitswin_jax import create_model
 from vitswin_jax.analysis.cost import describe
 from vitswin_jax.analysis.variant_costs import variant_costs
+from vitswin_jax.models.layers import LayerNorm
 from vitswin_jax.weights import parameter_shapes
 
 MULTIPLY_ADDS = {
@@ -92,7 +93,7 @@ def test_hybrids_are_the_published_ones_with_their_norms(name, published):
     images = jax.ShapeDtypeStruct((1, model.img_size, model.img_size, 3), jnp.float32)
 
     def normalised(key, images):
-        is_norm = lambda module, _: isinstance(module, nn.GroupNorm | nn.LayerNorm)  # noqa: E731
+        is_norm = lambda module, _: isinstance(module, nn.GroupNorm | LayerNorm)  # noqa: E731
         _, state = model.init_with_output(key, images, capture_intermediates=is_norm)
         sown = flatten_dict(state["intermediates"])  # attention's weights too
         return {path: leaf for path, leaf in sown.items() if path[-1] == "__call__"}

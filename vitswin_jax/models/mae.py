@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from vitswin_jax.models.layers import layer_norm, pair
+from vitswin_jax.models.layers import LayerNorm, pair
 from vitswin_jax.models.masked import (
     MaskedModel,
     Reconstruction,
@@ -83,7 +83,7 @@ class Decoder(nn.Module):
                 dtype=self.dtype,
                 name=f"block_{i}",
             )(x, 0.0, train=train)
-        x = layer_norm(self.norm_eps, self.dtype, name="norm")(x)
+        x = LayerNorm(self.norm_eps, self.dtype, name="norm")(x)
         x = nn.Dense(self.pixels, dtype=self.dtype, name="pred")(x[:, prefix:])
         return x.astype(jnp.float32)
 

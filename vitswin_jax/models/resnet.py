@@ -64,7 +64,7 @@ class Numerics:
         return StdConv(features, size, stride, *eps, self.dtype, name=name)
 
     def norm(self, name: str) -> nn.GroupNorm:
-        """Creates a norm, whose variance takes two passes as `layers.layer_norm`'s does."""
+        """Creates a norm, whose variance takes two passes as `layers.LayerNorm`'s does."""
         return nn.GroupNorm(
             GROUPS,
             epsilon=self.group_norm_eps,

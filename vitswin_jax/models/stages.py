@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vitswin_jax.models.blocks import apply_blocks
-from vitswin_jax.models.layers import layer_norm
+from vitswin_jax.models.layers import LayerNorm
 from vitswin_jax.models.windows import pad_to_multiple
 
 table_init = nn.initializers.truncated_normal(0.02)
@@ -42,7 +42,7 @@ class PatchMerging(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j 2*c"]:
         """Merges a map; sides are rounded up."""
-        norm = layer_norm(self.norm_eps, self.dtype, name="norm")
+        norm = LayerNorm(self.norm_eps, self.dtype, name="norm")
         reduction = nn.Dense(
             2 * x.shape[-1],
             use_bias=False,

@@ -18,10 +18,10 @@ from vitswin_jax.models.attention import SelfAttention
 from vitswin_jax.models.blocks import drop_path_schedule
 from vitswin_jax.models.layers import (
     DropPath,
+    LayerNorm,
     Mlp,
     PatchEmbed,
     create_head,
-    layer_norm,
     pair,
     store_gradient,
 )
@@ -68,10 +68,10 @@ class SwinBlock(nn.Module):
         self, x: Float[Array, "b h w c"], drop_path: float | Float[Array, ""], *, train: bool
     ) -> Float[Array, "b h w c"]:
         """Adds window attention, then the MLP, each dropped with probability `drop_path`."""
-        y = layer_norm(self.norm_eps, self.dtype, name="norm1")(x)
+        y = LayerNorm(self.norm_eps, self.dtype, name="norm1")(x)
         y = self.mix_windows(y, train=train)
         x = store_gradient(x + DropPath()(y, drop_path, train=train))
-        y = layer_norm(self.norm_eps, self.dtype, name="norm2")(x)
+        y = LayerNorm(self.norm_eps, self.dtype, name="norm2")(x)
         y = self.mlp(name="mlp")(y, train=train)
         return store_gradient(x + DropPath()(y, drop_path, train=train))
 
@@ -186,7 +186,7 @@ class Swin(nn.Module):
             self._stage(stage, rates[first[stage] : first[stage] + depth])
             for stage, depth in enumerate(self.depths)
         ]
-        self.norm = layer_norm(eps, self.dtype)
+        self.norm = LayerNorm(eps, self.dtype)
         if self.num_classes:
             self.head = create_head(self.num_classes)
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vitswin_jax.models.attention import MASKED, SelfAttention
-from vitswin_jax.models.layers import DropPath, layer_norm, pair, store_gradient
+from vitswin_jax.models.layers import DropPath, LayerNorm, pair, store_gradient
 from vitswin_jax.models.stages import table_init
 from vitswin_jax.models.swin import Swin, SwinBlock
 from vitswin_jax.models.windows import Size, relative_position_index
@@ -111,7 +111,7 @@ class SwinV2Block(SwinBlock):
         A fresh block is the identity, for its norms start at zero.
         """
         norm = functools.partial(
-            layer_norm, self.norm_eps, self.dtype, scale_init=nn.initializers.zeros_init()
+            LayerNorm, self.norm_eps, self.dtype, scale_init=nn.initializers.zeros_init()
         )
         y = norm(name="norm1")(self.mix_windows(x, train=train))
         x = store_gradient(x + DropPath()(y, drop_path, train=train))

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from vitswin_jax.models.blocks import apply_blocks, drop_path_schedule
-from vitswin_jax.models.layers import PatchEmbed, create_head, layer_norm, pair
+from vitswin_jax.models.layers import LayerNorm, PatchEmbed, create_head, pair
 from vitswin_jax.models.posemb import POS_EMBED_PLACES, POS_EMBEDS, create_positions
 from vitswin_jax.models.resnet import Numerics, ResNet, total_stride
 from vitswin_jax.models.vit_block import AttentionPool, Block
@@ -159,7 +159,7 @@ class ViT(nn.Module):
         self.positions = None if every or self.pos_embed == "none" else positions(self.param)
         self.embed_drop = nn.Dropout(self.drop_rate)
         if self.pre_norm:
-            self.norm_pre = layer_norm(eps, dtype)
+            self.norm_pre = LayerNorm(eps, dtype)
         blocks = [
             Block(
                 num_heads=self.num_heads,
@@ -186,9 +186,9 @@ class ViT(nn.Module):
     def _setup_head(self) -> None:
         eps, dtype = self.norm_eps, self.dtype
         if self.fc_norm:
-            self.fc_norm_layer = layer_norm(eps, dtype, name="fc_norm")
+            self.fc_norm_layer = LayerNorm(eps, dtype, name="fc_norm")
         else:
-            self.norm = layer_norm(eps, dtype)
+            self.norm = LayerNorm(eps, dtype)
         if self.global_pool == "map":
             self.attn_pool = AttentionPool(
                 self.num_heads, round(self.embed_dim * self.mlp_ratio), self.act, eps, dtype

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vitswin_jax.models.attention import SelfAttention, attend, sow_weights
-from vitswin_jax.models.layers import DropPath, LayerScale, Mlp, layer_norm, store_gradient
+from vitswin_jax.models.layers import DropPath, LayerNorm, LayerScale, Mlp, store_gradient
 
 
 class Block(nn.Module):
@@ -53,7 +53,7 @@ class Block(nn.Module):
             positions = self.create_positions(self.param)
         if positions is not None and not self.relative:
             x = x + positions.astype(x.dtype)
-        y = layer_norm(self.norm_eps, self.dtype, name="norm1")(x)
+        y = LayerNorm(self.norm_eps, self.dtype, name="norm1")(x)
         y = SelfAttention(
             self.num_heads,
             qkv_bias=self.qkv_bias,
@@ -64,7 +64,7 @@ class Block(nn.Module):
             name="attn",
         )(y, bias=positions if self.relative else None, train=train)
         x = store_gradient(x + DropPath()(self._scaled(y, name="ls1"), drop_path, train=train))
-        y = layer_norm(self.norm_eps, self.dtype, name="norm2")(x)
+        y = LayerNorm(self.norm_eps, self.dtype, name="norm2")(x)
         y = Mlp(self.mlp_dim, self.act, self.drop_rate, dtype=self.dtype, name="mlp")(
             y, train=train
         )
@@ -106,5 +106,5 @@ class AttentionPool(nn.Module):
         pooled = nn.DenseGeneral(c, axis=(-2, -1), kernel_init=init, dtype=self.dtype, name="proj")(
             pooled
         )
-        y = layer_norm(self.norm_eps, self.dtype, name="norm")(pooled)
+        y = LayerNorm(self.norm_eps, self.dtype, name="norm")(pooled)
         return pooled + Mlp(self.mlp_dim, self.act, dtype=self.dtype, name="mlp")(y, train=train)
