@@ -13,6 +13,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from vitswin_jax.cache import keep_compiled_programs
+from vitswin_jax.heap import keep_freed_memory
 from vitswin_jax.recipe import FLAG_ERRORS, what_was_wrong
 from vitswin_jax.train.hosts import JOIN_TIMEOUT, LOST_AFTER, joined
 from vitswin_jax.train.loop import train_and_evaluate
@@ -56,6 +57,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: unexpected {' '.join(argv[1:])}; every flag begins with --.")
     keep_compiled_programs()
+    keep_freed_memory()
     try:
         command = f"python {shlex.join(sys.argv)}"
         profile = None if _PROFILE.value is None else parse_window(_PROFILE.value)

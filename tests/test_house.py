@@ -14,6 +14,7 @@ DIRECTIONS = {
     "types": [],
     "version": [],
     "cache": [],
+    "heap": [],
     "atomic": ["types"],
     "download": ["types", "atomic"],
     "published": ["types", "convert.source", "models.registry"],
@@ -96,6 +97,7 @@ DIRECTIONS = {
     "benchmark*": [
         "types",
         "atomic",
+        "heap",
         "analysis.cost",
         "benchmark.*",
         "models.*",

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitswin_jax.benchmark.peers import LEARNING_RATE, Job, Work, jax_inference, jax_training, serve
+from vitswin_jax.heap import keep_freed_memory
 from vitswin_jax.pretrained import load_pretrained
 from vitswin_jax.train.optim import make_optim
 from vitswin_jax.train.sharding import create_mesh, shard_batch, state_shardings
@@ -23,6 +24,8 @@ from vitswin_jax.train.steps import StepOptions, make_train_step
 
 def ours(job: Job) -> Work:
     """Returns inference or a training step by a model of ours, from the file a peer reads too."""
+    if job["task"] == "train":
+        keep_freed_memory()  # as train.py does
     model, variables = load_pretrained(
         job["weights"],
         job["name"],
