@@ -24,8 +24,7 @@ from vitswin_jax.train.steps import StepOptions, make_train_step
 
 def ours(job: Job) -> Work:
     """Returns inference or a training step by a model of ours, from the file a peer reads too."""
-    if job["task"] == "train":
-        keep_freed_memory()  # as train.py does
+    keep_freed_memory()  # as train.py and vitswin do
     model, variables = load_pretrained(
         job["weights"],
         job["name"],

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from vitswin_jax.cache import keep_compiled_programs
+from vitswin_jax.heap import keep_freed_memory
 from vitswin_jax.types import UserError
 from vitswin_jax.version import __version__
 
@@ -27,6 +28,8 @@ _COMMANDS = {  # each a module of this package, with add_arguments(parser) and r
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand; returns the exit status: 0, 1 for a mistake (one line says which), 2."""
+    if argv is None:
+        keep_freed_memory()  # the process is the command's alone
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = _parser(argv)
     args, rest = parser.parse_known_args(argv)
