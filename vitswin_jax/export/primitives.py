@@ -25,6 +25,7 @@ _ELEMENTWISE = {
     "exp": "Exp",
     "log": "Log",
     "logistic": "Sigmoid",
+    "lt": "Less",
     "max": "Max",
     "min": "Min",
     "mul": "Mul",
