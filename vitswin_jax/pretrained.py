@@ -36,7 +36,7 @@ from vitswin_jax.weights import divide_encoder, open_weights
 
 log = logging.getLogger(__name__)
 
-_EXECUTION = ("remat", "scan")  # how a run computed, not what: never stored
+_EXECUTION = ("attn_impl", "remat", "scan")  # how a run computed, not what: never stored
 # The Swin families: ImageNet's statistics, 224 of 256 pixels (the official data/build.py).
 _MICROSOFT = IMAGENET | {"crop_fraction": 0.875}
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import linen as nn
+from jax.experimental import pallas as pl
 
 from vitswin_jax.analysis.cost import describe, multiply_adds
 from vitswin_jax.models.registry import create_model
@@ -83,6 +84,14 @@ def test_scan_counts_every_turn():
         return jax.lax.scan(lambda x, _: (jax.jit(dot)(x, w), None), x, length=7)[0]
 
     assert multiply_adds(run, f32(3, 4), f32(4, 4)) == 7 * 3 * 4 * 4
+
+
+def test_a_kernel_counts_once_per_program():
+    def kernel(x, w, out):
+        out[...] = x[...] @ w[...]
+
+    run = pl.pallas_call(kernel, grid=(2, 3), out_shape=f32(3, 4), interpret=True)
+    assert multiply_adds(run, f32(3, 4), f32(4, 4)) == 2 * 3 * 3 * 4 * 4
 
 
 def test_branches_count_as_the_dearest():

@@ -24,9 +24,10 @@ from vitswin_jax.models.layers import pair
 def multiply_adds(fn: Callable[..., Any], *args: Any) -> int:
     """Returns the number of multiply-adds of `fn(*args)`; arguments may be ShapeDtypeStructs.
 
-    A loop counts once per turn, a branch as its dearest arm, and a convolution counts its padding
-    but not the zeros that dilation inserts. Raises ValueError for products whose number the trace
-    does not show: in a `while_loop`, whose turns depend on values, in a kernel or in a shard_map.
+    A loop counts once per turn, a kernel once per program, a branch as its dearest arm, and a
+    convolution counts its padding but not the zeros that dilation inserts. Raises ValueError for
+    products whose number the trace does not show: in a `while_loop`, whose turns depend on values,
+    or in a shard_map.
     """
     return _count(jax.make_jaxpr(fn)(*args).jaxpr)
 
@@ -64,6 +65,8 @@ def count_equation(equation: core.JaxprEqn) -> int:
     inner = [_count(jaxpr) for jaxpr in core.jaxprs_in_params(params)]
     if name == "scan":
         return params["length"] * sum(inner)
+    if name == "pallas_call":
+        return math.prod(params["grid_mapping"].grid) * sum(inner)
     if name == "cond":
         return max(inner)
     if name in _UNCOUNTABLE and any(inner):
@@ -71,7 +74,7 @@ def count_equation(equation: core.JaxprEqn) -> int:
     return sum(inner)
 
 
-_UNCOUNTABLE = ("while", "pallas_call", "shard_map")
+_UNCOUNTABLE = ("while", "shard_map")
 
 
 def _dot_general(equation: core.JaxprEqn) -> int:

@@ -7,6 +7,7 @@ import ast
 import datetime
 import itertools
 import json
+import os
 import platform
 import statistics
 import sys
@@ -69,6 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table, or with --json a line a case as it is done; draws the plot."""
+    # Several processes share an accelerator; each would else take three quarters of its memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from vitswin_jax.benchmark.cases import Case
     from vitswin_jax.benchmark.plot import save_plot
     from vitswin_jax.benchmark.runner import run_case

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,6 +18,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from vitswin_jax.models.windows import Cut, Size, pad_to_multiple
 from vitswin_jax.types import UserError
 
 Dropout = Callable[[Array], Array]
@@ -116,6 +118,26 @@ def attend(
     return IMPLEMENTATIONS[implementation](q, k, v, biases=biases, dropout=dropout)
 
 
+def _attend_map_fused(qkv: Array, bias: Array, **options: Any) -> Array:
+    if jax.default_backend() != "gpu":
+        raise UserError(
+            f"attn_impl='fused' is a kernel for GPUs, and this is {jax.default_backend()}; use "
+            "'xla', which has the same numbers."
+        )
+    try:
+        from vitswin_jax.models.window_kernel import window_attention
+    except ImportError as error:
+        raise UserError(
+            f"attn_impl='fused' needs Pallas's way through Triton, which jax {jax.__version__} "
+            "does not have; use 'xla'."
+        ) from error
+    return window_attention(qkv, bias, **options)
+
+
+MAP_IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {"fused": _attend_map_fused}
+"""Those that find a map's windows themselves; they are called as `window_attention` is."""
+
+
 def sow_weights(module: nn.Module, q: Array, k: Array, *, biases: tuple[Array, ...] = ()) -> None:
     """Leaves softmax(q kᵀ + Σ biases) as the module's "attention", where intermediates are mutable.
 
@@ -131,8 +153,8 @@ class SelfAttention(nn.Module):
 
     Parameters: `qkv` kernel (c, 3, heads, d), the rows in the order query, key, value; `proj`
     kernel (heads, d, c). A family with position biases or another similarity overrides
-    `position_bias` or `prepare`. Where intermediates are asked for, it leaves its weights
-    (`sow_weights`) and, as "position_bias", what it adds by position (heads, n, n).
+    `position_bias`, or `prepare` and `prepare_map`. Where intermediates are asked for, it leaves
+    its weights (`sow_weights`) and, as "position_bias", what it adds by position (heads, n, n).
     """
 
     num_heads: int
@@ -152,6 +174,24 @@ class SelfAttention(nn.Module):
         """Makes q·k the logit: here by 1/√d on the query; each is (*batch, heads, n, d)."""
         return q * q.shape[-1] ** -0.5, k, v
 
+    def prepare_map(
+        self, qkv: Float[Array, "b h w 3 heads d"]
+    ) -> tuple[Float[Array, "b h w 3 heads d"], float]:
+        """Does as `prepare` with a map that is not cut; the logit is q·k times the second."""
+        return qkv, qkv.shape[-1] ** -0.5
+
+    @property
+    def takes_maps(self) -> bool:
+        """Whether the call is given maps and their `cut`, and not windows, one after another.
+
+        Where weights are asked for, and where parameters are made, it is given windows.
+        """
+        return (
+            self.attn_impl in MAP_IMPLEMENTATIONS
+            and not self.is_initializing()
+            and not self.is_mutable_collection("intermediates")
+        )
+
     @nn.compact
     def __call__(
         self,
@@ -159,13 +199,18 @@ class SelfAttention(nn.Module):
         mask: np.ndarray | None = None,
         *,
         bias: Float[Array, "heads n n"] | None = None,
+        cut: Cut | None = None,
         train: bool,
     ) -> Float[Array, "*batch n c"]:
         """Mixes tokens; `mask`, broadcast to (*batch, n, n), is True where a pair may attend.
 
-        `bias` is added to the logits besides the module's own.
+        `bias` is added to the logits besides the module's own. With `cut`, x is maps (b, h, w, c),
+        and tokens are mixed in their windows.
         """
-        c, heads = x.shape[-1], self.num_heads
+        c, heads, size = x.shape[-1], self.num_heads, x.shape[-3:-1]
+        if cut is not None:
+            x = pad_to_multiple(x, cut.window_size)
+        tokens_first = cut is not None or not train
         # One matrix for three projections: each is initialised by its own fans (batch_axis).
         init = self.kernel_init or nn.initializers.xavier_uniform(
             in_axis=0, out_axis=(2, 3), batch_axis=(1,)
@@ -174,14 +219,39 @@ class SelfAttention(nn.Module):
         # transposed; with a backward pass 1 % (ViT) to 5 % (Swin) slower.
         qkv = nn.Einsum(
             (c, 3, heads, c // heads),
-            "...nc,cthd->t...hnd" if train else "...nc,cthd->...nthd",
+            "...nc,cthd->...nthd" if tokens_first else "...nc,cthd->t...hnd",
             use_bias=self.qkv_bias,
             kernel_init=init,
             dtype=self.dtype,
             name="qkv",
         )(x)
-        if not train:
-            qkv = jnp.moveaxis(qkv, (-3, -4), (0, -2))
+        if cut is not None:
+            out = self._mix_map(qkv, cut, size, train=train)
+        else:
+            out = self._mix(
+                jnp.moveaxis(qkv, (-3, -4), (0, -2)) if tokens_first else qkv,
+                mask,
+                bias,
+                train=train,
+            )
+        out = nn.Einsum(
+            (heads, c // heads, c),
+            "...hnd,hdc->...nc" if cut is None else "...nhd,hdc->...nc",
+            kernel_init=self.kernel_init
+            or nn.initializers.xavier_uniform(in_axis=(0, 1), out_axis=2),
+            dtype=self.dtype,
+            name="proj",
+        )(out)
+        return nn.Dropout(self.proj_drop_rate, deterministic=not train)(out)
+
+    def _mix(
+        self,
+        qkv: Float[Array, "3 *batch heads n d"],
+        mask: np.ndarray | None,
+        bias: Array | None,
+        *,
+        train: bool,
+    ) -> Float[Array, "*batch heads n d"]:
         q, k, v = self.prepare(*qkv)
         biases = tuple(b for b in (self.position_bias(), bias) if b is not None)
         for by_position in biases:
@@ -192,20 +262,24 @@ class SelfAttention(nn.Module):
         dropout = None
         if train and self.attn_drop_rate:
             dropout = nn.Dropout(self.attn_drop_rate, deterministic=False)
-        out = attend(
-            q,
-            k,
-            v,
-            biases=biases,
-            dropout=dropout,
-            implementation=self.attn_impl,
+        implementation = "xla" if self.attn_impl in MAP_IMPLEMENTATIONS else self.attn_impl
+        return attend(q, k, v, biases=biases, dropout=dropout, implementation=implementation)
+
+    def _mix_map(
+        self, qkv: Float[Array, "b H W 3 heads d"], cut: Cut, size: Size, *, train: bool
+    ) -> Float[Array, "b h w heads d"]:
+        if train and self.attn_drop_rate:
+            raise UserError(
+                f"attn_impl={self.attn_impl!r} has no attention dropout; set attn_drop_rate to 0, "
+                "or use 'xla'."
+            )
+        qkv, scale = self.prepare_map(qkv)
+        out = MAP_IMPLEMENTATIONS[self.attn_impl](
+            qkv,
+            self.position_bias(),
+            cut=cut,
+            size=size,
+            scale=scale,
+            mask_value=self.mask_value,
         )
-        out = nn.Einsum(
-            (heads, c // heads, c),
-            "...hnd,hdc->...nc",
-            kernel_init=self.kernel_init
-            or nn.initializers.xavier_uniform(in_axis=(0, 1), out_axis=2),
-            dtype=self.dtype,
-            name="proj",
-        )(out)
-        return nn.Dropout(self.proj_drop_rate, deterministic=not train)(out)
+        return out[:, : size[0], : size[1]]

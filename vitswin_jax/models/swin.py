@@ -5,6 +5,7 @@ Axes: b batch, h w map or image, n tokens of a window, c channels, k classes.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import ClassVar
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vitswin_jax.models.attention import SelfAttention
+from vitswin_jax.models.attention import MAP_IMPLEMENTATIONS, SelfAttention
 from vitswin_jax.models.blocks import drop_path_schedule
 from vitswin_jax.models.layers import (
     DropPath,
@@ -27,6 +28,7 @@ from vitswin_jax.models.layers import (
 )
 from vitswin_jax.models.stages import PatchMerging, Stage, table_init
 from vitswin_jax.models.windows import (
+    Cut,
     Size,
     fit_window,
     map_windows,
@@ -78,12 +80,13 @@ class SwinBlock(nn.Module):
     def mix_windows(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
         """Returns attention within (shifted) windows."""
         attention = self.attention(name="attn")
+        cut = Cut(self.window_size, self.shift, self.pad_before_roll)
+        if attention.takes_maps:
+            return attention(x, cut=cut, train=train)
         return map_windows(
             lambda windows, mask: attention(windows, mask, train=train),
             x,
-            window_size=self.window_size,
-            shift=self.shift,
-            pad_before_roll=self.pad_before_roll,
+            **dataclasses.asdict(cut),
         )
 
 
@@ -130,6 +133,7 @@ class Swin(nn.Module):
     drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
     drop_path_rate: float = 0.0
+    attn_impl: str = "xla"
     remat: bool | str = "none"
     scan: bool = False
     dtype: DTypeLike = jnp.float32
@@ -147,6 +151,8 @@ class Swin(nn.Module):
         sizes = (pair(self.img_size), pair(self.patch_size), *self.window_sizes)
         if min(side for size in sizes for side in size) < 1:
             wrong.append("img_size, window_size and patch_size must be at least 1")
+        if self.attn_impl not in (known := ("xla", *MAP_IMPLEMENTATIONS)):
+            wrong.append(f"attn_impl={self.attn_impl!r} is none of {', '.join(known)}")
         if wrong:
             raise UserError("; ".join(wrong) + ".")
 
@@ -221,6 +227,7 @@ class Swin(nn.Module):
             proj_drop_rate=self.drop_rate,
             attn_drop_rate=self.attn_drop_rate,
             kernel_init=self._kernel_init,
+            attn_impl=self.attn_impl,
             window_size=window,
             dtype=self.dtype,
         )

@@ -61,7 +61,8 @@ class SwinMlpBlock(SwinBlock):
 class SwinMlp(Swin):
     """Swin-MLP; what `Swin` has, but for what is attention's.
 
-    `qkv_bias`, `attn_drop_rate` and `pad_before_roll` have no meaning and keep their defaults.
+    `qkv_bias`, `attn_drop_rate`, `attn_impl` and `pad_before_roll` have no meaning and keep their
+    defaults.
     """
 
     _block_class: ClassVar[type[nn.Module]] = SwinMlpBlock
@@ -69,10 +70,14 @@ class SwinMlp(Swin):
     def check(self) -> None:
         """Raises UserError that lists every field that does not fit the others."""
         super().check()
-        if not (self.qkv_bias and self.pad_before_roll) or self.attn_drop_rate:
+        if (
+            not (self.qkv_bias and self.pad_before_roll)
+            or self.attn_drop_rate
+            or self.attn_impl != "xla"
+        ):
             raise UserError(
-                "Swin-MLP has no attention; qkv_bias, attn_drop_rate and pad_before_roll must keep "
-                "their defaults."
+                "Swin-MLP has no attention; qkv_bias, attn_drop_rate, attn_impl and "
+                "pad_before_roll must keep their defaults."
             )
 
     def _attention(self, stage: int, window: Size) -> Callable[..., nn.Module]:

@@ -242,6 +242,7 @@ class SwinMoe(Swin):
             proj_drop_rate=self.drop_rate,
             attn_drop_rate=self.attn_drop_rate,
             kernel_init=self._kernel_init,
+            attn_impl=self.attn_impl,
             window_size=window,
             pretrained_window_size=pair(self.pretrained_window_sizes[stage]),
             dtype=self.dtype,

@@ -88,6 +88,13 @@ class CosineAttention(SelfAttention):
         q = _normalize(q) * jnp.expand_dims(scale, range(q.ndim - 3))
         return q.astype(v.dtype), _normalize(k).astype(v.dtype), v
 
+    def prepare_map(
+        self, qkv: Float[Array, "b h w 3 heads d"]
+    ) -> tuple[Float[Array, "b h w 3 heads d"], float]:
+        """Does as `prepare` with a map that is not cut."""
+        alone = jnp.moveaxis(qkv, 3, 0)[..., None, :]  # each token by itself: b h w heads 1 d
+        return jnp.stack(self.prepare(*alone), 3)[..., 0, :], 1.0
+
     def _bias(self, name: str, x: Array) -> Float[Array, "heads d"]:
         shape = (self.num_heads, x.shape[-1])
         return self.param(name, nn.initializers.zeros_init(), shape, jnp.float32)
@@ -153,6 +160,7 @@ class SwinV2(Swin):
             proj_drop_rate=self.drop_rate,
             attn_drop_rate=self.attn_drop_rate,
             kernel_init=self._kernel_init,
+            attn_impl=self.attn_impl,
             mask_value=self.mask_value,
             window_size=window,
             pretrained_window_size=pair(self.pretrained_window_sizes[stage]),

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from vitswin_jax.models.attention import IMPLEMENTATIONS
 from vitswin_jax.models.blocks import apply_blocks, drop_path_schedule
 from vitswin_jax.models.layers import LayerNorm, PatchEmbed, create_head, pair
 from vitswin_jax.models.posemb import POS_EMBED_PLACES, POS_EMBEDS, create_positions
@@ -88,6 +89,7 @@ class ViT(nn.Module):
         if self.embed_dim % self.num_heads:
             wrong.append(f"embed_dim={self.embed_dim} is no multiple of num_heads={self.num_heads}")
         choices = {
+            "attn_impl": IMPLEMENTATIONS,
             "pos_embed": POS_EMBEDS,
             "pos_embed_at": POS_EMBED_PLACES,
             "global_pool": GLOBAL_POOLS,

@@ -6,6 +6,7 @@ NumPy, computed once while a model is traced, and so a constant of the compiled 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -17,6 +18,15 @@ from jaxtyping import Array, Bool, Float, Int
 from vitswin_jax.types import UserError
 
 Size = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """How a block cuts maps into windows; what `map_windows` takes by these names."""
+
+    window_size: Size
+    shift: Size
+    pad_before_roll: bool
 
 
 def window_partition(

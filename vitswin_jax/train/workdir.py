@@ -31,6 +31,7 @@ MAY_CHANGE = (  # keys that change how a run computes or reports, not what
     "mesh.data",
     "mesh.fsdp",
     "mesh.tensor",
+    "model.attn_impl",
     "model.remat",
     "pretrain.probe_every",
     "pretrain.probe_images",
