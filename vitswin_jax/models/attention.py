@@ -125,7 +125,7 @@ def _attend_map_fused(qkv: Array, bias: Array, **options: Any) -> Array:
             "'xla', which has the same numbers."
         )
     try:
-        from vitswin_jax.models.window_kernel import window_attention
+        from vitswin_jax.models.window_attention import window_attention
     except ImportError as error:
         raise UserError(
             f"attn_impl='fused' needs Pallas's way through Triton, which jax {jax.__version__} "

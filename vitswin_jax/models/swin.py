@@ -108,6 +108,7 @@ class Swin(nn.Module):
     position embedding behind the patch norm, and then images must have `img_size`. A window size a
     stage (Swin-S3) is a tuple of pairs. `init_std` is of all kernels; the official 0.02 suits
     widths from 96 on, and narrower models learn faster from about 1 / sqrt(embed_dim).
+    `attn_impl` is "xla", or "fused", `window_attention`'s kernels for GPUs.
     """
 
     _block_class: ClassVar[type[nn.Module]] = SwinBlock

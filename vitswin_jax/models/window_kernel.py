@@ -1,14 +1,11 @@
-"""Window attention on GPUs as one kernel, with a backward pass of its own: Pallas, through Triton.
+"""The kernels of window attention on GPUs, forward and backward: Pallas, through Triton.
 
-XLA's way writes the shifted map, its windows and every window's logits to memory and reads them
-again. Here a program finds the tokens of a window where they lie on the map, keeps their logits in
-registers, and puts the result where the queries lie. The backward pass computes the logits again,
-and so nothing is kept for it but what the forward pass was given.
-
-A program has one head and, one after another, every so many windows; of windows of more than 64
-tokens, a block of their queries (or, of the gradients of keys and values, a block of the keys).
-Tokens and channels are padded to powers of two in registers only. Axes: b batch, h w the map padded
-to whole windows, n tokens of a window, d channels of a head.
+A program finds the tokens of a window where they lie on the map, keeps their logits in registers,
+and puts the result where the queries lie. It has one head and, one
+after another, every so many windows; of windows of more than 64 tokens, a block of the queries (or,
+for the gradients of keys and values, of the keys). Tokens and channels are padded to powers of two
+in registers only. Arrays are flat, (tokens of all maps, channels of all heads). Axes: b batch, h w
+the map padded to whole windows, n tokens of a window, d channels of a head.
 """
 
 from __future__ import annotations
@@ -22,23 +19,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
-from jax.experimental.custom_partitioning import custom_partitioning
 from jax.experimental.pallas import triton as plgpu
-from jax.sharding import NamedSharding, Sharding
-from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from vitswin_jax.models.windows import Cut, Size
-from vitswin_jax.types import UserError
 
 MOST_TOKENS = 256
-"""Of a window: 32 queries' logits to all of them are what the registers hold."""
-_TILE = 8192  # logits that a program holds at once, at most
-_PROGRAMS = 1024  # started in all: two or three turns on what a large GPU runs at once
+"""Of a window: the logits of 16 queries, the fewest that Triton multiplies, are a tile."""
+_TILE = 4096  # logits that a program's four warps hold; twice as many overflow their registers
+PROGRAMS = 1024  # started in all: two or three turns on what a large GPU runs at once
 
 
 @dataclasses.dataclass(frozen=True)
-class _Task:
+class Task:
     """What the arrays' shapes do not say."""
 
     cut: Cut
@@ -49,10 +42,10 @@ class _Task:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Plan:
+class Plan:
     """A task on arrays of given shapes: how many of what a program has."""
 
-    task: _Task
+    task: Task
     shape: tuple[int, ...]  # of the queries, keys and values: b h w 3 heads d
 
     @property
@@ -97,7 +90,7 @@ class _Plan:
     @property
     def programs(self) -> int:
         """Programs that share the windows, for each head and block."""
-        return min(self.windows, pl.cdiv(_PROGRAMS, self.heads * self.blocks))
+        return min(self.windows, pl.cdiv(PROGRAMS, self.heads * self.blocks))
 
     @property
     def turns(self) -> int:
@@ -109,68 +102,17 @@ def _lanes(size: int) -> int:
     return max(16, pl.next_power_of_2(size))
 
 
-def window_attention(
-    qkv: Float[Array, "b h w 3 heads d"],
-    bias: Float[Array, "heads n n"],
-    *,
-    cut: Cut,
-    size: Size,
-    scale: float,
-    mask_value: float,
-    interpret: bool = False,
-) -> Float[Array, "b h w heads d"]:
-    """Computes softmax(scale q kᵀ + bias + mask) v in the windows of maps (Swin, eq. 4).
-
-    The maps lie as images do, neither shifted nor cut, padded at the bottom and the right from
-    `size` to whole windows; the pad tokens are attended to, and with `cut.pad_before_roll` shifted
-    too, as `map_windows` has it. A pair that the shift alone brought together has `mask_value`
-    added. Logits and softmax are float32. On a mesh, batch and heads may be divided. `interpret`
-    runs the kernel's steps as ordinary JAX, on any device. Raises UserError for larger windows than
-    of `MOST_TOKENS` tokens, and ValueError for shapes that do not fit.
-    """
-    tokens = math.prod(cut.window_size)
-    if tokens > MOST_TOKENS:
-        raise UserError(
-            f"attn_impl='fused' takes windows of up to {MOST_TOKENS} tokens, and "
-            f"{'x'.join(map(str, cut.window_size))} has {tokens}; use 'xla'."
-        )
-    if any(side % step for side, step in zip(qkv.shape[1:3], cut.window_size, strict=True)):
-        raise ValueError(f"{cut.window_size} does not divide the map {qkv.shape[1:3]}; pad it.")
-    if bias.shape != (qkv.shape[4], tokens, tokens):
-        raise ValueError(f"bias is {bias.shape}, and not {(qkv.shape[4], tokens, tokens)}.")
-    return _attend(qkv, bias, _Task(cut, size, scale, mask_value, interpret))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _attend(qkv: Array, bias: Array, task: _Task) -> Array:
-    return _forward(qkv, bias, task)
-
-
-def _attend_forward(qkv: Array, bias: Array, task: _Task) -> tuple[Array, tuple[Array, Array]]:
-    return _forward(qkv, bias, task), (qkv, bias)
-
-
-def _attend_backward(
-    task: _Task, residuals: tuple[Array, Array], pull: Array
-) -> tuple[Array, Array]:
-    return _backward(*residuals, pull, task)
-
-
-_attend.defvjp(_attend_forward, _attend_backward)
-
-
-# What one device does. Arrays are flat in the kernels: (tokens of all maps, channels of all heads).
-
-
-def _forward_here(qkv: Array, bias: Array, task: _Task) -> Array:
-    plan = _Plan(task, qkv.shape)
+def forward(qkv: Array, bias: Array, task: Task) -> Array:
+    """Returns the outputs (b, h, w, heads, d) of (b, h, w, 3, heads, d), on one device."""
+    plan = Plan(task, qkv.shape)
     out = jax.ShapeDtypeStruct((math.prod(qkv.shape[:3]), plan.heads * plan.channels), qkv.dtype)
     out = _call(_forward_kernel, plan, out, _flat(qkv, 3), _flat(bias, 2))
     return out.reshape(*qkv.shape[:3], plan.heads, plan.channels)
 
 
-def _backward_here(qkv: Array, bias: Array, pull: Array, task: _Task) -> tuple[Array, Array]:
-    plan = _Plan(task, qkv.shape)
+def backward(qkv: Array, bias: Array, pull: Array, task: Task) -> tuple[Array, Array]:
+    """Returns the gradients of both, given that of the outputs; the logits are computed again."""
+    plan = Plan(task, qkv.shape)
     flat = (_flat(qkv, 3), _flat(bias, 2), _flat(pull, 3))
     rows = plan.heads * plan.tokens
     outs = [
@@ -193,14 +135,15 @@ def _flat(x: Array, rows: int) -> Array:
     return x.reshape(math.prod(x.shape[:rows]), -1)
 
 
-def _call(kernel: Any, plan: _Plan, outs: Any, *arrays: Array, aliases: Any = None) -> Any:
+def _call(kernel: Any, plan: Plan, outs: Any, *arrays: Array, aliases: Any = None) -> Any:
     return pl.pallas_call(
         functools.partial(kernel, plan=plan),
         out_shape=outs,
         grid=(plan.heads, plan.blocks, plan.programs),
         input_output_aliases=aliases or {},
+        # The next turn's tokens are loaded ahead; in float32 small GPUs have not the memory for it.
         compiler_params=plgpu.CompilerParams(
-            num_warps=4 if plan.block * plan.lanes <= _TILE // 2 else 8, num_stages=1
+            num_warps=4, num_stages=2 if arrays[0].dtype.itemsize == 2 else 1
         ),
         interpret=plan.task.interpret,
     )(*arrays)
@@ -209,7 +152,7 @@ def _call(kernel: Any, plan: _Plan, outs: Any, *arrays: Array, aliases: Any = No
 # The kernels.
 
 
-def _forward_kernel(qkv: Any, bias: Any, out: Any, *, plan: _Plan) -> None:
+def _forward_kernel(qkv: Any, bias: Any, out: Any, *, plan: Plan) -> None:
     head, block, program = (pl.program_id(axis) for axis in range(3))
     queries = block * plan.block + _iota(plan.block)
     keys = _iota(plan.lanes)
@@ -230,7 +173,7 @@ def _forward_kernel(qkv: Any, bias: Any, out: Any, *, plan: _Plan) -> None:
 
 
 def _backward_kernel(
-    qkv: Any, bias: Any, pull: Any, qkv_pull: Any, bias_pull: Any, *by_query: Any, plan: _Plan
+    qkv: Any, bias: Any, pull: Any, qkv_pull: Any, bias_pull: Any, *by_query: Any, plan: Plan
 ) -> None:
     """Writes the gradients of queries and biases, and of keys and values if they are one block."""
     head, block, program = (pl.program_id(axis) for axis in range(3))
@@ -272,7 +215,7 @@ def _backward_kernel(
     plgpu.store(bias_pull.at[rows, keys[None, :]], total, mask=there)
 
 
-def _backward_keys_kernel(*refs: Any, plan: _Plan) -> None:
+def _backward_keys_kernel(*refs: Any, plan: Plan) -> None:
     """Writes the gradients of a block of keys and values; logits stand (keys, queries)."""
     qkv, bias, pull, sums, means, _, qkv_pull = refs
     head, block, program = (pl.program_id(axis) for axis in range(3))
@@ -288,9 +231,8 @@ def _backward_keys_kernel(*refs: Any, plan: _Plan) -> None:
         of_out = _read(plan, pull, at_queries, head)
         rows = (window * plan.heads + head) * plan.tokens + queries[None, :]
         there = at_queries.there.reshape(1, -1)
-        # A query that is not there weighs nothing: exp(-inf).
-        logarithm = plgpu.load(sums.at[rows], mask=there, other=np.inf)
-        mean = plgpu.load(means.at[rows], mask=there, other=0.0)
+        # A query that is not there has weights, but nothing pulls at its output.
+        logarithm, mean = (plgpu.load(x.at[rows], mask=there, other=0.0) for x in (sums, means))
         logits = _logits(plan, plgpu.dot(k, q, trans_b=True), biases, at_keys, at_queries)
         weights = jnp.exp(logits - logarithm)
         of_logits = weights * (plgpu.dot(v, of_out, trans_b=True) - mean)
@@ -312,7 +254,7 @@ class _Tokens:
     there: Array  # False for what pads them to a power of two, and behind the last window
 
 
-def _find(plan: _Plan, window: Array, lanes: Array) -> _Tokens:
+def _find(plan: Plan, window: Array, lanes: Array) -> _Tokens:
     """Returns where tokens of a window lie that rolling and padding the map would bring there."""
     cut, (height, width) = plan.task.cut, plan.shape[1:3]
     image, window = _divide(window, math.prod(plan.across))
@@ -350,7 +292,7 @@ def _iota(size: int) -> Array:
 
 
 def _logits(
-    plan: _Plan, products: Array, biases: Array, at_rows: _Tokens, at_columns: _Tokens
+    plan: Plan, products: Array, biases: Array, at_rows: _Tokens, at_columns: _Tokens
 ) -> Array:
     logits = plan.task.scale * products + biases
     if not any(plan.task.cut.shift):
@@ -359,67 +301,25 @@ def _logits(
     return logits + jnp.where(apart, plan.task.mask_value, 0.0)
 
 
-def _biases(plan: _Plan, bias: Any, head: Array, queries: Array, keys: Array) -> Array:
+def _biases(plan: Plan, bias: Any, head: Array, queries: Array, keys: Array) -> Array:
     """Reads a head's biases; what pads the keys has no weight: -inf."""
     there = (queries < plan.tokens) & (keys < plan.tokens)
     biases = plgpu.load(bias.at[head * plan.tokens + queries, keys], mask=there, other=0.0)
     return jnp.where(keys < plan.tokens, biases.astype(jnp.float32), -np.inf)
 
 
-def _read(plan: _Plan, ref: Any, tokens: _Tokens, part: Array) -> Array:
+def _read(plan: Plan, ref: Any, tokens: _Tokens, part: Array) -> Array:
     """Reads a head's channels of tokens, (tokens, columns), with zeros for those not there."""
     index, there = _index(plan, ref, tokens, part)
     return plgpu.load(index, mask=there, other=0.0)
 
 
-def _write(plan: _Plan, ref: Any, tokens: _Tokens, part: Array, value: Array) -> None:
+def _write(plan: Plan, ref: Any, tokens: _Tokens, part: Array, value: Array) -> None:
     index, there = _index(plan, ref, tokens, part)
     plgpu.store(index, value.astype(ref.dtype), mask=there)
 
 
-def _index(plan: _Plan, ref: Any, tokens: _Tokens, part: Array) -> tuple[Any, Array]:
+def _index(plan: Plan, ref: Any, tokens: _Tokens, part: Array) -> tuple[Any, Array]:
     columns = _iota(plan.columns)[None, :]
     index = ref.at[tokens.rows, part * plan.channels + columns]
     return index, tokens.there & (columns < plan.channels)
-
-
-# On a mesh: each device has its part of the batch and of the heads.
-
-
-def _shardings(mesh: Any, maps: Sharding) -> tuple[Any, tuple[NamedSharding, ...]]:
-    """Returns the batch's mesh axes, and how queries, keys and values, biases and outputs lie."""
-    batch, _, _, _, heads, _ = (*maps.spec, *6 * (None,))[:6]
-    specs = P(batch, None, None, None, heads), P(heads), P(batch, None, None, heads)
-    return batch, tuple(NamedSharding(mesh, spec) for spec in specs)
-
-
-def _partition_forward(task: _Task, mesh: Any, arrays: Any, out: Any) -> Any:
-    del out
-    _, (maps, biases, mixed) = _shardings(mesh, arrays[0].sharding)
-    return mesh, functools.partial(_forward_here, task=task), mixed, (maps, biases)
-
-
-def _partition_backward(task: _Task, mesh: Any, arrays: Any, outs: Any) -> Any:
-    del outs
-    batch, (maps, biases, mixed) = _shardings(mesh, arrays[0].sharding)
-
-    def here(qkv: Array, bias: Array, pull: Array) -> tuple[Array, Array]:
-        qkv_pull, bias_pull = _backward_here(qkv, bias, pull, task)
-        return qkv_pull, bias_pull if batch is None else jax.lax.psum(bias_pull, batch)
-
-    return mesh, here, (maps, biases), (maps, biases, mixed)
-
-
-_WHOLE = ("y", "x", "three", "d", "q", "k")
-_forward = custom_partitioning(_forward_here, static_argnums=(2,))
-_forward.def_partition(
-    _partition_forward,
-    sharding_rule="b y x three h d, h q k -> b y x h d",
-    need_replication_factors=_WHOLE,
-)
-_backward = custom_partitioning(_backward_here, static_argnums=(3,))
-_backward.def_partition(
-    _partition_backward,
-    sharding_rule="b y x three h d, h q k, b y x h d -> b y x three h d, h q k",
-    need_replication_factors=_WHOLE,
-)
