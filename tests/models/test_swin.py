@@ -123,6 +123,33 @@ def test_scan_over_pairs_gives_the_loops_numbers_and_gradients(create, check_sca
     check_scan(*create(), remat=remat)
 
 
+@pytest.mark.parametrize("family", ["swin", "swinv2"])
+@pytest.mark.parametrize("pad_before_roll", [True, False])
+def test_windows_in_pairs_give_the_same_numbers_and_gradients(
+    random_params, family, pad_before_roll
+):
+    """Of maps of 7x7 and, behind merging, 4x4 tokens: four windows of 4x2 across, then two."""
+    fields = {"pretrained_window_sizes": (0, 0)} if family == "swinv2" else {}
+    fields |= {"window_size": (4, 2), "depths": (2, 1), "pad_before_roll": pad_before_roll}
+    model = create_model(family, **TINY | fields)
+    images = jax.random.normal(jax.random.key(0), (2, 14, 14, 3))
+    params = random_params(model, images)
+    paired = model.clone(attn_impl="pairs")
+
+    def loss(params, model):
+        out = model.apply({"params": params}, images)
+        return (out**2).sum(), out
+
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4 * float(jnp.abs(y).max()) + 1e-6),
+        run(params, paired),
+        run(params, model),
+    )
+    program = jax.make_jaxpr(functools.partial(loss, model=paired))(params)
+    assert "[2,4,2,16,16]" in str(program)  # images, pairs, heads, and the tokens of a pair
+
+
 def test_stochastic_depth_rises_from_none_to_all(create, apply):
     """With a rate of almost 1 at the end, the last block is passed by; the first never is."""
     model, params, images = create(depths=(1, 1), drop_path_rate=0.9999999)

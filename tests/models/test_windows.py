@@ -65,6 +65,35 @@ def test_shifted_windows_never_join_opposite_edges(size, window, shift):
     np.testing.assert_array_equal(influence > 1e-30, near)
 
 
+def test_two_windows_side_by_side_are_blind_to_each_other():
+    """A map's tokens by number: within a window their bias, between windows no weight."""
+    window, numbers = (2, 3), np.arange(2 * 6).reshape(1, 2, 6, 1)
+    biases = np.arange(2 * 6 * 6.0).reshape(2, 6, 6)
+    got = np.asarray(windows.biases_in_pairs(jnp.asarray(biases), window))
+    where = np.asarray(windows.window_partition(jnp.asarray(1.0 * numbers), window))[0, :, :, 0]
+    want = np.full((2, 12, 12), -np.inf)
+    for tokens in where.astype(int):
+        want[:, tokens[:, None], tokens] = biases
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(
+    ("width", "window", "pairs"),
+    [
+        (28, (7, 7), True),
+        (22, (7, 7), True),  # padded to 28
+        (21, (7, 7), False),
+        (7, (7, 7), False),
+        (16, (8, 8), True),
+        (24, (12, 12), False),
+    ],
+)
+def test_windows_pair_off_where_they_are_even_and_a_pair_is_128_tokens_at_most(
+    width, window, pairs
+):
+    assert windows.come_in_pairs(width, window) == pairs
+
+
 @pytest.mark.parametrize("shift", [(0, 0), (1, 0), (0, -2), (2, 3), (-3, 5)])
 def test_roll_is_jnp_roll(shift):
     x = jax.random.normal(jax.random.key(0), (2, 5, 4, 3))

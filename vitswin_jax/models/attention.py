@@ -18,7 +18,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vitswin_jax.models.windows import Cut, Size, pad_to_multiple
+from vitswin_jax.models.windows import Cut, Size, biases_in_pairs, pad_to_multiple
 from vitswin_jax.types import UserError
 
 Dropout = Callable[[Array], Array]
@@ -134,6 +134,8 @@ def _attend_map_fused(qkv: Array, bias: Array, **options: Any) -> Array:
     return window_attention(qkv, bias, **options)
 
 
+PAIRS = "pairs"
+"""The implementation that has two windows side by side as one, for TPUs: `biases_in_pairs`."""
 MAP_IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {"fused": _attend_map_fused}
 """Those that find a map's windows themselves; they are called as `window_attention` is."""
 
@@ -163,6 +165,7 @@ class SelfAttention(nn.Module):
     attn_drop_rate: float = 0.0
     kernel_init: nn.initializers.Initializer | None = None
     attn_impl: str = "xla"
+    window_size: Size | None = None  # of a family that has windows
     mask_value: float = MASKED
     dtype: DTypeLike = jnp.float32
 
@@ -182,15 +185,18 @@ class SelfAttention(nn.Module):
 
     @property
     def takes_maps(self) -> bool:
-        """Whether the call is given maps and their `cut`, and not windows, one after another.
+        """Whether the call is to be given maps and their `cut`, and not windows."""
+        return self.attn_impl in MAP_IMPLEMENTATIONS and not self._takes_windows
 
-        Where weights are asked for, and where parameters are made, it is given windows.
-        """
-        return (
-            self.attn_impl in MAP_IMPLEMENTATIONS
-            and not self.is_initializing()
-            and not self.is_mutable_collection("intermediates")
-        )
+    @property
+    def takes_pairs(self) -> bool:
+        """Whether the call is to be given windows `in_pairs`, where the map has such."""
+        return self.attn_impl == PAIRS and not self._takes_windows
+
+    @property
+    def _takes_windows(self) -> bool:
+        """Whether weights are asked for, which are a window's, or parameters made."""
+        return self.is_initializing() or self.is_mutable_collection("intermediates")
 
     @nn.compact
     def __call__(
@@ -200,12 +206,13 @@ class SelfAttention(nn.Module):
         *,
         bias: Float[Array, "heads n n"] | None = None,
         cut: Cut | None = None,
+        in_pairs: bool = False,
         train: bool,
     ) -> Float[Array, "*batch n c"]:
         """Mixes tokens; `mask`, broadcast to (*batch, n, n), is True where a pair may attend.
 
         `bias` is added to the logits besides the module's own. With `cut`, x is maps (b, h, w, c),
-        and tokens are mixed in their windows.
+        and tokens are mixed in their windows; with `in_pairs`, n tokens are those of two windows.
         """
         c, heads, size = x.shape[-1], self.num_heads, x.shape[-3:-1]
         if cut is not None:
@@ -228,12 +235,8 @@ class SelfAttention(nn.Module):
         if cut is not None:
             out = self._mix_map(qkv, cut, size, train=train)
         else:
-            out = self._mix(
-                jnp.moveaxis(qkv, (-3, -4), (0, -2)) if tokens_first else qkv,
-                mask,
-                bias,
-                train=train,
-            )
+            qkv = jnp.moveaxis(qkv, (-3, -4), (0, -2)) if tokens_first else qkv
+            out = self._mix(qkv, mask, bias, in_pairs=in_pairs, train=train)
         out = nn.Einsum(
             (heads, c // heads, c),
             "...hnd,hdc->...nc" if cut is None else "...nhd,hdc->...nc",
@@ -250,10 +253,14 @@ class SelfAttention(nn.Module):
         mask: np.ndarray | None,
         bias: Array | None,
         *,
+        in_pairs: bool,
         train: bool,
     ) -> Float[Array, "*batch heads n d"]:
         q, k, v = self.prepare(*qkv)
-        biases = tuple(b for b in (self.position_bias(), bias) if b is not None)
+        positions = self.position_bias()
+        if in_pairs:
+            positions = biases_in_pairs(positions, self.window_size)
+        biases = tuple(b for b in (positions, bias) if b is not None)
         for by_position in biases:
             self.sow("intermediates", "position_bias", by_position)
         if mask is not None:
@@ -262,7 +269,8 @@ class SelfAttention(nn.Module):
         dropout = None
         if train and self.attn_drop_rate:
             dropout = nn.Dropout(self.attn_drop_rate, deterministic=False)
-        implementation = "xla" if self.attn_impl in MAP_IMPLEMENTATIONS else self.attn_impl
+        windowed = (PAIRS, *MAP_IMPLEMENTATIONS)  # their logits, where they have windows, are XLA's
+        implementation = "xla" if self.attn_impl in windowed else self.attn_impl
         return attend(q, k, v, biases=biases, dropout=dropout, implementation=implementation)
 
     def _mix_map(

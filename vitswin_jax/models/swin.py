@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vitswin_jax.models.attention import MAP_IMPLEMENTATIONS, SelfAttention
+from vitswin_jax.models.attention import MAP_IMPLEMENTATIONS, PAIRS, SelfAttention
 from vitswin_jax.models.blocks import drop_path_schedule
 from vitswin_jax.models.layers import (
     DropPath,
@@ -30,6 +30,7 @@ from vitswin_jax.models.stages import PatchMerging, Stage, table_init
 from vitswin_jax.models.windows import (
     Cut,
     Size,
+    come_in_pairs,
     fit_window,
     map_windows,
     pad_to_multiple,
@@ -83,8 +84,12 @@ class SwinBlock(nn.Module):
         cut = Cut(self.window_size, self.shift, self.pad_before_roll)
         if attention.takes_maps:
             return attention(x, cut=cut, train=train)
+        in_pairs = attention.takes_pairs and come_in_pairs(x.shape[2], self.window_size)
+        if in_pairs:
+            height, width = self.window_size
+            cut = dataclasses.replace(cut, window_size=(height, 2 * width))
         return map_windows(
-            lambda windows, mask: attention(windows, mask, train=train),
+            lambda windows, mask: attention(windows, mask, in_pairs=in_pairs, train=train),
             x,
             **dataclasses.asdict(cut),
         )
@@ -108,7 +113,8 @@ class Swin(nn.Module):
     position embedding behind the patch norm, and then images must have `img_size`. A window size a
     stage (Swin-S3) is a tuple of pairs. `init_std` is of all kernels; the official 0.02 suits
     widths from 96 on, and narrower models learn faster from about 1 / sqrt(embed_dim).
-    `attn_impl` is "xla", or "fused", `window_attention`'s kernels for GPUs.
+    `attn_impl` is "xla", or "fused", `window_attention`'s kernels for GPUs, or "pairs", two windows
+    side by side as one, for TPUs.
     """
 
     _block_class: ClassVar[type[nn.Module]] = SwinBlock
@@ -152,7 +158,7 @@ class Swin(nn.Module):
         sizes = (pair(self.img_size), pair(self.patch_size), *self.window_sizes)
         if min(side for size in sizes for side in size) < 1:
             wrong.append("img_size, window_size and patch_size must be at least 1")
-        if self.attn_impl not in (known := ("xla", *MAP_IMPLEMENTATIONS)):
+        if self.attn_impl not in (known := ("xla", PAIRS, *MAP_IMPLEMENTATIONS)):
             wrong.append(f"attn_impl={self.attn_impl!r} is none of {', '.join(known)}")
         if wrong:
             raise UserError("; ".join(wrong) + ".")

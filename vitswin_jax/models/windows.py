@@ -87,6 +87,30 @@ def shifted_window_mask(
     return regions[:, :, None] == regions[:, None, :]
 
 
+LANES = 128
+"""Of a TPU: the last axis of an array in its memory is padded to a multiple."""
+
+
+def come_in_pairs(map_width: int, window_size: Size) -> bool:
+    """Returns whether a map's windows pair off side by side, and a pair's tokens fit the lanes."""
+    across = -(-map_width // window_size[1])
+    return across % 2 == 0 and 2 * window_size[0] * window_size[1] <= LANES
+
+
+def biases_in_pairs(
+    biases: Float[Array, "heads n n"], window_size: Size
+) -> Float[Array, "heads 2*n 2*n"]:
+    """Returns the biases of two windows side by side that are cut as one of twice the width.
+
+    Its tokens are row-major; those of the one window give those of the other no weight: -inf.
+    """
+    height, width = window_size
+    window, x = np.divmod(np.tile(np.arange(2 * width), height), width)
+    token = np.repeat(np.arange(height), 2 * width) * width + x
+    together = (window[:, None] == window[None, :])[None]
+    return jnp.where(together, biases[:, token[:, None], token[None, :]], -np.inf)
+
+
 def _clip_per_axis(resolution: Size, window: Size) -> tuple[Size, Size]:
     fits = [size <= side for size, side in zip(resolution, window, strict=True)]
     clipped = tuple(np.where(fits, resolution, window).tolist())
