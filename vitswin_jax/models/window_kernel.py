@@ -26,7 +26,7 @@ from vitswin_jax.models.windows import Cut, Size
 
 MOST_TOKENS = 256
 """Of a window: the logits of 16 queries, the fewest that Triton multiplies, are a tile."""
-_TILE = 4096  # logits that a program's four warps hold; twice as many overflow their registers
+_TILE = 4096  # logits that a program's four warps hold: twice as many overflow their registers
 PROGRAMS = 1024  # started in all: two or three turns on what a large GPU runs at once
 
 
