@@ -1,5 +1,6 @@
 """Runs without labels: what they leave, that stopping changes nothing, and the way on from them."""
 
+import functools
 import json
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from vitswin_jax.models.registry import model_kwargs
 from vitswin_jax.pretrained import load_pretraining
 from vitswin_jax.train.loop import train_and_evaluate
 from vitswin_jax.train.optim import make_tx
+from vitswin_jax.train.pretraining import reconstruct
 from vitswin_jax.train.run import prepare
 from vitswin_jax.train.sharding import create_mesh, shard_batch
 from vitswin_jax.train.start import make_start
@@ -99,6 +101,23 @@ def test_the_weights_are_an_encoder_and_go_on_as_what_they_were(finished):
     assert flatten_dict(whole["params"], sep="/").keys() == stored.keys()
     classifier, _ = load_pretrained(workdir, num_classes=7)
     assert classifier.num_classes == 7
+
+
+def test_an_image_has_its_own_mask_in_evaluation(finished):
+    """Whatever stands in its batch, and where it stands."""
+    _, workdir, _ = finished
+    model, variables = load_pretraining(workdir)
+    images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+
+    half = (0.5, 0.5, 0.5)
+    fill_in = jax.jit(functools.partial(reconstruct, model=model, mean=half, std=half))
+
+    def masks(images):
+        return np.asarray(fill_in(variables["params"], {"image": images}).masks)
+
+    whole = masks(images)
+    np.testing.assert_array_equal(masks(images[[3, 1]]), whole[[3, 1]])
+    assert len({mask.tobytes() for mask in whole}) > 1
 
 
 def test_pre_training_goes_on_from_a_workdir(finished, tmp_path):

@@ -16,7 +16,6 @@ from vitswin_jax.models.masked import (
     MaskedModel,
     Reconstruction,
     cut_patches,
-    draw_masks,
     enlarge,
     join_patches,
 )
@@ -104,9 +103,19 @@ class MAE(MaskedModel):
     decoder_heads: int = 16
 
     @property
+    def units(self) -> Size:
+        """The grid of what is hidden or not, (height, width)."""
+        return self.grid
+
+    @property
     def visible(self) -> int:
         """How many patches of an image the encoder sees."""
         return int(self.grid[0] * self.grid[1] * (1 - self.mask_ratio))
+
+    @property
+    def hidden(self) -> int:
+        """How many patches of an image are hidden."""
+        return self.grid[0] * self.grid[1] - self.visible
 
     def check(self) -> None:
         """Raises UserError that lists every field that does not fit the others, or the encoder."""
@@ -160,11 +169,10 @@ class MAE(MaskedModel):
 
         Of each image as many are visible as `visible` says.
         """
-        patch, patches = pair(self.encoder.patch_size), self.grid[0] * self.grid[1]
+        patch = pair(self.encoder.patch_size)
         if masks is None:
-            hidden = patches - self.visible
-            masks = draw_masks(self.make_rng("mask"), len(images), grid=self.grid, hidden=hidden)
-        hidden = masks.reshape(len(images), patches)
+            masks = self.draw(self.make_rng("mask"), len(images))
+        hidden = masks.reshape(len(images), -1)
         order = hidden.argsort(-1, stable=True)  # the visible ones first
         x = self.encoder.embed_patches(images)
         x = self.encoder.encode_visible(x, order[:, : self.visible], train=train)

@@ -60,7 +60,8 @@ class MaskedModel(nn.Module):
     """What the methods share: an `encoder`, whose parameters are those of the model without a head.
 
     `__call__(images, masks=None, train=False)` gives a `Reconstruction`, and without masks draws
-    them from the random numbers called "mask". `masks` are bool (b, i, j) on the encoder's grid.
+    them from the random numbers called "mask". `masks` are bool (b, i, j) on the encoder's grid. A
+    method has `units`, the grid of what is hidden or not, and `hidden`, how many of them are.
     """
 
     encoder: nn.Module
@@ -90,6 +91,12 @@ class MaskedModel(nn.Module):
         """The encoder's patch grid, (height, width)."""
         (h, w), (p, q) = self.img_size, pair(self.encoder.patch_size)
         return h // p, w // q
+
+    @nn.nowrap  # evaluation draws for each image, outside of `apply`
+    def draw(self, key: Key[Array, ""], count: int) -> Bool[Array, "count i j"]:
+        """Draws the masks of `count` images, on the encoder's grid."""
+        masks = draw_masks(key, count, grid=self.units, hidden=self.hidden)
+        return enlarge(masks, (self.grid[0] // self.units[0], self.grid[1] // self.units[1]))
 
     def check_encoder(self) -> list[str]:
         """Returns what no method can do with the encoder."""

@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from vitswin_jax.models.layers import pair
-from vitswin_jax.models.masked import MaskedModel, Reconstruction, draw_masks, enlarge
+from vitswin_jax.models.masked import MaskedModel, Reconstruction, enlarge
 from vitswin_jax.models.stages import table_init
 from vitswin_jax.models.swin import Swin
 from vitswin_jax.models.windows import Size
@@ -108,10 +108,7 @@ class SimMIM(MaskedModel):
         """Hides patches of normalised images and predicts their pixels; see `MaskedModel`."""
         patch = pair(self.encoder.patch_size)
         if masks is None:
-            units = draw_masks(
-                self.make_rng("mask"), len(images), grid=self.units, hidden=self.hidden
-            )
-            masks = enlarge(units, (self.mask_patch // patch[0], self.mask_patch // patch[1]))
+            masks = self.draw(self.make_rng("mask"), len(images))
         x = self.encoder.embed_patches(images)
         x = jnp.where(masks[..., None], self.mask_token[None].astype(x.dtype), x)
         x = self.decoder(self.encoder.encode_map(x, train=train)).astype(jnp.float32)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Array
+from jaxtyping import Array, Key, UInt8
 from ml_collections import ConfigDict
 
 from vitswin_jax.analysis.evaluate import collect
@@ -59,10 +59,18 @@ class Predict:
 def reconstruct(
     params: Params, batch: dict[str, Array], *, model: MaskedModel, mean: Triple, std: Triple
 ) -> Reconstruction:
-    """Fills in a batch of evaluation, whose masks are the same each time: a row's are its own."""
+    """Fills in a batch of evaluation; an image's mask is its own each time, in whatever batch."""
     images = normalize(batch["image"], mean=mean, std=std)
+    masks = jax.vmap(lambda key: model.draw(key, 1)[0])(_image_keys(batch["image"]))
+    return model.apply({"params": params}, images, masks, train=False)
+
+
+def _image_keys(images: UInt8[Array, "b h w c"]) -> Key[Array, " b"]:
+    """Returns a random key of each image, a function of its pixels."""
     key = jax.random.key(_MASK_SEED)
-    return model.apply({"params": params}, images, train=False, rngs={"mask": key})
+    factors = jax.random.bits(key, (1, *images.shape[1:]), jnp.uint32)
+    sums = (images * factors).sum((1, 2, 3), dtype=jnp.uint32)  # modulo 2**32
+    return jax.vmap(lambda number: jax.random.fold_in(key, number))(sums)
 
 
 def _sums(params: Params, batch: dict[str, Array], **how: Any) -> Metrics:
