@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,6 +63,13 @@ def make_config(case, **changes):
     return config
 
 
+def assert_same_weights(*workdirs):
+    ours, theirs = (load_file(workdir / "model.safetensors") for workdir in workdirs)
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+
+
 @pytest.fixture(scope="module", params=["mae,vit", "simmim,swin"])
 def finished(request, tmp_path_factory):
     """(case, workdir, result) of a finished run."""
@@ -118,6 +126,19 @@ def test_an_image_has_its_own_mask_in_evaluation(finished):
     whole = masks(images)
     np.testing.assert_array_equal(masks(images[[3, 1]]), whole[[3, 1]])
     assert len({mask.tobytes() for mask in whole}) > 1
+
+
+def test_a_run_broken_off_ends_with_the_same_bits(finished, tmp_path):
+    """From what a kill behind the second of three checkpoints leaves on the disk."""
+    case, workdir, _ = finished
+    broken = shutil.copytree(workdir, tmp_path / "broken")
+    for name in ("model.safetensors", "report.html"):
+        (broken / name).unlink()
+    checkpoints = broken / "checkpoints"
+    assert {path.name for path in checkpoints.iterdir()} >= {"4", "6"}
+    shutil.rmtree(checkpoints / "6")
+    train_and_evaluate(make_config(case), broken)
+    assert_same_weights(broken, workdir)
 
 
 def test_pre_training_goes_on_from_a_workdir(finished, tmp_path):
@@ -185,10 +206,7 @@ def test_killing_a_run_loses_nothing(environment, tmp_path):
     assert process.returncode == -signal.SIGKILL
     assert not (broken / "model.safetensors").exists()
     subprocess.run(command(broken, "mae,vit"), check=True, capture_output=True, env=environment)
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (broken, whole))
-    assert ours.keys() == theirs.keys()
-    for name, array in ours.items():
-        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+    assert_same_weights(broken, whole)
 
 
 MODELS = {
