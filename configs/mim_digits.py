@@ -15,6 +15,8 @@ from vitswin_jax.types import UserError
 
 ARGUMENTS = ("simmim,vit", "simmim,swin", "mae,vit")
 SIMMIM = {"mask_patch": 4}
+# Positions are given, as MAE's are: tables that begin near 0 take long to learn (docs/pretrain.md).
+SIMMIM_FIELDS = {"vit": {"pos_embed": "sincos2d"}, "swin": {}}
 MAE = {"decoder_dim": 64, "decoder_depth": 2, "decoder_heads": 4, "norm_pix": False}
 
 
@@ -25,9 +27,10 @@ def get_config(arg: str = "simmim,swin") -> ConfigDict:
             f"configs/mim_digits.py:{arg}: the argument is one of {' or '.join(ARGUMENTS)}."
         )
     method, family = arg.split(",")
+    fields = digits.MODELS[family] | (SIMMIM_FIELDS[family] if method == "simmim" else {})
     config = base.get_config()
     with config.unlocked():
-        config.model = base.model_section(family, **digits.MODELS[family])
+        config.model = base.model_section(family, **fields)
     config.data.batch_size = 64
     config.pretrain.update(method=method, **(SIMMIM if method == "simmim" else MAE))
     config.preprocess.update(

@@ -150,8 +150,9 @@ def test_pre_training_goes_on_from_a_workdir(finished, tmp_path):
     for name, array in stored.items():
         np.testing.assert_array_equal(loaded[name], array)
     other = {"mae,vit": "simmim,vit", "simmim,swin": "mae,vit"}[case]
+    changes = {"init_from": str(workdir), "model.pos_embed": "learned"}
     with pytest.raises(UserError, match=r"was pre-trained by|holds swin"):
-        prepare(make_config(other, init_from=str(workdir)), tmp_path)
+        prepare(make_config(other, **changes), tmp_path)
 
 
 def test_fine_tuning_takes_the_encoder_and_a_fresh_head(finished):
