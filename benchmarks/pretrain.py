@@ -39,7 +39,7 @@ A_CLASS, STEPS = 10, 300  # labelled images, and steps on them
 UNLABELLED, VALIDATED, TESTED = 10_000, 1_500, 2_000  # images at most
 PEAK_LRS = (2e-3, 6e-3)
 DATASETS = {  # name -> (side of an image, epochs of pre-training)
-    "digits": (16, 100.0),
+    "digits": (16, 150.0),
     "fashion": (32, 10.0),
 }
 # Whatever its size, an image is 4x4 of a ViT's patches and 8x8 of a Swin's. SimMIM's ViT is given
