@@ -25,6 +25,11 @@ from vitswin_jax.types import UserError
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
 """How far a peer's outputs may be from ours, as a share of their standard deviation."""
+_ALIKE = {
+    "JAX_TRACEBACK_FILTERING": "off",
+    "JAX_ENABLE_COMPILATION_CACHE": "false",
+    "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+}
 _SHORTEST = 0.2  # seconds: a round takes as many calls as fill it
 
 
@@ -52,10 +57,13 @@ class Contestant:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of its process: checkouts first on the path, errors last in its log."""
+        """The environment of its process: checkouts first on the path, errors last in its log.
+
+        Nobody finds what an earlier process compiled: "first" is a first time.
+        """
         paths = [*self.checkouts, *filter(None, [os.environ.get("PYTHONPATH")])]
         path = {"PYTHONPATH": os.pathsep.join(paths)} if paths else {}
-        return os.environ | path | {"JAX_TRACEBACK_FILTERING": "off"}
+        return os.environ | path | _ALIKE
 
     def is_there(self) -> bool:
         """Returns whether its interpreter has what the peer needs."""
