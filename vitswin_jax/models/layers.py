@@ -88,6 +88,7 @@ class LayerNorm(nn.Module):
         c = x.shape[-1:]
         scale = self.param("scale", self.scale_init, c, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), c, jnp.float32)
+        scale, bias = jnp.asarray(scale), jnp.asarray(bias)  # what is loaded is NumPy's
         y = _normalize(rows(x).astype(jnp.float32), scale, bias, self.epsilon)
         return y.reshape(x.shape).astype(self.dtype)
 
