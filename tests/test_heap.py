@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from vitswin_jax.heap import JAX_DECIDES, keep_freed_memory
+from vitswin_jax.heap import PLATFORM_VARIABLES, keep_freed_memory
 
 PROGRAM = """
 import resource, statistics
@@ -29,7 +29,7 @@ print(statistics.median([faults() for _ in range(16)]) / pages)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's heap that is held")
 def test_the_next_call_finds_the_pages_of_the_last():
     """Without, each call faults in every page of what the program needs: the share is 1."""
-    environment = {k: v for k, v in os.environ.items() if k not in JAX_DECIDES}
+    environment = {k: v for k, v in os.environ.items() if k not in PLATFORM_VARIABLES}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         env=environment | {"JAX_PLATFORMS": "cpu"},
@@ -45,7 +45,7 @@ def test_the_next_call_finds_the_pages_of_the_last():
 
 @pytest.mark.parametrize("platforms", ["cuda", "tpu,cpu"])
 def test_accelerators_hosts_keep_their_heap(platforms, monkeypatch):
-    for name in JAX_DECIDES:
+    for name in PLATFORM_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("JAX_PLATFORMS", platforms)
     assert not keep_freed_memory()

@@ -10,7 +10,7 @@ import os
 # <malloc.h> of glibc
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _NEVER = 2**31 - 1
-JAX_DECIDES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
+PLATFORM_VARIABLES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
 
 
 def keep_freed_memory() -> bool:
@@ -36,7 +36,7 @@ def keep_freed_memory() -> bool:
 
 def _on_cpu() -> bool:
     """Returns whether JAX will find nothing but the CPU, without having it look."""
-    chosen = [value for name in JAX_DECIDES if (value := os.environ.get(name))]
+    chosen = [value for name in PLATFORM_VARIABLES if (value := os.environ.get(name))]
     if chosen:
         return chosen[0] == "cpu"
     plugins = importlib.metadata.entry_points(group="jax_plugins")

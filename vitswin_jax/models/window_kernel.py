@@ -161,8 +161,7 @@ def _forward_kernel(qkv: Any, bias: Any, out: Any, *, plan: Plan) -> None:
     def turn(number: Array, carry: Array) -> Array:
         window = number * plan.programs + program
         at_queries, at_keys = (_find(plan, window, lanes) for lanes in (queries, keys))
-        q = _read(plan, qkv, at_queries, head)
-        k, v = (_read(plan, qkv, at_keys, part * plan.heads + head) for part in (1, 2))
+        q, k, v = _read_qkv(plan, qkv, at_queries, at_keys, head)
         logits = _logits(plan, plgpu.dot(q, k, trans_b=True), biases, at_queries, at_keys)
         weights = jnp.exp(logits - logits.max(-1, keepdims=True))
         mixed = plgpu.dot(weights.astype(v.dtype), v) / weights.sum(-1, keepdims=True)
@@ -184,8 +183,7 @@ def _backward_kernel(
     def turn(number: Array, total: Array) -> Array:
         window = number * plan.programs + program
         at_queries, at_keys = (_find(plan, window, lanes) for lanes in (queries, keys))
-        q = _read(plan, qkv, at_queries, head)
-        k, v = (_read(plan, qkv, at_keys, part * plan.heads + head) for part in (1, 2))
+        q, k, v = _read_qkv(plan, qkv, at_queries, at_keys, head)
         of_out = _read(plan, pull, at_queries, head)
         logits = _logits(plan, plgpu.dot(q, k, trans_b=True), biases, at_queries, at_keys)
         highest = logits.max(-1, keepdims=True)
@@ -226,8 +224,7 @@ def _backward_keys_kernel(*refs: Any, plan: Plan) -> None:
     def turn(number: Array, carry: Array) -> Array:
         window = number * plan.programs + program
         at_queries, at_keys = (_find(plan, window, lanes) for lanes in (queries, keys))
-        q = _read(plan, qkv, at_queries, head)
-        k, v = (_read(plan, qkv, at_keys, part * plan.heads + head) for part in (1, 2))
+        q, k, v = _read_qkv(plan, qkv, at_queries, at_keys, head)
         of_out = _read(plan, pull, at_queries, head)
         rows = (window * plan.heads + head) * plan.tokens + queries[None, :]
         there = at_queries.there.reshape(1, -1)
@@ -306,6 +303,14 @@ def _biases(plan: Plan, bias: Any, head: Array, queries: Array, keys: Array) -> 
     there = (queries < plan.tokens) & (keys < plan.tokens)
     biases = plgpu.load(bias.at[head * plan.tokens + queries, keys], mask=there, other=0.0)
     return jnp.where(keys < plan.tokens, biases.astype(jnp.float32), -np.inf)
+
+
+def _read_qkv(
+    plan: Plan, qkv: Any, at_queries: _Tokens, at_keys: _Tokens, head: Array
+) -> tuple[Array, Array, Array]:
+    q = _read(plan, qkv, at_queries, head)
+    k, v = (_read(plan, qkv, at_keys, part * plan.heads + head) for part in (1, 2))
+    return q, k, v
 
 
 def _read(plan: Plan, ref: Any, tokens: _Tokens, part: Array) -> Array:
