@@ -87,6 +87,15 @@ def test_attention_dropout_leaves_the_mean():
     np.testing.assert_allclose(outs.mean(0), attention.apply(params, x, train=False), atol=0.05)
 
 
+def test_a_few_heads_at_a_time_take_any_number_of_examples():
+    (b,) = jax.export.symbolic_shape("b")
+    by_group = jax.jit(lambda q, k, v: attend(q, k, v, implementation="auto"))
+    shape = jax.ShapeDtypeStruct((b, 2, LONG, 4), jnp.float32)
+    exported = jax.export.export(by_group)(shape, shape, shape)
+    x = jax.random.normal(jax.random.key(0), (3, 2, LONG, 4))
+    np.testing.assert_allclose(exported.call(x, x, x), attend(x, x, x), atol=2e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -68,15 +68,16 @@ def _attend_cudnn(
 
 
 def _attend_in_cache(q: Array, k: Array, v: Array) -> Array:
-    """Attends as many heads at a time as have logits that fit the cache, of one or more examples.
+    """Attends as many heads of an example at a time as have logits that fit the cache.
 
-    A backward pass computes them again, and so no weights are kept.
+    A backward pass computes them again, and so no weights are kept. The number of examples may be
+    a symbol, as it is for jax.export.
     """
 
     def some(qkv: tuple[Array, Array, Array]) -> Array:
         return _attend_xla(*qkv, biases=(), dropout=None)
 
-    heads = math.prod(q.shape[:-2])
+    heads = math.prod(q.shape[-3:-2])
     fit = max(_CACHED // (4 * q.shape[-2] * k.shape[-2]), 1)
     at_once = max(count for count in range(1, heads + 1) if heads % count == 0 and count <= fit)
     groups = tuple(x.reshape(-1, at_once, *x.shape[-2:]) for x in (q, k, v))
