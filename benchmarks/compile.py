@@ -1,4 +1,4 @@
-"""How long a training step of ViT-B/16 takes until it has run once: loading, compilation, the call.
+"""How long a training step of ViT-B/16 takes until it has run once: compilation and the call.
 
 python benchmarks/compile.py [what `vitswin benchmark` takes]
 

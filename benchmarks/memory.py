@@ -1,4 +1,4 @@
-"""What a training step keeps in memory, and what scan and rematerialisation save of it.
+"""What a training step keeps in memory; what scan, rematerialisation and accumulation save of it.
 
 python benchmarks/memory.py [what `vitswin benchmark` takes]
 
@@ -13,7 +13,7 @@ import sys
 from vitswin_jax.cli import main
 
 OPTIONS = ["--task", "train", "--rounds", "1", "--model", "vit_small_patch16_224"]
-VARIANTS = ("remat=full", "scan=True", "scan=True,remat=full", "scan=True,remat=dots")
+VARIANTS = ("scan=True", "scan=True,remat=full", "scan=True,remat=dots", "accum_steps=2")
 
 if __name__ == "__main__":
     variants = [f"--variant={variant}" for variant in VARIANTS]

@@ -25,12 +25,14 @@ from vitswin_jax.train.steps import StepOptions, make_train_step
 def ours(job: Job) -> Work:
     """Returns inference or a training step by a model of ours, from the file a peer reads too."""
     keep_freed_memory()  # as train.py and vitswin do
+    variant = dict(job["variant"])
+    accum_steps = variant.pop("accum_steps", 1) if job["task"] == "train" else 1
     model, variables = load_pretrained(
         job["weights"],
         job["name"],
         img_size=job["img_size"],
         dtype=jnp.dtype(job["dtype"]),
-        **job["variant"],
+        **variant,
     )
     if job["task"] == "inference":
         return jax_inference(job, functools.partial(model.apply, train=False), variables)
@@ -48,7 +50,7 @@ def ours(job: Job) -> Work:
     step = make_train_step(
         model,
         tx,
-        options=StepOptions(groups=groups),
+        options=StepOptions(groups=groups, accum_steps=accum_steps),
         mesh=mesh,
         shardings=state_shardings(mesh, state),
     )

@@ -3,9 +3,10 @@
 python peers.py NAME
 
 Runs in a peer's own interpreter, so nothing but the standard library and NumPy is imported up here,
-and nothing of this package. The first line is the job (`cases.Job`); the answer says how long the
-first call took, compilation included. Then {"calls": n} is answered by seconds of a call, {"trace":
-folder} by a profile of one, {} by the peak of memory.
+and nothing of this package. The first line is the job (`cases.Job`); the answer says how long it
+took to have the model and its weights (`load_s`), and then to compile and do the first call
+(`first_s`). Then {"calls": n} is answered by seconds of a call, {"trace": folder} by a profile of
+one, {} by the peak of memory.
 """
 
 from __future__ import annotations
@@ -31,17 +32,22 @@ Job = Mapping[str, Any]
 
 @dataclasses.dataclass
 class Work:
-    """What a worker repeats: `call` starts one, `fetch` waits for its logits or its loss."""
+    """What a worker repeats: `call` starts one, `fetch` waits for its logits or its loss.
+
+    Nothing is compiled before the first call.
+    """
 
     call: Callable[[], Any]
     fetch: Callable[[Any], np.ndarray]
     device: str
     peak_bytes: Callable[[], int | None]  # of an accelerator's memory
-    temporary_bytes: int | None = None  # by XLA's plan
+    temporary_bytes: Callable[[], int | None] = lambda: None  # by XLA's plan
     trace: Callable[[str], contextlib.AbstractContextManager] | None = None  # into a folder
 
 
-def _jax_work(call: Callable[[], Any], fetch: Callable[[Any], np.ndarray], program: Any) -> Work:
+def _jax_work(
+    call: Callable[[], Any], fetch: Callable[[Any], np.ndarray], program: Callable[[], Any]
+) -> Work:
     import jax
 
     device = jax.devices()[0]
@@ -50,7 +56,7 @@ def _jax_work(call: Callable[[], Any], fetch: Callable[[Any], np.ndarray], progr
         fetch,
         device.device_kind,
         lambda: (device.memory_stats() or {}).get("peak_bytes_in_use"),
-        program.memory_analysis().temp_size_in_bytes,
+        lambda: program().memory_analysis().temp_size_in_bytes,
         jax.profiler.trace,
     )
 
@@ -62,8 +68,8 @@ def jax_inference(job: Job, apply: Callable[[Any, Any], Any], params: Any) -> Wo
     _set_precision(job)
     params = jax.tree.map(jax.numpy.array, params)
     images = jax.numpy.asarray(job["images"])
-    program = jax.jit(apply).lower(params, images).compile()
-    return _jax_work(lambda: program(params, images), np.asarray, program)
+    program = functools.cache(lambda: jax.jit(apply).lower(params, images).compile())
+    return _jax_work(lambda: program()(params, images), np.asarray, program)
 
 
 def jax_training(job: Job, step: Any, state: Any, *inputs: Any) -> Work:
@@ -72,11 +78,11 @@ def jax_training(job: Job, step: Any, state: Any, *inputs: Any) -> Work:
     The step may overwrite the state that it is given.
     """
     _set_precision(job)
-    program = step.lower(state, *inputs).compile()
+    program = functools.cache(lambda: step.lower(state, *inputs).compile())
 
     def call() -> Any:
         nonlocal state
-        state, metrics = program(state, *inputs)
+        state, metrics = program()(state, *inputs)
         return metrics
 
     return _jax_work(call, lambda metrics: np.asarray(metrics["loss"]), program)
@@ -307,8 +313,9 @@ def _start(job: Job, start: Callable[[Job], Work]) -> tuple[Work, dict[str, Any]
         job = {**job, "images": arrays["images"], "labels": arrays["labels"]}
     began = time.perf_counter()
     work = start(job)
+    loaded = time.perf_counter()
     first = work.fetch(work.call())
-    seconds = time.perf_counter() - began
+    done = time.perf_counter()
     second = work.fetch(work.call())
     if job["task"] == "train":  # losses before and behind the first update
         first = np.stack([first, second])
@@ -317,8 +324,8 @@ def _start(job: Job, start: Callable[[Job], Work]) -> tuple[Work, dict[str, Any]
         with contextlib.suppress(AttributeError):  # of what compiling has left, where glibc is
             ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # from here on VmHWM is the peak
-    facts = {"device": work.device, "temporary_bytes": work.temporary_bytes}
-    return work, facts | {"first_s": seconds}
+    facts = {"device": work.device, "temporary_bytes": work.temporary_bytes()}
+    return work, facts | {"load_s": loaded - began, "first_s": done - loaded}
 
 
 def _time(work: Work, calls: int) -> dict[str, float]:

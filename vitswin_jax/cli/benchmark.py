@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 COLUMNS = ("ms", "images/s", "ns/pixel", "ratio", "minima", "CPU", "first, s", "MB", "temporary")
 LEGEND = """\
 ratio: our time over theirs, below 1 we are faster: the median of the rounds' ratios; then the ratio
-of the fastest rounds, and of the CPU time. first: loading, compiling and the first call. MB: the
-peak of the process or of the accelerator; temporary: MB by XLA's plan. MFU: of the chip's peak."""
+of the fastest rounds, and of the CPU time. first: compiling and the first call. MB: the peak of the
+process or of the accelerator; temporary: MB by XLA's plan. MFU: of the chip's peak."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FIELD=VALUE,...",
-        help="ourselves once more, with other execution: scan=True,remat=full",
+        help="ourselves once more, with other execution: scan=True,remat=full or accum_steps=2",
     )
     add("--products", action="store_true", help="and a chain of a ViT's matrix products alone")
     add("--rounds", type=_at_least_one, default=7, metavar="N", help="default: 7")
