@@ -1,6 +1,7 @@
 """The step on one device and on eight, in one piece and in parts; what it may depend on."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -110,6 +111,21 @@ def test_accumulated_parts_equal_the_whole_batch(devices):
     whole, parts = (run("vit", devices=devices, accum_steps=n) for n in (1, 4))
     np.testing.assert_allclose(whole[0], parts[0], atol=1e-6)
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), whole[1], parts[1])
+
+
+@pytest.mark.parametrize("family", ["vit", "swin"])
+def test_a_new_kernel_is_written_over_the_old_one(family):
+    """XLA copies a kernel where it cannot tell that the optimizer comes behind its last reader."""
+    model = create_model(family, num_classes=5, **MODELS[family])
+    mesh = create_mesh(data=1, devices=jax.devices()[:1])
+    tx = make_tx(make_schedule(schedule="constant", peak_lr=1e-3, total_steps=3), name="adamw")
+    shape = (model.img_size, model.img_size, 3)
+    state, shardings = create_state(model, tx, jax.random.key(0), image_shape=shape, mesh=mesh)
+    step = make_train_step(model, tx, options=StepOptions(), mesh=mesh, shardings=shardings)
+    batch = shard_batch(next(make_batches(model.img_size)), mesh)
+    program = step.lower(state, batch, jax.random.key(1)).compile().as_text()
+    assert "attn____proj____kernel" in program
+    assert not re.findall(r"copy\(%(state_params\w*(?:qkv|proj|fc1|fc2)____kernel\w*)", program)
 
 
 def test_padding_rows_change_nothing():

@@ -18,6 +18,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from vitswin_jax.models.linear import Linear
 from vitswin_jax.models.windows import Cut, Size, biases_in_pairs, pad_to_multiple
 from vitswin_jax.types import UserError
 
@@ -225,27 +226,27 @@ class SelfAttention(nn.Module):
         )
         # On CPU a forward pass alone is 8 % faster where the product has the kernel's order and is
         # transposed; with a backward pass 1 % (ViT) to 5 % (Swin) slower.
-        qkv = nn.Einsum(
+        qkv = Linear(
             (c, 3, heads, c // heads),
             "...nc,cthd->...nthd" if tokens_first else "...nc,cthd->t...hnd",
             use_bias=self.qkv_bias,
             kernel_init=init,
             dtype=self.dtype,
             name="qkv",
-        )(x)
+        )(x, train=train)
         if cut is not None:
             out = self._mix_map(qkv, cut, size, train=train)
         else:
             qkv = jnp.moveaxis(qkv, (-3, -4), (0, -2)) if tokens_first else qkv
             out = self._mix(qkv, mask, bias, in_pairs=in_pairs, train=train)
-        out = nn.Einsum(
+        out = Linear(
             (heads, c // heads, c),
             "...hnd,hdc->...nc" if cut is None else "...nhd,hdc->...nc",
             kernel_init=self.kernel_init
             or nn.initializers.xavier_uniform(in_axis=(0, 1), out_axis=2),
             dtype=self.dtype,
             name="proj",
-        )(out)
+        )(out, train=train)
         return nn.Dropout(self.proj_drop_rate, deterministic=not train)(out)
 
     def _mix(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from vitswin_jax.models.linear import Linear
 from vitswin_jax.types import UserError
 
 
@@ -115,6 +116,7 @@ def _normalize_tangent(
 ) -> tuple[Array, Array]:
     (x, scale, bias), (dx, dscale, dbias) = primals, tangents
     standard, inverse = _standardize(x, epsilon)
+    standard = jax.lax.platform_dependent(standard, cpu=_divide_by_one, default=lambda t: t)
     along = (standard * dx).mean(-1, keepdims=True)
     dstandard = (dx - dx.mean(-1, keepdims=True) - standard * along) * inverse
     value = standard * scale[None] + bias[None]
@@ -193,13 +195,19 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch c"], *, train: bool) -> Float[Array, "*batch c"]:
         """Applies fc1, the activation and fc2, each followed by dropout in training."""
-        width = x.shape[-1]
-        dense = functools.partial(
-            nn.Dense, kernel_init=self.kernel_init, bias_init=self.bias_init, dtype=self.dtype
+        width, act = x.shape[-1], activation(self.act)
+        linear = functools.partial(
+            Linear, kernel_init=self.kernel_init, bias_init=self.bias_init, dtype=self.dtype
         )
-        y = activation(self.act)(dense(self.hidden_dim, name="fc1")(rows(x)))
-        y = nn.Dropout(self.drop_rate, deterministic=not train)(y)
-        y = dense(width, use_bias=self.use_out_bias, name="fc2")(y)
+        shape = (width, self.hidden_dim)
+        y = linear(shape, "nc,cd->nd", name="fc1")(rows(x), train=train)
+        shape = (jax.eval_shape(act, y).shape[-1], width)
+        if (
+            train and self.drop_rate
+        ):  # what is dropped stands between the activation and the product
+            y, act = nn.Dropout(self.drop_rate, deterministic=False)(act(y)), None
+        fc2 = linear(shape, "nc,cd->nd", act, use_bias=self.use_out_bias, name="fc2")
+        y = fc2(y, train=train)
         return nn.Dropout(self.drop_rate, deterministic=not train)(y).reshape(x.shape)
 
 
