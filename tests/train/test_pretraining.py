@@ -190,12 +190,13 @@ def command(workdir, case):
     return [sys.executable, str(ROOT / "train.py"), recipe, f"--workdir={workdir}", *keys]
 
 
-def test_killing_a_run_loses_nothing(environment, tmp_path):
+@pytest.mark.parametrize("case", ["mae,vit", "simmim,swin"])
+def test_killing_a_run_loses_nothing(case, environment, tmp_path):
     """kill -9 behind the first line of metrics; what goes on ends with the same bits."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run(command(whole, "mae,vit"), check=True, capture_output=True, env=environment)
+    subprocess.run(command(whole, case), check=True, capture_output=True, env=environment)
     with subprocess.Popen(
-        command(broken, "mae,vit"),
+        command(broken, case),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=environment,
@@ -206,7 +207,7 @@ def test_killing_a_run_loses_nothing(environment, tmp_path):
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert not (broken / "model.safetensors").exists()
-    subprocess.run(command(broken, "mae,vit"), check=True, capture_output=True, env=environment)
+    subprocess.run(command(broken, case), check=True, capture_output=True, env=environment)
     assert_same_weights(broken, whole)
 
 
