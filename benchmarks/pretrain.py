@@ -40,7 +40,7 @@ UNLABELLED, VALIDATED, TESTED = 10_000, 1_500, 2_000  # images at most
 PEAK_LRS = (2e-3, 6e-3)
 DATASETS = {  # name -> (side of an image, epochs of pre-training)
     "digits": (16, 150.0),
-    "fashion": (32, 10.0),
+    "fashion": (32, 30.0),
 }
 # Whatever its size, an image is 4x4 of a ViT's patches and 8x8 of a Swin's. SimMIM's ViT is given
 # its positions, as MAE is: tables that begin near 0 are learned in the first third of a short run.
