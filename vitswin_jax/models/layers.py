@@ -116,7 +116,7 @@ def _normalize_tangent(
 ) -> tuple[Array, Array]:
     (x, scale, bias), (dx, dscale, dbias) = primals, tangents
     standard, inverse = _standardize(x, epsilon)
-    standard = jax.lax.platform_dependent(standard, cpu=_divide_by_one, default=lambda t: t)
+    standard = _store(standard)
     along = (standard * dx).mean(-1, keepdims=True)
     dstandard = (dx - dx.mean(-1, keepdims=True) - standard * along) * inverse
     value = standard * scale[None] + bias[None]
@@ -143,7 +143,12 @@ def store_gradient(x: Array) -> Array:
 @store_gradient.defjvp
 def _store_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (tangent,) = primals, tangents
-    return x, jax.lax.platform_dependent(tangent, cpu=_divide_by_one, default=lambda t: t)
+    return x, _store(tangent)
+
+
+def _store(x: Array) -> Array:
+    """Returns x, and on CPU has XLA store it: its readers do not each compute it again."""
+    return jax.lax.platform_dependent(x, cpu=_divide_by_one, default=lambda x: x)
 
 
 def _divide_by_one(x: Array) -> Array:
