@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitswin_jax.models.layers import Mlp, gelu
+from vitswin_jax.models.layers import ACTIVATIONS, Mlp, gelu
 from vitswin_jax.models.linear import Linear
 
 CASES = [  # equation, shapes of the kernel and of the inputs, and of the bias in the output
@@ -89,6 +89,20 @@ def test_of_an_mlp_a_program_keeps_the_input_and_the_hidden_layer_once(act):
     few, many = (temporaries(jax.grad(loss), [params] * depth, x) for depth in (2, 6))
     kept = (many - few) / 4 / (4 * n)
     assert kept < (c + hidden) * 1.1, f"{kept} numbers a row"
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_every_activation_trains_as_it_infers(act):
+    """A gated one makes of fc1's numbers half as many."""
+    mlp = Mlp(16, act)
+    x = jnp.float32(draw(5, 6))
+    variables = mlp.init(jax.random.key(0), x, train=True)
+
+    def loss(variables, train):
+        return (mlp.apply(variables, x, train=train) ** 2).sum()
+
+    want, got = (jax.value_and_grad(loss)(variables, train) for train in (False, True))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, want)
 
 
 def test_forward_mode_differentiates_inference():

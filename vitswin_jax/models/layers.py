@@ -206,11 +206,10 @@ class Mlp(nn.Module):
         )
         shape = (width, self.hidden_dim)
         y = linear(shape, "nc,cd->nd", name="fc1")(rows(x), train=train)
-        shape = (jax.eval_shape(act, y).shape[-1], width)
-        if (
-            train and self.drop_rate
-        ):  # what is dropped stands between the activation and the product
-            y, act = nn.Dropout(self.drop_rate, deterministic=False)(act(y)), None
+        gated = jax.eval_shape(act, y).shape != y.shape
+        if gated or (train and self.drop_rate):  # then fc2 cannot take act upon itself
+            y, act = nn.Dropout(self.drop_rate, deterministic=not train)(act(y)), None
+        shape = (y.shape[-1], width)
         fc2 = linear(shape, "nc,cd->nd", act, use_bias=self.use_out_bias, name="fc2")
         y = fc2(y, train=train)
         return nn.Dropout(self.drop_rate, deterministic=not train)(y).reshape(x.shape)

@@ -56,17 +56,13 @@ def _product_backward(
     `act` makes of it, need not be kept where it can be made again from what is kept.
     """
     x, kernel = kept
-    activated = x if act is None else jax.eval_shape(act, x)
-    (pull_in,) = jax.linear_transpose(lambda y: jnp.einsum(equation, y, kernel), activated)(pull)
-    transpose = None
-    if act is None:
-        activated = compute_after(x, pull_in)
-    else:
-        activated, transpose = jax.vjp(act, compute_after(x, pull_in))
-    (pull_kernel,) = jax.linear_transpose(lambda k: jnp.einsum(equation, activated, k), kernel)(
-        pull
-    )
-    return (pull_in if transpose is None else transpose(pull_in)[0]), pull_kernel
+    (pull_in,) = jax.linear_transpose(lambda y: jnp.einsum(equation, y, kernel), x)(pull)
+    y = x = compute_after(x, pull_in)
+    if act is not None:
+        y, transpose = jax.vjp(act, x)
+        (pull_in,) = transpose(pull_in)
+    (pull_kernel,) = jax.linear_transpose(lambda k: jnp.einsum(equation, y, k), kernel)(pull)
+    return pull_in, pull_kernel
 
 
 _product.defvjp(_product_forward, _product_backward)
