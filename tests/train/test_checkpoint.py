@@ -1,5 +1,8 @@
 """What was saved comes back bit for bit, or is named and the one before comes back."""
 
+import asyncio
+import errno
+import gc
 import logging
 import os
 import random
@@ -305,6 +308,27 @@ def test_what_cannot_be_written_whole_ends_the_run_and_leaves_the_others(saved, 
     assert_same(restore(saved, make_state(0))[0], make_state(12))
     save(saved, 13)
     assert_same(restore(saved, make_state(0))[0], make_state(13))
+
+
+def test_writes_that_fail_beside_the_one_that_is_told_say_nothing(tmp_path, caplog, monkeypatch):
+    """Orbax asks for the first error only; which writes fail beside it is the disk's chance."""
+    # A run that failed in this process before has left its filter, as it is to.
+    monkeypatch.setattr(logging.getLogger("asyncio"), "filters", [])
+
+    async def fail():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def nobody_asks():
+        tasks = [asyncio.create_task(fail()) for _ in range(3)]
+        await asyncio.wait(tasks)
+
+    with Checkpoints(tmp_path, newest=1):
+        asyncio.run(nobody_asks())
+        gc.collect()
+    assert not caplog.records
+    asyncio.run(nobody_asks())
+    gc.collect()
+    assert len(caplog.records) == 3, "and of anybody else's it is said again"
 
 
 def test_a_folder_that_is_gone_ends_the_run(tmp_path, capfd):

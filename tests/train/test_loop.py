@@ -184,11 +184,11 @@ def test_a_full_disk_ends_the_run_with_one_line_and_room_lets_it_go_on(
         env=environment,
     )
     first, after = done.stderr.split("status 1\n")
-    (line,) = [line for line in first.splitlines() if not line.startswith(("step", "trains"))]
-    assert line == (
+    lines = [line for line in first.splitlines() if not line.startswith(("step", "trains"))]
+    assert lines == [
         f"error: cannot write the checkpoint of step 4 in {disk}/run/checkpoints: No space left on "
         "device; the run stops, and the newest is of step 2."
-    )
+    ]
     assert "step 2/8" not in after and "step 4/8" in after
     assert_same_weights(unbroken, kept)
 

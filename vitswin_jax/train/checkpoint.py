@@ -243,7 +243,8 @@ def _reason(error: Exception) -> str:
 def _hush_tracebacks() -> Callable[[], None]:
     """Keeps off the screen what Orbax's threads print of an error that is raised as one line.
 
-    Returns a function that ends this.
+    Orbax waits for the first write that fails; of the others, asyncio logs each exception that
+    nobody asked for. Returns a function that ends this.
     """
 
     def is_line(record: logging.LogRecord) -> bool:
@@ -256,9 +257,11 @@ def _hush_tracebacks() -> Callable[[], None]:
 
     def undo() -> None:
         sys.unraisablehook = before
-        logger.removeFilter(is_line)
+        for logger in loggers:
+            logger.removeFilter(is_line)
 
-    before, logger = sys.unraisablehook, logging.getLogger("absl")
-    logger.addFilter(is_line)
+    before, loggers = sys.unraisablehook, [logging.getLogger(name) for name in ("absl", "asyncio")]
+    for logger in loggers:
+        logger.addFilter(is_line)
     sys.unraisablehook = show
     return undo
