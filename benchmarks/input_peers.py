@@ -37,11 +37,11 @@ def ours(folder: Path) -> tuple[Levels, Callable[[int], Iterator]]:
     """The transforms and the pipeline of vitswin_jax."""
     from vitswin_jax.data.decode import decode_image
     from vitswin_jax.data.folders import FolderSource
-    from vitswin_jax.data.memory import keep_freed_memory
     from vitswin_jax.data.pipeline import make_train_iterator
     from vitswin_jax.data.transforms import Preprocess, TrainTransform
+    from vitswin_jax.heap import keep_freed_images
 
-    keep_freed_memory()  # as the pipeline does
+    keep_freed_images()  # as the pipeline does
 
     def each(work: Callable) -> Level:
         return lambda images: [work(image, seed) for seed, image in enumerate(images)]

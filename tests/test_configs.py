@@ -72,7 +72,7 @@ def test_a_recipe_builds_its_model_its_optimizer_and_a_batch(name, arg):
     config = get_config(name, arg)
     assert config.is_locked
     run = prepare(small(config))
-    batches = run.make_train_batches(0)
+    batches = run.make_train_batches(0, 1)
     batch = next(batches)
     batches.close()
     height, width = run.preprocess.img_size

@@ -52,7 +52,7 @@ DIRECTIONS = {
     "convert": [],
     "convert.*": ["types", "atomic", "version", "convert.*"],
     "data": [],
-    "data.*": ["types", "atomic", "cache", "data.*"],
+    "data.*": ["types", "atomic", "cache", "heap", "data.*"],
     "recipe": ["types"],
     "train.loop": ["*"],
     "train.pretraining": ["types", "train.*", "analysis.*", "models.masked", "pretrained"],

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 _EXECUTION = ("attn_impl", "remat", "scan")  # how a run computed, not what: never stored
 # The Swin families: ImageNet's statistics, 224 of 256 pixels (the official data/build.py).
 _MICROSOFT = IMAGENET | {"crop_fraction": 0.875}
+# Without a program for each shape, as jnp.asarray would compile; and never the file's own memory.
+_to_device = functools.partial(jax.device_put, may_alias=False)
 
 
 def load_pretrained(
@@ -71,7 +74,7 @@ def load_pretrained(
     tensors, notes = weights.adapted_to(model, origin=str(weights.file))
     for note in notes:
         log.info("%s: %s", weights.file, note)
-    params = read_parameters(tensors, jnp.asarray)
+    params = read_parameters(tensors, _to_device)
     return model, {"params": stack_blocks(params) if model.scan else params}
 
 
@@ -88,7 +91,7 @@ def load_pretraining(
     tensors, notes = weights.adapted_to(model, origin=str(weights.file))
     for note in notes:
         log.info("%s: %s", weights.file, note)
-    params = read_parameters(tensors, jnp.asarray)
+    params = read_parameters(tensors, _to_device)
     return model, {"params": stack_blocks(params) if model.scan else params}
 
 

@@ -355,6 +355,26 @@ def test_a_program_that_ends_amid_training_ends_at_once_and_in_silence(program):
     assert_ends(worker)
 
 
+@pytest.mark.parametrize("make", ["train", "eval"])
+def test_who_has_read_all_waits_for_no_worker(digits, make):
+    """Of batches that are in a pipe for longer than their reader takes: no more may be in it."""
+    if make == "eval":
+        preprocess = Preprocess((448, 448), crop_mode="squash")
+        options = {"batch_size": 150, "preprocess": preprocess, "workers": 1}
+        batches = iter(make_eval_batches(digits["test"], **options))
+    else:
+        transform = TrainTransform((448, 448), crop="none", flip=False)
+        options = {"batch_size": 128, "transform": transform, "seed": 0, "workers": 1}
+        batches = make_train_iterator(digits["train"], num_batches=3, **options)
+    for _ in range(3):
+        next(batches)
+        time.sleep(0.2)
+    began = time.monotonic()
+    assert next(batches, None) is None
+    assert time.monotonic() - began < 10
+    assert not multiprocessing.active_children()
+
+
 def test_workers_of_a_killed_program_end(program):
     process, worker = program
     process.kill()

@@ -18,7 +18,7 @@ from vitswin_jax.heap import keep_freed_memory
 from vitswin_jax.pretrained import load_pretrained
 from vitswin_jax.train.optim import make_optim
 from vitswin_jax.train.sharding import create_mesh, shard_batch, state_shardings
-from vitswin_jax.train.state import new_state
+from vitswin_jax.train.state import state_of_copies
 from vitswin_jax.train.steps import StepOptions, make_train_step
 
 
@@ -46,7 +46,7 @@ def ours(job: Job) -> Work:
         }
     )
     mesh = create_mesh(data=1)
-    state = jax.tree.map(jnp.array, new_state(variables["params"], tx))
+    state = state_of_copies(variables["params"], tx)
     step = make_train_step(
         model,
         tx,

@@ -66,7 +66,7 @@ def jax_inference(job: Job, apply: Callable[[Any, Any], Any], params: Any) -> Wo
     import jax
 
     _set_precision(job)
-    params = jax.tree.map(jax.numpy.array, params)
+    params = jax.device_put(params)
     images = jax.numpy.asarray(job["images"])
     program = functools.cache(lambda: jax.jit(apply).lower(params, images).compile())
     return _jax_work(lambda: program()(params, images), np.asarray, program)

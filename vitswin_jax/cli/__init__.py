@@ -28,9 +28,8 @@ _COMMANDS = {  # each a module of this package, with add_arguments(parser) and r
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand; returns the exit status: 0, 1 for a mistake (one line says which), 2."""
-    if argv is None:
-        keep_freed_memory()  # the process is the command's alone
-    argv = sys.argv[1:] if argv is None else list(argv)
+    own_process = argv is None
+    argv = sys.argv[1:] if own_process else list(argv)
     parser = _parser(argv)
     args, rest = parser.parse_known_args(argv)
     if rest and not hasattr(args, "overrides"):  # a config's keys are no arguments to declare
@@ -38,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest:
         args.overrides = rest
     keep_compiled_programs()
+    if own_process:
+        keep_freed_memory()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes about the hardware it missed
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("vitswin_jax.download").setLevel(logging.INFO)  # what takes minutes is said

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import multiprocessing
 import os
@@ -18,9 +17,9 @@ import numpy as np
 from absl import flags
 
 from vitswin_jax.data.decode import decode_image
-from vitswin_jax.data.memory import keep_freed_memory
 from vitswin_jax.data.mixtures import MixtureSource, draw
 from vitswin_jax.data.transforms import Preprocess, TrainTransform
+from vitswin_jax.heap import keep_freed_images
 from vitswin_jax.types import Batch, Source, UserError
 
 log = logging.getLogger(__name__)
@@ -77,8 +76,9 @@ def make_train_iterator(
         raise UserError(f"repeats={repeats} must be 1 (off) or more.")
     keys = _TrainKeys(_stream(source, seed), len(source), batch_size, rows, repeats)
     load = _LoadBatch(source, _Augment(transform, seed), transform.img_size, on_unreadable)
-    batches = grain.MapDataset.range(start_batch, sys.maxsize // batch_size).map(keys).map(load)
-    return _iterate(batches, num_batches, workers, threads)
+    stop = sys.maxsize // batch_size if num_batches is None else start_batch + num_batches
+    batches = grain.MapDataset.range(start_batch, stop).map(keys).map(load)
+    return _iterate(batches, workers, threads)
 
 
 def make_eval_batches(
@@ -100,24 +100,23 @@ def make_eval_batches(
     rows = _host_rows(source, batch_size, host_index, host_count)
     keys = _EvalKeys(len(source), batch_size, rows)
     load = _LoadBatch(source, _Evaluate(preprocess), preprocess.img_size, "raise")
-    batches = grain.MapDataset.range(sys.maxsize // batch_size).map(keys).map(load)
-    return EvalBatches(batches, -(-len(source) // batch_size), workers, threads)
+    batches = grain.MapDataset.range(-(-len(source) // batch_size)).map(keys).map(load)
+    return EvalBatches(batches, workers, threads)
 
 
 @dataclass(frozen=True)
 class EvalBatches:
     """The batches of one evaluation; may be iterated over any number of times."""
 
-    _batches: grain.MapDataset  # blank ones follow the last
-    _length: int
+    _batches: grain.MapDataset
     _workers: int
     _threads: int | None
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._batches)
 
     def __iter__(self) -> BatchIterator:
-        return _iterate(self._batches, self._length, self._workers, self._threads)
+        return _iterate(self._batches, self._workers, self._threads)
 
 
 def _host_rows(source: Source, batch_size: int, host_index: int, host_count: int) -> range:
@@ -162,10 +161,12 @@ class _Mixed:
         return Key(key.epoch, self.starts[part] + key.record)
 
 
-def _iterate(
-    batches: grain.MapDataset, count: int | None, workers: int, threads: int | None
-) -> BatchIterator:
-    """Returns an iterator over the first `count` of endless batches, loaded ahead of time."""
+def _iterate(batches: grain.MapDataset, workers: int, threads: int | None) -> BatchIterator:
+    """Returns an iterator over batches, loaded ahead of time.
+
+    They must be no more than are asked for. A process does not end before what it has sent is read:
+    Grain waits 25 s for a worker that is stopped with a batch in its pipe, and then kills it.
+    """
     threads = min(_MAX_THREADS, os.cpu_count() or 1) if threads is None else threads
     # Grain counts batches here, and would hold 500 of them.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, threads))
@@ -180,14 +181,14 @@ def _iterate(
         processes = grain.MultiprocessingOptions(workers, 2)
         dataset = dataset.mp_prefetch(processes, worker_init_fn=_start_worker)
     else:
-        keep_freed_memory()
-    return BatchIterator(iter(dataset), count)
+        keep_freed_images()
+    return BatchIterator(iter(dataset))
 
 
 def _start_worker(index: int, count: int) -> None:
     """Sees to a worker's memory, and to its end with its parent: one that is killed cannot."""
     del index, count  # Grain tells every worker which of how many it is
-    keep_freed_memory()
+    keep_freed_images()
     parent = multiprocessing.parent_process()
 
     def wait() -> None:
@@ -200,8 +201,8 @@ def _start_worker(index: int, count: int) -> None:
 class BatchIterator(Iterator[Batch]):
     """Batches loaded ahead of time, by threads and workers that `close` or Python's exit ends."""
 
-    def __init__(self, batches: grain.DatasetIterator, count: int | None) -> None:
-        self._left = [itertools.islice(batches, count)]
+    def __init__(self, batches: grain.DatasetIterator) -> None:
+        self._left: list[Iterator[Batch]] = [batches]
         # Emptied, the list frees Grain's iterator while the modules it needs still stand.
         self.close = weakref.finalize(self, _close, self._left, batches)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import logging
 import os
 from collections.abc import Callable
@@ -108,9 +107,9 @@ def train_and_evaluate(
         state, step = checkpoints.restore_or(lambda: create(run, init_key), layout)
         with (
             contextlib.closing(Recorder(workdir, plan, run.schedule, start_step=step)) as recorder,
-            contextlib.closing(run.make_train_batches(step)) as batches,
+            contextlib.closing(run.make_train_batches(step, plan.total_steps)) as batches,
         ):
-            for batch in recorder.inputs(itertools.islice(batches, plan.total_steps - step)):
+            for batch in recorder.inputs(batches):
                 state, metrics = train_step(state, batch, step_key, *constants)
                 step += 1
                 recorder.record(step, metrics)

@@ -52,7 +52,7 @@ class Run:
     start: Start
     train: Source
     test: Source
-    make_train_batches: Callable[[int], Batches]  # from a global batch on
+    make_train_batches: Callable[[int, int], Batches]  # from one global batch to another
     test_batches: EvalBatches
     plan: Plan
     schedule: optax.Schedule
@@ -244,8 +244,8 @@ def make_inputs(
     mesh: Mesh,
     seed: int,
     repeats: int,
-) -> tuple[Callable[[int], Batches], Callable[[Source], EvalBatches]]:
-    """Returns functions to the train batches, from a global batch on, and to a split's batches."""
+) -> tuple[Callable[[int, int], Batches], Callable[[Source], EvalBatches]]:
+    """Returns functions to the train batches, from one to another, and to a split's batches."""
     here = {
         "host_index": jax.process_index(),
         "host_count": jax.process_count(),
@@ -255,13 +255,14 @@ def make_inputs(
         make_eval_batches, batch_size=eval_batch_size, preprocess=preprocess, **here
     )
 
-    def make_train_batches(start: int) -> Batches:
+    def make_train_batches(start: int, stop: int) -> Batches:
         batches = make_train_iterator(
             train,
             batch_size=batch_size,
             transform=transform,
             seed=seed,
             start_batch=start,
+            num_batches=stop - start,
             on_unreadable=on_unreadable,
             repeats=repeats,
             **here,

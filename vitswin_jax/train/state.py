@@ -51,6 +51,11 @@ def new_state(
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(trained), average)
 
 
+def state_of_copies(params: Params, tx: optax.GradientTransformation) -> TrainState:
+    """Returns the state before the first step, of copies: steps overwrite a state's arrays."""
+    return jax.jit(lambda params: new_state(jax.tree.map(jnp.copy, params), tx))(params)
+
+
 def fill_head_biases(params: Params, value: float) -> Params:
     """Returns the parameters with every bias of a head at `value`, the odds a fresh head gives."""
 

@@ -13,7 +13,7 @@ from vitswin_jax.train.losses import make_loss
 from vitswin_jax.train.mixing import Mixing
 from vitswin_jax.train.optim import make_optim
 from vitswin_jax.train.sharding import create_mesh, shard_batch, state_shardings
-from vitswin_jax.train.state import new_state
+from vitswin_jax.train.state import state_of_copies
 from vitswin_jax.train.steps import StepOptions, make_train_step
 from vitswin_jax.types import Params, UserError
 
@@ -63,8 +63,7 @@ def trajectory(
         groups=groups,
         keep_logits=True,
     )
-    # The step donates its state, so it starts from a copy.
-    state = jax.tree.map(jax.numpy.array, new_state(variables["params"], tx))
+    state = state_of_copies(variables["params"], tx)
     step = make_train_step(
         model, tx, options=options, mesh=mesh, shardings=state_shardings(mesh, state)
     )
