@@ -42,7 +42,7 @@ def keep_freed_memory() -> bool:
     libc = _libc()
     if libc is None or not _on_cpu() or ASYNC_DISPATCH.upper() in os.environ:
         return False
-    import jax
+    import jax  # here, for processes that only decode images do without
 
     libc.mallopt(_MMAP_THRESHOLD, _NEVER)
     libc.mallopt(_TRIM_THRESHOLD, _NEVER)
