@@ -33,15 +33,13 @@ from vitswin_jax.models.masked import MaskedModel
 from vitswin_jax.models.pretraining import describe_method, method_of
 from vitswin_jax.models.registry import create_model, family_of, resolve_name
 from vitswin_jax.types import Params, UserError
-from vitswin_jax.weights import divide_encoder, open_weights
+from vitswin_jax.weights import Weights, divide_encoder, open_weights
 
 log = logging.getLogger(__name__)
 
 _EXECUTION = ("attn_impl", "remat", "scan")  # how a run computed, not what: never stored
 # The Swin families: ImageNet's statistics, 224 of 256 pixels (the official data/build.py).
 _MICROSOFT = IMAGENET | {"crop_fraction": 0.875}
-# Without a program for each shape, as jnp.asarray would compile; and never the file's own memory.
-_to_device = functools.partial(jax.device_put, may_alias=False)
 
 
 def load_pretrained(
@@ -71,11 +69,7 @@ def load_pretrained(
         del asked["window_size"]
     weights = open_weights(path, name, **asked)
     model = weights.model(**asked)
-    tensors, notes = weights.adapted_to(model, origin=str(weights.file))
-    for note in notes:
-        log.info("%s: %s", weights.file, note)
-    params = read_parameters(tensors, _to_device)
-    return model, {"params": stack_blocks(params) if model.scan else params}
+    return model, _variables_for(model, weights)
 
 
 def load_pretraining(
@@ -88,11 +82,17 @@ def load_pretraining(
     """
     weights = open_weights(path, name, **fields)
     model = weights.pretraining_model(**fields)
+    return model, _variables_for(model, weights)
+
+
+def _variables_for(model: nn.Module | MaskedModel, weights: Weights) -> dict[str, Any]:
+    """Returns a file's variables on the device, in the model's layout; logs what was adapted."""
     tensors, notes = weights.adapted_to(model, origin=str(weights.file))
     for note in notes:
         log.info("%s: %s", weights.file, note)
-    params = read_parameters(tensors, _to_device)
-    return model, {"params": stack_blocks(params) if model.scan else params}
+    # jnp.asarray would compile a program for each shape. An alias would be of the file's memory.
+    params = read_parameters(tensors, functools.partial(jax.device_put, may_alias=False))
+    return {"params": stack_blocks(params) if model.scan else params}
 
 
 def read_parameters(
