@@ -12,13 +12,13 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from vitswin_jax.cache import keep_compiled_programs
-from vitswin_jax.heap import keep_freed_memory
-from vitswin_jax.recipe import FLAG_ERRORS, what_was_wrong
-from vitswin_jax.train.hosts import JOIN_TIMEOUT, LOST_AFTER, joined
-from vitswin_jax.train.loop import train_and_evaluate
-from vitswin_jax.train.timing import parse_window
-from vitswin_jax.types import UserError
+from vitswin_jax.core.cache import keep_compiled_programs
+from vitswin_jax.core.heap import keep_freed_memory
+from vitswin_jax.core.types import UserError
+from vitswin_jax.train.hosts.join import JOIN_TIMEOUT, LOST_AFTER, joined
+from vitswin_jax.train.keep.timing import parse_window
+from vitswin_jax.train.run.recipe import FLAG_ERRORS, what_was_wrong
+from vitswin_jax.trainer import train_and_evaluate
 
 told = logging.getLogger("vitswin_jax")  # what a run starts from, and trains
 

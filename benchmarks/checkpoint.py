@@ -23,8 +23,8 @@ import numpy as np
 
 from vitswin_jax.benchmark.cases import random_variables
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.train.checkpoint import Checkpoints
-from vitswin_jax.train.optim import make_optim
+from vitswin_jax.train.keep.checkpoint import Checkpoints
+from vitswin_jax.train.optim.optimizers import make_optim
 from vitswin_jax.train.sharding import create_mesh, state_shardings
 from vitswin_jax.train.state import TrainState, new_state
 

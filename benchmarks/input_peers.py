@@ -35,11 +35,11 @@ Levels = dict[str, Level]
 
 def ours(folder: Path) -> tuple[Levels, Callable[[int], Iterator]]:
     """The transforms and the pipeline of vitswin_jax."""
+    from vitswin_jax.core.heap import keep_freed_images
+    from vitswin_jax.data.augment.transforms import Preprocess, TrainTransform
     from vitswin_jax.data.decode import decode_image
-    from vitswin_jax.data.folders import FolderSource
     from vitswin_jax.data.pipeline import make_train_iterator
-    from vitswin_jax.data.transforms import Preprocess, TrainTransform
-    from vitswin_jax.heap import keep_freed_images
+    from vitswin_jax.data.sources.folders import FolderSource
 
     keep_freed_images()  # as the pipeline does
 
@@ -177,8 +177,8 @@ def tf(folder: Path, big_vision: str | None = None) -> tuple[Levels, Callable[[i
     work = {"decode": decode, "crop, flip": crop, "evaluation": evaluate}
     work["jitter 0.4"] = lambda data: jitter(crop(data))
     if big_vision:
-        where = ROOT / "tests" / "data" / "write_big_vision_goldens.py"
-        spec = importlib.util.spec_from_file_location("write_big_vision_goldens", where)
+        where = ROOT / "tests" / "goldens" / "write_big_vision.py"
+        spec = importlib.util.spec_from_file_location("write_big_vision", where)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         augment = module.load(big_vision).distort_image_with_randaugment

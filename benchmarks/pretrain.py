@@ -29,10 +29,10 @@ from sklearn.datasets import load_digits
 
 from configs import base
 from vitswin_jax import load_metadata, load_pretrained
-from vitswin_jax.analysis.evaluate import make_predict, predict_dataset
 from vitswin_jax.data.pipeline import make_eval_batches
-from vitswin_jax.data.sources import open_source
-from vitswin_jax.train.loop import Result, train_and_evaluate
+from vitswin_jax.data.sources.open import open_source
+from vitswin_jax.evaluate.evaluation import make_predict, predict_dataset
+from vitswin_jax.trainer import Result, train_and_evaluate
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 A_CLASS, STEPS = 10, 300  # labelled images, and steps on them

@@ -41,7 +41,7 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 SERVER = multiprocessing.get_context("forkserver")  # a start need not import everything anew
-SERVER.set_forkserver_preload(["configs.digits", "vitswin_jax.train.loop"])
+SERVER.set_forkserver_preload(["configs.digits", "vitswin_jax.trainer"])
 TOLERANCE = 1e-5
 BATCH_SIZE = 64
 STEPS_PER_FAULT = 12
@@ -110,9 +110,9 @@ def train(workdir: Path, told: Path, seen: Path, steps: int, topology: Topology)
         "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     )
     from configs import digits
-    from vitswin_jax.train import run
-    from vitswin_jax.train.loop import train_and_evaluate
-    from vitswin_jax.types import UserError
+    from vitswin_jax.core.types import UserError
+    from vitswin_jax.train.run import prepare as run
+    from vitswin_jax.trainer import train_and_evaluate
 
     make_train_iterator = run.make_train_iterator
 
@@ -268,7 +268,7 @@ def check_close(series: Series, unbroken: Series) -> str:
     """Returns the largest differences; raises ValueError where one is above the tolerance."""
     from vitswin_jax import load_pretrained, make_preprocess
     from vitswin_jax.data.decode import decode_image
-    from vitswin_jax.data.sources import open_source
+    from vitswin_jax.data.sources.open import open_source
 
     far = {}
     losses = [np.array([row["train/loss"] for row in each.rows()]) for each in (series, unbroken)]

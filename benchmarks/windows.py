@@ -15,7 +15,7 @@ import functools
 import re
 from typing import Any
 
-from vitswin_jax.analysis.topology import open_topology
+from vitswin_jax.plan.topology import open_topology
 
 MIB = 2**20
 HEADER = ("stage", "passes", "attention", "temporaries, MiB", "bytes, MiB", "cycles, millions")
@@ -25,9 +25,9 @@ def attention_of(model: Any, stage: int) -> Any:
     """Returns the attention of the shifted blocks of a Swin's stage, on maps."""
     import flax.linen as nn
 
-    from vitswin_jax.models.layers import Mlp
     from vitswin_jax.models.swin import SwinBlock, WindowAttention
-    from vitswin_jax.models.windows import fit_window
+    from vitswin_jax.nn.layers import Mlp
+    from vitswin_jax.nn.windows import fit_window
 
     class Attention(SwinBlock):
         @nn.compact

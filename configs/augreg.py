@@ -13,8 +13,8 @@ ImageNet-21k Ti/16 78.2, S/32 79.6, S/16 83.7, B/32 83.6, B/16 85.5, L/16 85.6 %
 from ml_collections import ConfigDict
 
 from configs import base, parts
+from vitswin_jax.core.types import UserError
 from vitswin_jax.models.registry import resolve_name
-from vitswin_jax.types import UserError
 
 LEVELS = {  # RandAugment (layers, magnitude), and mixup's alpha
     "none": (None, 0.0),

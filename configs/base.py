@@ -11,7 +11,7 @@ from vitswin_jax.models.registry import model_kwargs, optional_types
 
 
 def _data() -> dict[str, object]:
-    """What is trained and tested on (train.run.open_data; docs/data.md)."""
+    """What is trained and tested on (train.run.prepare.open_data; docs/data.md)."""
     return {
         "dataset": "digits",  # a folder, a table, shards, hf:NAME, a TFDS name: docs/data.md
         "data_dir": placeholder(str),  # where TFDS datasets are prepared; None: TFDS's default
@@ -27,7 +27,7 @@ def _data() -> dict[str, object]:
 
 
 def _preprocess() -> dict[str, object]:
-    """How evaluation sees an image (data.transforms.Preprocess).
+    """How evaluation sees an image (data.augment.transforms.Preprocess).
 
     None: as the weights of init_from were trained, without them as the family's originals.
     """
@@ -43,7 +43,7 @@ def _preprocess() -> dict[str, object]:
 def _augment() -> dict[str, object]:
     """What training does to images (docs/augment.md).
 
-    Read by data.transforms.TrainTransform, train.erasing.Erasing and train.mixing.Mixing; `repeats`
+    Read by data.augment.transforms, train.task.erasing and train.task.mixing; `repeats`
     by data.pipeline.
     """
     return {
@@ -79,7 +79,7 @@ def _augment() -> dict[str, object]:
 
 
 def _loss() -> dict[str, object]:
-    """What is minimised (train.run.build_objective, and the step)."""
+    """What is minimised (train.run.prepare.build_objective, and the step)."""
     return {
         "name": "softmax",  # "softmax", "sigmoid", "bce"
         "head_bias_init": 0.0,  # of a fresh head; with sigmoid, log of 1 / classes or so
@@ -88,9 +88,9 @@ def _loss() -> dict[str, object]:
 
 
 def _optim() -> dict[str, object]:
-    """Optimizer, rate and length (train.plan.make_plan, train.optim.make_optim; docs/optim.md)."""
+    """Optimizer, rate and length (train.run.plan, train.optim.optimizers; docs/optim.md)."""
     return {
-        "name": "adamw",  # or another of train.optim.OPTIMIZERS
+        "name": "adamw",  # or another of train.optim.optimizers.OPTIMIZERS
         "peak_lr": 1e-3,  # for this batch size; nothing rescales it
         "weight_decay": 0.05,  # kernels only
         "max_grad_norm": placeholder(float),
@@ -153,7 +153,7 @@ def _pretrain() -> dict[str, object]:
 
 
 def _distill() -> dict[str, object]:
-    """A teacher (train.run.make_distillation)."""
+    """A teacher (train.run.prepare.make_distillation)."""
     return {
         "teacher": placeholder(str),  # weights of any source, of the data's classes; None: off
         "kind": "hard",  # or "soft"
@@ -231,7 +231,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     # A weights file of any source, a run's workdir or a name: what the run starts from, by the
-    # rules of train.start. Without it parameters are drawn.
+    # rules of train.run.start. Without it parameters are drawn.
     config.init_from = placeholder(str)
     # The workdir of a run with the same test split: the report shows its results beside this one's.
     config.compare_to = placeholder(str)

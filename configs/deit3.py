@@ -10,7 +10,7 @@ S 81.4, B 83.8, L 84.9 % (the larger are trained at 192 and then fine-tuned at 2
 from ml_collections import ConfigDict
 
 from configs import base, parts
-from vitswin_jax.types import UserError
+from vitswin_jax.core.types import UserError
 
 MODELS = {  # (pixels, peak_lr, stochastic depth)
     "deit3_small_patch16_224": (224, 4e-3, 0.05),

@@ -9,7 +9,7 @@ Expected: 98.5 % or more of the 450 held-out images, both; seen 99.8 % and 99.1 
 from ml_collections import ConfigDict
 
 from configs import base
-from vitswin_jax.types import UserError
+from vitswin_jax.core.types import UserError
 
 MODELS = {
     "vit": {"img_size": 16, "patch_size": 4, "embed_dim": 128, "depth": 6, "num_heads": 4},

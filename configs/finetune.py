@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from vitswin_jax import load_metadata
-from vitswin_jax.types import UserError
+from vitswin_jax.core.types import UserError
 
 
 def get_config(weights: str = "") -> ConfigDict:

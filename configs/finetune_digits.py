@@ -14,7 +14,7 @@ first's weights, 96.9 % with adapters alone and the head.
 from ml_collections import ConfigDict
 
 from configs import base
-from vitswin_jax.types import UserError
+from vitswin_jax.core.types import UserError
 
 PRETRAINED, SCRATCH = "runs/digits", "runs/scratch"
 RUNS = ("digits", "scratch", "finetune", "lora")

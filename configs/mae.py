@@ -12,7 +12,7 @@ L 85.9, H 86.9 %.
 from ml_collections import ConfigDict
 
 from configs import base, parts, simmim
-from vitswin_jax.types import UserError
+from vitswin_jax.core.types import UserError
 
 RECIPES = {  # model -> (size, epochs of fine-tuning, peak_lr, drop_path_rate, layer_decay)
     "vit_base_patch16_224": ("base", 100.0, 2e-3, 0.1, 0.65),

@@ -11,7 +11,7 @@ hidden and what was painted there. A fine-tuning run takes the workdir as its in
 from ml_collections import ConfigDict
 
 from configs import base, digits
-from vitswin_jax.types import UserError
+from vitswin_jax.core.types import UserError
 
 ARGUMENTS = ("simmim,vit", "simmim,swin", "mae,vit")
 SIMMIM = {"mask_patch": 4}

@@ -12,7 +12,7 @@ ImageNet, by place (input, every, shared), are the order to expect: none 61.4; 1
 from ml_collections import ConfigDict
 
 from configs import base, vit_s16
-from vitswin_jax.types import UserError
+from vitswin_jax.core.types import UserError
 
 KINDS = {
     "none": "none",

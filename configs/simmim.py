@@ -12,7 +12,7 @@ fine-tuning: Swin 84.0 %, ViT 83.8 %.
 from ml_collections import ConfigDict
 
 from configs import base, parts
-from vitswin_jax.types import UserError
+from vitswin_jax.core.types import UserError
 
 # (model, fields of both stages, of pre-training, of fine-tuning, layer_decay)
 RECIPES = {

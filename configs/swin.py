@@ -11,7 +11,7 @@ windows of 16 82.8, 84.1, 84.6; Swin-MLP T/C24 79.4, T/C12 79.6, T/C6 79.7, B 81
 from ml_collections import ConfigDict
 
 from configs import base, parts
-from vitswin_jax.types import UserError
+from vitswin_jax.core.types import UserError
 
 DROP_PATH = {"tiny": 0.2, "small": 0.3, "base": 0.5}
 

@@ -13,8 +13,8 @@ fine-tuned from it, swin_finetune.py; on ImageNet-22k itself Swin-MoE S with 8, 
 from ml_collections import ConfigDict
 
 from configs import base, parts
+from vitswin_jax.core.types import UserError
 from vitswin_jax.models.registry import create_model, family_of
-from vitswin_jax.types import UserError
 
 RECIPES = {  # family -> (weight_decay, warmup_epochs, max_grad_norm)
     "swin": (0.05, 5.0, 5.0),

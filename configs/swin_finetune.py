@@ -12,7 +12,7 @@ L 86.9, 12to24 B 87.1, L 87.6.
 from ml_collections import ConfigDict
 
 from configs import base, parts
-from vitswin_jax.types import UserError
+from vitswin_jax.core.types import UserError
 
 RECIPES = {  # result -> (model, the weights it starts from, drop_path_rate)
     f"swin_{size}_patch4_window7_224_22kto1k": (

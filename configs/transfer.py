@@ -14,7 +14,7 @@ ImageNet 83.27 (0.03), CIFAR-10 98.55 (0.003), CIFAR-100 91.35 (0.01), pets 93.7
 from ml_collections import ConfigDict
 
 from configs import base, parts
-from vitswin_jax.types import UserError
+from vitswin_jax.core.types import UserError
 
 DATASETS = {  # TFDS's name, train and test split, steps, warmup, peak_lr
     "imagenet": ("imagenet2012", "train[:99%]", "validation", 20_000, 500, 0.03),

@@ -13,7 +13,7 @@ vit,all and swin,head are the other ways round. Ten epochs, batch 8; they state 
 from ml_collections import ConfigDict
 
 from configs import base
-from vitswin_jax.types import UserError
+from vitswin_jax.core.types import UserError
 
 MODELS = {
     "vit": ("vit_base_patch16_224", "vit/imagenet21k/ViT-B_16", "head"),

@@ -13,7 +13,7 @@ authors, vision_transformer issue 62). ImageNet-21k's loss is a sigmoid, its hea
 from ml_collections import ConfigDict
 
 from configs import base, parts
-from vitswin_jax.types import UserError
+from vitswin_jax.core.types import UserError
 
 DATASETS = ("i1k", "i21k")
 

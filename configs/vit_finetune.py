@@ -20,7 +20,7 @@ The paper searched peak_lr over 0.003, 0.01, 0.03, 0.06 for ImageNet and over 0.
 from ml_collections import ConfigDict
 
 from configs import base, parts
-from vitswin_jax.types import UserError
+from vitswin_jax.core.types import UserError
 
 MODELS = {
     "ViT-B_32": "vit_base_patch32_384",

@@ -9,7 +9,7 @@ Expected: 76.5, 78.5 and 80.0 % (table 1 of the paper), the first in 7 hours on 
 from ml_collections import ConfigDict
 
 from configs import base, parts
-from vitswin_jax.types import UserError
+from vitswin_jax.core.types import UserError
 
 
 def get_config(epochs: str = "90") -> ConfigDict:

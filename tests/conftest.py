@@ -18,6 +18,8 @@ import jax
 import matplotlib as mpl
 import pytest
 
+pytest_plugins = ["fixtures_models", "fixtures_analysis", "fixtures_train"]
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 mpl.use("Agg")
 

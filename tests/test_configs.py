@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from configs import base, swin_finetune, transfer, tutorial, vit_finetune
+from vitswin_jax.core.types import UserError
 from vitswin_jax.models.variants import VARIANTS
-from vitswin_jax.published import published
-from vitswin_jax.train.run import prepare
+from vitswin_jax.train.run.prepare import prepare
 from vitswin_jax.train.state import create_state
-from vitswin_jax.train.steps import train_step
-from vitswin_jax.types import UserError
+from vitswin_jax.train.step import train_step
+from vitswin_jax.weights.published import published
 
 CONFIGS = Path(base.__file__).parent
 PARTS = ("base", "parts")  # what recipes are made of

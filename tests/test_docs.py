@@ -16,11 +16,9 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pytest
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent))
 from documents import commands, printed_as, read_page
 from given import ROOT, follow_page, stand_in
+from PIL import Image
 
 ALL = {
     path.relative_to(ROOT).as_posix(): path

@@ -1,7 +1,7 @@
 """The house's own rules: who imports whom (test_configs.py has those of the recipes)."""
 
 import ast
-import fnmatch
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -9,112 +9,24 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "vitswin_jax"
 
-# Module pattern -> what it may import of the package; the first pattern that matches rules.
-DIRECTIONS = {
-    "types": [],
-    "version": [],
-    "cache": [],
-    "heap": [],
-    "atomic": ["types"],
-    "download": ["types", "atomic"],
-    "published": ["types", "convert.source", "models.registry"],
-    "hub_config": [],
-    "locate": ["types", "cache", "download", "hub_config", "published", "convert.formats"],
-    "__init__": ["*"],
-    "metadata": ["types", "data.transforms"],
-    "model_shapes": ["types", "convert.adapt", "models.*"],
-    "weights": [
-        "types",
-        "model_shapes",
-        "atomic",
-        "locate",
-        "metadata",
-        "convert*",
-        "models*",
-        "data.transforms",
-        "version",
-    ],
-    "pretrained": [
-        "types",
-        "atomic",
-        "locate",
-        "metadata",
-        "weights",
-        "model_shapes",
-        "convert*",
-        "models*",
-        "data*",
-        "version",
-    ],
-    "models.*variants": ["models.*variants"],
-    "models": [],
-    "models.*": ["types", "models.*"],
-    "convert": [],
-    "convert.*": ["types", "atomic", "version", "convert.*"],
-    "data": [],
-    "data.*": ["types", "atomic", "cache", "heap", "data.*"],
-    "recipe": ["types"],
-    "train.loop": ["*"],
-    "train.pretraining": ["types", "train.*", "analysis.*", "models.masked", "pretrained"],
-    "train.unlabelled": ["types", "train.*", "data.*"],
-    "train.start": [
-        "types",
-        "atomic",
-        "download",
-        "train.*",
-        "data.transforms",
-        "models.*",
-        "pretrained",
-        "weights",
-    ],
-    "train.distill": ["types", "train.*", "models.layers"],
-    "train.run": ["types", "train.*", "data.*", "models.*"],
-    "train.groups": ["types", "models.blocks"],
-    "train.metrics": ["types", "atomic", "train.*"],
-    "train.optim": ["types", "models.blocks", "train.*"],
-    "train.sharding": ["types", "models.blocks", "train.*"],
-    "train*": ["types", "train.*"],
-    "analysis.budget": ["types", "analysis.*", "data.*", "train.*"],
-    "analysis*": [
-        "types",
-        "atomic",
-        "version",
-        "metadata",
-        "weights",
-        "pretrained",
-        "analysis.*",
-        "models.*",
-        "published",
-        "convert.files",
-        "convert.swin",
-        "data.*",
-        "train.steps",
-        "train.state",
-        "train.optim",
-        "train.sharding",
-    ],
-    "benchmark.peers": [],
-    "benchmark*": [
-        "types",
-        "atomic",
-        "heap",
-        "analysis.cost",
-        "benchmark.*",
-        "models.*",
-        "pretrained",
-        "train.*",
-    ],
-    "export.quantize": [],
-    "export*": [
-        "types",
-        "atomic",
-        "version",
-        "metadata",
-        "export.*",
-        "models.*",
-        "data.transforms",
-    ],
-    "cli*": ["*"],
+# Room -> the rooms below that it may import. A module may import its own room; nothing imports cli.
+ARROWS = {
+    "core": "",
+    "nn": "core",
+    "models": "core nn",
+    "data": "core",
+    "weights": "core nn models data",
+    "train": "core nn models data weights",
+    "evaluate": "core nn models data weights",
+    "report": "core nn models data weights evaluate",
+    "explain": "core nn models data weights report",
+    "plan": "core nn models data weights train",
+    "export": "core nn models data weights",
+    "benchmark": "core nn models data weights train plan",
+    "pretraining": "core nn models data weights train evaluate report",
+    "trainer": "core nn models data weights train evaluate report pretraining",
+    "__init__": "core models weights",
+    "cli": "core nn models data weights train evaluate report explain plan export benchmark",
 }
 
 
@@ -139,23 +51,46 @@ def imports_of(path):
             assert name.split(".")[0] != "configs", f"{path}: nobody imports configs"
 
 
-def is_module(name):
-    path = PACKAGE / name.replace(".", "/")
-    return path.with_suffix(".py").exists() or path.is_dir()
+def target_of(imported):
+    """The module that an imported name is, or is in."""
+    path = PACKAGE / imported.replace(".", "/")
+    return (
+        imported
+        if path.with_suffix(".py").exists() or path.is_dir()
+        else imported.rpartition(".")[0]
+    )
+
+
+def room_of(module):
+    return module.split(".")[0] or "__init__"
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_name)
-def test_imports_point_one_way(path):
-    name = module_name(path)
-    allowed = next(may for pattern, may in DIRECTIONS.items() if fnmatch.fnmatch(name, pattern))
+def test_imports_point_down(path):
+    name = module_name(path) or "__init__"
     for imported in imports_of(path):
-        target = imported if is_module(imported) else imported.rpartition(".")[0]
-        assert target == "" or any(fnmatch.fnmatch(target, may) for may in allowed), (
-            f"{name} imports {target}; it may import {', '.join(allowed) or 'nothing'}"
-        )
+        room = room_of(target_of(imported))
+        assert room in (room_of(name), *ARROWS[room_of(name)].split()), f"{name} imports {imported}"
 
 
-@pytest.mark.parametrize("name", ["types", "version", "models.variants"])
+def test_no_modules_import_each_other():
+    graph = {
+        module_name(path): {target_of(imported) for imported in imports_of(path)}
+        - {module_name(path)}
+        for path in PACKAGE.rglob("*.py")
+    }
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+    assert set(graph) <= set(order)
+
+
+def test_the_rooms_have_an_order():
+    order = list(
+        graphlib.TopologicalSorter({a: b.split() for a, b in ARROWS.items()}).static_order()
+    )
+    assert order[0] == "core"
+
+
+@pytest.mark.parametrize("name", ["core.types", "core.version", "models.variants"])
 def test_leaves_do_not_import_jax(name):
     source = (PACKAGE / name.replace(".", "/")).with_suffix(".py").read_text()
     roots = {
@@ -167,5 +102,5 @@ def test_leaves_do_not_import_jax(name):
 
 
 def test_data_workers_need_no_jax_of_ours():
-    for path in (PACKAGE / "data").glob("*.py"):
+    for path in (PACKAGE / "data").rglob("*.py"):
         assert "import jax\n" not in path.read_text(), path

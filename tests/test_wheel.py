@@ -14,9 +14,9 @@ import pytest
 from flax.traverse_util import unflatten_dict
 from PIL import Image
 
+from vitswin_jax.core.version import __version__
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.pretrained import parameter_shapes, save_pretrained
-from vitswin_jax.version import __version__
+from vitswin_jax.weights.pretrained import parameter_shapes, save_pretrained
 
 ROOT = Path(__file__).parents[1]
 
@@ -91,7 +91,7 @@ def test_wheel_carries_what_its_commands_need(wheel):
         for path in (ROOT / "vitswin_jax").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert {"vitswin_jax/py.typed", "vitswin_jax/analysis/report.html"} <= package
+    assert {"vitswin_jax/py.typed", "vitswin_jax/report/report.html"} <= package
     assert package - names == set()
     assert not [name for name in names if name.startswith(("tests/", "configs/"))]
 

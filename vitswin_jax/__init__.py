@@ -9,12 +9,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from vitswin_jax.types import UserError
-from vitswin_jax.version import __version__
+from vitswin_jax.core.types import UserError
+from vitswin_jax.core.version import __version__
 
 if TYPE_CHECKING:
     from vitswin_jax.models.registry import create_model, model_names
-    from vitswin_jax.pretrained import (
+    from vitswin_jax.weights.pretrained import (
         load_metadata,
         load_pretrained,
         make_preprocess,
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "create_model": "models.registry",
     "model_names": "models.registry",
-    "load_metadata": "pretrained",
-    "load_pretrained": "pretrained",
-    "make_preprocess": "pretrained",
-    "save_pretrained": "pretrained",
+    "load_metadata": "weights.pretrained",
+    "load_pretrained": "weights.pretrained",
+    "make_preprocess": "weights.pretrained",
+    "save_pretrained": "weights.pretrained",
 }
 
 __all__ = [

@@ -12,7 +12,7 @@ from panels import BLUE, FOUR, INK, ORANGE, SIDE, grid, matrix, panels, photo
 
 from vitswin_jax.models.stages import concatenate_neighbors
 from vitswin_jax.models.swinv2 import log_spaced_coordinates
-from vitswin_jax.models.windows import (
+from vitswin_jax.nn.windows import (
     relative_position_index,
     roll,
     shifted_window_mask,

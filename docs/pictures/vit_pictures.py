@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from panels import BLUE, INK, ORANGE, SIDE, grid, matrix, panels, photo
 
-from vitswin_jax.analysis.cost import describe
-from vitswin_jax.models.attention import SelfAttention
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.models.windows import window_partition
+from vitswin_jax.nn.attention import SelfAttention
+from vitswin_jax.nn.windows import window_partition
+from vitswin_jax.plan.cost import describe
 
 
 def attention() -> Figure:

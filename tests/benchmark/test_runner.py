@@ -19,7 +19,7 @@ from vitswin_jax.benchmark.runner import (
     run_case,
     utilisation,
 )
-from vitswin_jax.types import UserError
+from vitswin_jax.core.types import UserError
 
 CASE = Case("vit_tiny_patch16_224", batch_size=2, img_size=32)
 OURS = Contestant("ours", "ours")

@@ -6,10 +6,10 @@ import pytest
 from flax.traverse_util import unflatten_dict
 
 from vitswin_jax.cli import main
-from vitswin_jax.data.sources import open_source
-from vitswin_jax.data.transforms import Preprocess
+from vitswin_jax.data.augment.transforms import Preprocess
+from vitswin_jax.data.sources.open import open_source
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.pretrained import parameter_shapes, save_pretrained
+from vitswin_jax.weights.pretrained import parameter_shapes, save_pretrained
 
 
 @pytest.fixture(scope="session")

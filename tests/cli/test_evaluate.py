@@ -10,12 +10,12 @@ import pytest
 from flax.traverse_util import unflatten_dict
 from PIL import Image
 
-from vitswin_jax.analysis.probes import Features, knn_accuracies
-from vitswin_jax.data.sources import open_source
-from vitswin_jax.data.transforms import Preprocess
+from vitswin_jax.data.augment.transforms import Preprocess
+from vitswin_jax.data.sources.open import open_source
+from vitswin_jax.evaluate.probes import Features, knn_accuracies
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.pretrained import load_metadata, parameter_shapes, save_pretrained
-from vitswin_jax.published import synsets
+from vitswin_jax.weights.pretrained import load_metadata, parameter_shapes, save_pretrained
+from vitswin_jax.weights.published import synsets
 
 
 def pixels(records):

@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 import pytest
 
 from vitswin_jax import cli
-from vitswin_jax.version import __version__
+from vitswin_jax.core.version import __version__
 
 
 def python(*arguments):

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from vitswin_jax.cli.models import giga
-from vitswin_jax.published import published
+from vitswin_jax.weights.published import published
 
 
 def test_published_numbers(vitswin):

@@ -11,13 +11,13 @@ import jax
 import pytest
 
 from vitswin_jax import cli
-from vitswin_jax.analysis import budget as budgets
-from vitswin_jax.analysis import topology as topologies
-from vitswin_jax.analysis.topology import TPUS, open_topology
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.pretrained import parameter_shapes
-from vitswin_jax.recipe import read_recipe
-from vitswin_jax.train.run import make_step, prepare
+from vitswin_jax.plan import budget as budgets
+from vitswin_jax.plan import topology as topologies
+from vitswin_jax.plan.topology import TPUS, open_topology
+from vitswin_jax.train.run.prepare import make_step, prepare
+from vitswin_jax.train.run.recipe import read_recipe
+from vitswin_jax.weights.pretrained import parameter_shapes
 
 ROOT = Path(__file__).parents[2]
 RECIPE = f"{ROOT / 'configs' / 'vit.py'}:i1k,vit_tiny_patch16_224"

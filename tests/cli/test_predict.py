@@ -13,14 +13,12 @@ import pytest
 from flax.traverse_util import unflatten_dict
 from PIL import Image
 from scipy.special import expit, softmax
-
-from vitswin_jax.data.transforms import Preprocess
-from vitswin_jax.models.registry import create_model
-from vitswin_jax.pretrained import load_metadata, save_pretrained
-from vitswin_jax.weights import parameter_shapes
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from web_server import serving
+
+from vitswin_jax.data.augment.transforms import Preprocess
+from vitswin_jax.models.registry import create_model
+from vitswin_jax.weights.open import parameter_shapes
+from vitswin_jax.weights.pretrained import load_metadata, save_pretrained
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 import sklearn.datasets
 from PIL import Image
 
-from vitswin_jax.data.digits import digits_directory
-from vitswin_jax.data.sources import open_source
+from vitswin_jax.data.sources.digits import digits_directory
+from vitswin_jax.data.sources.open import open_source
 
 
 @pytest.fixture(scope="session")

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vitswin_jax.core.types import UserError
+from vitswin_jax.data.augment.transforms import Preprocess, TrainTransform
 from vitswin_jax.data.decode import decode_image
 from vitswin_jax.data.pipeline import make_eval_batches, make_train_iterator
-from vitswin_jax.data.sources import open_source
-from vitswin_jax.data.transforms import Preprocess, TrainTransform
-from vitswin_jax.types import UserError
+from vitswin_jax.data.sources.open import open_source
 
 SQUASH = Preprocess((6, 8), crop_mode="squash")
 PLAIN = TrainTransform((6, 8), crop="none", flip=False)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from vitswin_jax.core.types import UserError
 from vitswin_jax.data.decode import MAX_PIXELS, decode_image, jpeg_size
-from vitswin_jax.types import UserError
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": "4:4:4"}])

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vitswin_jax.core.types import UserError
+from vitswin_jax.data.augment.transforms import Preprocess, TrainTransform
 from vitswin_jax.data.decode import decode_image
-from vitswin_jax.data.files import FileSource
 from vitswin_jax.data.pipeline import make_eval_batches, make_train_iterator
-from vitswin_jax.data.sources import open_source
-from vitswin_jax.data.transforms import Preprocess, TrainTransform
-from vitswin_jax.types import UserError
+from vitswin_jax.data.sources.files import FileSource
+from vitswin_jax.data.sources.open import open_source
 
 PLAIN = TrainTransform((4, 5), crop="none", flip=False)  # the size of the numbered images
 AUGMENTED = TrainTransform((16, 16), crop="shift", rotate=10.0, zoom=0.1)
@@ -311,8 +311,8 @@ import multiprocessing
 import sys
 import time
 from vitswin_jax.data.pipeline import make_train_iterator
-from vitswin_jax.data.sources import open_source
-from vitswin_jax.data.transforms import TrainTransform
+from vitswin_jax.data.sources.open import open_source
+from vitswin_jax.data.augment.transforms import TrainTransform
 if __name__ == "__main__":
     source = open_source("digits", split="train", data_dir=sys.argv[1])
     transform = TrainTransform((16, 16), crop="shift")
@@ -383,9 +383,10 @@ def test_workers_of_a_killed_program_end(program):
 
 
 def test_reading_images_imports_neither_jax_nor_tensorflow():
-    modules = "sources, transforms, folders, digits, decode"
     script = (
-        f"from vitswin_jax.data import {modules}\nimport sys\n"
+        "from vitswin_jax.data.sources import open, folders, digits\nimport sys\n"
+        "from vitswin_jax.data import decode\n"
+        "from vitswin_jax.data.augment import transforms\n"
         "print([name for name in ('jax', 'tensorflow', 'grain') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vitswin_jax.data.prepare import main
-from vitswin_jax.data.sources import open_source
+from vitswin_jax.data.sources.open import open_source
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
 
-from vitswin_jax.data.transforms import Preprocess
+from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.export.program import make_program
-from vitswin_jax.metadata import Metadata
-from vitswin_jax.models.layers import pair
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.weights import parameter_shapes
+from vitswin_jax.nn.layers import pair
+from vitswin_jax.weights.metadata import Metadata
+from vitswin_jax.weights.open import parameter_shapes
 
 _SWIN = {
     "img_size": (20, 28), "patch_size": 4, "embed_dim": 8, "depths": (2, 1), "num_heads": (2, 4),

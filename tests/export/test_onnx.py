@@ -4,11 +4,11 @@ import numpy as np
 import onnx
 import pytest
 
+from vitswin_jax.core.types import UserError
 from vitswin_jax.export import onnx as onnx_file
 from vitswin_jax.export import program as programs
 from vitswin_jax.export.program import sample_images
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.types import UserError
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from jax import export as jax_export
 
+from vitswin_jax.core.types import UserError
 from vitswin_jax.export import stablehlo
 from vitswin_jax.export.program import sample_images
-from vitswin_jax.types import UserError
 
 
 @pytest.mark.parametrize(("key", "quantize"), [("swin", True), ("swinv2", False)], ids=str)

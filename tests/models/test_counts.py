@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import pytest
 
 from vitswin_jax import create_model, model_names
-from vitswin_jax.analysis.variant_costs import variant_costs
-from vitswin_jax.models.layers import pair
 from vitswin_jax.models.variants import VARIANTS
+from vitswin_jax.nn.layers import pair
+from vitswin_jax.plan.variant_costs import variant_costs
 
 # Parameters with 1000 classes: the sums over timm 1.0.31's models of these names, or, where it has
 # the size but not the name, of its model with that patch_size and img_size. Those in vit_jax's

@@ -2,11 +2,10 @@
 
 import functools
 import math
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import masked_torch
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -14,10 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from vitswin_jax.models.masked import cut_patches, draw_masks, enlarge, join_patches
 from vitswin_jax.models.pretraining import create_pretraining
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.weights import parameter_shapes
-
-sys.path.insert(0, str(Path(__file__).parent))
-import masked_torch
+from vitswin_jax.weights.open import parameter_shapes
 
 
 def create(name):

@@ -12,10 +12,10 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from vitswin_jax import create_model
-from vitswin_jax.analysis.cost import describe
-from vitswin_jax.analysis.variant_costs import variant_costs
-from vitswin_jax.models.layers import LayerNorm
-from vitswin_jax.weights import parameter_shapes
+from vitswin_jax.nn.layers import LayerNorm
+from vitswin_jax.plan.cost import describe
+from vitswin_jax.plan.variant_costs import variant_costs
+from vitswin_jax.weights.open import parameter_shapes
 
 MULTIPLY_ADDS = {
     "vit_tiny_patch16_224": 1.26,

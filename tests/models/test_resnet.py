@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from vitswin_jax import create_model
+from vitswin_jax.core.types import UserError
 from vitswin_jax.models.resnet import Numerics, ResNet, StdConv, total_stride
-from vitswin_jax.types import UserError
 
 TIMM = Numerics(group_norm_eps=1e-5, weight_var_eps=1e-8, weight_std_eps=0.0, dtype=jnp.float32)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from vitswin_jax import create_model
+from vitswin_jax.core.types import UserError
 from vitswin_jax.models.swin import PatchMerging
-from vitswin_jax.types import UserError
 
 TINY = {
     "img_size": 16,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from vitswin_jax import create_model
-from vitswin_jax.models.blocks import stack_blocks
+from vitswin_jax.core.types import UserError
 from vitswin_jax.models.swin_mlp import SpatialMlp
-from vitswin_jax.types import UserError
+from vitswin_jax.nn.blocks import stack_blocks
 
 TINY = {
     "img_size": 16,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vitswin_jax import create_model
-from vitswin_jax.models.blocks import stack_blocks
+from vitswin_jax.core.types import UserError
 from vitswin_jax.models.swin_moe import (
     MoeMlp,
     expert_capacity,
@@ -14,7 +14,7 @@ from vitswin_jax.models.swin_moe import (
     load_importance_loss,
     route,
 )
-from vitswin_jax.types import UserError
+from vitswin_jax.nn.blocks import stack_blocks
 
 TINY = {
     "img_size": 16,

@@ -6,11 +6,11 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from vitswin_jax import create_model, model_names
-from vitswin_jax.models.layers import pair
 from vitswin_jax.models.registry import FAMILIES, family_of, model_kwargs, resolve_name
 from vitswin_jax.models.variants import ALIASES, VARIANTS
-from vitswin_jax.pretrained import default_preprocess
-from vitswin_jax.train.optim import decay_mask
+from vitswin_jax.nn.layers import pair
+from vitswin_jax.train.optim.optimizers import decay_mask
+from vitswin_jax.weights.pretrained import default_preprocess
 
 
 def test_every_family_has_variants_and_each_is_of_its_family():

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from vitswin_jax import create_model
-from vitswin_jax.models.layers import pair
-from vitswin_jax.models.posemb import sincos_2d
-from vitswin_jax.types import UserError
+from vitswin_jax.core.types import UserError
+from vitswin_jax.nn.layers import pair
+from vitswin_jax.nn.posemb import sincos_2d
 
 TINY = {
     "img_size": (8, 12),

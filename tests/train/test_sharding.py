@@ -11,14 +11,15 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from vitswin_jax import create_model
-from vitswin_jax.models.layers import pair
+from vitswin_jax.core.types import UserError
 from vitswin_jax.models.registry import FAMILIES
 from vitswin_jax.models.variants import VARIANTS
-from vitswin_jax.train.checkpoint import Checkpoints
-from vitswin_jax.train.ema import Ema
-from vitswin_jax.train.groups import path_of
-from vitswin_jax.train.lora import Lora
-from vitswin_jax.train.optim import OPTIMIZERS, make_tx
+from vitswin_jax.nn.layers import pair
+from vitswin_jax.train.keep.checkpoint import Checkpoints
+from vitswin_jax.train.optim.ema import Ema
+from vitswin_jax.train.optim.groups import path_of
+from vitswin_jax.train.optim.lora import Lora
+from vitswin_jax.train.optim.optimizers import OPTIMIZERS, make_tx
 from vitswin_jax.train.sharding import (
     check_batch_size,
     check_hosts,
@@ -29,8 +30,7 @@ from vitswin_jax.train.sharding import (
     state_shardings,
 )
 from vitswin_jax.train.state import create_state, state_layout
-from vitswin_jax.train.steps import StepOptions, make_train_step
-from vitswin_jax.types import UserError
+from vitswin_jax.train.step import StepOptions, make_train_step
 
 VIT = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 8}
 SWIN = {

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitswin_jax.benchmark.peers import LEARNING_RATE, Job, Work, jax_inference, jax_training, serve
-from vitswin_jax.heap import keep_freed_memory
-from vitswin_jax.pretrained import load_pretrained
-from vitswin_jax.train.optim import make_optim
+from vitswin_jax.core.heap import keep_freed_memory
+from vitswin_jax.train.optim.optimizers import make_optim
 from vitswin_jax.train.sharding import create_mesh, shard_batch, state_shardings
 from vitswin_jax.train.state import state_of_copies
-from vitswin_jax.train.steps import StepOptions, make_train_step
+from vitswin_jax.train.step import StepOptions, make_train_step
+from vitswin_jax.weights.pretrained import load_pretrained
 
 
 def ours(job: Job) -> Work:

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from vitswin_jax.atomic import replacing
+from vitswin_jax.core.atomic import replacing
 
 
 def save_plot(path: Path, results: Sequence[Mapping[str, Any]]) -> None:

@@ -21,7 +21,7 @@ from vitswin_jax.benchmark import peers as peers_module
 from vitswin_jax.benchmark.cases import Case, write_case
 from vitswin_jax.benchmark.peaks import peak_flops
 from vitswin_jax.benchmark.peers import PEERS
-from vitswin_jax.types import UserError
+from vitswin_jax.core.types import UserError
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
 """How far a peer's outputs may be from ours, as a share of their standard deviation."""

@@ -9,10 +9,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vitswin_jax.cache import keep_compiled_programs
-from vitswin_jax.heap import keep_freed_memory
-from vitswin_jax.types import UserError
-from vitswin_jax.version import __version__
+from vitswin_jax.core.cache import keep_compiled_programs
+from vitswin_jax.core.heap import keep_freed_memory
+from vitswin_jax.core.types import UserError
+from vitswin_jax.core.version import __version__
 
 _COMMANDS = {  # each a module of this package, with add_arguments(parser) and run(args)
     "models": "list the variants: parameters, multiply-adds, image size",
@@ -41,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         keep_freed_memory()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes about the hardware it missed
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    logging.getLogger("vitswin_jax.download").setLevel(logging.INFO)  # what takes minutes is said
+    logging.getLogger("vitswin_jax.weights.download").setLevel(
+        logging.INFO
+    )  # what takes minutes is said
     try:
         status = args.run(args)
         sys.stdout.flush()  # here, where a broken pipe is caught

@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitswin_jax.atomic import check_writable
 from vitswin_jax.benchmark.peers import PEERS
 from vitswin_jax.cli.table import format_table
-from vitswin_jax.types import UserError
-from vitswin_jax.version import __version__
+from vitswin_jax.core.atomic import check_writable
+from vitswin_jax.core.types import UserError
+from vitswin_jax.core.version import __version__
 
 if TYPE_CHECKING:
     from vitswin_jax.benchmark.runner import Contestant

@@ -8,10 +8,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitswin_jax.types import UserError
+from vitswin_jax.core.types import UserError
 
 if TYPE_CHECKING:
-    from vitswin_jax.metadata import Metadata
+    from vitswin_jax.weights.metadata import Metadata
 
 FORMATS = ("native", "google", "timm", "microsoft", "huggingface")
 
@@ -39,10 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes DST and says what it holds; 1 where --verify finds other logits."""
-    from vitswin_jax.download import file_digest
     from vitswin_jax.models.registry import create_model
-    from vitswin_jax.pretrained import load_pretrained, save_pretrained
-    from vitswin_jax.weights import open_weights, weights_file
+    from vitswin_jax.weights.download import file_digest
+    from vitswin_jax.weights.open import open_weights, weights_file
+    from vitswin_jax.weights.pretrained import load_pretrained, save_pretrained
 
     logging.getLogger("vitswin_jax").setLevel(logging.INFO)
     source, target = weights_file(args.source), Path(args.target)
@@ -83,9 +83,9 @@ def _verify(path: Path, model, variables, name: str) -> int:
     import jax
     import numpy as np
 
-    from vitswin_jax.models.layers import pair
-    from vitswin_jax.pretrained import load_pretrained
-    from vitswin_jax.weights import NUMERICS
+    from vitswin_jax.nn.layers import pair
+    from vitswin_jax.weights.open import NUMERICS
+    from vitswin_jax.weights.pretrained import load_pretrained
 
     same = {field: getattr(model, field) for field in NUMERICS if hasattr(model, field)}
     other, reloaded = load_pretrained(path, name, **same)

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitswin_jax.analysis.variant_costs import variant_costs
-from vitswin_jax.atomic import check_writable
 from vitswin_jax.cli import probe
 from vitswin_jax.cli.inputs import add_weights
 from vitswin_jax.cli.table import format_table
-from vitswin_jax.types import UserError
+from vitswin_jax.core.atomic import check_writable
+from vitswin_jax.core.types import UserError
+from vitswin_jax.plan.variant_costs import variant_costs
 
 if TYPE_CHECKING:
-    from vitswin_jax.analysis.evaluate import Evaluation
-    from vitswin_jax.data.transforms import Preprocess
-    from vitswin_jax.pretrained import Metadata
-    from vitswin_jax.types import Source
+    from vitswin_jax.core.types import Source
+    from vitswin_jax.data.augment.transforms import Preprocess
+    from vitswin_jax.evaluate.evaluation import Evaluation
+    from vitswin_jax.weights.pretrained import Metadata
 
 _SHOWN_CLASSES = 20
 
@@ -62,16 +62,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the scores and writes the report, or prints what probes of the features find."""
-    from vitswin_jax.analysis.classes import match_classes, reassess
-    from vitswin_jax.analysis.evaluate import (
+    from vitswin_jax.data.pipeline import make_eval_batches
+    from vitswin_jax.evaluate.classes import match_classes, reassess
+    from vitswin_jax.evaluate.evaluation import (
         likeliest_of_several,
         make_features,
         make_predict,
         predict_dataset,
         summarize,
     )
-    from vitswin_jax.data.pipeline import make_eval_batches
-    from vitswin_jax.pretrained import default_preprocess, load_metadata, load_pretrained
+    from vitswin_jax.weights.pretrained import default_preprocess, load_metadata, load_pretrained
 
     metadata = load_metadata(args.weights, args.model)
     model, variables = load_pretrained(args.weights, args.model)
@@ -143,8 +143,8 @@ def _verdict(
 
     It is `judged` where the images may be those with which it was published.
     """
-    from vitswin_jax.analysis import verdict
-    from vitswin_jax.published import find_published
+    from vitswin_jax.evaluate import verdict
+    from vitswin_jax.weights.published import find_published
 
     known = metadata.provenance
     if "expected_top1" not in known:
@@ -170,9 +170,9 @@ def _write_figures(
 ) -> list[Path]:
     if args.figures is None:
         return []
-    from vitswin_jax.analysis import figures
-    from vitswin_jax.analysis.mistakes import worst_mistakes
-    from vitswin_jax.analysis.sheet import Picture, thumbnail, write_sheet
+    from vitswin_jax.evaluate.mistakes import worst_mistakes
+    from vitswin_jax.report import figures
+    from vitswin_jax.report.sheet import Picture, thumbnail, write_sheet
 
     folder = Path(args.figures)
     pictures = [
@@ -199,7 +199,7 @@ def _write_report(args: argparse.Namespace, *, metadata: Metadata, **report: Any
     workdir = weights if weights.is_dir() else None
     if args.output is None and workdir is None:
         return None
-    from vitswin_jax.analysis.report import write_report
+    from vitswin_jax.report.pages import write_report
 
     return write_report(
         args.output or workdir / "report.html",
@@ -216,7 +216,7 @@ def open_evaluated(args: argparse.Namespace, metadata: Metadata, *, train: bool 
     What is not said is as it was in training, so that no training image is mistaken for a test
     image.
     """
-    from vitswin_jax.data.sources import open_source
+    from vitswin_jax.data.sources.open import open_source
 
     provenance = metadata.provenance
     dataset = args.dataset or provenance.get("dataset")

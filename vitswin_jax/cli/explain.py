@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from vitswin_jax.cli.inputs import ImageReader, add_inputs, make_classifier, names_of_classes
-from vitswin_jax.types import UserError, nearest
+from vitswin_jax.core.types import UserError, nearest
 
 _MODEL = "model"  # what files are called that show no image
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
-    from vitswin_jax.analysis.explain import PARTS
+    from vitswin_jax.explain.pages import PARTS
 
     add_inputs(parser)
     parser.add_argument(
@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the pictures and index.html; 1 where an image could not be read."""
-    from vitswin_jax.analysis.explain import Explainer, Section, write_page
-    from vitswin_jax.pretrained import default_preprocess, load_metadata, load_pretrained
+    from vitswin_jax.explain.pages import Explainer, Section, write_page
+    from vitswin_jax.weights.pretrained import default_preprocess, load_metadata, load_pretrained
 
     _check_parts(args.only)
     metadata = load_metadata(args.weights, args.model)
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_parts(parts: Sequence[str] | None) -> None:
-    from vitswin_jax.analysis.explain import PARTS
+    from vitswin_jax.explain.pages import PARTS
 
     if unknown := [part for part in parts or () if part not in PARTS]:
         raise UserError(f"--only={','.join(unknown)}: the parts are {', '.join(PARTS)}.")
@@ -117,7 +117,7 @@ def _name_of(path: str, taken: set[str]) -> str:
 
 def _write(folder: Path, name: str, found: Iterable) -> None:
     """Writes pictures as FOLDER/NAME.PART.png."""
-    from vitswin_jax.atomic import replacing
+    from vitswin_jax.core.atomic import replacing
 
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,11 +13,11 @@ import numpy as np
 
 from vitswin_jax.cli.convert import image_size
 from vitswin_jax.cli.inputs import add_weights
-from vitswin_jax.types import UserError
+from vitswin_jax.core.types import UserError
 
 if TYPE_CHECKING:
     from vitswin_jax.export.program import Program, Run
-    from vitswin_jax.metadata import Metadata
+    from vitswin_jax.weights.metadata import Metadata
 
 _FORMATS = ("onnx", "stablehlo")  # each a module of vitswin_jax.export, and a suffix
 
@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
     kind = _format(args.target, args.to)
     write, load = _exporter(kind)
     from vitswin_jax.export.program import compare, make_program, sample_images
-    from vitswin_jax.pretrained import load_pretrained
-    from vitswin_jax.weights import weights_file
+    from vitswin_jax.weights.open import weights_file
+    from vitswin_jax.weights.pretrained import load_pretrained
 
     fields = {} if args.img_size is None else {"img_size": args.img_size}
     source, target = weights_file(args.weights), Path(args.target)
@@ -108,8 +108,8 @@ def _exporter(kind: str) -> tuple[Any, Any]:
 
 def _metadata(args: argparse.Namespace, model: Any, fields: Mapping[str, Any]) -> Metadata:
     """Returns what the weights say of themselves, at the model's image size."""
-    from vitswin_jax.models.layers import pair
-    from vitswin_jax.pretrained import default_preprocess, load_metadata
+    from vitswin_jax.nn.layers import pair
+    from vitswin_jax.weights.pretrained import default_preprocess, load_metadata
 
     metadata = load_metadata(args.weights, args.model, **fields)
     preprocess = metadata.preprocess or default_preprocess(metadata.name, metadata.fields)
@@ -120,7 +120,7 @@ def _metadata(args: argparse.Namespace, model: Any, fields: Mapping[str, Any]) -
 def _read_images(program: Program, paths: Sequence[str]) -> list[np.ndarray]:
     """Returns images as the program takes them, each a batch of one."""
     from vitswin_jax.data.decode import decode_image
-    from vitswin_jax.data.files import read_file
+    from vitswin_jax.data.sources.files import read_file
 
     if paths and program.image_shape[2] != 3:
         raise UserError(f"--images are of 3 channels; the model takes {program.image_shape[2]}.")
@@ -131,10 +131,10 @@ def _read_images(program: Program, paths: Sequence[str]) -> list[np.ndarray]:
 
 def _print_accuracy(args: argparse.Namespace, program: Program, runs: Mapping[str, Run]) -> None:
     """Prints each program's accuracy over a split."""
-    from vitswin_jax.analysis.classes import match_classes
-    from vitswin_jax.analysis.evaluate import predict_dataset, summarize
     from vitswin_jax.cli.evaluate import open_evaluated
     from vitswin_jax.data.pipeline import make_eval_batches
+    from vitswin_jax.evaluate.classes import match_classes
+    from vitswin_jax.evaluate.evaluation import predict_dataset, summarize
 
     metadata = program.metadata
     source = open_evaluated(args, metadata)

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from vitswin_jax.core.types import UserError
 from vitswin_jax.data.decode import decode_image
-from vitswin_jax.data.files import (
+from vitswin_jax.data.sources.files import (
     IMAGE_SUFFIXES,
     file_paths,
     is_file,
@@ -18,9 +19,8 @@ from vitswin_jax.data.files import (
     join,
     read_file,
 )
-from vitswin_jax.data.patterns import expand
-from vitswin_jax.download import read_address
-from vitswin_jax.types import UserError
+from vitswin_jax.data.sources.patterns import expand
+from vitswin_jax.weights.download import read_address
 
 STDIN = "-"
 LARGEST_FILE = 64 << 20

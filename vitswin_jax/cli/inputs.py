@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from vitswin_jax.cli.images import find_images, read_image
-from vitswin_jax.types import UserError
+from vitswin_jax.core.types import UserError
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
 
 def names_of_classes(metadata, num_classes: int) -> tuple[str, ...]:
     """Returns what the classes are called: by the file, by its list of classes, else by number."""
-    from vitswin_jax.published import class_names
+    from vitswin_jax.weights.published import class_names
 
     names = metadata.class_names or class_names(metadata.provenance.get("class_list")) or ()
     if len(names) != num_classes:

@@ -10,16 +10,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitswin_jax.analysis.variant_costs import Cost, variant_costs
 from vitswin_jax.cli.table import format_table
+from vitswin_jax.core.types import UserError, nearest
 from vitswin_jax.models.variants import ALIASES, VARIANTS
-from vitswin_jax.published import Published, published
-from vitswin_jax.types import UserError, nearest
+from vitswin_jax.plan.variant_costs import Cost, variant_costs
+from vitswin_jax.weights.published import Published, published
 
 if TYPE_CHECKING:
     from flax import linen as nn
 
-    from vitswin_jax.analysis.parts import Part
+    from vitswin_jax.plan.parts import Part
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +69,7 @@ def _one_model(name: str) -> tuple[str, nn.Module] | None:
     from vitswin_jax.models.registry import create_model, resolve_name  # imports Flax
 
     if not exact and Path(name).exists():
-        from vitswin_jax.pretrained import load_metadata
+        from vitswin_jax.weights.pretrained import load_metadata
 
         metadata = load_metadata(name)
         return f"{name} ({metadata.name})", create_model(metadata.name, **metadata.fields)
@@ -80,8 +80,8 @@ def _one_model(name: str) -> tuple[str, nn.Module] | None:
 def _parts(title: str, model: nn.Module, *, as_json: bool) -> str:
     import jax.numpy as jnp
 
-    from vitswin_jax.analysis.parts import Part, describe_parts, merge_equal
-    from vitswin_jax.models.layers import pair
+    from vitswin_jax.nn.layers import pair
+    from vitswin_jax.plan.parts import Part, describe_parts, merge_equal
 
     parts = describe_parts(model)
     keys = ("parameters", "multiply_adds", "activation_bytes")

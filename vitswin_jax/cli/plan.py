@@ -9,10 +9,10 @@ import sys
 from typing import TYPE_CHECKING
 
 from vitswin_jax.cli.table import format_table
-from vitswin_jax.types import UserError
+from vitswin_jax.core.types import UserError
 
 if TYPE_CHECKING:
-    from vitswin_jax.analysis.budget import Budget
+    from vitswin_jax.plan.budget import Budget
 
 MIB = 2**20
 
@@ -46,9 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the budget of a run's train step, and where it does not fit, what would."""
-    from vitswin_jax.analysis.budget import find_changes, make_budget
-    from vitswin_jax.analysis.topology import open_topology
-    from vitswin_jax.recipe import read_recipe
+    from vitswin_jax.plan.budget import find_changes, make_budget
+    from vitswin_jax.plan.topology import open_topology
+    from vitswin_jax.train.run.recipe import read_recipe
 
     if args.classes is not None and args.classes < 1:
         raise UserError(f"--classes={args.classes} must be 1 or more.")

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from vitswin_jax.analysis.sheet import AT_MOST, Picture, thumbnail, write_sheet
-from vitswin_jax.atomic import check_writable, replacing
 from vitswin_jax.cli.images import find_images, read_image
 from vitswin_jax.cli.inputs import add_inputs, names_of_classes
-from vitswin_jax.types import Params, UserError
+from vitswin_jax.core.atomic import check_writable, replacing
+from vitswin_jax.core.types import Params, UserError
+from vitswin_jax.report.sheet import AT_MOST, Picture, thumbnail, write_sheet
 
 if TYPE_CHECKING:
     from flax import linen as nn
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the most probable classes of each image; 1 where an image could not be read."""
-    from vitswin_jax.pretrained import load_metadata, load_pretrained, make_preprocess
+    from vitswin_jax.weights.pretrained import load_metadata, load_pretrained, make_preprocess
 
     for path in filter(None, (args.sheet, args.features)):
         check_writable(path)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vitswin_jax.cli.table import format_table
-from vitswin_jax.types import Source, UserError
+from vitswin_jax.core.types import Source, UserError
 
 Row = dict[str, Any]
 """A probe's name, its setting, its top-1 in [0, 1] and, of several draws, their deviation."""
@@ -53,7 +53,7 @@ def measure(
     `read_features` gives the features (n, d) and the labels of a split. Raises UserError for
     splits that cannot be compared.
     """
-    from vitswin_jax.analysis.probes import Features, check_features
+    from vitswin_jax.evaluate.probes import Features, check_features
 
     if args.output or args.figures or args.real:
         raise UserError(
@@ -79,7 +79,7 @@ def measure(
 def _measured(
     args: argparse.Namespace, train: Any, test: Any, *, num_classes: int
 ) -> Iterator[Row]:
-    from vitswin_jax.analysis.probes import few_shot_accuracies, knn_accuracies, linear_probe
+    from vitswin_jax.evaluate.probes import few_shot_accuracies, knn_accuracies, linear_probe
 
     if args.knn:
         for k, top1 in knn_accuracies(train, test, num_classes=num_classes).items():

@@ -9,7 +9,7 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps
 
-from vitswin_jax.types import UserError
+from vitswin_jax.core.types import UserError
 
 MAX_PIXELS = 89_478_485
 """The largest image that is decoded: Pillow's own limit, a quarter gigabyte of RGB."""

@@ -16,11 +16,11 @@ import grain
 import numpy as np
 from absl import flags
 
+from vitswin_jax.core.heap import keep_freed_images
+from vitswin_jax.core.types import Batch, Source, UserError
+from vitswin_jax.data.augment.transforms import Preprocess, TrainTransform
 from vitswin_jax.data.decode import decode_image
-from vitswin_jax.data.mixtures import MixtureSource, draw
-from vitswin_jax.data.transforms import Preprocess, TrainTransform
-from vitswin_jax.heap import keep_freed_images
-from vitswin_jax.types import Batch, Source, UserError
+from vitswin_jax.data.sources.mixtures import MixtureSource, draw
 
 log = logging.getLogger(__name__)
 

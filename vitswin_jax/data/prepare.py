@@ -21,14 +21,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from vitswin_jax.core.types import Record, Source, UserError
 from vitswin_jax.data.decode import decode_image
-from vitswin_jax.data.digits import EMBEDDED, digits_directory
-from vitswin_jax.data.files import is_remote
-from vitswin_jax.data.sources import check_same_classes, open_dataset, prepared_folder
-from vitswin_jax.data.splits import Dataset
-from vitswin_jax.data.tfds import TfdsSource, tfds_builder
-from vitswin_jax.data.tfrecord import convert_tfrecord, is_tfrecord_dataset
-from vitswin_jax.types import Record, Source, UserError
+from vitswin_jax.data.sources.digits import EMBEDDED, digits_directory
+from vitswin_jax.data.sources.files import is_remote
+from vitswin_jax.data.sources.open import check_same_classes, open_dataset, prepared_folder
+from vitswin_jax.data.sources.splits import Dataset
+from vitswin_jax.data.sources.tfds import TfdsSource, tfds_builder
+from vitswin_jax.data.sources.tfrecord import convert_tfrecord, is_tfrecord_dataset
 
 _SHOWN = 20  # unreadable images named in one message
 
@@ -89,7 +89,7 @@ def _pack(
 ) -> Path:
     from tensorflow_datasets.core.constants import DATA_DIR
 
-    from vitswin_jax.data.builder import EncodedImageBuilder
+    from vitswin_jax.data.sources.builder import EncodedImageBuilder
 
     name = _dataset_name(dataset.name, name)
     splits = {

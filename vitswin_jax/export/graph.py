@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from vitswin_jax.core.types import UserError
 from vitswin_jax.export.quantize import quantize_channels
-from vitswin_jax.types import UserError
 
 Shape = tuple[int | str, ...]
 

@@ -17,12 +17,12 @@ import onnx
 import onnxruntime
 from onnx import helper
 
-from vitswin_jax.atomic import replacing
+from vitswin_jax.core.atomic import replacing
+from vitswin_jax.core.types import UserError
 from vitswin_jax.export import primitives, products
 from vitswin_jax.export.graph import BATCH, IMAGES, Graph, Shape, Value
 from vitswin_jax.export.primitives import shape_of
 from vitswin_jax.export.program import Difference, Program, Run, check_export
-from vitswin_jax.types import UserError
 
 OPSET = 18
 """The operators' version; onnxruntime has it since 1.14."""

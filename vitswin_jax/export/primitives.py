@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from onnx import helper
 
+from vitswin_jax.core.types import UserError
 from vitswin_jax.export.graph import Graph, Shape, Value
-from vitswin_jax.types import UserError
 
 Handler = Callable[..., Value | list[Value]]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from vitswin_jax.core.types import UserError
 from vitswin_jax.export.graph import Graph, Value
 from vitswin_jax.export.primitives import Handler, shape_of, wholes
-from vitswin_jax.types import UserError
 
 
 def _dot(graph: Graph, eqn: Any, left: Value, right: Value) -> Value:

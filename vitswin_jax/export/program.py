@@ -19,14 +19,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export
 from jaxtyping import Array, Float32, Shaped, UInt8
 
-from vitswin_jax.data.transforms import Preprocess
+from vitswin_jax.core.types import Params, UserError
+from vitswin_jax.core.version import __version__
+from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.export.quantize import quantize_parameters
-from vitswin_jax.metadata import Metadata
-from vitswin_jax.models.blocks import unstack_blocks
-from vitswin_jax.models.layers import pair
 from vitswin_jax.models.registry import family_of
-from vitswin_jax.types import Params, UserError
-from vitswin_jax.version import __version__
+from vitswin_jax.nn.blocks import unstack_blocks
+from vitswin_jax.nn.layers import pair
+from vitswin_jax.weights.metadata import Metadata
 
 TOLERANCE = 1e-4
 """How far an export's logits may be from the model's, in their standard deviations."""

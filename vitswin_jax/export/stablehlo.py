@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from vitswin_jax.atomic import replacing
+from vitswin_jax.core.atomic import replacing
 from vitswin_jax.export.program import Difference, Program, Run, check_export
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")

@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from vitswin_jax.models.layers import LayerNorm, pair
+from vitswin_jax.core.types import UserError
 from vitswin_jax.models.masked import (
     MaskedModel,
     Reconstruction,
@@ -19,11 +19,11 @@ from vitswin_jax.models.masked import (
     enlarge,
     join_patches,
 )
-from vitswin_jax.models.posemb import sincos_2d
 from vitswin_jax.models.vit import ViT
 from vitswin_jax.models.vit_block import Block
-from vitswin_jax.models.windows import Size
-from vitswin_jax.types import UserError
+from vitswin_jax.nn.layers import LayerNorm, pair
+from vitswin_jax.nn.posemb import sincos_2d
+from vitswin_jax.nn.windows import Size
 
 _TOKEN_INIT = nn.initializers.normal(0.02)
 _MLP_RATIO = 4

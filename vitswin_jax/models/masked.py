@@ -14,8 +14,8 @@ from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
-from vitswin_jax.models.layers import pair
-from vitswin_jax.models.windows import Size
+from vitswin_jax.nn.layers import pair
+from vitswin_jax.nn.windows import Size
 
 
 class Reconstruction(NamedTuple):

@@ -7,10 +7,10 @@ from typing import Any
 
 import flax.linen as nn
 
+from vitswin_jax.core.types import UserError, nearest
 from vitswin_jax.models.mae import MAE
 from vitswin_jax.models.masked import MaskedModel
 from vitswin_jax.models.simmim import SimMIM
-from vitswin_jax.types import UserError, nearest
 
 METHODS: dict[str, type[MaskedModel]] = {"simmim": SimMIM, "mae": MAE}
 

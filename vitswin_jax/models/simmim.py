@@ -13,12 +13,12 @@ from einops import rearrange
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from vitswin_jax.models.layers import pair
+from vitswin_jax.core.types import UserError
 from vitswin_jax.models.masked import MaskedModel, Reconstruction, enlarge
 from vitswin_jax.models.stages import table_init
 from vitswin_jax.models.swin import Swin
-from vitswin_jax.models.windows import Size
-from vitswin_jax.types import UserError
+from vitswin_jax.nn.layers import pair
+from vitswin_jax.nn.windows import Size
 
 
 def local_statistics(

@@ -15,9 +15,11 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vitswin_jax.models.attention import MAP_IMPLEMENTATIONS, PAIRS, SelfAttention
-from vitswin_jax.models.blocks import drop_path_schedule
-from vitswin_jax.models.layers import (
+from vitswin_jax.core.types import UserError
+from vitswin_jax.models.stages import PatchMerging, Stage, table_init
+from vitswin_jax.nn.attention import MAP_IMPLEMENTATIONS, PAIRS, SelfAttention
+from vitswin_jax.nn.blocks import drop_path_schedule
+from vitswin_jax.nn.layers import (
     DropPath,
     LayerNorm,
     Mlp,
@@ -26,8 +28,7 @@ from vitswin_jax.models.layers import (
     pair,
     store_gradient,
 )
-from vitswin_jax.models.stages import PatchMerging, Stage, table_init
-from vitswin_jax.models.windows import (
+from vitswin_jax.nn.windows import (
     Cut,
     Size,
     come_in_pairs,
@@ -36,7 +37,6 @@ from vitswin_jax.models.windows import (
     pad_to_multiple,
     relative_position_index,
 )
-from vitswin_jax.types import UserError
 
 
 class WindowAttention(SelfAttention):

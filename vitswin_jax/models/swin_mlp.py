@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from vitswin_jax.core.types import UserError
 from vitswin_jax.models.swin import Swin, SwinBlock
-from vitswin_jax.models.windows import Size, pad_to_multiple, window_partition, window_reverse
-from vitswin_jax.types import UserError
+from vitswin_jax.nn.windows import Size, pad_to_multiple, window_partition, window_reverse
 
 
 class SpatialMlp(nn.Module):

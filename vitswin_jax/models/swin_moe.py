@@ -16,12 +16,12 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vitswin_jax.models.attention import SelfAttention
-from vitswin_jax.models.layers import activation, pair
+from vitswin_jax.core.types import UserError
 from vitswin_jax.models.swin import Swin
 from vitswin_jax.models.swinv2 import ContinuousPositionBias, log_spaced_coordinates
-from vitswin_jax.models.windows import Size, relative_position_index
-from vitswin_jax.types import UserError
+from vitswin_jax.nn.attention import SelfAttention
+from vitswin_jax.nn.layers import activation, pair
+from vitswin_jax.nn.windows import Size, relative_position_index
 
 CAPACITIES = ("image", "batch")
 ROUTERS = ("linear", "cosine")

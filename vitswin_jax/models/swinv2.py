@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vitswin_jax.models.attention import MASKED, SelfAttention
-from vitswin_jax.models.layers import DropPath, LayerNorm, pair, store_gradient
+from vitswin_jax.core.types import UserError
 from vitswin_jax.models.stages import table_init
 from vitswin_jax.models.swin import Swin, SwinBlock
-from vitswin_jax.models.windows import Size, relative_position_index
-from vitswin_jax.types import UserError
+from vitswin_jax.nn.attention import MASKED, SelfAttention
+from vitswin_jax.nn.layers import DropPath, LayerNorm, pair, store_gradient
+from vitswin_jax.nn.windows import Size, relative_position_index
 
 MAX_LOGIT_SCALE = math.log(100.0)  # the temperature is at least 0.01 (section 3.2)
 

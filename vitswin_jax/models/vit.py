@@ -14,13 +14,13 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from vitswin_jax.models.attention import IMPLEMENTATIONS
-from vitswin_jax.models.blocks import apply_blocks, drop_path_schedule
-from vitswin_jax.models.layers import LayerNorm, PatchEmbed, create_head, pair
-from vitswin_jax.models.posemb import POS_EMBED_PLACES, POS_EMBEDS, create_positions
+from vitswin_jax.core.types import UserError
 from vitswin_jax.models.resnet import Numerics, ResNet, total_stride
 from vitswin_jax.models.vit_block import AttentionPool, Block
-from vitswin_jax.types import UserError
+from vitswin_jax.nn.attention import IMPLEMENTATIONS
+from vitswin_jax.nn.blocks import apply_blocks, drop_path_schedule
+from vitswin_jax.nn.layers import LayerNorm, PatchEmbed, create_head, pair
+from vitswin_jax.nn.posemb import POS_EMBED_PLACES, POS_EMBEDS, create_positions
 
 GLOBAL_POOLS = ("token", "avg", "token_avg", "map")
 

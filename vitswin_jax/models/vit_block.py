@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vitswin_jax.models.attention import SelfAttention, attend, sow_weights
-from vitswin_jax.models.layers import DropPath, LayerNorm, LayerScale, Mlp, store_gradient
+from vitswin_jax.nn.attention import SelfAttention, attend, sow_weights
+from vitswin_jax.nn.layers import DropPath, LayerNorm, LayerScale, Mlp, store_gradient
 
 
 class Block(nn.Module):

@@ -15,9 +15,9 @@ from flax.linen.module import InterceptorContext
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vitswin_jax.models.blocks import row_paths
-from vitswin_jax.train.groups import path_of
-from vitswin_jax.types import UserError
+from vitswin_jax.core.types import UserError
+from vitswin_jax.nn.blocks import row_paths
+from vitswin_jax.train.optim.groups import path_of
 
 AXES = ("data", "fsdp", "tensor")
 

@@ -16,11 +16,11 @@ from flax import struct
 from flax.traverse_util import flatten_dict, path_aware_map, unflatten_dict
 from jax.sharding import Mesh
 
-from vitswin_jax.train.ema import Ema
-from vitswin_jax.train.groups import Groups
-from vitswin_jax.train.lora import Lora, add_lora, model_params, split, without_lora
+from vitswin_jax.core.types import Params
+from vitswin_jax.train.optim.ema import Ema
+from vitswin_jax.train.optim.groups import Groups
+from vitswin_jax.train.optim.lora import Lora, add_lora, model_params, split, without_lora
 from vitswin_jax.train.sharding import state_shardings
-from vitswin_jax.types import Params
 
 HEAD_BIASES = r"head(_dist)?/bias"
 

@@ -1,0 +1,84 @@
+"""How images are given to models of timm's layout: as timm's own pretrained configurations say."""
+
+import jax.numpy as jnp
+import pytest
+
+from vitswin_jax import load_metadata, make_preprocess, save_pretrained
+from vitswin_jax.models.registry import create_model, model_kwargs
+from vitswin_jax.weights.pretrained import default_preprocess
+from vitswin_jax.weights.sources.preprocess import timm_preprocess
+
+HALF, IMAGENET, CLIP = 0.5, 0.485, 0.48145466
+CONFIGURATIONS = {  # timm 1.0's pretrained_cfg: (first of mean, first of std, crop_pct)
+    "vit_tiny_patch16_224.augreg_in21k_ft_in1k": (HALF, 0.5, 0.9),
+    "vit_base_patch16_384.augreg_in21k_ft_in1k": (HALF, 0.5, 1.0),
+    "vit_base_patch32_224.sam_in1k": (HALF, 0.5, 0.9),
+    "vit_huge_patch14_224.orig_in21k": (HALF, 0.5, 0.9),
+    "vit_base_r50_s16_384.orig_in21k_ft_in1k": (HALF, 0.5, 1.0),
+    "deit_tiny_patch16_224.fb_in1k": (IMAGENET, 0.229, 0.9),
+    "deit_base_distilled_patch16_384.fb_in1k": (IMAGENET, 0.229, 1.0),
+    "deit3_medium_patch16_224.fb_in1k": (IMAGENET, 0.229, 0.9),
+    "deit3_huge_patch14_224.fb_in1k": (IMAGENET, 0.229, 0.9),
+    "deit3_large_patch16_384.fb_in1k": (IMAGENET, 0.229, 1.0),
+    "vit_small_patch14_dinov2.lvd142m": (IMAGENET, 0.229, 1.0),
+    "vit_giant_patch14_reg4_dinov2.lvd142m": (IMAGENET, 0.229, 1.0),
+    "vit_large_patch16_224.mae": (IMAGENET, 0.229, 0.9),
+    "vit_small_patch8_224.dino": (IMAGENET, 0.229, 0.9),
+    "vit_huge_patch14_gap_224.in1k_ijepa": (IMAGENET, 0.229, 0.9),
+    "vit_base_patch16_siglip_224.webli": (HALF, 0.5, 0.9),
+    "vit_base_patch16_siglip_gap_384.webli": (HALF, 0.5, 0.9),
+    "vit_so400m_patch14_siglip_378.webli": (HALF, 0.5, 0.9),
+    "vit_base_patch16_clip_224.laion2b": (CLIP, 0.26862954, 1.0),
+    "vit_large_patch14_clip_quickgelu_336.openai": (CLIP, 0.26862954, 1.0),
+}
+
+
+@pytest.mark.parametrize(("name", "want"), CONFIGURATIONS.items())
+def test_names_give_timms_configurations(name, want):
+    preprocess = default_preprocess(name)
+    assert (preprocess.mean[0], preprocess.std[0], preprocess.crop_fraction) == want
+    assert (preprocess.interpolation, preprocess.crop_mode) == ("bicubic", "center")
+
+
+UNSHOWN = ("deit_tiny_patch16_224.", ".mae", ".dino", ".in1k_ijepa")
+
+
+@pytest.mark.parametrize(
+    ("name", "want"),
+    [(n, w) for n, w in CONFIGURATIONS.items() if not any(word in n for word in UNSHOWN)],
+)
+def test_most_files_show_it(name, want):
+    found = timm_preprocess(model_kwargs(name))
+    assert (found["mean"][0], found["std"][0]) == want[:2]
+
+
+def test_what_the_file_shows_wins_over_the_name():
+    fields = model_kwargs("vit_base_patch16_clip_224")
+    assert timm_preprocess(fields, "deit_base_patch16_224")["mean"][0] == CLIP
+
+
+TINY = {"img_size": 28, "embed_dim": 192, "depth": 1, "num_heads": 3, "num_classes": 2}
+
+
+@pytest.mark.parametrize(
+    ("fields", "name", "mean"),
+    [
+        ({"patch_size": 4, "dist_token": True}, None, IMAGENET),
+        (
+            {"patch_size": 4, "pre_norm": True, "patch_bias": False},
+            "vit_base_patch16_clip_224",
+            CLIP,
+        ),
+        ({"patch_size": 4, "init_values": 1e-6, "no_embed_class": True}, None, IMAGENET),
+        ({"patch_size": 14, "init_values": 1e-5}, None, IMAGENET),
+        ({"patch_size": 4}, None, HALF),
+        ({"patch_size": 4}, "deit_small_patch16_224", IMAGENET),
+        ({"patch_size": 4}, "vit_base_patch16_224.mae", IMAGENET),
+    ],
+)
+def test_of_a_file(tmp_path, key, fields, name, mean):
+    model = create_model("vit", **TINY | fields)
+    variables = model.init(key, jnp.zeros((1, 28, 28, 3)))
+    path = save_pretrained(tmp_path / "a.safetensors", model, variables, format="timm")
+    assert load_metadata(path, name).preprocess.mean[0] == mean
+    assert make_preprocess(path, name).args[0].mean[0] == mean

@@ -1,1 +1,0 @@
-"""What is done with a trained model: its cost, its evaluation, its report."""

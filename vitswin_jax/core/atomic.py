@@ -1,0 +1,56 @@
+"""Files that are written whole or not at all; any room may use this."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from vitswin_jax.core.types import UserError
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Makes a UserError that names `path` of an OSError in its block."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a temporary path beside `path`, and moves what was written there over it at the end.
+
+    A reader sees the old file or the new one, never a part. Where the block raises, nothing of it
+    is left; an OSError becomes a UserError that names `path`.
+    """
+    path = Path(path)
+    temporary = _beside(path)
+    try:
+        with writing(path):
+            temporary.touch()
+            mode = temporary.stat().st_mode  # a new file's: some writers make theirs private
+            yield temporary
+            temporary.chmod(mode)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())  # or a power cut may leave the new name with no content
+            temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raises UserError where `replacing` could not write, before there is something to write."""
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder.")
+    with writing(path):
+        _beside(path).touch()
+        _beside(path).unlink()
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")

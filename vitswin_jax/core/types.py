@@ -1,0 +1,88 @@
+"""The data that passes between rooms; no JAX is imported here, for data workers use it too.
+
+A datum's way, with shapes, dtypes and ranges:
+
+    Record   image bytes, an encoded PNG or JPEG; label int in [0, k), or a tuple of such
+      -> data.augment.transforms: decode, crop, flip, augment (numpy, on worker processes)
+    Batch    image uint8 (b, h, w, 3) in [0, 255]; label int32 (b,), or float32 (b, k) of 0 and 1
+             where images have several; mask float32 (b,), 0: padding
+      -> rows over the mesh's axes data and fsdp
+      -> train.step: normalise to float32 with the run's mean and std, mix (soft targets (b, k))
+      -> model: logits float32 (b, k) -> loss and metrics, weighted by the mask
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, SupportsIndex, TypedDict, runtime_checkable
+
+import numpy as np
+
+Params = Mapping[str, Any]
+"""A tree of parameters: nested mappings from names to arrays."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Flat parameter names, joined by "/", to shapes: what a converter has to fill."""
+
+
+Label = int | tuple[int, ...]
+"""A class in [0, k); several, ascending, where a source is `multi_label`."""
+
+
+class Record(TypedDict):
+    """One example as it is stored: an encoded image and its class, or its classes."""
+
+    image: bytes
+    label: Label
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to the records of one split; picklable, and safe to read from threads."""
+
+    name: str
+    """What messages call it, such as "digits:test"."""
+    class_names: tuple[str, ...]
+    multi_label: bool
+    """Whether a label is a tuple of classes rather than one."""
+
+    def __len__(self) -> int:
+        """Returns the number of records."""
+
+    def __getitem__(self, index: SupportsIndex) -> Record:
+        """Returns one record; raises UserError, which names it, where it cannot be read."""
+
+    def label(self, index: int) -> Label:
+        """Returns the label of a record, without reading its image where the files allow that."""
+
+    def key(self, index: int) -> str:
+        """Returns what a record is called in its dataset, wherever that lies: a path, a number."""
+
+    def describe(self, index: int) -> str:
+        """Returns what a message or a report calls one record: a path, "digits:test[12]"."""
+
+
+class Batch(TypedDict):
+    """A batch as it leaves the data pipeline; numpy on the host, jax.Array once sharded."""
+
+    image: np.ndarray  # uint8 (b, h, w, 3) in [0, 255]
+    label: np.ndarray  # int32 (b,); float32 (b, k) of 0 and 1 from a multi_label source
+    mask: np.ndarray  # float32 (b,): 1 for an example, 0 for padding
+
+
+class UserError(ValueError):
+    """A mistake the user can mend: commands print it as one line, without a traceback."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Returns `; did you mean 'x'?` for the nearest known word, or nothing where none is near."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def with_tuples(value: Any) -> Any:
+    """Returns lists, as configs and JSON have them, as the tuples that a model's fields are."""
+    if isinstance(value, Mapping):
+        return {key: with_tuples(item) for key, item in value.items()}
+    return tuple(with_tuples(item) for item in value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,1 @@
+"""From an encoded image to the model's input: preprocessing and augmentation."""

@@ -1,0 +1,110 @@
+"""Where a training image is cut out of a photograph, and how the cut comes to the model's size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from vitswin_jax.data.augment.ops import Pixels
+from vitswin_jax.data.decode import decode_image, jpeg_size
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the whole image
+
+_CROP_ATTEMPTS = 10  # as in Inception's and torchvision's random resized crop
+_REDUCTIONS = (8, 4, 2)  # that libjpeg-turbo has fast code for
+
+OPENCV_INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
+
+
+def random_box(
+    image_size: Sequence[int],
+    scale: Sequence[float],
+    ratio: Sequence[float],
+    rng: np.random.Generator,
+) -> Box:
+    """Returns a random part of an image by area and aspect ratio (width / height)."""
+    h, w = image_size
+    for _ in range(_CROP_ATTEMPTS):
+        area = h * w * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        crop_w, crop_h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < crop_w <= w and 0 < crop_h <= h:
+            top, left = rng.integers(0, h - crop_h + 1), rng.integers(0, w - crop_w + 1)
+            return int(left), int(top), int(left) + crop_w, int(top) + crop_h
+    # An image longer than `ratio` allows: its middle, with the nearest aspect ratio.
+    crop_w = max(1, min(w, round(h * ratio[1])))
+    crop_h = max(1, min(h, round(w / ratio[0])))
+    left, top = (w - crop_w) // 2, (h - crop_h) // 2
+    return left, top, left + crop_w, top + crop_h
+
+
+def cut_and_resize(
+    image: bytes | Pixels,
+    size: Sequence[int],
+    rng: np.random.Generator,
+    *,
+    scale: Sequence[float],
+    ratio: Sequence[float],
+    interpolation: str,
+    resizer: str,
+    reduced_decode: bool,
+    name: str = "image",
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns a random part of an image, resized to `size` (height, width).
+
+    The part is chosen by the size in a JPEG's header, before it is decoded. Where it is to shrink
+    by 2, 4 or 8 both ways, `reduced_decode` lets the decoder do so much of it.
+    """
+    whole = jpeg_size(image) if isinstance(image, bytes) and reduced_decode else None
+    if whole is None:
+        if isinstance(image, bytes):
+            image = decode_image(image, name=name)
+        box = random_box(image.shape[:2], scale, ratio, rng)
+        return resize_box(image, box, size, interpolation=interpolation, resizer=resizer)
+    box = left, top, right, bottom = random_box(whole, scale, ratio, rng)
+    shrink = min((bottom - top) / size[0], (right - left) / size[1])
+    reduction = next((n for n in _REDUCTIONS if n <= shrink), 1)
+    image = decode_image(image, name=name, reduction=reduction)
+    if reduction == 1 or image.shape[:2] == whole:  # a damaged file comes in full
+        return resize_box(image, box, size, interpolation=interpolation, resizer=resizer)
+    return _resize_fraction(image, [side / reduction for side in box], size, interpolation)
+
+
+def resize_box(
+    image: Pixels, box: Box, size: Sequence[int], *, interpolation: str, resizer: str
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Cuts out a box and resizes it to `size`, by "pillow" or "opencv".
+
+    Pillow's kernels widen as an image shrinks, so that nothing aliases. OpenCV's do not: there an
+    image that shrinks is first brought to a whole multiple of `size` and then averaged. Kernels
+    other than bilinear and bicubic are Pillow's either way.
+    """
+    left, top, right, bottom = box
+    part = image[top:bottom, left:right]
+    if resizer == "pillow" or interpolation not in OPENCV_INTERPOLATION:
+        resample = Image.Resampling[interpolation.upper()]
+        return np.asarray(Image.fromarray(part).resize(size[::-1], resample))
+    kernel = OPENCV_INTERPOLATION[interpolation]
+    height, width = (
+        side * math.ceil(given / side) for side, given in zip(size, part.shape[:2], strict=True)
+    )
+    part = cv2.resize(part, (width, height), interpolation=kernel)
+    if (height, width) == tuple(size):
+        return part
+    return cv2.resize(part, size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def _resize_fraction(
+    image: Pixels, box: Sequence[float], size: Sequence[int], interpolation: str
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Resizes a box whose edges lie between pixels; only Pillow can."""
+    left, top, right, bottom = box
+    x, y = math.floor(left), math.floor(top)
+    part = Image.fromarray(image[y : math.ceil(bottom), x : math.ceil(right)])
+    inner = (left - x, top - y, right - x, bottom - y)
+    return np.asarray(part.resize(size[::-1], Image.Resampling[interpolation.upper()], box=inner))

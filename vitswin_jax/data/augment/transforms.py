@@ -1,0 +1,293 @@
+"""From a decoded image to one of the model's size: for evaluation, and augmented for training.
+
+All of it is on uint8; normalising, erasing and mixing happen on the device.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image
+
+from vitswin_jax.core.types import UserError
+from vitswin_jax.data.augment.auto_augment import parse_auto_augment
+from vitswin_jax.data.augment.crop import cut_and_resize
+from vitswin_jax.data.augment.jitter import color_jitter, random_affine
+from vitswin_jax.data.augment.ops import AFFINE_RESAMPLING, grey
+from vitswin_jax.data.augment.policies import Policy, parse_rand_augment
+from vitswin_jax.data.decode import decode_image
+
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+CropMode = Literal["center", "squash"]
+TrainCrop = Literal["random_resized", "random", "shift", "none"]
+Resizer = Literal["opencv", "pillow"]
+Pixels = UInt8[np.ndarray, "h w 3"]
+
+_LONGEST = 16  # times the size asked for: how long a resized image may become
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """The transform of evaluation, kept with the weights as `dataclasses.asdict` gives it.
+
+    `img_size` is (height, width). "center" resizes the image, keeping its shape, until it
+    just covers img_size / crop_fraction, and cuts out the middle, as torchvision's Resize
+    and CenterCrop do; "squash" resizes the whole image to `img_size`, its shape be what it
+    may. `mean` and `std` are of pixels in [0, 1].
+
+    Raises UserError, with everything that is wrong in one line.
+    """
+
+    img_size: Sequence[int]
+    mean: Sequence[float] = (0.5, 0.5, 0.5)
+    std: Sequence[float] = (0.5, 0.5, 0.5)
+    crop_fraction: float = 0.875
+    interpolation: str = "bicubic"
+    crop_mode: str = "center"
+
+    def __post_init__(self) -> None:
+        for name in ("img_size", "mean", "std"):  # JSON has lists; here they are tuples
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        wrong = [
+            *_wrong_size(self.img_size),
+            *_wrong_choice("interpolation", self.interpolation, get_args(Interpolation)),
+            *_wrong_choice("crop_mode", self.crop_mode, get_args(CropMode)),
+        ]
+        if not 0 < self.crop_fraction <= 1:
+            wrong.append(f"crop_fraction={self.crop_fraction} must be in (0, 1]")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            wrong.append(f"mean={self.mean} and std={self.std} must be three numbers, std above 0")
+        _raise_all("preprocess", wrong)
+
+    def __call__(self, image: bytes | Pixels) -> Float32[np.ndarray, "H W 3"]:
+        """Returns the model's input for an encoded or a decoded uint8 image."""
+        if isinstance(image, bytes):
+            image = decode_image(image)
+        return self.normalize(self.image(image))
+
+    def image(self, image: Pixels) -> UInt8[np.ndarray, "H W 3"]:
+        """Returns the image, resized and cropped to `img_size`, uint8 in [0, 255].
+
+        Equal, bit for bit, to resizing the whole image by Pillow and then cropping it.
+        """
+        if self.crop_mode == "squash":
+            return _resize(image, self.img_size, self.interpolation, box=None)
+        return _resize_and_crop(image, self.img_size, self.crop_fraction, self.interpolation)
+
+    def normalize(self, images: UInt8[np.ndarray, "*b h w 3"]) -> Float32[np.ndarray, "*b h w 3"]:
+        """Returns (images / 255 - mean) / std."""
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return (images.astype(np.float32) / np.float32(255) - mean) / std
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """The augmentation of training; docs/augment.md has each option's source.
+
+    `crop` is "random_resized" for photographs (a part of the image with `scale` of its
+    area and an aspect `ratio`, Inception; Szegedy et al. 2015), "shift" for small centred
+    objects such as digits (the whole image, moved by up to `shift` of its height and
+    width), "random" (any part of img_size, of the image resized until it covers img_size /
+    crop_fraction as evaluation's is) or "none" (the whole image). `rotate` is in degrees to either
+    side; `zoom` 0.1 makes things up to 1.1 times larger or smaller; what comes into view from
+    outside repeats the edge. `flip` mirrors half of the images left to right.
+
+    Then follow, in timm's order: `rand_augment` or `auto_augment`, a policy by its name;
+    `color_jitter`, by which brightness, contrast and saturation may differ from 1, and `hue`, in
+    turns; `grayscale`, how likely colour is lost. Their affine maps show `mean`, as levels in
+    [0, 1], from outside.
+
+    `resizer` "opencv" is several times as fast as "pillow", and as near to it as crop.resize_box
+    says; `reduced_decode` is of crop.cut_and_resize. Both are of "random_resized" alone.
+
+    Raises UserError, with everything that is wrong in one line.
+    """
+
+    img_size: Sequence[int]
+    crop: str = "random_resized"
+    scale: Sequence[float] = (0.08, 1.0)
+    ratio: Sequence[float] = (3 / 4, 4 / 3)
+    crop_fraction: float = 0.875
+    shift: float = 0.1
+    rotate: float = 0.0
+    zoom: float = 0.0
+    flip: bool = True
+    interpolation: str = "bicubic"
+    resizer: str = "opencv"
+    reduced_decode: bool = True
+    rand_augment: str | None = None
+    auto_augment: str | None = None
+    color_jitter: float = 0.0
+    hue: float = 0.0
+    grayscale: float = 0.0
+    mean: Sequence[float] = (0.5, 0.5, 0.5)
+    policy: Policy | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("img_size", "scale", "ratio", "mean"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        wrong = [
+            *_wrong_size(self.img_size),
+            *_wrong_choice("crop", self.crop, get_args(TrainCrop)),
+            *_wrong_choice("interpolation", self.interpolation, get_args(Interpolation)),
+            *_wrong_choice("resizer", self.resizer, get_args(Resizer)),
+            *self._wrong_numbers(),
+        ]
+        policies = [
+            parse(text)
+            for parse, text in (
+                (parse_rand_augment, self.rand_augment),
+                (parse_auto_augment, self.auto_augment),
+            )
+            if text is not None
+        ]
+        wrong += [policy for policy in policies if isinstance(policy, str)]
+        if len(policies) == 2:
+            wrong.append("rand_augment and auto_augment cannot both be given")
+        if policies and self.interpolation not in AFFINE_RESAMPLING:
+            which = ", ".join(AFFINE_RESAMPLING)
+            wrong.append(f"a policy needs one of {which} for interpolation={self.interpolation!r}")
+        _raise_all("augment", wrong)
+        object.__setattr__(self, "policy", policies[0] if policies else None)
+
+    def _wrong_numbers(self) -> list[str]:
+        wrong = []
+        if not (len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1] <= 1):
+            wrong.append(f"scale={self.scale} must be (smallest, largest) in (0, 1]")
+        if not (len(self.ratio) == 2 and 0 < self.ratio[0] <= self.ratio[1]):
+            wrong.append(f"ratio={self.ratio} must be (smallest, largest), above 0")
+        if not 0 < self.crop_fraction <= 1:
+            wrong.append(f"crop_fraction={self.crop_fraction} must be in (0, 1]")
+        if not 0 <= self.shift < 1:
+            wrong.append(f"shift={self.shift} must be in [0, 1)")
+        if not 0 <= self.rotate <= 180:
+            wrong.append(f"rotate={self.rotate} must be in [0, 180] degrees")
+        if not 0 <= self.hue <= 0.5:
+            wrong.append(f"hue={self.hue} must be in [0, 0.5]")
+        wrong += [
+            f"{name}={getattr(self, name)} must be in [0, 1]"
+            for name in ("zoom", "color_jitter", "grayscale")
+            if not 0 <= getattr(self, name) <= 1
+        ]
+        if len(self.mean) != 3 or not all(0 <= level <= 1 for level in self.mean):
+            wrong.append(f"mean={self.mean} must be three numbers in [0, 1]")
+        return wrong
+
+    def __call__(
+        self, image: bytes | Pixels, rng: np.random.Generator, *, name: str = "image"
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        """Returns the augmented image, uint8 in [0, 255]; all chance comes from `rng`.
+
+        An encoded image that cannot be read raises UserError, which begins with `name`.
+        """
+        if self.crop == "random_resized":
+            image = cut_and_resize(
+                image,
+                self.img_size,
+                rng,
+                scale=self.scale,
+                ratio=self.ratio,
+                interpolation=self.interpolation,
+                resizer=self.resizer,
+                reduced_decode=self.reduced_decode,
+                name=name,
+            )
+        else:
+            image = decode_image(image, name=name) if isinstance(image, bytes) else image
+            if self.crop == "random":
+                image = _resize_and_crop(
+                    image, self.img_size, self.crop_fraction, self.interpolation, rng=rng
+                )
+            else:
+                image = _resize(image, self.img_size, self.interpolation, box=None)
+        shift = self.shift if self.crop == "shift" else 0.0
+        if shift or self.rotate or self.zoom:
+            image = random_affine(image, rng, shift=shift, rotate=self.rotate, zoom=self.zoom)
+        if self.flip and rng.random() < 0.5:
+            image = cv2.flip(image, 1)  # many times as fast as a copy of numpy's view
+        return np.ascontiguousarray(self._recolour(image, rng))
+
+    def _recolour(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        if self.policy is not None:
+            fill = tuple(min(255, round(255 * level)) for level in self.mean)
+            image = self.policy(image, rng, fill=fill, interpolation=self.interpolation)
+        if self.color_jitter or self.hue:
+            image = color_jitter(image, rng, strength=self.color_jitter, hue=self.hue)
+        if self.grayscale and rng.random() < self.grayscale:
+            image = grey(image)
+        return image
+
+
+def _resize(
+    image: np.ndarray,
+    size: Sequence[int],
+    interpolation: str,
+    *,
+    box: tuple[float | int, ...] | None,
+) -> np.ndarray:
+    """Resizes `box` (left, top, right, bottom) of an image to (height, width)."""
+    resample = Image.Resampling[interpolation.upper()]
+    return np.asarray(Image.fromarray(image).resize(size[::-1], resample, box=box))
+
+
+def _resize_and_crop(
+    image: np.ndarray,
+    size: Sequence[int],
+    fraction: float,
+    interpolation: str,
+    *,
+    rng: np.random.Generator | None = None,
+) -> np.ndarray:
+    """Resizes an image until it just covers size / fraction; returns its middle, or a random part.
+
+    Rounds as torchvision does: down for the covering size and the longer side, to even
+    for the offset of the crop.
+    """
+    cover = [math.floor(side / fraction) for side in size]
+    # The axis that needs the larger scale decides; integers, so that it is hit exactly.
+    (h, w), (cover_h, cover_w) = image.shape[:2], cover
+    if cover_h * w >= cover_w * h:
+        resized = cover_h, max(cover_h * w // h, cover_w)
+    else:
+        resized = max(cover_w * h // w, cover_h), cover_w
+    spare = [full - side for full, side in zip(resized, size, strict=True)]
+    if rng is None:
+        top, left = (round(side / 2) for side in spare)
+    else:
+        top, left = (int(rng.integers(0, side + 1)) for side in spare)
+    bottom, right = top + size[0], left + size[1]
+    if max(resized) > _LONGEST * max(size):  # a strip: the whole of it would be gigabytes
+        y, x = h / resized[0], w / resized[1]
+        box = left * x, top * y, min(right * x, w), min(bottom * y, h)
+        return _resize(image, size, interpolation, box=box)
+    # One axis at a time. Pillow rounds between the two, always did rows first, and from
+    # version 13 on does columns first where that is faster, which changes grey levels.
+    # Its `box` would save the work outside the crop, but is float32: it changes them too.
+    rows = _resize(image, (h, resized[1]), interpolation, box=None)[:, left:right]
+    return _resize(rows, (resized[0], size[1]), interpolation, box=None)[top:bottom]
+
+
+def _wrong_size(img_size: Sequence[int]) -> list[str]:
+    if len(img_size) == 2 and all(isinstance(side, int) and side > 0 for side in img_size):
+        return []
+    return [f"img_size={img_size} must be (height, width), whole numbers above 0"]
+
+
+def _wrong_choice(field: str, value: str, choices: Sequence[str]) -> list[str]:
+    if value in choices:
+        return []
+    nearest = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+    return [f"{field}={value!r} must be one of {', '.join(choices)}{hint}"]
+
+
+def _raise_all(what: str, wrong: Sequence[str]) -> None:
+    if wrong:
+        raise UserError(f"{what}: {'; '.join(wrong)}.")

@@ -1,0 +1,179 @@
+"""Files, local or in an object store: what the sources ask of them, and records that are files.
+
+A path with "://" in it, such as gs://bucket/flowers, is read through fsspec, which needs gcsfs for
+gs:// and s3fs for s3://; every other path through the operating system.
+"""
+
+from __future__ import annotations
+
+import glob
+import operator
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+from vitswin_jax.core.types import Label, Record, UserError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+
+
+def is_image(path: str) -> bool:
+    """Returns whether a file's suffix is an image's, in small letters or capitals."""
+    return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122, ten times faster
+
+
+def is_remote(path: str) -> bool:
+    """Returns whether a path is fsspec's rather than the operating system's."""
+    return "://" in path
+
+
+def is_folder(path: str) -> bool:
+    """Returns whether a folder is there."""
+    return _remote(path).isdir(path) if is_remote(path) else Path(path).is_dir()
+
+
+def is_file(path: str) -> bool:
+    """Returns whether a file is there."""
+    return _remote(path).isfile(path) if is_remote(path) else Path(path).is_file()
+
+
+def folder_names(path: str) -> list[str]:
+    """Returns the names of the folders in a folder, sorted; hidden ones are passed over."""
+    if is_remote(path):
+        items = _remote(path).ls(path, detail=True)
+        names = [item["name"].rstrip("/") for item in items if item["type"] == "directory"]
+        names = [name.rpartition("/")[2] for name in names]
+    else:
+        names = [item.name for item in Path(path).iterdir() if item.is_dir()]
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def file_paths(path: str, *, deep: bool) -> list[str]:
+    """Returns the files in a folder, relative to it with "/", sorted; hidden ones are passed over.
+
+    With `deep` also those in its folders, at any depth.
+    """
+    paths = _remote_paths(path, deep) if is_remote(path) else _local_paths(path, deep)
+    return sorted(p for p in paths if not any(part.startswith(".") for part in p.split("/")))
+
+
+def _remote_paths(path: str, deep: bool) -> Iterator[str]:
+    files, root = _remote(path), _remote(path)._strip_protocol(path).rstrip("/")
+    for found in files.find(path, maxdepth=None if deep else 1):
+        yield found[len(root) :].lstrip("/")
+
+
+def _local_paths(path: str, deep: bool) -> Iterator[str]:
+    for directory, folders, names in os.walk(path):
+        folders[:] = [name for name in folders if deep and not name.startswith(".")]
+        inside = os.path.relpath(directory, path).replace(os.sep, "/")
+        yield from names if inside == "." else (f"{inside}/{name}" for name in names)
+
+
+def matching(pattern: str) -> list[str]:
+    """Returns the files that match a pattern with *, ? and [...], sorted; ** is any folders."""
+    if is_remote(pattern):
+        files = _remote(pattern)
+        return sorted(files.unstrip_protocol(path) for path in files.glob(pattern))
+    return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207, a pattern may be absolute
+
+
+def read_file(path: str, *, start: int | None = None, stop: int | None = None) -> bytes:
+    """Returns a file's bytes, or those from `start` to before `stop`.
+
+    Raises UserError, which names the file, where it cannot be read.
+    """
+    try:
+        if is_remote(path):
+            return _remote(path).cat_file(path, start=start, end=stop)
+        with open(path, "rb") as file:  # noqa: PTH123, for every image: Path costs as much again
+            file.seek(start or 0)
+            return file.read(-1 if stop is None else stop - (start or 0))
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: cannot be read: No such file.") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}.") from error
+    except Exception as error:  # an object store's client raises exceptions of its own
+        if not is_remote(path):
+            raise
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}.") from error
+
+
+def read_text(path: str) -> str:
+    """Returns a file's text; raises UserError where it cannot be read or is not UTF-8."""
+    try:
+        return read_file(path).decode("utf-8-sig")  # spreadsheets begin theirs with a mark
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text: {error.reason}.") from error
+
+
+def open_file(path: str) -> Any:
+    """Opens a file, a binary one to be read from and sought in."""
+    return _remote(path).open(path, "rb") if is_remote(path) else Path(path).open("rb")
+
+
+def version_of(path: str) -> tuple[str, int, str]:
+    """Returns a file's full path, its size and its time: what changes when the file does."""
+    if is_remote(path):
+        info = _remote(path).info(path)
+        times = ("mtime", "LastModified", "updated", "last_modified", "created", "etag")
+        return path, info["size"], str(next((info[key] for key in times if key in info), ""))
+    status = Path(path).stat()
+    return str(Path(path).resolve()), status.st_size, str(status.st_mtime_ns)
+
+
+def _remote(path: str) -> Any:
+    """Returns fsspec's file system for a path; it keeps one for each store."""
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(path)[0]
+    except (ImportError, ValueError) as error:  # the store's package, or no such store
+        store, reason = path.partition("://")[0], " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"{store}://: cannot be opened: {reason}.") from error
+
+
+class FileSource:
+    """Records that are image files, each with its label."""
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        files: Sequence[tuple[str, Label]],
+        class_names: tuple[str, ...],
+        name: str,
+        *,
+        multi_label: bool = False,
+    ) -> None:
+        """`files` are paths, absolute or relative to `root` with "/", and their labels."""
+        self._root, self._files = os.fspath(root), files
+        self.class_names, self.name, self.multi_label = class_names, name, multi_label
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: SupportsIndex) -> Record:
+        index = operator.index(index)
+        return Record(image=read_file(self.describe(index)), label=self.label(index))
+
+    def label(self, index: int) -> Label:
+        """Returns the class, or the classes, of an image."""
+        return self._files[index][1]
+
+    def key(self, index: int) -> str:
+        """Returns the path of an image as its dataset has it."""
+        return self._files[index][0]
+
+    def describe(self, index: int) -> str:
+        """Returns the path of an image."""
+        return join(self._root, self._files[index][0])
+
+
+def join(root: str, path: str) -> str:
+    """Returns a path in a folder, or `path` itself where it is absolute or an object store's."""
+    if is_remote(path) or path.startswith("/") or Path(path).is_absolute():
+        return path
+    return f"{root.rstrip('/')}/{path}"

@@ -1,0 +1,135 @@
+"""Datasets of the Hugging Face hub, or saved from it, through its own package `datasets`."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Mapping
+from typing import Any, SupportsIndex
+
+from vitswin_jax.core.types import Label, Record, UserError
+from vitswin_jax.data.sources.files import is_file, is_folder, read_file
+from vitswin_jax.data.sources.labels import listed
+from vitswin_jax.data.sources.splits import ALL, Dataset
+
+PREFIX = "hf:"
+
+_DIVIDED, _UNDIVIDED = "dataset_dict.json", "state.json"  # what save_to_disk leaves in a folder
+
+
+def is_saved(folder: str) -> bool:
+    """Returns whether a folder is one that `save_to_disk` wrote."""
+    return any(is_file(f"{folder}/{name}") for name in (_DIVIDED, _UNDIVIDED))
+
+
+def open_huggingface(dataset: str) -> Dataset:
+    """Returns a dataset: "hf:NAME" or "hf:NAME:CONFIG" of the hub, or a saved folder.
+
+    Needs one image and one ClassLabel, or one list of them, in each record. Raises UserError
+    where there is no such dataset, or the package `datasets` is not installed.
+    """
+    loaded = _load(dataset)
+    splits = loaded if isinstance(loaded, Mapping) else {ALL: loaded}
+    return Dataset(
+        dataset,
+        {s: functools.partial(HuggingFaceSource, dataset, s, table) for s, table in splits.items()},
+    )
+
+
+def _load(dataset: str) -> Any:
+    """Returns the package's own object: its datasets by their splits, or one that is undivided."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(
+            f"{dataset}: needs the package datasets; `pip install vitswin_jax[datasets]`."
+        ) from error
+    place = dataset.removeprefix(PREFIX)
+    try:
+        if is_folder(place) and is_saved(place):
+            return datasets.load_from_disk(place)
+        name, _, config = place.partition(":")
+        return datasets.load_dataset(name, config or None)
+    # The network, a name that is none, a config that must be chosen, files that are damaged.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{dataset}: cannot be opened by the package datasets: {reason}") from error
+
+
+def _reopen(dataset: str, split: str) -> HuggingFaceSource:
+    loaded = _load(dataset)
+    table = loaded[split] if isinstance(loaded, Mapping) else loaded
+    return HuggingFaceSource(dataset, split, table)
+
+
+class HuggingFaceSource:
+    """One split of a dataset; images stay encoded."""
+
+    def __init__(self, dataset: str, split: str, table: Any) -> None:
+        """`table` is the package's own object for the split."""
+        import datasets
+
+        self._dataset, self._split = dataset, split
+        self.name = f"{dataset}:{split}"
+        self._image, self._label = _image_and_label(table.features, dataset)
+        table = table.select_columns([self._image, self._label])
+        self._table = table.cast_column(self._image, datasets.Image(decode=False))
+        self._labels = table.select_columns([self._label])
+        feature = table.features[self._label]
+        self.multi_label = not isinstance(feature, datasets.ClassLabel)
+        self.class_names = tuple((feature.feature if self.multi_label else feature).names)
+
+    def __reduce__(self) -> tuple:
+        return _reopen, (self._dataset, self._split)  # a worker maps the files again
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, index: SupportsIndex) -> Record:
+        index = operator.index(index)
+        row = self._table[index]
+        image = row[self._image]
+        if image is None:
+            raise UserError(f"{self.describe(index)}: has no image.")
+        data = image["bytes"] if image["bytes"] is not None else read_file(image["path"])
+        return Record(image=data, label=self._checked(row[self._label], index))
+
+    def label(self, index: int) -> Label:
+        """Returns the class, or the classes, of a record."""
+        return self._checked(self._labels[index][self._label], index)
+
+    def _checked(self, label: Any, index: int) -> Label:
+        classes = tuple(sorted(label or ())) if self.multi_label else (label,)
+        if not classes or any(c is None or not 0 <= c < len(self.class_names) for c in classes):
+            raise UserError(
+                f"{self.describe(index)}: has the label {label}, and not one or more in [0, "
+                f"{len(self.class_names)}); use a split whose labels are public."
+            )
+        return classes if self.multi_label else classes[0]
+
+    def key(self, index: int) -> str:
+        """Returns the number of a record."""
+        return str(index)
+
+    def describe(self, index: int) -> str:
+        """Returns the name and the number of a record, "hf:cifar10:test[12]"."""
+        return f"{self.name}[{index}]"
+
+
+def _image_and_label(features: Any, dataset: str) -> tuple[str, str]:
+    """Returns the columns of the one image and the one class, or list of classes."""
+    import datasets
+
+    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    labels = [
+        name
+        for name, kind in features.items()
+        if isinstance(getattr(kind, "feature", kind), datasets.ClassLabel)
+    ]
+    if len(images) == len(labels) == 1:
+        return images[0], labels[0]
+    raise UserError(
+        f"{dataset}: needs one image and one ClassLabel, or one list of them, in each record, and "
+        f"has the images {listed(images) or '(none)'} and the class labels "
+        f"{listed(labels) or '(none)'}; remove or cast columns and use save_to_disk."
+    )

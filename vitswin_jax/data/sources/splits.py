@@ -1,0 +1,180 @@
+"""Splits by name, by slice and by a fraction held out: one way for every source that is not TFDS's.
+
+Who belongs to a slice or is held out is decided by a hash of each record's key, never by its place:
+the files of a folder lie class by class, so that its first tenth would be its first classes. Nor
+does the order in which files are listed, the machine or the folder's place change anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import operator
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import SupportsIndex
+
+import numpy as np
+
+from vitswin_jax.core.types import Label, Record, Source, UserError
+from vitswin_jax.data.sources.labels import listed, present_classes
+
+log = logging.getLogger(__name__)
+
+TRAIN, HELD_OUT, ALL = "train", ("test", "val", "validation"), "all"
+
+_BOUND = r"(-?\d+|-?\d+(?:\.\d+)?%)?"
+_SLICE = re.compile(rf"([^\[\]]+)(?:\[{_BOUND}:{_BOUND}\])?")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset before a split of it is chosen: what opens each split; ALL alone if undivided."""
+
+    name: str
+    splits: Mapping[str, Callable[[], Source]]
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """The splits it is divided into, or those that holding out makes."""
+        return (TRAIN, HELD_OUT[0]) if ALL in self.splits else tuple(self.splits)
+
+    def open(self, split: str, *, holdout: float, seed: int) -> Source:
+        """Returns a split, such as "train", "train[:90%]" or "test[:500]".
+
+        "test", "val" and "validation" stand for one another where only one of them is
+        there. Where the dataset is undivided, a record is held out from "train", for any
+        of the three, with the probability `holdout` by a hash of `seed` and its key, so
+        one that comes or goes moves no other; "all" is everything.
+
+        A slice's bounds are counts or percentages, from the end where negative, of the
+        split's records in the order of another such hash. Slices that meet are disjoint,
+        and cover the split.
+
+        Raises UserError where there is no such split or nothing in it. A part to train on
+        that leaves classes out is logged: few images may be wanted to try something out.
+        """
+        matched = _SLICE.fullmatch(split)
+        if not matched:
+            raise UserError(
+                f"{self.name}: the split {split!r} is not written as NAME or NAME[FROM:TO] with "
+                "counts or percentages, such as 'train[:90%]'."
+            )
+        name, start, stop = matched.groups()
+        source = self._named(name, holdout=holdout, seed=seed)
+        if "[" not in split:
+            return source
+        first, last = (
+            _bound(bound, len(source), default, f"{self.name}:{split}")
+            for bound, default in ((start, 0), (stop, len(source)))
+        )
+        if first >= last:
+            raise UserError(f"{self.name}:{split}: is empty; {source.name} has {len(source)}.")
+        ranks = [_hash(f"slice:{seed}:{source.key(i)}") for i in range(len(source))]
+        chosen = np.argsort(np.array(ranks, np.uint64), kind="stable")[first:last]
+        part = Subset(source, np.sort(chosen), name=f"{self.name}:{split}")
+        absent = sorted(present_classes(source) - present_classes(part))
+        if absent and name in (TRAIN, ALL):
+            names = listed([source.class_names[label] for label in absent])
+            log.warning("%s: has no example of %d class(es): %s", part.name, len(absent), names)
+        return part
+
+    def _named(self, name: str, *, holdout: float, seed: int) -> Source:
+        if name in self.splits:
+            return self.splits[name]()
+        if ALL in self.splits and name in (TRAIN, *HELD_OUT):
+            whole = self.splits[ALL]()
+            return _divide(whole, self.name, name, holdout=holdout, seed=seed)
+        if ALL in self.splits:
+            raise UserError(
+                f"{self.name}: no split {name!r}; what is divided by holdout has {TRAIN}, "
+                f"{', '.join(HELD_OUT)} for the rest, and {ALL}."
+            )
+        held_out = [split for split in self.splits if split in HELD_OUT]
+        if name in HELD_OUT and len(held_out) == 1:
+            return self.splits[held_out[0]]()
+        only = next(iter(self.splits))
+        hint = f"; cut that: {only}[:75%] and {only}[75%:]" if len(self.splits) == 1 else ""
+        raise UserError(
+            f"{self.name}: no split {name!r}; there are {', '.join(self.splits)}{hint}."
+        )
+
+
+class Subset:
+    """Some records of a source, in the source's order."""
+
+    def __init__(self, source: Source, indices: np.ndarray, *, name: str) -> None:
+        self._source, self._indices, self.name = source, indices, name
+        self.class_names, self.multi_label = source.class_names, source.multi_label
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: SupportsIndex) -> Record:
+        return self._source[int(self._indices[operator.index(index)])]
+
+    def label(self, index: int) -> Label:
+        """Returns the label of a record."""
+        return self._source.label(int(self._indices[index]))
+
+    def key(self, index: int) -> str:
+        """Returns the source's key of a record."""
+        return self._source.key(int(self._indices[index]))
+
+    def describe(self, index: int) -> str:
+        """Returns what the source calls a record."""
+        return self._source.describe(int(self._indices[index]))
+
+
+def _hash(text: str) -> int:
+    # One spelling of a name on every system: macOS takes accents apart, Windows has "\".
+    text = unicodedata.normalize("NFC", text.replace(os.sep, "/"))
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def _bound(bound: str | None, length: int, default: int, name: str) -> int:
+    """Returns a slice's bound as a count from the start."""
+    if bound is None:
+        return default
+    if bound.endswith("%"):
+        share = float(bound[:-1]) / 100
+        count, most = round(share * length), 1.0
+    else:
+        share = count = int(bound)
+        most = length
+    if abs(share) > most:
+        raise UserError(f"{name}: {bound} is more than there are, {length:,}.")
+    return count + length if bound.startswith("-") else count
+
+
+def _divide(whole: Source, dataset: str, split: str, *, holdout: float, seed: int) -> Source:
+    """Returns what is left to train on, or what is held out, of an undivided dataset."""
+    if not 0 < holdout < 1:
+        raise UserError(f"{dataset}: holdout={holdout} must be a fraction above 0 and below 1.")
+    held_out = np.array(
+        [_hash(f"{seed}:{whole.key(i)}") < holdout * 2**64 for i in range(len(whole))], bool
+    )
+    chosen = np.flatnonzero(held_out if split != TRAIN else ~held_out)
+    part = Subset(whole, chosen, name=f"{dataset}:{split}")
+    if split == TRAIN:
+        _check_classes(whole, part, dataset, holdout=holdout, seed=seed)
+    if not len(part):
+        raise UserError(
+            f"{dataset}: holdout={holdout} with seed={seed} holds out no image; add images, or "
+            "choose another holdout or seed."
+        )
+    return part
+
+
+def _check_classes(whole: Source, part: Source, dataset: str, *, holdout: float, seed: int) -> None:
+    """Raises where a class has nothing to train on."""
+    if missing := sorted(present_classes(whole) - present_classes(part)):
+        names = ", ".join(whole.class_names[label] for label in missing)
+        raise UserError(
+            f"{dataset}: holdout={holdout} with seed={seed} leaves no image to train on in "
+            f"{names}; add images, or choose another holdout or seed."
+        )

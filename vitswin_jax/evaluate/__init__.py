@@ -1,0 +1,1 @@
+"""Accuracy, calibration, probes and mistakes of a trained model."""

@@ -1,0 +1,1 @@
+"""Attention maps, Grad-CAM and learned parameters as arrays and pictures."""

@@ -1,0 +1,247 @@
+"""Everything that explains a model and its view of images, as pictures and as one page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import flax.linen as nn
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.figure import Figure
+
+from vitswin_jax.core.atomic import replacing
+from vitswin_jax.core.types import Params, UserError
+from vitswin_jax.explain import pictures
+from vitswin_jax.explain.attention import (
+    Attention,
+    attention_maps,
+    mean_attention_distance,
+    patch_pixels,
+    received,
+    relative_bias_maps,
+    rollout,
+)
+from vitswin_jax.explain.grad_cam import grad_cam
+from vitswin_jax.explain.learned import patch_filters, position_embedding
+from vitswin_jax.models.swin import Swin
+from vitswin_jax.models.swin_mlp import SwinMlp
+from vitswin_jax.models.vit import ViT
+from vitswin_jax.nn.blocks import unstack_blocks
+from vitswin_jax.report import figures
+from vitswin_jax.report.page import template
+
+PARTS = {  # of each image, then of the model; each with its heading and what it shows
+    "rollout": (
+        "Attention rollout",
+        "Each patch's share in what the head reads, through all blocks, half of each the shortcut "
+        "(arXiv:2005.00928); from the least share to the largest.",
+    ),
+    "gradcam": (
+        "Grad-CAM",
+        "Where the last map speaks for the class: its channels, weighted by the mean gradient of "
+        "the class's logit (arXiv:1610.02391).",
+    ),
+    "windows": (
+        "Windows",
+        "How much attention each place is paid within its window, the mean of the heads, in the "
+        "last two blocks of each stage: windows, and shifted windows in their true place.",
+    ),
+    "heads": (
+        "Heads",
+        "How much attention each head pays to each place: the class token's, where that is what "
+        "is read, else the mean over all tokens. Each map has its own scale.",
+    ),
+    "distance": (
+        "Mean attention distance",
+        "How far each head looks, on average over the images (ViT, figure 7 right).",
+    ),
+    "positions": (
+        "Position embeddings",
+        "Each small map shows how similar the embedding of one place of the grid is to those of "
+        "all places (ViT, figure 7 centre).",
+    ),
+    "biases": (
+        "Relative position biases",
+        "What each head adds to the attention of a query, at the centre, to the keys around it: "
+        "red draws attention, blue turns it away. A head's mean is taken off, for it changes no "
+        "attention; each block has its own scale.",
+    ),
+    "filters": (
+        "Patch filters",
+        "The first principal components of the patch embedding's filters (ViT, figure 7 left).",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One PNG; `name` is its part and, where a part has several, which."""
+
+    name: str
+    data: bytes
+
+    @property
+    def part(self) -> str:
+        """The key in PARTS."""
+        return self.name.partition(".")[0]
+
+
+@dataclass
+class Section:
+    """A part of the page: an image's pictures, or the model's."""
+
+    title: str
+    text: str
+    pictures: list[Picture] = field(default_factory=list)
+
+
+def available_parts(model: nn.Module, params: Params) -> tuple[str, ...]:
+    """Returns the parts that a model has, in the order of PARTS."""
+    attends = not isinstance(model, SwinMlp)
+    swin, vit = isinstance(model, Swin), isinstance(model, ViT)
+    has = {
+        "rollout": attends,
+        "gradcam": model.num_classes > 0,
+        "windows": attends and swin,
+        "heads": attends,
+        "distance": attends,
+        "positions": position_embedding(model, params) is not None,
+        "biases": (attends and swin) or (vit and model.pos_embed == "relative"),
+        "filters": patch_filters(model, params) is not None,
+    }
+    return tuple(part for part in PARTS if has[part])
+
+
+class Explainer:
+    """Explains a model by one image after another, and at the end by itself.
+
+    Its attention is looked at one image at a time, for weights of large models are large. Variables
+    may be in loop or scan layout. Raises UserError for parts that the model does not have.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        variables: Mapping[str, Params],
+        *,
+        parts: Sequence[str] | None = None,
+    ) -> None:
+        """Takes the parts to show, by default all that the model has."""
+        self._model = model.clone(scan=False, remat="none")
+        self._params = unstack_blocks(variables["params"])
+        known = available_parts(model, self._params)
+        if wrong := [part for part in parts or () if part not in known]:
+            raise UserError(
+                f"{', '.join(wrong)}: nothing to show of this {type(model).__name__}, which has "
+                f"{', '.join(known)}."
+            )
+        self.parts = known if parts is None else tuple(part for part in known if part in parts)
+        self._last: Attention | None = None
+        self._distances: list[list[np.ndarray]] = []
+
+    def of_image(
+        self,
+        image: Float[np.ndarray, "h w 3"],
+        pixels: UInt8[np.ndarray, "h w 3"],
+        *,
+        label: int | None = None,
+    ) -> Iterator[Picture]:
+        """Yields the pictures of an image, normalised and as it is; Grad-CAM's is of `label`.
+
+        Which only a model without a head does without.
+        """
+        inputs, variables = image[None], {"params": self._params}
+        stride = patch_pixels(self._model)
+        if {"rollout", "windows", "heads", "distance", "biases"} & set(self.parts):
+            self._last = attention_maps(self._model, variables, inputs)
+        if "distance" in self.parts:
+            layers = self._last.layers
+            self._distances.append([mean_attention_distance(layer)[0] for layer in layers])
+        if "rollout" in self.parts:
+            heat = rollout(self._last)[0]
+            figure = pictures.heat_on_image(pixels, heat, stride=stride, least=heat.min())
+            yield _picture("rollout", figure)
+        if "gradcam" in self.parts:
+            heat = grad_cam(self._model, variables, inputs, np.array([label]))[0]
+            halved = len(self._model.depths) - 1 if isinstance(self._model, Swin) else 0
+            last = (stride[0] << halved, stride[1] << halved)
+            figure = pictures.heat_on_image(pixels, heat, stride=last, least=0.0)
+            yield _picture("gradcam", figure)
+        if "windows" in self.parts:
+            shown = [layer for stage in _stages(self._last) for layer in stage[-2:]]
+            maps = [(layer, received(layer)[0].mean(0)) for layer in shown]
+            yield _picture("windows", pictures.windows(pixels, maps))
+        if "heads" in self.parts:
+            query = self._last.query
+            for name, stage in _named("heads", _stages(self._last)):
+                maps = np.stack([received(layer, query=query)[0] for layer in stage])
+                yield _picture(name, pictures.heads(maps))
+
+    def of_model(self) -> Iterator[Picture]:
+        """Yields the pictures of the model itself, after at least one image."""
+        if "distance" in self.parts:
+            means = [np.mean(images, axis=0) for images in zip(*self._distances, strict=True)]
+            yield _picture("distance", pictures.distances(means))
+        if "positions" in self.parts:
+            embedding = position_embedding(self._model, self._params)
+            yield _picture("positions", figures.draw_position_similarity(embedding))
+        if "biases" in self.parts:
+            for name, stage in _named("biases", _stages(self._last)):
+                maps = np.stack([relative_bias_maps(layer) for layer in stage])
+                maps = maps - maps.mean((2, 3), keepdims=True)  # a constant no softmax sees
+                yield _picture(name, figures.draw_bias_maps(maps))
+        if "filters" in self.parts:
+            yield _picture("filters", pictures.filters(patch_filters(self._model, self._params)))
+
+
+def write_page(
+    path: str | os.PathLike[str], *, title: str, subtitle: str, sections: Sequence[Section]
+) -> Path:
+    """Writes sections as one HTML file with its pictures; returns `path`.
+
+    Raises UserError where it cannot be written.
+    """
+    shown = [
+        {
+            "title": section.title,
+            "text": section.text,
+            "parts": [
+                {
+                    "heading": heading,
+                    "text": text,
+                    "pictures": [
+                        (picture.name, figures.png_uri(picture.data))
+                        for picture in section.pictures
+                        if picture.part == part
+                    ],
+                }
+                for part, (heading, text) in PARTS.items()
+                if any(picture.part == part for picture in section.pictures)
+            ],
+        }
+        for section in sections
+    ]
+    page = template("explain.html").render(title=title, subtitle=subtitle, sections=shown)
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return Path(path)
+
+
+def _picture(name: str, figure: Figure) -> Picture:
+    return Picture(name, figures.png(figure))
+
+
+def _stages(attention: Attention) -> list[list]:
+    """Returns the layers of each stage; a ViT is one stage."""
+    stages: dict[str, list] = {}
+    for layer in attention.layers:
+        stages.setdefault(layer.name.rpartition("/")[0], []).append(layer)
+    return list(stages.values())
+
+
+def _named(part: str, stages: list[list]) -> Iterator[tuple[str, list]]:
+    for i, stage in enumerate(stages):
+        yield (part if len(stages) == 1 else f"{part}.stage_{i}"), stage

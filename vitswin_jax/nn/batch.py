@@ -1,0 +1,33 @@
+"""What training and evaluation do alike with a batch: its images, and whether they were named."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
+
+Triple = tuple[float, float, float]
+
+
+def normalize(images: Shaped[Array, "b h w c"], *, mean: Triple, std: Triple) -> Array:
+    """Returns float32 model input: uint8 in [0, 255] is scaled, floats are taken as they are."""
+    if images.dtype != jnp.uint8:
+        return images.astype(jnp.float32)
+    scaled = images.astype(jnp.float32) / 255.0
+    centre, spread = (jnp.asarray(x, jnp.float32).reshape(1, 1, 1, -1) for x in (mean, std))
+    return (scaled - centre) / spread
+
+
+def names_a_true_class(
+    logits: Float[Array, "b k"], targets: Float[Array, "b k"]
+) -> Float[Array, " b"]:
+    """Returns 1 where the largest logit is of a class that has the largest target, else 0.
+
+    That is the label's class; of mixed targets, the heavier one; of several labels, any of them.
+    """
+    named = jnp.take_along_axis(targets, logits.argmax(-1)[:, None], axis=-1)[:, 0]
+    return (named == targets.max(-1)).astype(jnp.float32)
+
+
+def mean_where(values: Float[Array, " b"], mask: Float[Array, " b"]) -> Float[Array, ""]:
+    """Returns the mean of the values whose mask is 1; 0 where there is none."""
+    return (values * mask).sum() / jnp.maximum(mask.sum(), 1.0)

@@ -1,0 +1,330 @@
+"""The kernels of window attention on GPUs, forward and backward: Pallas, through Triton.
+
+A program finds the tokens of a window where they lie on the map, keeps their logits in registers,
+and puts the result where the queries lie. It has one head and, one
+after another, every so many windows; of windows of more than 64 tokens, a block of the queries (or,
+for the gradients of keys and values, of the keys). Tokens and channels are padded to powers of two
+in registers only. Arrays are flat, (tokens of all maps, channels of all heads). Axes: b batch, h w
+the map padded to whole windows, n tokens of a window, d channels of a head.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+from jaxtyping import Array
+
+from vitswin_jax.nn.windows import Cut, Size
+
+MOST_TOKENS = 256
+"""Of a window: the logits of 16 queries, the fewest that Triton multiplies, are a tile."""
+_TILE = 4096  # logits that a program's four warps hold: twice as many overflow their registers
+PROGRAMS = 1024  # started in all: two or three turns on what a large GPU runs at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What the arrays' shapes do not say."""
+
+    cut: Cut
+    size: Size  # the map's, before it was padded to whole windows
+    scale: float
+    mask_value: float
+    interpret: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A task on arrays of given shapes: how many of what a program has."""
+
+    task: Task
+    shape: tuple[int, ...]  # of the queries, keys and values: b h w 3 heads d
+
+    @property
+    def heads(self) -> int:
+        return self.shape[4]
+
+    @property
+    def channels(self) -> int:
+        return self.shape[5]
+
+    @property
+    def columns(self) -> int:
+        return _lanes(self.channels)
+
+    @property
+    def tokens(self) -> int:
+        return math.prod(self.task.cut.window_size)
+
+    @property
+    def lanes(self) -> int:
+        return _lanes(self.tokens)
+
+    @property
+    def block(self) -> int:
+        """Queries (or keys) that a program has at once."""
+        return min(self.lanes, _TILE // self.lanes)
+
+    @property
+    def blocks(self) -> int:
+        return pl.cdiv(self.tokens, self.block)
+
+    @property
+    def across(self) -> Size:
+        """Windows of a map, down and across."""
+        sides = zip(self.shape[1:3], self.task.cut.window_size, strict=True)
+        return tuple(side // step for side, step in sides)
+
+    @property
+    def windows(self) -> int:
+        return self.shape[0] * math.prod(self.across)
+
+    @property
+    def programs(self) -> int:
+        """Programs that share the windows, for each head and block."""
+        return min(self.windows, pl.cdiv(PROGRAMS, self.heads * self.blocks))
+
+    @property
+    def turns(self) -> int:
+        return pl.cdiv(self.windows, self.programs)
+
+
+def _lanes(size: int) -> int:
+    """Returns the power of two that Triton has `size` as; its products take no less than 16."""
+    return max(16, pl.next_power_of_2(size))
+
+
+def forward(qkv: Array, bias: Array, task: Task) -> Array:
+    """Returns the outputs (b, h, w, heads, d) of (b, h, w, 3, heads, d), on one device."""
+    plan = Plan(task, qkv.shape)
+    out = jax.ShapeDtypeStruct((math.prod(qkv.shape[:3]), plan.heads * plan.channels), qkv.dtype)
+    out = _call(_forward_kernel, plan, out, _flat(qkv, 3), _flat(bias, 2))
+    return out.reshape(*qkv.shape[:3], plan.heads, plan.channels)
+
+
+def backward(qkv: Array, bias: Array, pull: Array, task: Task) -> tuple[Array, Array]:
+    """Returns the gradients of both, given that of the outputs; the logits are computed again."""
+    plan = Plan(task, qkv.shape)
+    flat = (_flat(qkv, 3), _flat(bias, 2), _flat(pull, 3))
+    rows = plan.heads * plan.tokens
+    outs = [
+        jax.ShapeDtypeStruct(flat[0].shape, qkv.dtype),
+        jax.ShapeDtypeStruct((plan.programs * rows, plan.tokens), jnp.float32),
+    ]
+    if plan.blocks > 1:  # for the keys' programs: each query's logarithmic sum, and mean pull
+        outs += 2 * [jax.ShapeDtypeStruct((plan.windows * rows,), jnp.float32)]
+    qkv_pull, partial, *by_query = _call(_backward_kernel, plan, outs, *flat)
+    if by_query:
+        qkv_pull = _call(
+            _backward_keys_kernel, plan, outs[0], *flat, *by_query, qkv_pull, aliases={5: 0}
+        )
+    # Each program has the sum of its own windows, so that the order of addition is always the same.
+    bias_pull = partial.reshape(plan.programs, *bias.shape).sum(0).astype(bias.dtype)
+    return qkv_pull.reshape(qkv.shape), bias_pull
+
+
+def _flat(x: Array, rows: int) -> Array:
+    return x.reshape(math.prod(x.shape[:rows]), -1)
+
+
+def _call(kernel: Any, plan: Plan, outs: Any, *arrays: Array, aliases: Any = None) -> Any:
+    return pl.pallas_call(
+        functools.partial(kernel, plan=plan),
+        out_shape=outs,
+        grid=(plan.heads, plan.blocks, plan.programs),
+        input_output_aliases=aliases or {},
+        # The next turn's tokens are loaded ahead; in float32 small GPUs have not the memory for it.
+        compiler_params=plgpu.CompilerParams(
+            num_warps=4, num_stages=2 if arrays[0].dtype.itemsize == 2 else 1
+        ),
+        interpret=plan.task.interpret,
+    )(*arrays)
+
+
+# The kernels.
+
+
+def _forward_kernel(qkv: Any, bias: Any, out: Any, *, plan: Plan) -> None:
+    head, block, program = (pl.program_id(axis) for axis in range(3))
+    queries = block * plan.block + _iota(plan.block)
+    keys = _iota(plan.lanes)
+    biases = _biases(plan, bias, head, queries[:, None], keys[None, :])
+
+    def turn(number: Array, carry: Array) -> Array:
+        window = number * plan.programs + program
+        at_queries, at_keys = (_find(plan, window, lanes) for lanes in (queries, keys))
+        q, k, v = _read_qkv(plan, qkv, at_queries, at_keys, head)
+        logits = _logits(plan, plgpu.dot(q, k, trans_b=True), biases, at_queries, at_keys)
+        weights = jnp.exp(logits - logits.max(-1, keepdims=True))
+        mixed = plgpu.dot(weights.astype(v.dtype), v) / weights.sum(-1, keepdims=True)
+        _write(plan, out, at_queries, head, mixed)
+        return carry
+
+    jax.lax.fori_loop(0, plan.turns, turn, 0)
+
+
+def _backward_kernel(
+    qkv: Any, bias: Any, pull: Any, qkv_pull: Any, bias_pull: Any, *by_query: Any, plan: Plan
+) -> None:
+    """Writes the gradients of queries and biases, and of keys and values if they are one block."""
+    head, block, program = (pl.program_id(axis) for axis in range(3))
+    queries = block * plan.block + _iota(plan.block)
+    keys = _iota(plan.lanes)
+    biases = _biases(plan, bias, head, queries[:, None], keys[None, :])
+
+    def turn(number: Array, total: Array) -> Array:
+        window = number * plan.programs + program
+        at_queries, at_keys = (_find(plan, window, lanes) for lanes in (queries, keys))
+        q, k, v = _read_qkv(plan, qkv, at_queries, at_keys, head)
+        of_out = _read(plan, pull, at_queries, head)
+        logits = _logits(plan, plgpu.dot(q, k, trans_b=True), biases, at_queries, at_keys)
+        highest = logits.max(-1, keepdims=True)
+        weights = jnp.exp(logits - highest)
+        sums = weights.sum(-1, keepdims=True)
+        weights = weights / sums
+        of_weights = plgpu.dot(of_out, v, trans_b=True)
+        mean = (weights * of_weights).sum(-1, keepdims=True)
+        of_logits = weights * (of_weights - mean)
+        narrow = of_logits.astype(q.dtype)
+        _write(plan, qkv_pull, at_queries, head, plan.task.scale * plgpu.dot(narrow, k))
+        if by_query:
+            rows = (window * plan.heads + head) * plan.tokens + queries[:, None]
+            for ref, value in zip(by_query, (highest + jnp.log(sums), mean), strict=True):
+                plgpu.store(ref.at[rows], value, mask=at_queries.there)
+        else:
+            of_k = plan.task.scale * plgpu.dot(narrow, q, trans_a=True)
+            of_v = plgpu.dot(weights.astype(v.dtype), of_out, trans_a=True)
+            _write(plan, qkv_pull, at_keys, plan.heads + head, of_k)
+            _write(plan, qkv_pull, at_keys, 2 * plan.heads + head, of_v)
+        return total + of_logits
+
+    total = jnp.zeros((plan.block, plan.lanes), jnp.float32)
+    total = jax.lax.fori_loop(0, plan.turns, turn, total)
+    rows = (program * plan.heads + head) * plan.tokens + queries[:, None]
+    there = (queries[:, None] < plan.tokens) & (keys[None, :] < plan.tokens)
+    plgpu.store(bias_pull.at[rows, keys[None, :]], total, mask=there)
+
+
+def _backward_keys_kernel(*refs: Any, plan: Plan) -> None:
+    """Writes the gradients of a block of keys and values; logits stand (keys, queries)."""
+    qkv, bias, pull, sums, means, _, qkv_pull = refs
+    head, block, program = (pl.program_id(axis) for axis in range(3))
+    keys = block * plan.block + _iota(plan.block)
+    queries = _iota(plan.lanes)
+    biases = _biases(plan, bias, head, queries[None, :], keys[:, None])
+
+    def turn(number: Array, carry: Array) -> Array:
+        window = number * plan.programs + program
+        at_queries, at_keys = (_find(plan, window, lanes) for lanes in (queries, keys))
+        q, k, v = _read_qkv(plan, qkv, at_queries, at_keys, head)
+        of_out = _read(plan, pull, at_queries, head)
+        rows = (window * plan.heads + head) * plan.tokens + queries[None, :]
+        there = at_queries.there.reshape(1, -1)
+        # A query that is not there has weights, but nothing pulls at its output.
+        logarithm, mean = (plgpu.load(x.at[rows], mask=there, other=0.0) for x in (sums, means))
+        logits = _logits(plan, plgpu.dot(k, q, trans_b=True), biases, at_keys, at_queries)
+        weights = jnp.exp(logits - logarithm)
+        of_logits = weights * (plgpu.dot(v, of_out, trans_b=True) - mean)
+        of_k = plan.task.scale * plgpu.dot(of_logits.astype(q.dtype), q)
+        of_v = plgpu.dot(weights.astype(v.dtype), of_out)
+        _write(plan, qkv_pull, at_keys, plan.heads + head, of_k)
+        _write(plan, qkv_pull, at_keys, 2 * plan.heads + head, of_v)
+        return carry
+
+    jax.lax.fori_loop(0, plan.turns, turn, 0)
+
+
+@dataclasses.dataclass
+class _Tokens:
+    """Where some tokens of a window lie; each array is (tokens, 1)."""
+
+    rows: Array  # among the tokens of all maps
+    regions: Array  # tokens of different ones were no neighbours before the shift
+    there: Array  # False for what pads them to a power of two, and behind the last window
+
+
+def _find(plan: Plan, window: Array, lanes: Array) -> _Tokens:
+    """Returns where tokens of a window lie that rolling and padding the map would bring there."""
+    cut, (height, width) = plan.task.cut, plan.shape[1:3]
+    image, window = _divide(window, math.prod(plan.across))
+    down, across = _divide(window, plan.across[1])
+    y, x = _divide(lanes[:, None], cut.window_size[1])
+    y, x = y + down * cut.window_size[0], x + across * cut.window_size[1]
+    # As in `shifted_window_mask`: what came round from the other end is a region of its own.
+    rolled_in = [
+        (place >= size - step).astype(jnp.int32) if step else jnp.zeros_like(place)
+        for place, size, step in zip((y, x), (height, width), cut.shift, strict=True)
+    ]
+    around = (height, width) if cut.pad_before_roll else plan.task.size
+    y, x = (
+        _unroll(place, step % size, size)
+        for place, step, size in zip((y, x), cut.shift, around, strict=True)
+    )
+    there = (lanes[:, None] < plan.tokens) & (image < plan.shape[0])
+    return _Tokens((image * height + y) * width + x, 2 * rolled_in[0] + rolled_in[1], there)
+
+
+def _unroll(place: Array, step: int, size: int) -> Array:
+    """Returns where the rolled axis has what is at `place`; what lies behind `size` never moved."""
+    moved = place + step
+    moved = jnp.where(moved >= size, moved - size, moved)
+    return jnp.where(place < size, moved, place)
+
+
+def _divide(x: Array, by: int) -> tuple[Array, Array]:
+    """Returns quotient and remainder of integers that are not negative."""
+    return jax.lax.div(x, jnp.full_like(x, by)), jax.lax.rem(x, jnp.full_like(x, by))
+
+
+def _iota(size: int) -> Array:
+    return jax.lax.iota(jnp.int32, size)
+
+
+def _logits(
+    plan: Plan, products: Array, biases: Array, at_rows: _Tokens, at_columns: _Tokens
+) -> Array:
+    logits = plan.task.scale * products + biases
+    if not any(plan.task.cut.shift):
+        return logits
+    apart = at_rows.regions != at_columns.regions.reshape(1, -1)
+    return logits + jnp.where(apart, plan.task.mask_value, 0.0)
+
+
+def _biases(plan: Plan, bias: Any, head: Array, queries: Array, keys: Array) -> Array:
+    """Reads a head's biases; what pads the keys has no weight: -inf."""
+    there = (queries < plan.tokens) & (keys < plan.tokens)
+    biases = plgpu.load(bias.at[head * plan.tokens + queries, keys], mask=there, other=0.0)
+    return jnp.where(keys < plan.tokens, biases.astype(jnp.float32), -np.inf)
+
+
+def _read_qkv(
+    plan: Plan, qkv: Any, at_queries: _Tokens, at_keys: _Tokens, head: Array
+) -> tuple[Array, Array, Array]:
+    q = _read(plan, qkv, at_queries, head)
+    k, v = (_read(plan, qkv, at_keys, part * plan.heads + head) for part in (1, 2))
+    return q, k, v
+
+
+def _read(plan: Plan, ref: Any, tokens: _Tokens, part: Array) -> Array:
+    """Reads a head's channels of tokens, (tokens, columns), with zeros for those not there."""
+    index, there = _index(plan, ref, tokens, part)
+    return plgpu.load(index, mask=there, other=0.0)
+
+
+def _write(plan: Plan, ref: Any, tokens: _Tokens, part: Array, value: Array) -> None:
+    index, there = _index(plan, ref, tokens, part)
+    plgpu.store(index, value.astype(ref.dtype), mask=there)
+
+
+def _index(plan: Plan, ref: Any, tokens: _Tokens, part: Array) -> tuple[Any, Array]:
+    columns = _iota(plan.columns)[None, :]
+    index = ref.at[tokens.rows, part * plan.channels + columns]
+    return index, tokens.there & (columns < plan.channels)

@@ -1,0 +1,97 @@
+"""Position embeddings of patch grids: those of table 8 of the ViT paper, and fixed ones."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from vitswin_jax.core.types import UserError
+from vitswin_jax.nn.windows import Size, relative_position_index
+
+POS_EMBEDS = ("learned", "learned2d", "sincos2d", "relative", "none")
+POS_EMBED_PLACES = ("input", "every", "shared")
+
+
+@functools.lru_cache
+def sincos_2d(
+    height: int,
+    width: int,
+    *,
+    embed_dim: int,
+    temperature: float = 10_000.0,
+    endpoint: bool = True,
+) -> Float[np.ndarray, "1 n embed_dim"]:
+    """Returns fixed 2-D sin-cos embeddings of a grid, row-major, as in big_vision and MoCo v3.
+
+    Channels are sin(x w), cos(x w), sin(y w), cos(y w), each embed_dim / 4 wide, with frequencies
+    w = temperature^(-i / (embed_dim / 4 - 1)), of which the last is 1 / temperature; with
+    `endpoint=False`, as in MAE, it is not reached: temperature^(-i / (embed_dim / 4)). Raises
+    UserError where embed_dim is no multiple of 4 or less than 8.
+    """
+    if embed_dim % 4 or embed_dim < 8:
+        raise UserError(
+            f"pos_embed='sincos2d' needs embed_dim a multiple of 4, >= 8, not {embed_dim}."
+        )
+    bands = embed_dim // 4
+    frequency = temperature ** -np.linspace(0.0, 1.0, bands, endpoint=endpoint)
+    y, x = (axis.reshape(-1, 1) * frequency for axis in np.mgrid[:height, :width])
+    table = np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)
+    return table[None].astype(np.float32)
+
+
+@functools.lru_cache
+def relative_bias_index(grid: Size, prefix: int) -> Int[np.ndarray, "n n"]:
+    """Returns the row of a table of relative biases for each (query, key) pair of tokens.
+
+    Pairs of patches as in Swin's windows; three more rows are for a prefix token's look at a patch,
+    a patch's at a prefix token, and prefix tokens' at each other (BEiT, arXiv:2106.08254).
+    """
+    rows = (2 * grid[0] - 1) * (2 * grid[1] - 1)
+    index = np.pad(relative_position_index(grid), ((prefix, 0), (prefix, 0)))
+    index[:prefix], index[:, :prefix] = rows, rows + 1
+    index[:prefix, :prefix] = rows + 2
+    return index
+
+
+def create_positions(
+    param: Callable[..., Array],
+    *,
+    kind: str,
+    grid: Size,
+    prefix: int,
+    embed_prefix: bool,
+    embed_dim: int,
+    num_heads: int,
+) -> Float[Array, "_ n _"]:
+    """Returns the positions of `prefix` tokens and a grid of patches, from a module's `param`.
+
+    Embeddings (1, n, embed_dim) of `kind` "learned", one for each token, or for each patch without
+    `embed_prefix`; "learned2d", half the channels from the row and half from the column; or
+    "sincos2d", fixed. The last two leave prefix tokens at zero. "relative" gives biases
+    (num_heads, n, n), a learned one for each offset.
+    """
+    normal = nn.initializers.normal(0.02)
+    if kind == "relative":
+        index = relative_bias_index(grid, prefix)
+        shape = (int(index.max()) + 1, num_heads)
+        table = param("relative_position_bias_table", normal, shape, jnp.float32)
+        return jnp.moveaxis(table[index], -1, 0)
+    height, width = grid
+    if kind == "learned":
+        n = height * width + (prefix if embed_prefix else 0)
+        table = param("pos_embed", normal, (1, n, embed_dim), jnp.float32)
+    elif kind == "learned2d":
+        half = embed_dim // 2
+        rows = param("pos_embed_y", normal, (height, 1, half), jnp.float32)
+        columns = param("pos_embed_x", normal, (1, width, embed_dim - half), jnp.float32)
+        halves = (jnp.broadcast_to(t, (height, width, t.shape[-1])) for t in (rows, columns))
+        table = jnp.concatenate(list(halves), -1).reshape(1, -1, embed_dim)
+    else:
+        table = jnp.asarray(sincos_2d(height, width, embed_dim=embed_dim))
+    missing = prefix + height * width - table.shape[1]
+    return jnp.pad(table, ((0, 0), (missing, 0), (0, 0)))

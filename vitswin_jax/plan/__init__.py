@@ -1,0 +1,1 @@
+"""Cost, memory, topology and collectives before any hardware is used."""

@@ -1,0 +1,244 @@
+"""What a run's train step takes of its hardware, from the step compiled and never run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from vitswin_jax.core.types import Params, Source, UserError
+from vitswin_jax.data.sources.described import describe_source
+from vitswin_jax.plan.collectives import Traffic, collectives
+from vitswin_jax.plan.cost import multiply_adds
+from vitswin_jax.plan.topology import Topology
+from vitswin_jax.train.run.prepare import Run, make_step, open_data, prepare
+from vitswin_jax.train.sharding import batch_sharding, state_shardings
+from vitswin_jax.train.state import TrainState, state_layout
+
+STATE = ("parameters", "optimizer", "average", "teacher")
+_TOO_LARGE = re.compile(r"(?:temporaries \(|Used )([\d.]+)([KMGT])")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A train step's size; bytes are one device's."""
+
+    model: str
+    topology: str
+    mesh: Mapping[str, int]
+    batch_size: int
+    parameters: int
+    flops: int
+    """A step's, on all devices: two for each multiply-add, of the passes back and again too."""
+    memory: Mapping[str, int]
+    """Bytes by kind: what the step is given, and what it needs besides."""
+    usable: int
+    """Bytes that a device has for programs."""
+    traffic: Mapping[str, Traffic] | None
+    """By kind of collective; None where the compiler gave up."""
+
+    @property
+    def total(self) -> int:
+        """Bytes that a device needs."""
+        return sum(self.memory.values())
+
+    @property
+    def state(self) -> int:
+        """Bytes that a device holds from step to step, whatever the batch."""
+        return sum(self.memory[kind] for kind in STATE)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the compiler has a program, and the device the memory for it."""
+        return self.traffic is not None and self.total <= self.usable
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all of it as plain data."""
+        return dataclasses.asdict(self) | {"total": self.total, "fits": self.fits}
+
+
+def make_budget(config: ConfigDict, topology: Topology, *, classes: int | None = None) -> Budget:
+    """Compiles the step of a run with this config for a topology, on shapes alone.
+
+    The data is as `describe_data` says. Weights of `init_from` are not read: what they would
+    change of the model is nothing of its size. Raises UserError as the run itself would.
+    """
+    run, state = _lay_out(config, topology, classes)
+    teacher = None if run.teacher is None else _laid_out(run.teacher.model, run)
+    batch = batch_layout(run)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    shardings, teacher_shardings = jax.tree.map(lambda leaf: leaf.sharding, (state, teacher))
+    step = make_step(run, shardings, teacher_shardings)
+    arguments = (state, batch, key) if teacher is None else (state, batch, key, teacher)
+    given = {
+        "parameters": _bytes_of(state.params),
+        "optimizer": _bytes_of(state.opt_state),
+        "average": _bytes_of(state.ema),
+        "teacher": _bytes_of(teacher),
+        "batch": _bytes_of(batch),
+    }
+    memory, traffic = _compile(step.trace(*arguments).lower(), given)
+    return Budget(
+        model=config.model.name,
+        topology=topology.name,
+        mesh=dict(run.mesh.shape),
+        batch_size=config.data.batch_size,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        flops=2 * multiply_adds(step, *arguments),
+        memory=memory,
+        usable=topology.usable,
+        traffic=traffic,
+    )
+
+
+def describe_data(data: dict[str, Any], *, seed: int, classes: int | None) -> tuple[Source, Source]:
+    """Returns the train and the test split, of which classes and length count.
+
+    They are as `classes` or the table of known datasets say, and only else are the data's own.
+    Takes from `data` what `open_data` takes. Raises UserError where nothing says the classes.
+    """
+    dataset = data["dataset"]
+    splits = [data[f"{name}_split"] for name in ("train", "test")]
+    described = [describe_source(dataset, split=split, classes=classes) for split in splits]
+    if None not in described:
+        for key in ("dataset", "data_dir", "holdout", "train_split", "test_split"):
+            data.pop(key)
+        return tuple(described)
+    try:
+        return open_data(data, seed=seed)
+    except UserError as error:
+        raise UserError(
+            f"data.dataset={dataset} is not here, and a plan needs its number of classes: give "
+            f"--classes ({str(error).rstrip('.')})."
+        ) from error
+
+
+def batch_layout(run: Run) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shape, dtype and sharding of every array of a run's batch."""
+    size, sharding = run.plan.batch_size, batch_sharding(run.mesh)
+    labels = ((size, len(run.train.class_names)), jnp.float32)
+    arrays = {
+        "image": ((size, *run.state["image_shape"]), jnp.uint8),
+        "label": labels if run.train.multi_label else ((size,), jnp.int32),
+        "mask": ((size,), jnp.float32),
+    }
+    return {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+        for name, (shape, dtype) in arrays.items()
+    }
+
+
+def find_changes(
+    config: ConfigDict, topology: Topology, budget: Budget, *, classes: int | None = None
+) -> Iterator[tuple[str, Budget]]:
+    """Compiles changes of a config, those first that cost a run least, until one makes it fit.
+
+    Gives each as the command line has it, with its budget; `budget` is that without a change.
+    What cannot help is left out: where the state alone is too large, all but fsdp, and a part of
+    a batch that the mesh does not divide.
+    """
+    for change in changes_that_save(config, topology, classes=classes):
+        if budget.state > budget.usable and "mesh.fsdp" not in change:
+            continue
+        changed = config.copy_and_resolve_references()
+        changed.update_from_flattened_dict(change)
+        try:
+            budget = make_budget(changed, topology, classes=classes)
+        except UserError:
+            continue
+        yield " ".join(f"--config.{key}={value}" for key, value in change.items()), budget
+        if budget.fits:
+            return
+
+
+def changes_that_save(
+    config: ConfigDict, topology: Topology, *, classes: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """Gives the keys of changes that may save memory, the cheapest first.
+
+    Parts of a batch cost nothing but small products, rematerialisation a forward pass, fsdp
+    traffic; of fsdp only the largest that divides the model.
+    """
+    parts = [{"optim.accum_steps": n} for n in (2, 4, 8) if n > config.optim.accum_steps]
+    remat = {} if config.model.remat in (True, "full") else {"model.remat": "full"}
+    yield from parts
+    if remat:
+        yield remat
+        yield from (remat | part for part in parts)
+    n = len(topology.devices)
+    for size in [k for k in range(n, max(1, config.mesh.fsdp), -1) if n % k == 0]:
+        mesh = {"mesh.data": -1, "mesh.fsdp": size}
+        changed = config.copy_and_resolve_references()
+        changed.update_from_flattened_dict(mesh)
+        try:
+            _lay_out(changed, topology, classes)
+        except UserError:
+            continue
+        yield from (mesh | more for more in ([{}] if remat else []))
+        yield from (mesh | remat | part for part in ({}, *parts))
+        return
+
+
+def _lay_out(config: ConfigDict, topology: Topology, classes: int | None) -> tuple[Run, TrainState]:
+    """Returns a run on a topology, and the layout of its state."""
+    config = config.copy_and_resolve_references()
+    config.init_from = None
+
+    def opener(data: dict[str, Any], *, seed: int) -> tuple[Source, Source]:
+        return describe_data(data, seed=seed, classes=classes or config.model.num_classes)
+
+    run = prepare(config, devices=topology.devices, opener=opener)
+    return run, state_layout(run.model, run.tx, **run.state)
+
+
+def _laid_out(model: Any, run: Run) -> Params:
+    shapes = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), jnp.zeros((1, *run.state["image_shape"])))
+    )["params"]
+    shardings = state_shardings(run.mesh, {"params": shapes})["params"]
+    return jax.tree.map(
+        lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at),
+        shapes,
+        shardings,
+    )
+
+
+def _bytes_of(tree: Any) -> int:
+    """Returns the bytes of a device's parts of arrays."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _compile(
+    lowered: jax.stages.Lowered, given: dict[str, int]
+) -> tuple[dict[str, int], dict[str, Traffic] | None]:
+    """Returns bytes by kind, what is given and what is not, and the collectives.
+
+    These are None where the compiler found no program that fits; it says what it would need.
+    """
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        needs = _TOO_LARGE.search(str(error))
+        if needs is None:
+            raise UserError(f"the step does not compile: {str(error).splitlines()[0]}") from error
+        total = int(float(needs[1]) * _UNITS[needs[2]])  # with what is given, whatever it says
+        return given | {"temporaries": max(0, total - sum(given.values()))}, None
+    sizes = compiled.memory_analysis()
+    besides = {
+        "padding": max(0, sizes.argument_size_in_bytes - sum(given.values())),
+        "temporaries": sizes.temp_size_in_bytes,
+        "outputs": sizes.output_size_in_bytes - sizes.alias_size_in_bytes,
+        "program": sizes.generated_code_size_in_bytes,
+    }
+    return given | besides, collectives(compiled.as_text())

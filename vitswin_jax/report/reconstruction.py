@@ -1,0 +1,115 @@
+"""What masked image modelling makes of images, as pictures and as a run's report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+from jaxtyping import UInt8
+
+from vitswin_jax.core.atomic import replacing
+from vitswin_jax.core.types import Params, Source
+from vitswin_jax.models.masked import MaskedModel, Reconstruction, enlarge
+from vitswin_jax.models.pretraining import describe_method
+from vitswin_jax.report import figures
+from vitswin_jax.report.page import percent, template
+from vitswin_jax.report.pages import environment
+from vitswin_jax.report.runs import read_config, read_metrics
+
+_GREY = 160
+_SMALL = 96  # pictures of fewer pixels a side are shown enlarged, with their pixels
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images three times, each uint8 (n, h, w, 3) in [0, 255]."""
+
+    original: UInt8[np.ndarray, "n h w c"]
+    masked: UInt8[np.ndarray, "n h w c"]
+    """Grey where patches were hidden."""
+    reconstructed: UInt8[np.ndarray, "n h w c"]
+    """The hidden patches as predicted, the others as they were."""
+
+    @classmethod
+    def of(
+        cls,
+        images: UInt8[np.ndarray, "n h w c"],
+        out: Reconstruction,
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> Pictures:
+        """Returns the pictures of images and what was made of them, normalised by mean and std."""
+        painted = (np.asarray(out.image) * np.asarray(std) + np.asarray(mean)) * 255
+        grid = out.masks.shape[1:]
+        cell = tuple(a // b for a, b in zip(images.shape[1:3], grid, strict=True))
+        hidden = np.asarray(enlarge(out.masks, cell))[..., None]
+        return cls(
+            images,
+            np.where(hidden, np.uint8(_GREY), images),
+            np.where(hidden, painted.round().clip(0, 255).astype(np.uint8), images),
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns the three of each image as `data:` URIs, for a page."""
+        triples = zip(self.original, self.masked, self.reconstructed, strict=True)
+        small = max(self.original.shape[1:3]) < _SMALL
+        return [
+            {"pictures": [figures.picture(image) for image in triple], "small": small}
+            for triple in triples
+        ]
+
+
+def write_pretraining_report(
+    path: str | os.PathLike[str],
+    *,
+    title: str,
+    model: MaskedModel,
+    params: Params,
+    numbers: Mapping[str, float],
+    pictures: Pictures,
+    source: Source,
+    workdir: str | os.PathLike[str],
+    command: str | None,
+    origin: Mapping[str, Any] | None,
+) -> Path:
+    """Writes the report of a model that was pre-trained without labels; returns `path`.
+
+    `numbers` are of the test images of `source`: the loss, and the accuracies of probes in [0, 1].
+    Raises UserError where the file cannot be written.
+    """
+    shown = {
+        "test loss": f"{numbers['test/loss']:.4f}",
+        **{
+            name: percent(numbers[key])
+            for key, name in (
+                ("test/knn_accuracy", "nearest neighbours"),
+                ("test/linear_accuracy", "linear probe"),
+            )
+            if key in numbers
+        },
+        "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,}",
+        "of the encoder": f"{sum(x.size for x in jax.tree.leaves(params['encoder'])):,}",
+    }
+    encoder = type(model.encoder).__name__
+    page = template("pretraining.html").render(
+        title=title,
+        subtitle=f"{encoder} on {source.name}, {len(source):,} images, whose labels it never saw",
+        command=command,
+        numbers=shown.items(),
+        curves=figures.curves(read_metrics(workdir)),
+        origin=origin,
+        rows=pictures.rows(),
+        method=describe_method(model).items(),
+        environment=environment(),
+        config=flatten_dict(read_config(workdir), sep=".").items(),
+    )
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return Path(path)

@@ -1,0 +1,99 @@
+"""What the folders of runs say: their numbers, their configs, and two runs side by side."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flax.traverse_util import flatten_dict
+
+from vitswin_jax.core.types import UserError
+from vitswin_jax.report.figures import Series
+
+SAME_SPLIT = ("data.dataset", "data.test_split", "data.holdout", "seed")
+_ACCURACY, _LOSS = "test/accuracy", "test/loss"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A run's results at the last step at which both were evaluated."""
+
+    name: str
+    started_from: str
+    accuracy: float  # fraction in [0, 1]
+    loss: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a report says of two runs."""
+
+    step: int | None
+    """None where they were never evaluated at the same step."""
+    runs: tuple[Compared, ...]
+    accuracies: tuple[Series, Series]
+    """Over steps, this run's first."""
+
+
+def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, Series]:
+    """Returns the series of a run's metrics.jsonl, in the order of steps; {} where there is none.
+
+    A run that was killed may have left half a line, and one that was resumed may have repeated
+    steps, of which the last counts.
+    """
+    path = Path(workdir) / "metrics.jsonl"
+    if not path.exists():
+        return {}
+    values: dict[str, dict[float, float]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        for key, value in row.items():
+            if key != "step" and isinstance(value, int | float):
+                values.setdefault(key, {})[row["step"]] = value
+    return {key: tuple(zip(*sorted(series.items()), strict=True)) for key, series in values.items()}
+
+
+def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns a run's config.json; {} where there is none."""
+    path = Path(workdir) / "config.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def check_comparable(config: dict[str, Any], other: str | os.PathLike[str]) -> None:
+    """Raises UserError unless a folder has a run that was evaluated on the same test split."""
+    if _ACCURACY not in read_metrics(other):
+        raise UserError(f"compare_to={other}: has no evaluations in a metrics.jsonl.")
+    ours, theirs = (flatten_dict(c, sep=".") for c in (config, read_config(other)))
+    wrong = [
+        f"{key} is {theirs.get(key)!r} there and {ours[key]!r} here"
+        for key in SAME_SPLIT
+        if theirs.get(key) != ours[key]
+    ]
+    if wrong:
+        raise UserError(f"compare_to={other}: was tested on other data: {'; '.join(wrong)}.")
+
+
+def compare(workdir: str | os.PathLike[str], other: str | os.PathLike[str]) -> Comparison:
+    """Compares the runs of two folders at the last step at which both were evaluated."""
+    series = [read_metrics(folder) for folder in (workdir, other)]
+    values = [{key: dict(zip(*s[key], strict=True)) for key in (_ACCURACY, _LOSS)} for s in series]
+    common = set(values[0][_ACCURACY]) & set(values[1][_ACCURACY])
+    step = max(common, default=None)
+    runs = ()
+    if step is not None:
+        runs = tuple(
+            Compared(
+                Path(folder).name,
+                read_config(folder).get("init_from") or "chance",
+                numbers[_ACCURACY][step],
+                numbers[_LOSS][step],
+            )
+            for folder, numbers in zip((workdir, other), values, strict=True)
+        )
+    return Comparison(step, runs, (series[0][_ACCURACY], series[1][_ACCURACY]))

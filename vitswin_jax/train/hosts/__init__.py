@@ -1,0 +1,1 @@
+"""Several hosts: joining, watching, signals."""

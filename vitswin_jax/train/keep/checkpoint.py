@@ -1,0 +1,267 @@
+"""Checkpoints of parameters, optimizer, step and data iterator, by Orbax in the background."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import math
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as managers
+
+from vitswin_jax.core.types import UserError
+from vitswin_jax.train.hosts.join import check_same, raising_together
+from vitswin_jax.train.keep.stored import (
+    DamagedError,
+    agree,
+    check_same_arrays,
+    describe,
+    read_meta,
+    read_state,
+    seal,
+    trees_of,
+)
+from vitswin_jax.train.state import TrainState
+
+log = logging.getLogger(__name__)
+
+METRIC = "test/accuracy"
+_LOST = re.compile(r"Gloo|TimeoutError|barrier|heartbeat|coordination service", re.IGNORECASE)
+
+
+class Checkpoints:
+    """The checkpoints of one run; a context manager that ends only when all is written.
+
+    A step's checkpoint has the items `params`, `opt_state` and, where there is one, `ema` (arrays),
+    `metrics` (JSON: what the step was tested with), and `meta` (JSON: the step, the next global
+    batch of the data, which is all there is to the iterator's state, since its stream is a function
+    of seed and position; and shape, dtype and checksum of every array). What a killed process left
+    half-written is never restored, nor is what was damaged later.
+
+    The `newest` are kept, the `best` in test accuracy, and those of every `every` steps.
+    """
+
+    def __init__(
+        self, folder: Path, *, newest: int, best: int = 0, every: int | None = None
+    ) -> None:
+        self._folder = folder.resolve()
+        policies = [
+            managers.LatestN(newest),
+            managers.BestN(get_metric_fn=_metric, n=best, keep_checkpoints_without_metrics=False),
+        ]
+        if every is not None:
+            policies.append(managers.EveryNSteps(every))
+        self._options = ocp.CheckpointManagerOptions(
+            cleanup_tmp_directories=True,
+            best_fn=_metric,  # or metrics would not be written
+            preservation_policy=managers.AnyPreservationPolicy(policies),
+            # A folder that cannot be made raises, and leaves no threads that wait for it.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+        )
+        self._opened: ocp.CheckpointManager | None = None
+        self._begun: int | None = None
+        self._failed = False
+
+    def __enter__(self) -> Checkpoints:
+        self._unhush = _hush_tracebacks()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if self._opened is not None:
+                self.wait()
+                self._opened.close()
+        finally:
+            if not self._failed:  # or Orbax's threads have more to say until the program ends
+                self._unhush()
+
+    @property
+    def _manager(self) -> ocp.CheckpointManager:
+        """Orbax's manager, which reads the folder when it is first used: damage is then aside."""
+        if self._opened is None:
+            self._opened = ocp.CheckpointManager(self._folder, options=self._options)
+        return self._opened
+
+    def save(
+        self, state: TrainState, *, next_batch: int, metrics: Mapping[str, float] | None = None
+    ) -> None:
+        """Starts to write a state; nothing happens where its step is on disk already.
+
+        `metrics` is what it was tested with, if it was. Raises UserError where it, or the one
+        before, cannot be written.
+        """
+        step = int(state.step)
+        if step == self._manager.latest_step():
+            return
+        metrics = dict(metrics or {})
+        about = {"step": step, "data": {"next_batch": next_batch}, "metrics": metrics}
+        meta = seal({**about, "arrays": describe(state)})
+        items = {name: ocp.args.StandardSave(tree) for name, tree in trees_of(state).items()}
+        self.wait()
+        self._begun = step
+        args = ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta))
+        with self._one_line():
+            # Forced, Orbax does not ask whether hosts are to stop, which counts steps of its own.
+            self._manager.save(step, args=args, metrics=metrics, force=True)
+
+    def wait(self) -> None:
+        """Waits until all is written; raises UserError where it could not be."""
+        with self._one_line():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _one_line(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            if _LOST.search(repr(error)):  # of a host: what `joined` does with it is its business
+                raise
+            self._failed = True
+            newest = self._manager.latest_step()
+            left = "no other is there" if newest is None else f"the newest is of step {newest}"
+            raise UserError(
+                f"cannot write the checkpoint of step {self._begun} in {self._folder}: "
+                f"{_reason(error)}; the run stops, and {left}."
+            ) from error
+
+    def restore_or(
+        self, create: Callable[[], TrainState], layout: TrainState
+    ) -> tuple[TrainState, int]:
+        """Returns the newest whole checkpoint, laid out by `layout`, and its data's next batch.
+
+        Where there is none at all it returns what `create` does, and 0. Newer ones that are damaged
+        are named and renamed. Raises UserError where all are damaged, or for another model's.
+        """
+        steps = sorted(_steps_in(self._folder), reverse=True)
+        check_same({f"steps in {self._folder}": steps})  # a network's folder may be late somewhere
+        if not steps:
+            return create(), 0
+        state, meta = self._first_whole(steps, layout)
+        return state, meta["data"]["next_batch"]
+
+    def restore_best(self, layout: TrainState) -> TrainState:
+        """Returns the best whole checkpoint, without what is the optimizer's."""
+        self.wait()
+        best = self._manager.best_step()
+        steps = sorted(self._manager.all_steps(), key=lambda step: (step != best, -step))
+        state, _ = self._first_whole(steps, layout, leave_out=("opt_state",))
+        return state
+
+    def _first_whole(
+        self, steps: Iterable[int], layout: TrainState, *, leave_out: Iterable[str] = ()
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """Returns the first of some checkpoints that is whole; sets damaged ones aside.
+
+        Of those behind it, only what they say of themselves is looked at.
+        """
+        found, damaged = None, {}
+        for step in steps:
+            folder = self._folder / str(step)
+            try:
+                meta = _agreed_meta(folder)
+                if found is None:
+                    check_same_arrays(folder, meta, layout)
+                    needed = layout.replace(**dict.fromkeys(leave_out))
+                    found = read_state(folder, meta, needed), meta
+            except DamagedError as error:
+                damaged[folder] = str(error)
+        if found is None:
+            each = "; ".join(f"{folder.name} ({reason})" for folder, reason in damaged.items())
+            raise UserError(
+                f"{self._folder}: every checkpoint is damaged: {each}. Remove the folder to start "
+                "again, or choose another --workdir."
+            )
+        for folder, reason in damaged.items():
+            aside = _set_aside(folder)
+            log.warning(
+                "%s: damaged: %s; it is now %s, and step %s is used.",
+                folder,
+                reason,
+                aside.name,
+                found[1]["step"],
+            )
+        return found
+
+
+def _agreed_meta(folder: Path) -> dict[str, Any]:
+    """Returns what is said of a checkpoint where all hosts can read it; raises DamagedError."""
+    meta, problem = {}, None
+    try:
+        meta = read_meta(folder)
+    except DamagedError as error:
+        problem = str(error)
+    agree(problem)
+    return meta
+
+
+def _steps_in(folder: Path) -> list[int]:
+    if not folder.is_dir():
+        return []
+    return [int(path.name) for path in folder.iterdir() if path.name.isdigit() and path.is_dir()]
+
+
+def _set_aside(folder: Path) -> Path:
+    """Renames a damaged checkpoint, so that its step can be saved again; returns its new path."""
+    names = (f"{folder.name}.damaged-{number}" for number in itertools.count(1))
+    aside = next(path for path in map(folder.with_name, names) if not path.exists())
+    with raising_together():
+        try:
+            if jax.process_index() == 0:
+                folder.rename(aside)
+        except OSError as error:
+            raise UserError(
+                f"{folder}: damaged, and cannot be renamed: {error.strerror}."
+            ) from error
+    return aside
+
+
+def _metric(metrics: Mapping[str, float]) -> float:
+    """Returns what checkpoints are ranked by; one that was not tested is the last."""
+    return metrics.get(METRIC, -math.inf)
+
+
+def _reason(error: Exception) -> str:
+    """Returns what went wrong without TensorStore's account of where it did."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).splitlines()[0].rpartition(": ")[2].partition(" [")[0]
+
+
+def _hush_tracebacks() -> Callable[[], None]:
+    """Keeps off the screen what Orbax's threads print of an error that is raised as one line.
+
+    Orbax waits for the first write that fails; of the others, asyncio logs each exception that
+    nobody asked for. Returns a function that ends this.
+    """
+
+    def is_line(record: logging.LogRecord) -> bool:
+        return not record.exc_info
+
+    def show(unraisable: Any) -> None:
+        # Of writes that were given up with the one that failed.
+        if not re.search("Event loop is closed|was never awaited", str(unraisable.exc_value)):
+            before(unraisable)
+
+    def undo() -> None:
+        sys.unraisablehook = before
+        for logger in loggers:
+            logger.removeFilter(is_line)
+
+    before, loggers = sys.unraisablehook, [logging.getLogger(name) for name in ("absl", "asyncio")]
+    for logger in loggers:
+        logger.addFilter(is_line)
+    sys.unraisablehook = show
+    return undo

@@ -1,0 +1,210 @@
+"""One checkpoint on disk: what it says of its arrays, and reading them back whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import tensorstore as ts
+from jax import lax
+from jax.experimental import multihost_utils
+
+from vitswin_jax.core.types import UserError
+from vitswin_jax.train.optim.groups import path_of
+from vitswin_jax.train.state import TrainState
+
+CACHE_BYTES = 2**30  # of chunks that devices of one host have parts of
+ODD = 0x9E3779B1
+
+
+class DamagedError(Exception):
+    """A checkpoint that is not as it was written; the message says in what."""
+
+
+def trees_of(state: TrainState) -> dict[str, Any]:
+    """Returns the trees of arrays of a state by item; one that is None has no item."""
+    trees = {"params": state.params, "opt_state": state.opt_state, "ema": state.ema}
+    return {name: tree for name, tree in trees.items() if tree is not None}
+
+
+def describe(state: TrainState) -> dict[str, list[Any]]:
+    """Returns [shape, dtype, checksum] of every array of a state, by its path.
+
+    They are what tells another model's checkpoint from a damaged one, and a damaged array from a
+    whole one: Orbax compresses without a checksum, and a flipped bit of its files loads silently.
+    """
+    arrays = _leaves(trees_of(state))
+    sums = jax.device_get(checksums(arrays))
+    return {path: [*_kind(leaf), int(sums[path])] for path, leaf in arrays.items()}
+
+
+@jax.jit
+def checksums(arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns the checksum of each array: one program, whose sums over devices have one order."""
+    return {path: checksum(array) for path, array in arrays.items()}
+
+
+def checksum(array: jax.Array) -> jax.Array:
+    """Returns the sum of an array's bit patterns, each times an odd number of its place: uint32 ().
+
+    Integers add up modulo 2**32 exactly in any order, so it is the same on every mesh; and no
+    single flipped bit leaves it as it was.
+    """
+    if array.dtype == jnp.bool_:
+        array = array.astype(jnp.uint8)
+    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[array.dtype.itemsize]
+    bits = lax.bitcast_convert_type(array, unsigned).astype(jnp.uint32)
+    place = jnp.zeros(array.shape, jnp.uint32)
+    for axis in range(array.ndim):
+        place = place * jnp.uint32(ODD) + lax.broadcasted_iota(jnp.uint32, array.shape, axis)
+    return jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32)
+
+
+def seal(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what is written about a checkpoint with a checksum of its own."""
+    return {**meta, "checksum": _sum(meta)}
+
+
+def _sum(content: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """Returns what was sealed with the checkpoint in `folder`; raises DamagedError.
+
+    Orbax's own files about it, which its manager reads at its start, must be as they were too.
+    """
+    meta = _read_json(folder, "meta/metadata")
+    _read_json(folder, "_CHECKPOINT_METADATA")
+    content = {key: value for key, value in meta.items() if key != "checksum"}
+    if _sum(content) != meta.get("checksum"):
+        raise DamagedError("meta/metadata is not what was written")
+    if str(content["step"]) != folder.name:
+        raise DamagedError(f"meta/metadata is of step {content['step']}")
+    if _sum(_read_json(folder, "metrics/metrics")) != _sum(content["metrics"]):
+        raise DamagedError("metrics/metrics is not what was written")
+    return content
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads((folder / name).read_text())
+    except FileNotFoundError as error:
+        raise DamagedError(f"{name} is missing") from error
+    except OSError as error:
+        raise DamagedError(f"{name} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise DamagedError(f"{name} is not JSON") from error
+    if not isinstance(value, dict):
+        raise DamagedError(f"{name} is not what was written")
+    return value
+
+
+def check_same_arrays(folder: Path, meta: Mapping[str, Any], layout: TrainState) -> None:
+    """Raises UserError for a checkpoint of another model or optimizer, with all that differs."""
+    theirs = {path: kind for path, (*kind, _) in meta["arrays"].items()}
+    ours = {path: _kind(leaf) for path, leaf in _leaves(trees_of(layout)).items()}
+    wrong = [f"{path} is not in it" for path in sorted(ours.keys() - theirs.keys())]
+    wrong += [f"nothing takes {path}" for path in sorted(theirs.keys() - ours.keys())]
+    wrong += [
+        f"{path} is {_say(theirs[path])} and must be {_say(ours[path])}"
+        for path in sorted(ours.keys() & theirs.keys())
+        if ours[path] != theirs[path]
+    ]
+    if wrong:
+        raise UserError(
+            f"{folder}: is a checkpoint of another model or optimizer: {'; '.join(wrong)}. Choose "
+            "another --workdir, or go on with the config that wrote it."
+        )
+
+
+def read_state(folder: Path, meta: Mapping[str, Any], layout: TrainState) -> TrainState:
+    """Returns the state in `folder`, each device given its part of it, laid out by `layout`.
+
+    Raises DamagedError on every host where one of them cannot read its part, or an array is not
+    what it was. All hosts call it; none waits for another while it reads.
+    """
+    problem, restored = None, {}
+    try:
+        for name, tree in trees_of(layout).items():
+            restored[name] = _read_tree(folder / name, tree)
+    except DamagedError as error:
+        problem = str(error)
+    agree(problem)
+    sums = jax.device_get(checksums(_leaves(restored)))
+    changed = [path for path, total in sums.items() if int(total) != meta["arrays"][path][2]]
+    if changed:
+        others = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise DamagedError(f"{changed[0]}{others} is not what was written")
+    step = jax.device_put(jnp.int32(meta["step"]), layout.step.sharding)
+    return layout.replace(step=step, **restored)
+
+
+def agree(problem: str | None) -> None:
+    """Raises DamagedError on all hosts where one of them has a problem."""
+    others = multihost_utils.process_allgather(jnp.asarray(problem is not None))
+    if problem is not None:
+        raise DamagedError(problem)
+    if others.any():
+        raise DamagedError("another host cannot read it")
+
+
+def _read_tree(folder: Path, layout: Any) -> Any:
+    """Returns the tree of arrays that Orbax wrote to `folder`: zarr in an OCDBT database.
+
+    TensorStore reads it as Orbax has it do; but Orbax leaves its other reads behind at the first
+    that fails, each to print a traceback, and keeps the other hosts at a barrier.
+    """
+    context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
+    leaves, tree = jax.tree_util.tree_flatten_with_path(layout)
+    database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
+    opening = []
+    for path, _ in leaves:
+        kvstore = {**database, "path": path_of(path).replace("/", ".") + "/"}
+        spec = {"driver": "zarr", "kvstore": kvstore}
+        opening.append(ts.open(spec, open=True, read=True, context=context))
+    try:
+        reading = [
+            _begin_reads(store.result(), leaf)
+            for store, (_, leaf) in zip(opening, leaves, strict=True)
+        ]
+        arrays = [
+            jax.make_array_from_callback(
+                leaf.shape, leaf.sharding, lambda index, reads=reads: reads[str(index)].result()
+            )
+            for reads, (_, leaf) in zip(reading, leaves, strict=True)
+        ]
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{folder.name} cannot be read: {_in_short(error)}") from error
+    return tree.unflatten(arrays)
+
+
+def _begin_reads(store: ts.TensorStore, leaf: jax.ShapeDtypeStruct) -> dict[str, ts.Future]:
+    """Begins to read this host's parts of an array, each once; by what `index` they have."""
+    parts = leaf.sharding.addressable_devices_indices_map(leaf.shape).values()
+    return {name: store[part].read() for name, part in {str(part): part for part in parts}.items()}
+
+
+def _in_short(error: Exception) -> str:
+    """Returns TensorStore's message without its specification, which is longer than a screen."""
+    text = re.sub(r' in OCDBT database at local file "[^"]*"', "", str(error))
+    return text.partition(" [tensorstore_spec=")[0].partition(" [source locations=")[0]
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    return {path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _kind(leaf: Any) -> list[Any]:
+    return [list(leaf.shape), str(leaf.dtype)]
+
+
+def _say(kind: list[Any]) -> str:
+    shape, dtype = kind
+    return f"{dtype} {tuple(shape)}"

@@ -1,0 +1,153 @@
+"""Low-rank adapters: kernels stay as they are, and W + α / r · A B is trained beside them (LoRA).
+
+Pure functions of a tree of parameters, in loop or in scan layout: `add_lora` puts `lora_a` and
+`lora_b` beside each adapted `kernel`, `merge_lora` returns the tree that the model takes and that
+files have, and `split` and `join` divide what is trained from what is not.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax.linen.initializers import variance_scaling
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Key
+
+from vitswin_jax.core.types import Params, UserError
+
+INPUT_AXES: tuple[tuple[str, int], ...] = (
+    # (pattern of a kernel's whole path, how many of its axes are inputs), the first that matches;
+    # the others are outputs. A kernel that no row covers cannot be adapted.
+    (r"(.*/)?attn(_pool)?/(qkv|q|kv)/kernel", 1),  # (c, 3, heads, d)
+    (r"(.*/)?attn(_pool)?/proj/kernel", 2),  # (heads, d, c)
+    (r"(.*/)?mlp/fc[12]/kernel", 1),
+    (r"(.*/)?(downsample/reduction|pre_logits)/kernel", 1),
+)
+_SCANNED = r"(.*/)?(blocks|pairs)/.*"  # a leading axis of blocks
+_A, _B = "lora_a", "lora_b"
+# U(-1/√n, 1/√n) for n inputs, as the authors' code draws A; B is zero.
+_draw_a = variance_scaling(1 / 3, "fan_in", "uniform", in_axis=0, out_axis=1)
+
+
+@dataclass(frozen=True)
+class Lora:
+    """What is adapted and what is trained besides (arXiv:2106.09685, section 4).
+
+    `kernels` and `train` are expressions for whole paths of parameters: those that get adapters,
+    and those that are trained themselves, such as the head. Raises UserError that lists what is
+    wrong.
+    """
+
+    rank: int
+    alpha: float
+    kernels: str
+    train: str
+
+    def __post_init__(self) -> None:
+        wrong = [] if self.rank > 0 else [f"rank={self.rank} must be above 0"]
+        wrong += [] if self.alpha > 0 else [f"alpha={self.alpha} must be above 0"]
+        for field in ("kernels", "train"):
+            try:
+                re.compile(getattr(self, field))
+            except re.error as error:
+                wrong.append(f"{field}={getattr(self, field)!r} is no expression ({error})")
+        if wrong:
+            raise UserError(f"lora: {'; '.join(wrong)}.")
+
+
+def make_lora(*, rank: int | None, alpha: float, kernels: str, train: str) -> Lora | None:
+    """Returns the adapters that `config.lora` asks for, None where it has no rank."""
+    return None if rank is None else Lora(rank, alpha, kernels, train)
+
+
+def add_lora(params: Params, lora: Lora, key: Key[Array, ""]) -> Params:
+    """Returns the parameters with adapters beside the kernels that `lora.kernels` fits.
+
+    B is zero, so that the model is still the same. Raises UserError where no parameter fits, or one
+    that cannot be adapted.
+    """
+    flat = flatten_dict(params, sep="/")
+    chosen = [path for path in sorted(flat) if re.fullmatch(lora.kernels, path)]
+    axes = {path: _input_axes(path) for path in chosen}
+    other = [path for path, count in axes.items() if count is None]
+    if other or not chosen:
+        what = f"fits {', '.join(other)}, which have no adapters" if other else "fits no parameter"
+        raise UserError(f"lora.kernels={lora.kernels!r} {what}; there are {_some(flat)}.")
+    if lora.train and not any(re.fullmatch(lora.train, path) for path in flat):
+        raise UserError(f"lora.train={lora.train!r} fits no parameter; there are {_some(flat)}.")
+    for path, path_key in zip(chosen, jax.random.split(key, len(chosen)), strict=True):
+        kernel, stem = flat[path], path.removesuffix("kernel")
+        depth, shape = _divide(path, kernel.shape)
+        inputs, outputs = shape[: axes[path]], shape[axes[path] :]
+
+        # Each block's own, by its own number of inputs.
+        blocks = jax.random.split(path_key, math.prod(depth))
+        drawn = [_draw_a(block, (math.prod(inputs), lora.rank), jnp.float32) for block in blocks]
+        flat[stem + _A] = jnp.stack(drawn).reshape(*depth, *inputs, lora.rank)
+        flat[stem + _B] = jnp.zeros((*depth, lora.rank, *outputs), jnp.float32)
+    return unflatten_dict(flat, sep="/")
+
+
+def merge_lora(params: Params, lora: Lora) -> Params:
+    """Returns the model's own parameters: kernels are W + α / r · A B, and adapters are gone."""
+    flat = flatten_dict(params, sep="/")
+    merged = without_lora(flat)
+    for path, a in flat.items():
+        stem, _, leaf = path.rpartition("/")
+        if leaf == _A:
+            product = functools.partial(jnp.tensordot, axes=1)
+            product = jax.vmap(product) if re.fullmatch(_SCANNED, path) else product
+            change = lora.alpha / lora.rank * product(a, flat[f"{stem}/{_B}"])
+            merged[f"{stem}/kernel"] = flat[f"{stem}/kernel"] + change
+    return unflatten_dict(merged, sep="/")
+
+
+def without_lora(flat: Mapping[str, object]) -> dict[str, object]:
+    """Returns the paths of a flat tree that the model has itself."""
+    return {path: leaf for path, leaf in flat.items() if path.rpartition("/")[2] not in (_A, _B)}
+
+
+def split(params: Params, lora: Lora | None) -> tuple[Params, Params]:
+    """Returns (trained, frozen) parameters; without `lora` all are trained."""
+    if lora is None:
+        return params, {}
+    flat = flatten_dict(params, sep="/")
+    trained = {
+        path: leaf
+        for path, leaf in flat.items()
+        if path.rpartition("/")[2] in (_A, _B) or re.fullmatch(lora.train, path)
+    }
+    frozen = {path: leaf for path, leaf in flat.items() if path not in trained}
+    return unflatten_dict(trained, sep="/"), unflatten_dict(frozen, sep="/")
+
+
+def join(trained: Params, frozen: Params) -> Params:
+    """Returns all parameters; the inverse of `split`."""
+    return unflatten_dict(flatten_dict(frozen) | flatten_dict(trained)) if frozen else trained
+
+
+def model_params(trained: Params, frozen: Params, lora: Lora | None) -> Params:
+    """Returns what the model takes, of parameters that `split` divided."""
+    params = join(trained, frozen)
+    return params if lora is None else merge_lora(params, lora)
+
+
+def _input_axes(path: str) -> int | None:
+    return next((axes for pattern, axes in INPUT_AXES if re.fullmatch(pattern, path)), None)
+
+
+def _divide(path: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Returns the axis of scanned blocks, () where there is none, and one block's axes."""
+    count = 1 if re.fullmatch(_SCANNED, path) else 0
+    return shape[:count], shape[count:]
+
+
+def _some(flat: Mapping[str, object]) -> str:
+    paths = [path for path in sorted(flat) if _input_axes(path) is not None]
+    return ", ".join([*paths[:3], "..."])

@@ -1,0 +1,186 @@
+"""Learning rates as functions of the step, from the keys of `config.optim`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vitswin_jax.core.choices import check_choice, own_keys
+from vitswin_jax.core.types import UserError
+
+# A decay is made from the peak, the end and its length, and from keys that it alone reads; it
+# counts from its own start.
+
+
+def _cosine(peak: float, end: float, length: int) -> optax.Schedule:
+    return optax.cosine_decay_schedule(peak, max(length, 1), alpha=end / peak if peak else 0.0)
+
+
+def _linear(peak: float, end: float, length: int) -> optax.Schedule:
+    return optax.linear_schedule(peak, end, max(length, 1))
+
+
+def _constant(peak: float, end: float, length: int) -> optax.Schedule:
+    del end, length
+    return optax.constant_schedule(peak)
+
+
+def _rsqrt(
+    peak: float, end: float, length: int, *, timescale_steps: int | float = 10_000
+) -> optax.Schedule:
+    del end, length
+    return lambda t: peak / jnp.sqrt(1 + t / timescale_steps)
+
+
+def _multistep(
+    peak: float,
+    end: float,
+    length: int,
+    *,
+    milestone_steps: Sequence[int] = (),
+    gamma: float = 0.1,
+) -> optax.Schedule:
+    del end, length
+    return optax.piecewise_constant_schedule(peak, dict.fromkeys(milestone_steps, gamma))
+
+
+SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
+    "cosine": _cosine,
+    "linear": _linear,
+    "rsqrt": _rsqrt,
+    "multistep": _multistep,
+    "constant": _constant,
+}
+END_BY_THEMSELVES = ("cosine", "linear")  # the others reach `end_lr` by a cooldown alone
+
+
+def make_schedule(
+    *,
+    schedule: str,
+    peak_lr: float,
+    total_steps: int,
+    warmup_steps: int = 0,
+    warmup_lr: float = 0.0,
+    end_lr: float = 0.0,
+    cooldown_steps: int = 0,
+    warmup_prefix: bool = True,
+    milestone_steps: Sequence[int] = (),
+    timescale_steps: int | float | None = None,
+    gamma: float | None = None,
+    schedule_unit: str = "step",
+    steps_per_epoch: float | None = None,
+) -> optax.Schedule:
+    """Returns the learning rate as a function of the step, from 0; docs/optim.md has the formulas.
+
+    Linear from `warmup_lr` to `peak_lr` over `warmup_steps`, then as `schedule` says, and over the
+    last `cooldown_steps` drawn linearly to `end_lr`. The decay begins behind the warmup or, without
+    `warmup_prefix`, at step 0, and the warmup covers its beginning. Milestones count from step 0.
+    With `schedule_unit` "epoch" the rate changes once an epoch, and every count is of whole epochs.
+    Raises UserError for an unknown schedule, keys that it does not read, and counts that do not fit
+    each other.
+    """
+    check_choice("schedule", schedule, SCHEDULES)
+    check_choice("schedule_unit", schedule_unit, ("step", "epoch"))
+    given = {"milestone_steps": tuple(milestone_steps) or None, "gamma": gamma}
+    given["timescale_steps"] = timescale_steps
+    own = own_keys(f"schedule={schedule!r}", SCHEDULES[schedule], given)
+    counts = {"total": total_steps, "warmup": warmup_steps, "cooldown": cooldown_steps}
+    _check(schedule, counts, own, end_lr=end_lr)
+    if schedule_unit == "epoch":
+        counts, own = _in_epochs(counts, own, steps_per_epoch)
+    start = counts["warmup"] if warmup_prefix else 0
+    if "milestone_steps" in own:
+        own["milestone_steps"] = [each - start for each in own["milestone_steps"]]
+    decay = SCHEDULES[schedule](peak_lr, end_lr, counts["total"] - start, **own)
+    rate = _between(decay, start, peak_lr=peak_lr, warmup_lr=warmup_lr, end_lr=end_lr, **counts)
+    if schedule_unit == "step":
+        return rate
+    # Exact for any number of steps an epoch, which a division in float32 is not.
+    epochs = range(1, counts["total"])
+    starts = np.array([math.ceil(round(i * steps_per_epoch, 6)) for i in epochs], np.int32)
+    return lambda step: rate(jnp.searchsorted(starts, jnp.asarray(step), side="right"))
+
+
+def _between(
+    decay: optax.Schedule,
+    start: int,
+    *,
+    peak_lr: float,
+    warmup_lr: float,
+    end_lr: float,
+    total: int,
+    warmup: int,
+    cooldown: int,
+) -> optax.Schedule:
+    """Puts the warmup before a decay that counts from `start`, and the cooldown on its end."""
+
+    def cooled(t: Any) -> Any:
+        rate = decay(t - start)
+        if not cooldown:
+            return rate
+        return end_lr + (rate - end_lr) * jnp.clip((total - t) / cooldown, 0.0, 1.0)
+
+    if not warmup:
+        return cooled
+    rise = optax.linear_schedule(warmup_lr, peak_lr, warmup)
+    return optax.join_schedules([rise, lambda t: cooled(t + warmup)], [warmup])
+
+
+def _check(
+    schedule: str, counts: Mapping[str, int], own: Mapping[str, Any], *, end_lr: float
+) -> None:
+    total, warmup, cooldown = counts["total"], counts["warmup"], counts["cooldown"]
+    wrong = []
+    if warmup and warmup >= total:
+        wrong.append(f"the warmup of {warmup} steps must be shorter than the run of {total}")
+    elif cooldown and warmup + cooldown > total:
+        wrong.append(
+            f"the warmup of {warmup} and the cooldown of {cooldown} steps do not fit in the run of "
+            f"{total}"
+        )
+    if end_lr and not cooldown and schedule not in END_BY_THEMSELVES:
+        wrong.append(f"end_lr={end_lr} is for a cooldown, without which {schedule!r} never ends")
+    if schedule == "multistep":
+        milestones = own["milestone_steps"]
+        if not milestones:
+            wrong.append("'multistep' needs milestones, such as milestone_epochs=(60.0, 90.0)")
+        elif sorted(set(milestones)) != list(milestones) or milestones[0] < warmup:
+            wrong.append(
+                f"the milestones at steps {milestones} must rise, from the warmup's end at {warmup}"
+            )
+    if own.get("timescale_steps", 1) <= 0:
+        wrong.append(f"the timescale of {own['timescale_steps']} steps must be above 0")
+    if wrong:
+        raise UserError(f"optim: {'; '.join(wrong)}.")
+
+
+def _in_epochs(
+    counts: Mapping[str, int], own: Mapping[str, Any], steps_per_epoch: float | None
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """Returns the same counts in whole epochs; raises UserError for one that is no such number."""
+    if steps_per_epoch is None:
+        raise UserError("optim.schedule_unit='epoch' needs steps_per_epoch.")
+    broken = []
+
+    def epochs(name: str, steps: int) -> int:
+        count = round(steps / steps_per_epoch)
+        if abs(count * steps_per_epoch - steps) > 0.51:  # the steps themselves are rounded
+            broken.append(f"{name} is {steps / steps_per_epoch:.4g}")
+        return count
+
+    own = dict(own)
+    out = {name: epochs(name, steps) for name, steps in counts.items()}
+    if "timescale_steps" in own:
+        own["timescale_steps"] = own["timescale_steps"] / steps_per_epoch
+    if "milestone_steps" in own:
+        own["milestone_steps"] = [epochs("milestone", each) for each in own["milestone_steps"]]
+    if broken:
+        raise UserError(
+            f"optim.schedule_unit='epoch' counts whole epochs, but {', '.join(broken)} epochs."
+        )
+    return out, own

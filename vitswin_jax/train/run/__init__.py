@@ -1,0 +1,1 @@
+"""From a config to a run: data, model, starting weights, durations."""

@@ -1,0 +1,192 @@
+"""Everything counted in steps: the one place where epochs and examples become steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vitswin_jax.core.types import UserError
+
+UNITS = ("steps", "epochs", "examples")
+FINALS = ("last", "best")
+
+
+@dataclass(frozen=True)
+class Count:
+    """Something that a config counts, by one of three keys; the others are 0 or None."""
+
+    section: str
+    name: str
+    needed: bool = False
+
+    def key(self, unit: str) -> str:
+        """Returns the key of its section that says it in `unit`."""
+        if self.name == "total":  # epochs and examples say of themselves what they are of
+            return "total_steps" if unit == "steps" else unit
+        return f"{self.name}_{unit}"
+
+
+COUNTS = (
+    Count("optim", "total", needed=True),
+    Count("optim", "warmup"),
+    Count("optim", "cooldown"),
+    Count("optim", "timescale"),
+    Count("optim", "milestone"),  # several: a tuple
+    Count("run", "log", needed=True),
+    Count("run", "eval", needed=True),
+    Count("run", "checkpoint", needed=True),
+    Count("run", "keep_every"),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The length and the cadences of a run, in steps."""
+
+    total_steps: int
+    warmup_steps: int
+    log_every: int
+    eval_every: int
+    checkpoint_every: int
+    keep_checkpoints: int
+    batch_size: int
+    steps_per_epoch: float  # a batch may straddle two epochs
+    cooldown_steps: int = 0
+    timescale_steps: int | None = None
+    milestone_steps: tuple[int, ...] = ()
+    keep_best: int = 0
+    keep_every: int | None = None
+    final: str = "last"
+
+    def logs_at(self, step: int) -> bool:
+        """Returns whether metrics are logged after `step`."""
+        return due(step, self.log_every, total=self.total_steps)
+
+    def evaluates_at(self, step: int) -> bool:
+        """Returns whether the test split is evaluated after `step`."""
+        return due(step, self.eval_every, total=self.total_steps)
+
+    def saves_at(self, step: int) -> bool:
+        """Returns whether a checkpoint is saved after `step`: where one is due, or may be kept."""
+        return (
+            due(step, self.checkpoint_every, total=self.total_steps)
+            or (self.keep_best > 0 and self.evaluates_at(step))
+            or (self.keep_every is not None and step % self.keep_every == 0)
+        )
+
+    def schedule_counts(self) -> dict[str, Any]:
+        """Returns the counts of the learning rate's schedule, by `make_schedule`'s names."""
+        names = ("total", "warmup", "cooldown", "timescale", "milestone")
+        counts = {f"{name}_steps": getattr(self, f"{name}_steps") for name in names}
+        return counts | {"steps_per_epoch": self.steps_per_epoch}
+
+
+def make_plan(
+    optim: dict[str, Any],
+    run: dict[str, Any],
+    *,
+    num_examples: int,
+    batch_size: int,
+) -> Plan:
+    """Returns the run's plan, each count rounded to whole steps, at least 1.
+
+    Takes the counts from `config.optim`, as plain data, and leaves the rest there; reads all of
+    `config.run`. Raises UserError that lists every count that is given twice, is negative, or is
+    not above 0 where it has to be, and ValueError for a key of `run` that nothing reads.
+    """
+    sections, wrong, steps = {"optim": optim, "run": run}, [], {}
+    for count in COUNTS:
+        section = sections[count.section]
+        given = {unit: section.pop(count.key(unit)) for unit in UNITS if count.key(unit) in section}
+        wrong += _wrong(count, given)
+        per_step = {
+            "steps": 1.0,
+            "epochs": batch_size / num_examples,
+            "examples": float(batch_size),
+        }
+        steps[count.name] = next(
+            (_to_steps(value, per_step[unit]) for unit, value in given.items() if value), None
+        )
+    kept = {key: run.pop(key) for key in ("keep_checkpoints", "keep_best", "final")}
+    wrong += _wrong_kept(**kept)
+    if wrong:
+        raise UserError("; ".join(wrong) + ".")
+    if run:
+        raise ValueError(f"nothing reads run.{', run.'.join(run)}.")
+    return Plan(
+        total_steps=steps["total"],
+        warmup_steps=steps["warmup"] or 0,
+        cooldown_steps=steps["cooldown"] or 0,
+        timescale_steps=steps["timescale"],
+        milestone_steps=steps["milestone"] or (),
+        log_every=steps["log"],
+        eval_every=steps["eval"],
+        checkpoint_every=steps["checkpoint"],
+        **kept,
+        keep_every=steps["keep_every"],
+        batch_size=batch_size,
+        steps_per_epoch=num_examples / batch_size,
+    )
+
+
+def _wrong_kept(*, keep_checkpoints: int, keep_best: int, final: str) -> list[str]:
+    wrong = []
+    if not keep_checkpoints > 0:
+        wrong.append(f"run.keep_checkpoints={keep_checkpoints} must be above 0")
+    if keep_best < 0:
+        wrong.append(f"run.keep_best={keep_best} must be 0 or more")
+    if final not in FINALS:
+        wrong.append(f"run.final={final!r} is none of {', '.join(FINALS)}")
+    if final == "best" and keep_best == 0:
+        wrong.append("run.final='best' needs run.keep_best above 0")
+    return wrong
+
+
+def _to_steps(value: Any, per_step: float) -> Any:
+    if isinstance(value, tuple | list):
+        return tuple(_to_steps(each, per_step) for each in value)
+    return max(1, round(value / per_step))
+
+
+def _wrong(count: Count, given: Mapping[str, Any]) -> list[str]:
+    """Returns what is wrong with the values of a count's keys."""
+    said = {f"{count.section}.{count.key(unit)}": value for unit, value in given.items()}
+    values = {
+        key: value if isinstance(value, tuple | list) else (value,)
+        for key, value in said.items()
+        if value
+    }
+    if negative := [key for key, each in values.items() if not min(each) > 0]:
+        least = "above 0" if count.needed else "0 or more"
+        return [f"{key}={said[key]} must be {least}" for key in negative]
+    if len(values) > 1:
+        twice = " and ".join(f"{key}={said[key]}" for key in values)
+        return [f"{twice} say the same twice; set all but one to 0"]
+    if count.needed and not values:
+        zeros = [f"{key}={value}" for key, value in said.items() if value is not None]
+        keys = [f"{count.section}.{count.key(unit)}" for unit in UNITS]
+        return [
+            f"{' and '.join(zeros) or keys[0]} must be above 0, or another of {', '.join(keys)}"
+        ]
+    return []
+
+
+def due(step: int, every: int, *, total: int) -> bool:
+    """Returns whether something done `every` steps is to be done after `step` of `total`."""
+    return step % every == 0 or step == total
+
+
+def split_fields(section: Mapping[str, Any], *kinds: type) -> list[dict[str, Any]]:
+    """Divides a section's keys among dataclasses by their fields.
+
+    Raises ValueError for keys that none has, so that none goes unread.
+    """
+    parts = [
+        {key: section[key] for key in section if key in {f.name for f in dataclasses.fields(kind)}}
+        for kind in kinds
+    ]
+    if unread := set(section) - {key for part in parts for key in part}:
+        raise ValueError(f"nothing reads {', '.join(sorted(unread))}.")
+    return parts

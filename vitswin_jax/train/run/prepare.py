@@ -1,0 +1,331 @@
+"""What a run is made of, built from its config before the first step."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vitswin_jax.core.types import Params, Source, UserError
+from vitswin_jax.data.augment.transforms import Preprocess, TrainTransform
+from vitswin_jax.data.pipeline import (
+    BatchIterator,
+    EvalBatches,
+    make_eval_batches,
+    make_train_iterator,
+)
+from vitswin_jax.data.sources.labels import make_class_weights
+from vitswin_jax.data.sources.open import check_same_classes, open_source
+from vitswin_jax.train.optim.ema import make_ema
+from vitswin_jax.train.optim.lora import make_lora
+from vitswin_jax.train.optim.optimizers import make_optim
+from vitswin_jax.train.run.plan import Plan, make_plan, split_fields
+from vitswin_jax.train.run.start import Start, make_start, open_teacher, read_start
+from vitswin_jax.train.run.unlabelled import Probes, make_probes, model_section
+from vitswin_jax.train.sharding import check_batch_size, create_mesh, shard_batch
+from vitswin_jax.train.state import TrainState
+from vitswin_jax.train.step import Metrics, StepOptions, make_train_step
+from vitswin_jax.train.task.distill import Distillation
+from vitswin_jax.train.task.erasing import Erasing
+from vitswin_jax.train.task.losses import make_loss
+from vitswin_jax.train.task.mixing import Mixing
+
+Batches = Generator[dict[str, jax.Array], None, None]
+Opener = Callable[..., tuple[Source, Source]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that is fixed before the first step."""
+
+    mesh: Mesh
+    start: Start
+    train: Source
+    test: Source
+    make_train_batches: Callable[[int, int], Batches]  # from one global batch to another
+    test_batches: EvalBatches
+    plan: Plan
+    schedule: optax.Schedule
+    tx: optax.GradientTransformation
+    options: StepOptions
+    head_bias: float
+    teacher: Start | None
+    probes: Probes | None
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is trained."""
+        return self.start.model
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How evaluation, and whoever uses the weights, makes images the model's input."""
+        return self.start.preprocess
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What hosts with the same config may still differ in, by what lies on their disks."""
+        facts = {}
+        for what, source in (("data.train_split", self.train), ("data.test_split", self.test)):
+            facts[f"images of {what}"] = len(source)
+            facts[f"classes of {what}"] = list(source.class_names)
+        if self.start.origin is not None:
+            facts["SHA-256 of init_from"] = self.start.origin.sha256
+        return facts
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What `create_state` and `state_layout` are given besides the model and the optimizer."""
+        return {
+            "image_shape": (*self.preprocess.img_size, self.model.in_chans),
+            "mesh": self.mesh,
+            "lora": self.options.lora,
+            "ema": self.options.ema,
+        }
+
+
+def prepare(
+    config: ConfigDict,
+    workdir: Path | None = None,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    opener: Opener | None = None,
+) -> Run:
+    """Builds everything a run needs from its config, each section handed over whole.
+
+    A run from weights that `workdir` has already is as it was at its start. A plan gives `devices`
+    that are not here, and for data that is not an `opener`, which does what `open_data` does.
+    Raises UserError for what does not fit, before any file is written.
+    """
+    mesh = create_mesh(**config.mesh, devices=devices)
+    data = dict(config.data)
+    for name in ("batch_size", "eval_batch_size"):
+        check_batch_size(f"data.{name}", data[name], mesh)
+    train, test = (opener or open_data)(data, seed=config.seed)
+    loss = dict(config.loss)
+    head_bias = loss.pop("head_bias_init")
+    objective = build_objective(train, class_weights=data.pop("class_weights"), **loss)
+    pretrain = model_section(config.to_dict())
+    start = open_start(config, train, workdir, pretrain)
+    preprocess = start.preprocess
+    augment = dict(config.augment)
+    repeats = augment.pop("repeats")
+    transform, erasing, mixing = build_augmentation(augment, preprocess)
+
+    optim = dict(config.optim)
+    plan = make_plan(
+        optim, dict(config.run), num_examples=len(train), batch_size=data["batch_size"]
+    )
+    accum_steps = optim.pop("accum_steps")
+    schedule, tx, groups = make_optim(optim | plan.schedule_counts())
+    check_batch_size("data.batch_size / optim.accum_steps", data["batch_size"] // accum_steps, mesh)
+    distillation, teacher = make_distillation(train, start.model, **config.distill)
+    options = StepOptions(
+        erasing=erasing,
+        mixing=mixing,
+        **objective,
+        mean=preprocess.mean,
+        std=preprocess.std,
+        accum_steps=accum_steps,
+        groups=groups,
+        distillation=distillation,
+        lora=make_lora(**config.lora),
+        ema=make_ema(**config.ema),
+        masked=pretrain is not None,
+    )
+    make_train_batches, make_test_batches = make_inputs(
+        train,
+        transform=transform,
+        preprocess=preprocess,
+        mesh=mesh,
+        seed=config.seed,
+        repeats=repeats,
+        **data,
+    )
+    probes = None
+    if pretrain is not None:
+        every, images = (config.pretrain[f"probe_{key}"] for key in ("every", "images"))
+        probes = make_probes(train, test, make_test_batches, probe_every=every, probe_images=images)
+    return Run(
+        mesh=mesh,
+        start=start,
+        train=train,
+        test=test,
+        make_train_batches=make_train_batches,
+        test_batches=make_test_batches(test),
+        plan=plan,
+        schedule=schedule,
+        tx=tx,
+        options=options,
+        head_bias=head_bias,
+        teacher=teacher,
+        probes=probes,
+    )
+
+
+def make_step(
+    run: Run, shardings: TrainState, teacher_shardings: Params | None
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Compiles the run's train step; what `vitswin plan` compiles is this, too."""
+    return make_train_step(
+        run.model,
+        run.tx,
+        options=run.options,
+        mesh=run.mesh,
+        shardings=shardings,
+        teacher_shardings=teacher_shardings,
+    )
+
+
+def build_augmentation(
+    section: dict[str, Any], preprocess: Preprocess
+) -> tuple[TrainTransform, Erasing, Mixing]:
+    """Divides `config.augment` among what reads it; raises one UserError for all that is wrong."""
+    parts = split_fields(section, TrainTransform, Erasing, Mixing)
+    parts[0] |= {"img_size": preprocess.img_size, "mean": preprocess.mean}
+    built, wrong = [], []
+    for kind, fields in zip((TrainTransform, Erasing, Mixing), parts, strict=True):
+        try:
+            built.append(kind(**fields))
+        except UserError as error:
+            wrong.append(str(error).removeprefix("augment: ").removesuffix("."))
+    if wrong:
+        raise UserError(f"augment: {'; '.join(wrong)}.")
+    return tuple(built)
+
+
+def open_data(data: dict[str, Any], *, seed: int) -> tuple[Source, Source]:
+    """Opens the train and the test split; takes from `data` the keys that say which."""
+    where = {key: data.pop(key) for key in ("dataset", "data_dir", "holdout")}
+    splits = [data.pop("train_split"), data.pop("test_split")]
+    train, test = (open_source(split=split, seed=seed, **where) for split in splits)
+    check_same_classes(train, test)
+    return train, test
+
+
+def build_objective(
+    train: Source, *, name: str, aux_weight: float, class_weights: Any
+) -> dict[str, Any]:
+    """Returns the fields of `StepOptions` that say what is minimised.
+
+    Raises UserError where images have several labels and the loss would have them compete.
+    """
+    if train.multi_label and name == "softmax":
+        raise UserError(
+            f"loss.name='{name}' but {train.name} has several labels an image; loss.name must be "
+            "'sigmoid'."
+        )
+    return {
+        "loss": make_loss(name=name),
+        "aux_weight": aux_weight,
+        "class_weights": make_class_weights(train, class_weights),
+    }
+
+
+def make_inputs(
+    train: Source,
+    *,
+    batch_size: int,
+    eval_batch_size: int,
+    workers: int,
+    on_unreadable: str,
+    transform: TrainTransform,
+    preprocess: Preprocess,
+    mesh: Mesh,
+    seed: int,
+    repeats: int,
+) -> tuple[Callable[[int, int], Batches], Callable[[Source], EvalBatches]]:
+    """Returns functions to the train batches, from one to another, and to a split's batches."""
+    here = {
+        "host_index": jax.process_index(),
+        "host_count": jax.process_count(),
+        "workers": workers,
+    }
+    make_test_batches = functools.partial(
+        make_eval_batches, batch_size=eval_batch_size, preprocess=preprocess, **here
+    )
+
+    def make_train_batches(start: int, stop: int) -> Batches:
+        batches = make_train_iterator(
+            train,
+            batch_size=batch_size,
+            transform=transform,
+            seed=seed,
+            start_batch=start,
+            num_batches=stop - start,
+            on_unreadable=on_unreadable,
+            repeats=repeats,
+            **here,
+        )
+        return device_batches(batches, mesh)
+
+    return make_train_batches, make_test_batches
+
+
+def device_batches(batches: BatchIterator, mesh: Mesh, *, ahead: int = 2) -> Batches:
+    """Gives batches on the mesh, `ahead` of them already on their way while one is used."""
+    with contextlib.closing(batches):
+        queue: deque[dict[str, jax.Array]] = deque()
+        for batch in batches:
+            queue.append(shard_batch(batch, mesh))
+            if len(queue) > ahead:
+                yield queue.popleft()
+        yield from queue
+
+
+def open_start(
+    config: ConfigDict,
+    source: Source,
+    workdir: Path | None,
+    pretrain: dict[str, Any] | None = None,
+) -> Start:
+    """Returns what a run starts from, its model with as many classes as the data has, or none.
+
+    Raises UserError where the config names another number, and for weights that do not fit.
+    """
+    fields = config.model.to_dict()
+    name, classes = fields.pop("name"), len(source.class_names) if pretrain is None else 0
+    if fields["num_classes"] not in (None, classes):
+        why = f"{source.name} has {classes} classes; leave it None to take the data's."
+        if pretrain is not None:
+            why = f"pretrain.method={pretrain['method']!r} reads no labels; leave it None."
+        raise UserError(f"model.num_classes={fields['num_classes']} but {why}")
+    model = {
+        "name": name,
+        "fields": fields | {"num_classes": classes},
+        "pretrain": pretrain,
+    }
+    begun = None if None in (config.init_from, workdir) else read_start(workdir, **model)
+    return begun or make_start(
+        config.init_from,
+        **model,
+        class_names=source.class_names,
+        preprocess=config.preprocess.to_dict(),
+    )
+
+
+def make_distillation(
+    source: Source,
+    student: nn.Module,
+    *,
+    teacher: str | None,
+    kind: str,
+    alpha: float,
+    temperature: float,
+) -> tuple[Distillation | None, Start | None]:
+    """Returns what `config.distill` asks for and the teacher's weights, None where it has none."""
+    if teacher is None:
+        return None, None
+    opened = open_teacher(teacher, class_names=source.class_names, dtype=student.dtype)
+    mean, std = opened.preprocess.mean, opened.preprocess.std
+    return Distillation(opened.model, mean, std, kind, alpha, temperature), opened

@@ -1,0 +1,303 @@
+"""What a run starts from: a fresh model, or weights reconciled with its config and its data.
+
+`config.init_from` may be anything that `load_pretrained` takes. Who decides what:
+
+- the run: the classes, which are the data's, and the fields of `RUNS_OWN`;
+- the run where it names them, else the file: `RESIZED`, sizes that tables are resized to;
+- the file: all other fields, in sizes and in numeric details. A value that the config names (by the
+  variant, or by hand) and that would change which parameters there are, raises; one that changes
+  none, such as `act` or `global_pool`, wins where it was set by hand.
+
+A fresh head takes `pre_logits` with it (ViT, section 3.2: the whole pre-trained head is removed),
+unless the config names a width. With it `fc_norm` may be fresh, and relative positions that all
+blocks shared may become each block's own, as in MAE's and SimMIM's fine-tuning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from vitswin_jax.core.atomic import replacing
+from vitswin_jax.core.types import Params, UserError, with_tuples
+from vitswin_jax.data.augment.transforms import Preprocess
+from vitswin_jax.models.pretraining import create_pretraining
+from vitswin_jax.models.registry import create_model, model_kwargs, resolve_name
+from vitswin_jax.models.variants import VARIANTS
+from vitswin_jax.nn.blocks import stack_blocks
+from vitswin_jax.nn.layers import pair
+from vitswin_jax.train.keep.workdir import START
+from vitswin_jax.train.state import fill_head_biases
+from vitswin_jax.weights.download import file_digest
+from vitswin_jax.weights.open import Weights, open_weights, parameter_shapes, weights_file
+from vitswin_jax.weights.pretrained import default_preprocess, read_parameters
+
+log = logging.getLogger(__name__)
+
+RUNS_OWN = (
+    "num_classes",
+    "in_chans",
+    "drop_rate",
+    "attn_drop_rate",
+    "drop_path_rate",
+    "moe_drop_rate",
+    "gate_noise",
+    "init_std",
+    "attn_impl",
+    "remat",
+    "scan",
+    "dtype",
+)
+RESIZED = ("img_size", "window_size", "pretrained_window_sizes")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The weights that a run started from, and what was made of them; plain data, kept with it."""
+
+    init_from: str
+    sha256: str
+    preprocess: Mapping[str, Any]
+    name: str | None = None
+    hints: Mapping[str, Any] = field(default_factory=dict)
+    """With `name`: what the config says of the model by hand, where a file does not show it."""
+    fresh_head: bool = False
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Of the model, where they are the file's."""
+    adapted: Sequence[str] = ()
+    """A line for each adaptation."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """The model before the first step, and how it takes images."""
+
+    model: nn.Module
+    preprocess: Preprocess
+    origin: Origin | None = None
+    """None: the parameters are drawn."""
+
+    def load(self, *, head_bias: float) -> Params | None:
+        """Returns the parameters in the host's memory, a fresh head's bias filled; None: to draw.
+
+        Raises UserError where the file is no longer what it was when the run began.
+        """
+        if self.origin is None:
+            return None
+        file = weights_file(self.origin.init_from)
+        if file_digest(file, "sha256") != self.origin.sha256:
+            raise UserError(
+                f"{file}: has changed since the run began; choose another --workdir to start anew."
+            )
+        weights = open_weights(self.origin.init_from, self.origin.name, **self.origin.hints)
+        params = read_model(weights, self.model, file, fresh_head=self.origin.fresh_head)
+        return fill_head_biases(params, head_bias) if self.origin.fresh_head else params
+
+
+def make_start(
+    init_from: str | None,
+    *,
+    name: str,
+    fields: Mapping[str, Any],
+    class_names: Sequence[str],
+    preprocess: Mapping[str, Any],
+    pretrain: Mapping[str, Any] | None = None,
+) -> Start:
+    """Returns the start of a new run, of `config.init_from`, `config.model` and the data's classes.
+
+    With `pretrain`, what `create_pretraining` takes, the model is the encoder of one that learns
+    without them. Fields of `preprocess` that are None are the file's, or of a fresh model its
+    family's. Raises UserError, before anything is read but the file's header, for what cannot be
+    reconciled.
+    """
+    if init_from is None:
+        model = _around(create_model(name, **fields), pretrain)
+        base = default_preprocess(name, fields)
+        return Start(model, _preprocess(base, preprocess, model)[0])
+    by_default = model_kwargs(name)
+    by_hand = {key: value for key, value in fields.items() if with_tuples(value) != by_default[key]}
+    hints = {key: value for key, value in by_hand.items() if key not in RUNS_OWN}
+    weights = open_weights(init_from, name, **hints)
+    file = weights.file
+    theirs = weights.model()
+    fresh_head, why = False, []
+    if pretrain is None:
+        fresh_head, why = _needs_head(weights, theirs, class_names)
+    chosen, notes = reconcile(name, fields, theirs, origin=str(file), fresh_head=fresh_head)
+    model = _around(create_model(name, **fields | chosen), pretrain)
+    _, adaptations = weights.adapted_to(model, origin=str(file), fresh_head=fresh_head)
+    transform, other = _preprocess(_as_trained(weights), preprocess, model)
+    origin = Origin(
+        init_from=init_from,
+        sha256=file_digest(file, "sha256"),
+        name=name,
+        hints=hints,
+        fresh_head=fresh_head,
+        fields=chosen,
+        preprocess=dataclasses.asdict(transform),
+        adapted=(*why, *adaptations, *notes, *other),
+    )
+    log.info("starts from %s: %s.", file, "; ".join(origin.adapted) or "nothing was adapted")
+    return Start(model, transform, origin)
+
+
+def reconcile(
+    name: str, fields: Mapping[str, Any], theirs: nn.Module, *, origin: str, fresh_head: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """Returns the fields that are the file's and not the config's, and a line for what differs.
+
+    Raises UserError that lists every named field that is another architecture than the file's.
+    """
+    base, _ = resolve_name(name)
+    _, row = VARIANTS.get(base, (base, {}))
+    by_default = model_kwargs(name)
+    chosen: dict[str, Any] = {}
+    wrong, notes = [], []
+    for key, value in fields.items():
+        ours, other = with_tuples(value), getattr(theirs, key)
+        by_hand = ours != by_default[key]
+        if key in RUNS_OWN or ours == other:
+            continue
+        if key in RESIZED or (key == "pre_logits" and fresh_head):
+            if not by_hand and key not in row and key != "pre_logits":
+                chosen[key] = other
+        elif not (by_hand or key in row):
+            chosen[key] = other
+        elif _begins_anew(theirs, key, ours, fresh_head=fresh_head):
+            continue  # the adaptation says so
+        elif _changes_parameters(theirs, key, ours):
+            wrong.append(f"model.{key} is {ours!r} and the file's {other!r}")
+        elif by_hand:
+            notes.append(f"{key} is {ours!r}, the file's {other!r}")
+        else:
+            chosen[key] = other
+    if wrong:
+        raise UserError(
+            f"{origin}: config.model ({name}) is of another architecture: {'; '.join(wrong)}."
+        )
+    return chosen, notes
+
+
+def open_teacher(path: str, *, class_names: Sequence[str], dtype: DTypeLike) -> Start:
+    """Returns a teacher, any weights as they are, to compute in `dtype`.
+
+    Raises UserError where it tells other classes apart than the student's data has.
+    """
+    weights = open_weights(path)
+    model, names = weights.model(dtype=jnp.dtype(dtype)), weights.metadata.class_names
+    if model.num_classes != len(class_names) or names not in (None, tuple(class_names)):
+        raise UserError(
+            f"distill.teacher={path}: tells {model.num_classes} classes apart, "
+            f"{_first(names or ())}, and the data has {len(class_names)}, {_first(class_names)}."
+        )
+    preprocess, _ = _preprocess(_as_trained(weights), {}, model)
+    origin = Origin(path, file_digest(weights.file, "sha256"), dataclasses.asdict(preprocess))
+    return Start(model, preprocess, origin)
+
+
+def save_start(workdir: Path, start: Start) -> None:
+    """Writes what a run that goes on needs to know of weights that it does not load again."""
+    if start.origin is not None and jax.process_index() == 0:
+        with replacing(workdir / START) as temporary:
+            temporary.write_text(json.dumps(dataclasses.asdict(start.origin), indent=1) + "\n")
+
+
+def read_start(
+    workdir: Path,
+    *,
+    name: str,
+    fields: Mapping[str, Any],
+    pretrain: Mapping[str, Any] | None = None,
+) -> Start | None:
+    """Returns the start of the run that a folder has, None where it has none from weights."""
+    path = workdir / START
+    if not path.exists():
+        return None
+    saved = json.loads(path.read_text())
+    tuples = {key: with_tuples(saved[key]) for key in ("hints", "fields", "adapted")}
+    origin = Origin(**saved | tuples)
+    model = _around(create_model(name, **fields | dict(origin.fields)), pretrain)
+    return Start(model, Preprocess(**origin.preprocess), origin)
+
+
+def read_model(
+    weights: Weights, model: nn.Module, file: Path, *, fresh_head: bool = False
+) -> Params:
+    """Returns a model's parameters, in its layout, as numpy arrays; no device is touched."""
+    tensors, _ = weights.adapted_to(model, origin=str(file), fresh_head=fresh_head)
+    params = read_parameters(tensors, np.asarray)
+    if not model.scan:
+        return params
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return jax.tree.map(np.asarray, stack_blocks(params))
+
+
+def _around(encoder: nn.Module, pretrain: Mapping[str, Any] | None) -> nn.Module:
+    """Returns the model that is trained."""
+    return encoder if pretrain is None else create_pretraining(encoder, **pretrain)
+
+
+def _needs_head(
+    weights: Weights, theirs: nn.Module, class_names: Sequence[str]
+) -> tuple[bool, list[str]]:
+    """Returns whether the head has to be fresh though a head of the same size may be there."""
+    names = weights.metadata.class_names
+    if theirs.num_classes != len(class_names):
+        return weights.methods.head_rows(theirs.num_classes, len(class_names)) is None, []
+    if names is None:
+        return False, ["the head is kept; the file does not name its classes"]
+    if tuple(names) != tuple(class_names):
+        return True, ["the file's classes have other names"]
+    return False, ["the head is kept; the classes are the same"]
+
+
+def _as_trained(weights: Weights) -> Preprocess:
+    metadata = weights.metadata
+    return metadata.preprocess or default_preprocess(metadata.name, metadata.fields)
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])]) or "without names"
+
+
+def _preprocess(
+    base: Preprocess, section: Mapping[str, Any], model: nn.Module
+) -> tuple[Preprocess, list[str]]:
+    """Returns `base` with what the config says in its place, and a line for each difference."""
+    said = {key: value for key, value in section.items() if value is not None}
+    changed = dataclasses.replace(base, img_size=pair(model.img_size), **said)
+    notes = [
+        f"{key} is {getattr(changed, key)!r}, the file's {getattr(base, key)!r}"
+        for key in said
+        if getattr(changed, key) != getattr(base, key)
+    ]
+    return changed, notes
+
+
+def _begins_anew(theirs: nn.Module, key: str, value: Any, *, fresh_head: bool) -> bool:
+    """Returns whether the file's parameters can begin what a field adds (`convert.adapt`)."""
+    if key == "fc_norm":
+        return fresh_head and bool(value)
+    shared = theirs.pos_embed_at == "shared" if key == "pos_embed_at" else False
+    return shared and value == "every" and theirs.pos_embed == "relative"
+
+
+def _changes_parameters(theirs: nn.Module, key: str, value: Any) -> bool:
+    """Returns whether a model with one field changed has other parameters, or cannot be."""
+    changed = theirs.clone(**{key: value})
+    try:
+        changed.check()
+        return parameter_shapes(changed) != parameter_shapes(theirs)
+    except (ArithmeticError, TypeError, ValueError):  # UserError is a ValueError
+        return True

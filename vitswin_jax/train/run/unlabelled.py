@@ -1,0 +1,89 @@
+"""`config.pretrain`: what learns without labels, and what of a config it must not be given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vitswin_jax.core.types import Source, UserError
+from vitswin_jax.data.pipeline import EvalBatches
+from vitswin_jax.data.sources.splits import Subset
+from vitswin_jax.train.keep.workdir import flatten
+from vitswin_jax.train.run.plan import Plan, due
+
+ABOUT_LABELS: Mapping[str, Any] = {  # or about images as a class is told by them: key -> off
+    "augment.mixup_alpha": 0.0,
+    "augment.cutmix_alpha": 0.0,
+    "augment.label_smoothing": 0.0,
+    "augment.erase_prob": 0.0,
+    "data.class_weights": None,
+    "distill.teacher": None,
+    "run.keep_best": 0,
+    "run.final": "last",
+    "compare_to": None,
+}
+
+
+@dataclass(frozen=True)
+class Probes:
+    """When the features are measured by labels, and from what images the probes learn."""
+
+    every: int
+    """So many evaluations."""
+    batches: EvalBatches
+    num_classes: int
+
+    def due_at(self, step: int, plan: Plan) -> bool:
+        """Returns whether the features are measured at an evaluation."""
+        return due(step, plan.eval_every * self.every, total=plan.total_steps)
+
+
+def model_section(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns what `create_pretraining` takes of a config's plain data; None of a classifier.
+
+    Raises UserError that lists what other sections say about labels.
+    """
+    section = {
+        key: value for key, value in config["pretrain"].items() if not key.startswith("probe_")
+    }
+    given = [f"pretrain.{key}={value!r}" for key, value in section.items() if value is not None]
+    if section["method"] is None:
+        if given:
+            raise UserError(f"{', '.join(given)} is not read where pretrain.method is None.")
+        return None
+    flat = flatten(config)
+    wrong = [f"{key}={flat[key]!r}" for key, off in ABOUT_LABELS.items() if flat[key] != off]
+    if wrong:
+        raise UserError(
+            f"pretrain.method={section['method']!r} learns from whole images without labels, and "
+            f"{', '.join(wrong)} is not for it; leave out what configs/base.py has not."
+        )
+    return section
+
+
+def make_probes(
+    train: Source,
+    test: Source,
+    make_batches: Callable[[Source], EvalBatches],
+    *,
+    probe_every: int,
+    probe_images: int,
+) -> Probes | None:
+    """Returns the probes of `config.pretrain`, None where they are off or have no classes to tell.
+
+    They learn from `probe_images` of the training images, taken evenly from all. Raises UserError
+    for numbers that are negative.
+    """
+    if probe_every < 0 or probe_images < 1:
+        raise UserError(
+            f"pretrain.probe_every={probe_every} must be 0 (never) or more, and "
+            f"pretrain.probe_images={probe_images} above 0."
+        )
+    if not probe_every or train.multi_label or len(test.class_names) < 2:
+        return None
+    chosen = np.unique(np.linspace(0, len(train) - 1, min(probe_images, len(train))).round())
+    part = Subset(train, chosen.astype(int), name=f"{train.name}, {len(chosen)} images")
+    return Probes(probe_every, make_batches(part), len(test.class_names))

@@ -1,0 +1,1 @@
+"""Losses, and changes to a batch inside the training step."""

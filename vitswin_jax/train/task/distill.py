@@ -1,0 +1,77 @@
+"""Distillation: a student learns from labels and from a teacher (DeiT, arXiv:2012.12877)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vitswin_jax.core.types import Params, UserError
+from vitswin_jax.nn.layers import pair
+from vitswin_jax.train.task.losses import DISTILLATIONS, Loss
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What a student learns from a teacher, whose parameters the step is given.
+
+    The loss is (1 - alpha) of the labels' and alpha of `kind`, "soft" (with `temperature`) or
+    "hard". A student with a distillation token learns the labels by its class token's head and the
+    teacher by the other's; one without learns both by its logits. Raises UserError that lists what
+    is wrong.
+    """
+
+    teacher: nn.Module
+    mean: Triple
+    """With `std`: how the teacher's images are normalised."""
+    std: Triple
+    kind: str
+    alpha: float
+    temperature: float
+
+    def __post_init__(self) -> None:
+        wrong = []
+        if self.kind not in DISTILLATIONS:
+            wrong.append(f"kind={self.kind!r} is none of {', '.join(DISTILLATIONS)}")
+        if not 0 <= self.alpha <= 1:
+            wrong.append(f"alpha={self.alpha} must be in [0, 1]")
+        if not self.temperature > 0:
+            wrong.append(f"temperature={self.temperature} must be above 0")
+        if wrong:
+            raise UserError(f"distill: {'; '.join(wrong)}.")
+
+    def teacher_logits(
+        self, params: Params, images: Float[Array, "b h w c"], *, mean: Triple, std: Triple
+    ) -> Float[Array, "b k"]:
+        """Returns what the teacher says of the student's images, augmented and mixed as they are.
+
+        They were normalised by `mean` and `std`; the teacher gets them by its own and, where it
+        takes another size, resized by an antialiased cubic.
+        """
+        mean, std, their_mean, their_std = (
+            jnp.asarray(x, jnp.float32).reshape(1, 1, 1, -1)
+            for x in (mean, std, self.mean, self.std)
+        )
+        images = (images * std + mean - their_mean) / their_std
+        size = pair(self.teacher.img_size)
+        if images.shape[1:3] != size:
+            images = jax.image.resize(images, (len(images), *size, images.shape[-1]), "cubic")
+        logits = self.teacher.apply({"params": params}, images, train=False)
+        return jax.lax.stop_gradient(logits)
+
+    def loss(
+        self,
+        heads: Float[Array, "b heads k"],
+        targets: Float[Array, "b k"],
+        teacher: Float[Array, "b k"],
+        *,
+        base: Loss,
+    ) -> Float[Array, " b"]:
+        """Returns each example's loss; `heads` are one or two rows of logits."""
+        learned = DISTILLATIONS[self.kind](heads[:, -1], teacher, temperature=self.temperature)
+        return base(heads[:, 0], targets) * (1.0 - self.alpha) + learned * self.alpha

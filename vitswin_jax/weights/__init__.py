@@ -1,0 +1,1 @@
+"""Weights files of every source: find, read, recognise, adapt, write."""

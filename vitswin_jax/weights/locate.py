@@ -1,0 +1,152 @@
+"""Where weights are: a file, a folder, a published name or a repository of the hub."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vitswin_jax.core.cache import cache_dir
+from vitswin_jax.core.types import UserError
+from vitswin_jax.weights.download import fetch, has_digest
+from vitswin_jax.weights.formats.read import FOLDER_FILES
+from vitswin_jax.weights.hub import CONFIG, PROCESSOR, read_hub_config
+from vitswin_jax.weights.published import Published, find_published, near_published, published
+
+log = logging.getLogger(__name__)
+
+WEIGHTS = "model.safetensors"
+"""What a run calls its weights: a workdir may stand wherever a weights file may."""
+
+HUB = "hf-hub:"
+"""What a name on the Hugging Face hub begins with: `hf-hub:org/name[@revision]`."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """A weights file, and what is known of it beside what it shows."""
+
+    file: Path
+    variant: str | None = None
+    """What its model is called."""
+    images: Mapping[str, Any] | None = None
+    """The fields of `Preprocess`, but for the size: how its model is given images."""
+    class_names: tuple[str, ...] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def locate(path: str | Path) -> Located:
+    """Returns the weights file of a path, a folder, a published name or a hub's name.
+
+    A path that exists wins. What is not in the cache is downloaded. Raises UserError where there
+    is nothing, with the nearest name that is published.
+    """
+    name, path = str(path), Path(path).expanduser()
+    if path.is_dir():
+        return _in_folder(path)
+    if path.exists():
+        return _local(path)
+    if name.startswith(HUB):
+        return _on_hub(name.removeprefix(HUB))
+    if (row := find_published(name)) is not None:
+        file = cache_dir() / "weights" / Path(row.name).with_name(row.file)
+        record = fetch(row.address, file, digest=row.digest)
+        return _published(file, row, sha256=record["sha256"])
+    hint = near_published(name) if name.count("/") == 1 and not path.suffix else "."
+    raise UserError(f"{name}: no such file or folder; a weights file or a workdir is needed{hint}")
+
+
+def _in_folder(path: Path) -> Located:
+    for name in FOLDER_FILES:
+        if (file := path / name).exists():
+            return _beside(file)
+    raise UserError(f"{path}: has no {WEIGHTS}; a run writes it into its workdir at its end.")
+
+
+def _local(path: Path) -> Located:
+    """Returns a file, as a row of the table where it has its digest: a name proves nothing."""
+    version = path.stat().st_size, path.stat().st_mtime_ns
+    for row in published().values():
+        if row.file == path.name and row.digest:
+            if _has_digest(path, row.digest, version):
+                return _published(path, row)
+            log.info("%s: is called like %s and is another file", path, row.name)
+    return Located(path)
+
+
+@functools.lru_cache(maxsize=64)
+def _has_digest(path: Path, digest: str, version: tuple[int, int]) -> bool:
+    """Returns whether a file of that size and time has a digest; reads it once."""
+    del version
+    return has_digest(path, digest)
+
+
+def _published(file: Path, row: Published, **seen: str | int) -> Located:
+    facts = {
+        "published": row.name,
+        "address": row.address,
+        "digest": row.digest,
+        "class_list": row.class_list,
+        "expected_top1": row.top1,
+        "expected_top1_by": row.top1_by,
+        **seen,
+    }
+    provenance = {key: value for key, value in facts.items() if value is not None}
+    return Located(file, row.variant, row.images, provenance=provenance)
+
+
+def _on_hub(name: str) -> Located:
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError
+    except ImportError as error:
+        raise UserError(
+            f"{HUB}{name}: needs the package huggingface_hub; pip install 'vitswin_jax[hub]'."
+        ) from error
+    repository, _, revision = name.partition("@")
+
+    def download(file: str) -> Path:
+        return Path(hf_hub_download(repository, file, revision=revision or None))
+
+    try:
+        file = _first(download, FOLDER_FILES)
+        for shard in _shards(file):
+            download(shard)
+        for beside in (CONFIG, PROCESSOR):
+            with contextlib.suppress(EntryNotFoundError):
+                download(beside)
+    except (OSError, ValueError, EntryNotFoundError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{HUB}{name}: {reason or type(error).__name__}") from error
+    return _beside(file, hub=repository, revision=file.parent.name)  # .../snapshots/COMMIT/FILE
+
+
+def _beside(file: Path, **provenance: str) -> Located:
+    found = read_hub_config(file.parent)
+    return Located(file, found.variant, found.images, found.class_names, provenance)
+
+
+def _first(download: Callable[[str], Path], names: Sequence[str]) -> Path:
+    """Returns the first file that the hub has, or its cache without a network."""
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    unreachable = None
+    for name in names:
+        try:
+            return download(name)
+        except LocalEntryNotFoundError as error:
+            unreachable = error
+        except EntryNotFoundError:
+            continue
+    raise unreachable or EntryNotFoundError(f"has none of {', '.join(names)}.")
+
+
+def _shards(file: Path) -> list[str]:
+    if file.suffix != ".json":
+        return []
+    return sorted(set(json.loads(file.read_text())["weight_map"].values()))

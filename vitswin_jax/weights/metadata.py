@@ -1,0 +1,54 @@
+"""What a weights file says of itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vitswin_jax.core.types import UserError, with_tuples
+from vitswin_jax.data.augment.transforms import Preprocess
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a weights file says of itself."""
+
+    name: str
+    """The variant, or the family where the sizes are nobody's."""
+    fields: Mapping[str, Any]
+    """The model's fields, as `create_model` takes them."""
+    preprocess: Preprocess | None = None
+    """How images become the model's input."""
+    class_names: tuple[str, ...] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Where the weights are from: dataset, split, configuration, step, source, ..."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    train_class_counts: tuple[int, ...] | None = None
+    """How many training examples each class had."""
+    pretrain: Mapping[str, Any] | None = None
+    """Of a model that was pre-trained without labels, and has its decoder: what
+    `create_pretraining` takes besides the encoder, whose name and fields the others are."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns plain data that `from_json` reads back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], *, origin: str) -> Metadata:
+        """Reads plain data; raises UserError, naming `origin`, for what does not fit."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        wrong = [f"unknown {key!r}" for key in sorted(data.keys() - known)]
+        wrong += [f"no {key!r}" for key in ("name", "fields") if key not in data]
+        if wrong:
+            raise UserError(f"{origin}: the metadata has {', '.join(wrong)}.")
+        values = {key: with_tuples(value) for key, value in data.items()}
+        try:
+            if isinstance(values.get("preprocess"), Mapping):
+                values["preprocess"] = Preprocess(**values["preprocess"])
+        except TypeError as error:
+            raise UserError(
+                f"{origin}: the metadata's preprocess does not fit: {error}."
+            ) from error
+        return cls(**values)

@@ -1,0 +1,1 @@
+"""Named tensors -> our fields and parameters, one original per file."""

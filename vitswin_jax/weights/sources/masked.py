@@ -1,0 +1,213 @@
+"""Masked image modelling's files: SimMIM's ViT, and the decoders beside encoders of any family.
+
+Sources: microsoft/SimMIM, microsoft/Swin-Transformer, facebookresearch/mae. An encoder is read by
+the rules of its family; a decoder, only where pre-training goes on, by those here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vitswin_jax.core.types import UserError
+from vitswin_jax.weights import resize
+from vitswin_jax.weights.formats.tensors import Tensor, Tensors
+from vitswin_jax.weights.sources import vit_fields
+from vitswin_jax.weights.sources.rules import Rule, conv, dense, dense_out, locate, match, vector
+from vitswin_jax.weights.sources.source import (
+    IMAGENET,
+    Fields,
+    Named,
+    Source,
+    count,
+    square,
+    unprefixed,
+)
+from vitswin_jax.weights.sources.vit import TIMM_RULES
+
+TABLE = "relative_position_bias_table"
+MAE_HEADS = 16  # of every published decoder (models_mae.py)
+MASK_PATCH = 32  # as every SimMIM was trained
+
+
+# fmt: off
+_QKV = tuple(f"blocks.{{i}}.attn.{part}_bias" for part in "qkv")
+_SIMMIM_VIT_RULES = (
+    Rule(_QKV,                                    "block_{i}/attn/qkv/bias",           vector),
+    *(rule for rule in TIMM_RULES if rule.theirs != "blocks.{i}.attn.qkv.bias"),
+    Rule(f"rel_pos_bias.{TABLE}",                 TABLE),
+    Rule(f"blocks.{{i}}.attn.{TABLE}",            f"block_{{i}}/{TABLE}"),
+    Rule("{p:.*}relative_position_index",         None),
+)
+_SIMMIM_RULES = (
+    Rule("encoder.mask_token",                    "mask_token"),
+    Rule("decoder.0.weight",                      "decoder/kernel",                    conv),
+    Rule("decoder.0.bias",                        "decoder/bias"),
+)
+_BLOCK, _BLOCK_ = "decoder_blocks.{i}.", "decoder/block_{i}/"
+_MAE_RULES = (
+    Rule("mask_token",                            "mask_token"),
+    Rule("decoder_{p:embed|pred}.weight",         "decoder/{p}/kernel",                dense),
+    Rule("decoder_{p:embed|pred}.bias",           "decoder/{p}/bias"),
+    Rule("decoder_norm.weight",                   "decoder/norm/scale"),
+    Rule("decoder_norm.bias",                     "decoder/norm/bias"),
+    Rule(_BLOCK + "{n:norm[12]}.weight",          _BLOCK_ + "{n}/scale"),
+    Rule(_BLOCK + "{n:norm[12]}.bias",            _BLOCK_ + "{n}/bias"),
+    Rule(_BLOCK + "attn.qkv.weight",              _BLOCK_ + "attn/qkv/kernel",         dense),
+    Rule(_BLOCK + "attn.qkv.bias",                _BLOCK_ + "attn/qkv/bias",           vector),
+    Rule(_BLOCK + "attn.proj.weight",             _BLOCK_ + "attn/proj/kernel",        dense_out),
+    Rule(_BLOCK + "attn.proj.bias",               _BLOCK_ + "attn/proj/bias"),
+    Rule(_BLOCK + "mlp.{f:fc[12]}.weight",        _BLOCK_ + "mlp/{f}/kernel",          dense),
+    Rule(_BLOCK + "mlp.{f:fc[12]}.bias",          _BLOCK_ + "mlp/{f}/bias"),
+    Rule("decoder_pos_embed",                     None),                     # fixed: recomputed
+)
+# fmt: on
+
+
+def prepare_simmim_vit(tensors: Tensors) -> tuple[dict[str, Tensor], list[str]]:
+    """Returns the encoder's tensors alone, with biases of zero for keys, which have none there."""
+    tensors, _ = unprefixed("module.")(tensors)
+    prefix = "encoder." if any(name.startswith("encoder.") for name in tensors) else ""
+    kept = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    for name, tensor in list(kept.items()):
+        if name.endswith(".attn.q_bias"):
+            zeros = np.zeros(tensor.shape, np.float32)
+            kept[name.replace(".q_bias", ".k_bias")] = Tensor.of(zeros)
+    return kept, [name for name in tensors if not name.startswith(prefix)]
+
+
+def describe_simmim_vit(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
+    """Returns a SimMIM ViT's fields; heads and size are in its tables of relative biases.
+
+    Before fine-tuning, patches are pooled, for the class token's output was never trained.
+    """
+    places = {"shared": TABLE, "every": f"block_0/{TABLE}"}
+    found = next(((at, named[name][0]) for at, name in places.items() if name in named), None)
+    if found is None:
+        return vit_fields.describe_vit(named, tensors, hints)
+    at, table = found
+    own = {"num_heads": table.shape[1], "global_pool": hints.get("global_pool", "avg")}
+    hints = {key: value for key, value in hints.items() if key != "embed_dim"} | own
+    fields = vit_fields.describe_vit(named, tensors, hints)
+    side = square(table.shape[0] - 3)
+    if side is None:
+        raise UserError(f"{TABLE} has {table.shape[0]} rows, which are of no square grid.")
+    patch = fields["patch_size"]
+    sizes = [(side + 1) // 2 * p for p in (patch if isinstance(patch, tuple) else (patch, patch))]
+    size = sizes[0] if sizes[0] == sizes[1] else tuple(sizes)
+    return fields | {"pos_embed": "relative", "pos_embed_at": at, "img_size": size}
+
+
+SOURCES = (
+    Source(
+        name="Microsoft (SimMIM)",
+        format="microsoft",
+        family="vit",
+        marks=(
+            r"(.*\.)?blocks\.0\.attn\.q_bias",
+            r"(.*\.)?patch_embed\.proj\.weight",
+            rf"(.*\.)?(rel_pos_bias|blocks\.0\.attn)\.{TABLE}",
+        ),
+        rules=_SIMMIM_VIT_RULES,
+        describe=describe_simmim_vit,
+        numerics={"act": "gelu", "norm_eps": 1e-6},
+        prepare=prepare_simmim_vit,
+        bias_table=resize.geometric,
+        preprocess=IMAGENET,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """How an original's files have what of a pre-training model is not its encoder."""
+
+    method: str
+    format: str
+    """As `save_pretrained(format=)` has it: whose encoders stand beside it."""
+    marks: tuple[str, ...]
+    """Expressions; a file has the decoder where each fits a key of it, in full."""
+    rules: tuple[Rule, ...]
+    describe: Callable[[Named, Fields], Fields]
+    """Returns the method's fields, of tensors under our names and the encoder's fields."""
+    encoder_prefix: str = ""
+    """What stands before the encoder's names."""
+    positions: str | None = None
+    """What their files call the decoder's fixed positions, which ours do not have."""
+
+    def take(self, tensors: Tensors) -> Tensors:
+        """Returns the tensors that the rules are for, under the names that they have."""
+        tensors, _ = unprefixed("module.")(tensors)
+        templates = [part for rule in self.rules for part in rule.parts]
+        return {
+            name: tensor
+            for name, tensor in tensors.items()
+            if any(match(template, name) is not None for template in templates)
+        }
+
+    def fields(self, tensors: Tensors, encoder: Fields) -> Fields:
+        """Returns what `create_pretraining` takes besides the encoder."""
+        return {"method": self.method, **self.describe(locate(tensors, self.rules), encoder)}
+
+
+def _describe_simmim(named: Named, encoder: Fields) -> Fields:
+    """Returns the side of what is hidden, which no file shows: the published, where that fits."""
+    del named
+    patch, size = (
+        (side, side) if isinstance(side, int) else side
+        for side in (encoder["patch_size"], encoder["img_size"])
+    )
+    side = math.gcd(MASK_PATCH, *size)
+    return {"mask_patch": patch[0] if any(side % p for p in patch) else side}
+
+
+def _describe_mae(named: Named, encoder: Fields) -> Fields:
+    del encoder
+    width = named["decoder/embed/bias"][0].size
+    if width % MAE_HEADS:
+        raise UserError(
+            f"the file does not show the decoder's heads, and its width, {width}, is no multiple "
+            f"of the {MAE_HEADS} of every published one."
+        )
+    return {
+        "decoder_dim": width,
+        "decoder_depth": count(named, "decoder/block_{}/norm1/bias"),
+        "decoder_heads": MAE_HEADS,
+    }
+
+
+DECODERS = (
+    Decoder(
+        method="simmim",
+        format="microsoft",
+        marks=(r"(module\.)?encoder\.mask_token", r"(module\.)?decoder\.0\.weight"),
+        rules=_SIMMIM_RULES,
+        describe=_describe_simmim,
+        encoder_prefix="encoder.",
+    ),
+    Decoder(
+        method="mae",
+        format="timm",
+        marks=(r"(module\.)?mask_token", r"(module\.)?decoder_blocks\.0\.attn\.qkv\.weight"),
+        rules=_MAE_RULES,
+        describe=_describe_mae,
+        positions="decoder_pos_embed",
+    ),
+)
+
+
+def find_decoder(tensors: Tensors) -> Decoder | None:
+    """Returns whose decoder a file has, None where it has none that is known."""
+    return next(
+        (
+            decoder
+            for decoder in DECODERS
+            if all(any(re.fullmatch(mark, name) for name in tensors) for mark in decoder.marks)
+        ),
+        None,
+    )

@@ -1,0 +1,291 @@
+"""Rules between a source's names and ours: read in both directions, and checked before any reading.
+
+A rule pairs name templates. `{i}` stands for a number, `{i+1}` for one that is larger by one over
+there, `{n:norm[12]}` for whatever the expression matches; what stands under a name in one template
+stands under it in the other. Several of theirs in one rule are parts of one of ours, such as query,
+key and value. A rule without ours drops: buffers that are recomputed, and what is never used.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vitswin_jax.core.types import Shapes, UserError
+from vitswin_jax.weights.formats.tensors import Tensor, Tensors, is_float
+
+Shape = tuple[int, ...]
+_FIELD = re.compile(r"\{(\w+)(?:\+(\d+))?(?::([^}]*))?\}")
+STACKED = -3  # the axis of ours that has query, key and value, of kernels and biases alike
+
+
+@dataclass(frozen=True)
+class How:
+    """How an array of theirs and the one of ours are laid out; no number is changed."""
+
+    shape: Callable[[Shape], Shape]
+    """Their shape, from ours."""
+    read: Callable[[np.ndarray, Shape], np.ndarray]
+    """Theirs as ours, which has the given shape."""
+    write: Callable[[np.ndarray], np.ndarray]
+    """Ours as theirs."""
+
+
+def _dense(inputs: int) -> How:
+    """Returns PyTorch's (out, in) as ours, whose first `inputs` axes are the input's."""
+
+    def flat(shape: Shape) -> Shape:
+        return math.prod(shape[:inputs]), math.prod(shape[inputs:])
+
+    return How(
+        shape=lambda shape: flat(shape)[::-1],
+        read=lambda theirs, shape: _transpose(theirs).reshape(shape),
+        write=lambda ours: _transpose(ours.reshape(flat(ours.shape))),
+    )
+
+
+def _transpose(matrix: np.ndarray) -> np.ndarray:
+    """Returns a transposed copy, strip by strip, as caches hold: 7x faster than in one go."""
+    out = np.empty(matrix.shape[::-1], matrix.dtype)
+    for start in range(0, len(matrix), 16):
+        out[:, start : start + 16] = matrix[start : start + 16].T
+    return out
+
+
+def _reshaped(shape: Callable[[Shape], Shape]) -> How:
+    return How(
+        shape=shape,
+        read=lambda theirs, wanted: theirs.reshape(wanted),
+        write=lambda ours: ours.reshape(shape(ours.shape)),
+    )
+
+
+same = _reshaped(lambda shape: shape)
+vector = _reshaped(lambda shape: (math.prod(shape),))  # heads and head_dim, side by side
+row = _reshaped(lambda shape: (1, *shape))
+unbatched = _reshaped(lambda shape: shape[1:])
+map_vector = _reshaped(lambda shape: (1, 1, 1, *shape))  # broadcast over batch, height and width
+tokens = _reshaped(lambda shape: (shape[0], math.prod(shape[1:-1]), shape[-1]))  # of a map
+dense = _dense(1)
+dense_out = _dense(2)  # of attention: (heads, head_dim) in
+stacked = How(  # (experts, out, in) and (experts, in, out)
+    shape=lambda shape: (shape[0], shape[2], shape[1]),
+    read=lambda theirs, _: theirs.transpose(0, 2, 1),
+    write=lambda ours: ours.transpose(0, 2, 1),
+)
+grouped = How(  # (groups * out, in, 1), a convolution over nothing, and (groups, in, out)
+    shape=lambda shape: (shape[0] * shape[2], shape[1], 1),
+    read=lambda theirs, shape: theirs.reshape(shape[0], shape[2], shape[1]).transpose(0, 2, 1),
+    write=lambda ours: ours.transpose(0, 2, 1).reshape(-1, ours.shape[1], 1),
+)
+conv = How(  # OIHW and HWIO
+    shape=lambda shape: (shape[3], shape[2], shape[0], shape[1]),
+    read=lambda theirs, _: theirs.transpose(2, 3, 1, 0),
+    write=lambda ours: ours.transpose(3, 2, 0, 1),
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of a table: their names, our name, and the layouts between."""
+
+    theirs: str | tuple[str, ...]
+    ours: str | None
+    how: How = same
+
+    def __post_init__(self) -> None:
+        """Gives `{n}` the expression that `{n:...}` has in another of the rule's templates."""
+        templates = (*self.parts, self.ours or "")
+        kinds = {name: kind for t in templates for name, _, kind in _FIELD.findall(t) if kind}
+
+        def complete(template: str) -> str:
+            return _FIELD.sub(
+                lambda f: f"{{{f[1]}:{kinds[f[1]]}}}" if f[1] in kinds else f[0], template
+            )
+
+        parts = tuple(complete(part) for part in self.parts)
+        object.__setattr__(self, "theirs", parts[0] if isinstance(self.theirs, str) else parts)
+        if self.ours is not None:
+            object.__setattr__(self, "ours", complete(self.ours))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Their templates."""
+        return (self.theirs,) if isinstance(self.theirs, str) else self.theirs
+
+
+@functools.cache
+def _pattern(template: str) -> re.Pattern[str]:
+    """Returns a template as an expression; a name that comes twice must match the same twice."""
+    parts, seen, end = [], set(), 0
+    for field in _FIELD.finditer(template):
+        name, _, kind = field.groups()
+        parts.append(re.escape(template[end : field.start()]))
+        parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{kind or '[0-9]+'})")
+        seen.add(name)
+        end = field.end()
+    return re.compile("".join(parts) + re.escape(template[end:]))
+
+
+def match(template: str, name: str) -> dict[str, str] | None:
+    """Returns what the fields of a template stand for in a name, or None where it does not fit."""
+    found = _pattern(template).fullmatch(name)
+    if found is None:
+        return None
+    values = found.groupdict()
+    for field, step, _ in _FIELD.findall(template):
+        if step:
+            values[field] = str(int(values[field]) - int(step))
+            if int(values[field]) < 0:
+                return None
+    return values
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """Returns a template with its fields filled in."""
+    return _FIELD.sub(lambda field: _value(field, values), template)
+
+
+def _value(field: re.Match[str], values: Mapping[str, str]) -> str:
+    name, step, _ = field.groups()
+    return str(int(values[name]) + int(step)) if step else values[name]
+
+
+def apply_rules(
+    tensors: Tensors, rules: Sequence[Rule], shapes: Shapes, *, origin: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Returns our tensors, unread, and the names that a rule drops.
+
+    Every tensor of theirs is used once and every target of `shapes` is filled once. Raises
+    UserError that lists all that is missing, unknown, ambiguous, or of another shape.
+    """
+    ours: dict[str, Tensor] = {}
+    sources: dict[str, list[str]] = {}
+    used: set[str] = set()
+    dropped, wrong = [], []
+    for name in tensors:
+        if name in used:
+            continue
+        rule, target, parts = _find(name, rules)
+        if rule is None:
+            wrong.append(f"{name} is unknown")
+        elif target is None:
+            dropped.append(name)
+        elif target not in shapes:
+            wrong.append(f"{name} has no place in the model")
+        elif absent := [part for part in parts if part not in tensors]:
+            wrong.append(f"{name} is there without {', '.join(absent)}")
+        elif target in ours:
+            wrong.append(f"{', '.join(parts)} and {', '.join(sources[target])} are one thing twice")
+        else:
+            used.update(parts)
+            sources[target] = parts
+            found = [tensors[part] for part in parts]
+            ours[target] = _combine(found, rule.how, shapes[target])
+            wrong += _misfits(parts, found, rule.how, shapes[target])
+    for target in sorted(shapes.keys() - ours.keys()):
+        expected = next(_names(target, rules), None)
+        wrong.append(f"{' and '.join(expected or [target])} is missing")
+    if wrong:
+        raise UserError(f"{origin}: does not fit the model: {'; '.join(wrong)}.")
+    return ours, dropped
+
+
+def locate(tensors: Tensors, rules: Sequence[Rule]) -> dict[str, list[Tensor]]:
+    """Returns those of their tensors that have a name of ours, by it; shapes are not checked."""
+    found: dict[str, list[Tensor]] = {}
+    for name in tensors:
+        _, target, parts = _find(name, rules)
+        if target is not None and target not in found:
+            found[target] = [tensors[part] for part in parts if part in tensors]
+    return found
+
+
+def write_rules(
+    ours: Mapping[str, np.ndarray], rules: Sequence[Rule], *, origin: str
+) -> dict[str, np.ndarray]:
+    """Returns our arrays under their names and in their layouts; the first rule that fits is used.
+
+    Raises UserError that lists every array the source has no name for.
+    """
+    theirs: dict[str, np.ndarray] = {}
+    homeless = []
+    for name, array in ours.items():
+        found = next(_matches(name, rules), None)
+        if found is None:
+            homeless.append(name)
+            continue
+        rule, names = found
+        parts = [array] if len(names) == 1 else list(np.moveaxis(array, STACKED, 0))
+        for part_name, part in zip(names, parts, strict=True):
+            theirs[part_name] = rule.how.write(part)
+    if homeless:
+        raise UserError(f"{origin}: the format has no place for {', '.join(sorted(homeless))}.")
+    return theirs
+
+
+def rename(tensors: Tensors, changes: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
+    """Returns tensors whose names went through the (expression, replacement) pairs in turn."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        new = name
+        for expression, replacement in changes:
+            new = re.sub(expression, replacement, new)
+        renamed[new] = tensor
+    return renamed
+
+
+def _find(name: str, rules: Sequence[Rule]) -> tuple[Rule | None, str | None, list[str]]:
+    for rule in rules:
+        for part in rule.parts:
+            values = match(part, name)
+            if values is not None:
+                if rule.ours is None:
+                    return rule, None, [name]
+                names = [fill(other, values) for other in rule.parts]
+                return rule, fill(rule.ours, values), names
+    return None, None, []
+
+
+def _matches(name: str, rules: Sequence[Rule]) -> Iterator[tuple[Rule, list[str]]]:
+    for rule in rules:
+        values = None if rule.ours is None else match(rule.ours, name)
+        if values is not None:
+            yield rule, [fill(part, values) for part in rule.parts]
+
+
+def _names(name: str, rules: Sequence[Rule]) -> Iterator[list[str]]:
+    return (names for _, names in _matches(name, rules))
+
+
+def _combine(parts: list[Tensor], how: How, shape: Shape) -> Tensor:
+    if len(parts) == 1:
+        return parts[0].map(lambda theirs: how.read(theirs, shape), shape)
+    part = _part_shape(shape)
+
+    def read() -> np.ndarray:
+        return np.stack([how.read(theirs.read(), part) for theirs in parts], STACKED)
+
+    return Tensor(shape, parts[0].dtype, read)
+
+
+def _misfits(names: list[str], tensors: list[Tensor], how: How, shape: Shape) -> list[str]:
+    part = shape if len(names) == 1 else _part_shape(shape)
+    return [
+        f"{name} has shape {tensor.shape}, the model's {how.shape(part)}"
+        for name, tensor in zip(names, tensors, strict=True)
+        if tensor.shape != how.shape(part)
+    ] + [
+        f"{name} has {tensor.dtype}, no floating-point numbers"
+        for name, tensor in zip(names, tensors, strict=True)
+        if not is_float(tensor)
+    ]
+
+
+def _part_shape(shape: Shape) -> Shape:
+    return (*shape[:STACKED], *shape[STACKED + 1 :])

@@ -1,0 +1,153 @@
+"""What a source is: one original's files of one family, and what its code does with them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vitswin_jax.weights import resize
+from vitswin_jax.weights.formats.tensors import Tensor, Tensors
+from vitswin_jax.weights.sources.rules import Rule, locate
+
+Fields = dict[str, Any]
+Named = Mapping[str, list[Tensor]]
+"""Our names to their tensors: what `describe` reads fields from."""
+
+BUFFERS = ("relative_position_index", "relative_coords_table", "attn_mask")
+"""How the names of tensors end that follow from sizes alone; their numbers are not read."""
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+CLIP = {
+    "mean": (0.48145466, 0.4578275, 0.40821073),
+    "std": (0.26862954, 0.26130258, 0.27577711),
+}
+
+SOME = "some"
+"""Among the values of `Source.holds`: any but None, 0 and False."""
+
+UNGATED = ("gelu", "gelu_tanh", "quick_gelu")
+"""Activations of a plain MLP, whose layers have other shapes than a gated one's."""
+
+_PLAIN = {  # fields that not every code has, with the one value that is as good as without
+    "dist_token": False, "dist_head": True, "reg_tokens": 0, "init_values": None, "pre_norm": False,
+    "fc_norm": False, "patch_norm": False, "qkv_bias": True, "patch_bias": True,
+    "no_embed_class": False, "pre_logits": None, "resnet_layers": None, "class_token": True,
+    "pos_embed": "learned", "pos_embed_at": "input", "global_pool": "token",
+}  # fmt: skip
+
+
+def only(*free: str, **allowed: tuple[Any, ...]) -> Mapping[str, tuple[Any, ...]]:
+    """Returns what a ViT's code can compute: a plain ViT, but for free and allowed fields."""
+    plain = {name: (value,) for name, value in _PLAIN.items()} | {"act": UNGATED}
+    return {name: values for name, values in plain.items() if name not in free} | allowed
+
+
+@dataclass(frozen=True)
+class Source:
+    """How the files of an original are recognised, described, and read."""
+
+    name: str
+    """As messages have it."""
+    format: str
+    """As `save_pretrained(format=)` has it: whose format it is."""
+    family: str
+    marks: tuple[str, ...]
+    """Expressions; a file is this source's where each fits a key of it, in full."""
+    rules: tuple[Rule, ...]
+    describe: Callable[[Named, Tensors, Mapping[str, Any]], Fields]
+    """Returns the fields that tensors, under our names and under theirs, or else hints show."""
+    numerics: Mapping[str, Any]
+    """The fields that are the original code's, and in no file."""
+    prepare: Callable[[Tensors], tuple[Tensors, list[str]]] = lambda tensors: (tensors, [])
+    """Returns the tensors under the names that the rules have, and the names that are left out."""
+    pos_embed: resize.Method = resize.bicubic
+    """How its code resizes position embeddings."""
+    bias_table: resize.Method = resize.bicubic
+    """How its code resizes tables of relative position biases."""
+    head_rows: Callable[[int, int], Sequence[int] | None] = lambda old, new: None
+    """From (classes of the file, classes wanted): the rows its code maps a head by, if it does."""
+    preprocess: Mapping[str, Any] | Callable[[Fields, str], Mapping[str, Any]] = field(
+        default_factory=lambda: IMAGENET
+    )
+    """Fields of `Preprocess`: how its code gives images to these models; or a function to them
+    from the model's fields and the name that the user gives, "" if none."""
+    holds: tuple[Mapping[str, tuple[Any, ...]], ...] = ()
+    """What its code can compute: fields to the values they may have, others are free; any of
+    several, and none for a source that is only read."""
+    prefix: str = ""
+    """What its published files have before every name that `prepare` returns."""
+    wrapper: str | None = None
+    """Under what key its published `.pth` files have the state dict."""
+    buffers: tuple[str, ...] = ()
+    """Which of `BUFFERS` its files have."""
+    restore: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda arrays: arrays
+    """Undoes, in what is written, the arithmetic of `prepare`."""
+
+    def fits(self, tensors: Tensors) -> bool:
+        """Returns whether the keys of a file are this source's."""
+        return all(any(re.fullmatch(mark, name) for name in tensors) for mark in self.marks)
+
+    def images(self, fields: Fields, name: str | None) -> Mapping[str, Any]:
+        """Returns the fields of `Preprocess`, but for the size, of one of its models."""
+        if callable(self.preprocess):
+            return self.preprocess(fields, name or "")
+        return self.preprocess
+
+    def named(self, tensors: Tensors) -> Named:
+        """Returns the tensors that have a place, under our names."""
+        return locate(tensors, self.rules)
+
+
+def unprefixed(*prefixes: str) -> Callable[[Tensors], tuple[Tensors, list[str]]]:
+    """Returns a `prepare` that takes the first prefix there is off, and leaves the others' out."""
+
+    def prepare(tensors: Tensors) -> tuple[Tensors, list[str]]:
+        prefix = next((p for p in prefixes if any(name.startswith(p) for name in tensors)), "")
+        kept = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        return kept, [name for name in tensors if not name.startswith(prefix)]
+
+    return prepare
+
+
+def count(names: Mapping[str, Any], template: str) -> int:
+    """Returns how many of the names `template.format(0)`, `template.format(1)`, ... there are."""
+    i = 0
+    while template.format(i) in names:
+        i += 1
+    return i
+
+
+def patch_fields(named: Named, *, torch: bool) -> Fields:
+    """Returns the fields that the patch embedding's kernel shows; PyTorch's is OIHW."""
+    kernel = named["patch_embed/proj/kernel"][0].shape
+    if torch:
+        kernel = (*kernel[2:], kernel[1], kernel[0])
+    height, width, channels, embed_dim = kernel
+    return {
+        "patch_size": height if height == width else (height, width),
+        "in_chans": channels,
+        "embed_dim": embed_dim,
+    }
+
+
+def resnet_fields(named: Named, *, torch: bool) -> Fields:
+    """Returns the fields that a hybrid's ResNet shows: nothing where there is none."""
+    if "backbone/root_conv/kernel" not in named:
+        return {}
+    layers, unit = [], "backbone/stage_{}/block_{{}}/conv1/kernel"
+    while blocks := count(named, unit.format(len(layers))):
+        layers.append(blocks)
+    shape = named["backbone/root_conv/kernel"][0].shape
+    return {"resnet_layers": tuple(layers), "in_chans": shape[1] if torch else shape[2]}
+
+
+def square(area: int) -> int | None:
+    """Returns the side of a square, or None where the area is no square's."""
+    side = math.isqrt(max(area, 0))
+    return side if side * side == area and area > 0 else None

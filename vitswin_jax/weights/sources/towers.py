@@ -1,0 +1,221 @@
+"""Image towers of CLIP and SigLIP: their files' names beside ours, and what a file shows.
+
+Sources: open_clip and OpenAI; Hugging Face. (timm has the same names for a tower as for a ViT:
+`vit.py`.) A text tower beside the image tower is left out. CLIP's projection, which has no bias, is
+our head with a bias of zeros, as in timm.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from vitswin_jax.core.types import UserError
+from vitswin_jax.weights import resize
+from vitswin_jax.weights.formats.tensors import Tensor, Tensors
+from vitswin_jax.weights.sources.rules import Rule, conv, dense, dense_out, row, unbatched, vector
+from vitswin_jax.weights.sources.source import CLIP, HALF, Fields, Named, Source, only
+from vitswin_jax.weights.sources.vit_fields import Prepared, clip_activation, describe_vit
+
+# fmt: off
+BLOCK, BLOCK_ = "transformer.resblocks.{i}.", "block_{i}/"
+OPEN_CLIP_RULES = (
+    Rule("conv1.weight",                       "patch_embed/proj/kernel",         conv),
+    Rule("class_embedding",                    "cls_token",                       vector),
+    Rule("positional_embedding",               "pos_embed",                       unbatched),
+    Rule("ln_pre.weight",                      "norm_pre/scale"),
+    Rule("ln_pre.bias",                        "norm_pre/bias"),
+    Rule(BLOCK + "ln_{n}.weight",              BLOCK_ + "norm{n}/scale"),
+    Rule(BLOCK + "ln_{n}.bias",                BLOCK_ + "norm{n}/bias"),
+    Rule(BLOCK + "attn.in_proj_weight",        BLOCK_ + "attn/qkv/kernel",        dense),
+    Rule(BLOCK + "attn.in_proj_bias",          BLOCK_ + "attn/qkv/bias",          vector),
+    Rule(BLOCK + "attn.out_proj.weight",       BLOCK_ + "attn/proj/kernel",       dense_out),
+    Rule(BLOCK + "attn.out_proj.bias",         BLOCK_ + "attn/proj/bias"),
+    Rule(BLOCK + "ls_{n}.gamma",               BLOCK_ + "ls{n}/gamma"),
+    Rule(BLOCK + "mlp.c_fc.weight",            BLOCK_ + "mlp/fc1/kernel",         dense),
+    Rule(BLOCK + "mlp.c_fc.bias",              BLOCK_ + "mlp/fc1/bias"),
+    Rule(BLOCK + "mlp.c_proj.weight",          BLOCK_ + "mlp/fc2/kernel",         dense),
+    Rule(BLOCK + "mlp.c_proj.bias",            BLOCK_ + "mlp/fc2/bias"),
+    Rule("ln_post.weight",                     "norm/scale"),
+    Rule("ln_post.bias",                       "norm/bias"),
+    Rule("proj",                               "head/kernel"),
+    Rule("proj_bias",                          "head/bias"),
+)
+
+MODEL = "vision_model."
+LAYER, ATTN = MODEL + "encoder.layers.{i}.", MODEL + "encoder.layers.{i}.self_attn."
+EMBEDDINGS, POOL = MODEL + "embeddings.", MODEL + "head."
+QKV = tuple(ATTN + part for part in ("q_proj", "k_proj", "v_proj"))
+HUGGINGFACE_RULES = (
+    Rule(EMBEDDINGS + "patch_embedding.weight", "patch_embed/proj/kernel",        conv),
+    Rule(EMBEDDINGS + "patch_embedding.bias",  "patch_embed/proj/bias"),
+    Rule(EMBEDDINGS + "class_embedding",       "cls_token",                       vector),
+    Rule(EMBEDDINGS + "position_embedding.weight", "pos_embed",                   unbatched),
+    Rule(EMBEDDINGS + "position_ids",          None),                             # 0, 1, 2, ...
+    Rule(MODEL + "pre_layrnorm.weight",        "norm_pre/scale"),
+    Rule(MODEL + "pre_layrnorm.bias",          "norm_pre/bias"),
+    Rule(LAYER + "layer_norm{n}.weight",       BLOCK_ + "norm{n}/scale"),
+    Rule(LAYER + "layer_norm{n}.bias",         BLOCK_ + "norm{n}/bias"),
+    Rule(tuple(part + ".weight" for part in QKV), BLOCK_ + "attn/qkv/kernel",     dense),
+    Rule(tuple(part + ".bias" for part in QKV), BLOCK_ + "attn/qkv/bias",         vector),
+    Rule(ATTN + "out_proj.weight",             BLOCK_ + "attn/proj/kernel",       dense_out),
+    Rule(ATTN + "out_proj.bias",               BLOCK_ + "attn/proj/bias"),
+    Rule(LAYER + "mlp.{f:fc[12]}.weight",      BLOCK_ + "mlp/{f}/kernel",         dense),
+    Rule(LAYER + "mlp.{f:fc[12]}.bias",        BLOCK_ + "mlp/{f}/bias"),
+    Rule(MODEL + "post_layernorm.weight",      "norm/scale"),
+    Rule(MODEL + "post_layernorm.bias",        "norm/bias"),
+    Rule(POOL + "probe",                       "attn_pool/latent",                row),
+    Rule(POOL + "attention.q_proj_weight",     "attn_pool/q/kernel",              dense),
+    Rule(POOL + "attention.q_proj_bias",       "attn_pool/q/bias",                vector),
+    Rule(POOL + "attention.kv_proj_weight",    "attn_pool/kv/kernel",             dense),
+    Rule(POOL + "attention.kv_proj_bias",      "attn_pool/kv/bias",               vector),
+    Rule(POOL + "attention.out_proj.weight",   "attn_pool/proj/kernel",           dense_out),
+    Rule(POOL + "attention.out_proj.bias",     "attn_pool/proj/bias"),
+    Rule(POOL + "layernorm.weight",            "attn_pool/norm/scale"),
+    Rule(POOL + "layernorm.bias",              "attn_pool/norm/bias"),
+    Rule(POOL + "mlp.{f:fc[12]}.weight",       "attn_pool/mlp/{f}/kernel",        dense),
+    Rule(POOL + "mlp.{f:fc[12]}.bias",         "attn_pool/mlp/{f}/bias"),
+)
+CLIP_RULES = (
+    *HUGGINGFACE_RULES,
+    Rule("visual_projection.weight",           "head/kernel",                     dense),
+    Rule("visual_projection.bias",             "head/bias"),
+)
+SIGLIP_RULES = (
+    *HUGGINGFACE_RULES,
+    Rule("classifier.weight",                  "head/kernel",                     dense),
+    Rule("classifier.bias",                    "head/bias"),
+)
+# fmt: on
+
+
+def _describe_clip(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
+    """Returns a CLIP tower's fields; the activation is the hints', for no file shows it."""
+    return describe_vit(named, tensors, hints) | {"act": clip_activation(hints)}
+
+
+def _with_bias(tensors: dict[str, Tensor], weight: str, bias: str, *, axis: int) -> None:
+    """Adds a bias of zeros to a projection, where it is there."""
+    if weight in tensors:
+        kernel = tensors[weight]
+        tensors[bias] = Tensor.of(np.zeros(kernel.shape[axis], kernel.dtype))
+
+
+def _without_bias(bias: str) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
+    """Returns a `restore` that takes the zeros out; raises UserError where they are none."""
+
+    def restore(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if bias in arrays and np.any(arrays[bias]):
+            raise UserError(
+                "CLIP's projection has no bias, and the model's head has one that is not zero; "
+                "write another format, or a model with num_classes=0."
+            )
+        return {name: array for name, array in arrays.items() if name != bias}
+
+    return restore
+
+
+def _prepare_open_clip(tensors: Tensors) -> Prepared:
+    """Returns the tower's parameters without prefix; the text tower's names are left out."""
+    prefix = next((p for p in ("module.visual.", "visual.") if p + "conv1.weight" in tensors), "")
+    kept = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    _with_bias(kept, "proj", "proj_bias", axis=1)
+    return kept, [name for name in tensors if not name.startswith(prefix)]
+
+
+def _vision_model(tensors: Tensors, *others: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Returns a vision model's tensors, and those called `others`, and the names of the rest."""
+    if not any(name.startswith(MODEL) for name in tensors):
+        place = re.compile(r"(embeddings|encoder|head|pre_layrnorm|post_layernorm)\.")
+        tensors = {MODEL * bool(place.match(n)) + n: t for n, t in tensors.items()}
+    kept = {n: t for n, t in tensors.items() if n.startswith(MODEL) or n in others}
+    return kept, [name for name in tensors if name not in kept]
+
+
+def _prepare_clip(tensors: Tensors) -> Prepared:
+    if "classifier.weight" in tensors:
+        raise UserError(
+            "CLIPForImageClassification's head reads the mean of tokens that are not normed, which "
+            "no model here does; load the CLIP model it was made from, and train a head."
+        )
+    kept, left_out = _vision_model(tensors, "visual_projection.weight")
+    _with_bias(kept, "visual_projection.weight", "visual_projection.bias", axis=0)
+    return kept, left_out
+
+
+def _prepare_siglip(tensors: Tensors) -> Prepared:
+    """Returns the tower, its pool's fused projection divided; a classifier reads the mean."""
+    kept, left_out = _vision_model(tensors, "classifier.weight", "classifier.bias")
+    if "classifier.weight" in kept:
+        pool = [name for name in kept if name.startswith(POOL)]
+        return {n: t for n, t in kept.items() if n not in pool}, [*left_out, *pool]
+    for kind in ("weight", "bias"):
+        fused = kept.pop(f"{POOL}attention.in_proj_{kind}", None)
+        if fused is not None:
+            width = fused.shape[0] // 3
+            kept[f"{POOL}attention.q_proj_{kind}"] = fused.rows(0, width)
+            kept[f"{POOL}attention.kv_proj_{kind}"] = fused.rows(width, 3 * width)
+    return kept, left_out
+
+
+def _fuse_pool(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns what is written with the pool's query, key and value in one array."""
+    arrays = dict(arrays)
+    for kind in ("weight", "bias"):
+        parts = [arrays.pop(f"{POOL}attention.{p}_proj_{kind}", None) for p in ("q", "kv")]
+        if parts[0] is not None:
+            arrays[f"{POOL}attention.in_proj_{kind}"] = np.concatenate(parts)
+    return arrays
+
+
+_TOWER = {"class_token": (False,), "patch_bias": (True,)}
+SOURCES = (
+    Source(
+        name="open_clip",
+        format="open_clip",
+        family="vit",
+        marks=(
+            r"(.*\.)?class_embedding",
+            r"(.*\.)?conv1\.weight",
+            r"(.*\.)?transformer\.resblocks\.0\.attn\.in_proj_weight",
+        ),
+        rules=OPEN_CLIP_RULES,
+        describe=_describe_clip,
+        numerics={"norm_eps": 1e-5},
+        prepare=_prepare_open_clip,
+        pos_embed=resize.bicubic_antialiased,
+        preprocess=CLIP,
+    ),
+    Source(
+        name="Hugging Face (CLIP)",
+        format="huggingface",
+        family="vit",
+        marks=(r"(vision_model\.)?pre_layrnorm\.weight",),
+        rules=CLIP_RULES,
+        describe=_describe_clip,
+        numerics={"norm_eps": 1e-5},
+        prepare=_prepare_clip,
+        preprocess=CLIP,
+        holds=(only(pre_norm=(True,), patch_bias=(False,)),),
+        restore=_without_bias("visual_projection.bias"),
+    ),
+    Source(
+        name="Hugging Face (SigLIP)",
+        format="huggingface",
+        family="vit",
+        marks=(r"(vision_model\.)?encoder\.layers\.0\.layer_norm1\.weight",),
+        rules=SIGLIP_RULES,
+        describe=describe_vit,
+        numerics={"act": "gelu_tanh", "norm_eps": 1e-6},
+        prepare=_prepare_siglip,
+        preprocess=HALF,
+        holds=(
+            only(**_TOWER, global_pool=("map",), num_classes=(0,)),
+            only(**_TOWER, global_pool=("avg",)),
+        ),
+        restore=_fuse_pool,
+    ),
+)

@@ -1,0 +1,297 @@
+"""Vision Transformers: their files' names beside ours, and what a file shows of the model.
+
+Sources: google-research/vision_transformer and big_vision (npz); timm, and DeiT, DINOv2, MAE and
+the WZMIAOMIAO tutorial, whose names are the same; Hugging Face.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from vitswin_jax.weights import resize
+from vitswin_jax.weights.sources import vit_fields
+from vitswin_jax.weights.sources.preprocess import timm_preprocess
+from vitswin_jax.weights.sources.rules import Rule, conv, dense, dense_out, map_vector, row, vector
+from vitswin_jax.weights.sources.source import HALF, IMAGENET, SOME, Source, only
+
+# fmt: off
+BLOCK, BLOCK_ = "blocks.{i}.", "block_{i}/"
+TIMM_RULES = (
+    Rule("patch_embed.proj.weight",               "patch_embed/proj/kernel",           conv),
+    Rule("patch_embed.proj.bias",                 "patch_embed/proj/bias"),
+    Rule("{t:(cls|dist|reg)_token|pos_embed}",    "{t}"),
+    Rule(BLOCK + "{n:norm[12]}.weight",           BLOCK_ + "{n}/scale"),
+    Rule(BLOCK + "{n:norm[12]}.bias",             BLOCK_ + "{n}/bias"),
+    Rule(BLOCK + "attn.qkv.weight",               BLOCK_ + "attn/qkv/kernel",          dense),
+    Rule(BLOCK + "attn.qkv.bias",                 BLOCK_ + "attn/qkv/bias",            vector),
+    Rule(BLOCK + "attn.proj.weight",              BLOCK_ + "attn/proj/kernel",         dense_out),
+    Rule(BLOCK + "attn.proj.bias",                BLOCK_ + "attn/proj/bias"),
+    Rule(BLOCK + "ls{k}.gamma",                   BLOCK_ + "ls{k}/gamma"),
+    Rule(BLOCK + "gamma_{k}",                     BLOCK_ + "ls{k}/gamma"),             # DeiT-3
+    Rule(BLOCK + "mlp.{f:fc[12]}.weight",         BLOCK_ + "mlp/{f}/kernel",           dense),
+    Rule(BLOCK + "mlp.{f:fc[12]}.bias",           BLOCK_ + "mlp/{f}/bias"),
+    Rule(BLOCK + "mlp.w12.weight",                BLOCK_ + "mlp/fc1/kernel",           dense),
+    Rule(BLOCK + "mlp.w12.bias",                  BLOCK_ + "mlp/fc1/bias"),            # DINOv2-g
+    Rule(BLOCK + "mlp.w3.weight",                 BLOCK_ + "mlp/fc2/kernel",           dense),
+    Rule(BLOCK + "mlp.w3.bias",                   BLOCK_ + "mlp/fc2/bias"),
+    Rule("{n:norm|fc_norm|norm_pre}.weight",      "{n}/scale"),
+    Rule("{n:norm|fc_norm|norm_pre}.bias",        "{n}/bias"),
+    Rule("attn_pool.latent",                      "attn_pool/latent",                  row),
+    Rule("attn_pool.{p:q|kv}.weight",             "attn_pool/{p}/kernel",              dense),
+    Rule("attn_pool.{p:q|kv}.bias",               "attn_pool/{p}/bias",                vector),
+    Rule("attn_pool.proj.weight",                 "attn_pool/proj/kernel",             dense_out),
+    Rule("attn_pool.proj.bias",                   "attn_pool/proj/bias"),
+    Rule("attn_pool.norm.weight",                 "attn_pool/norm/scale"),
+    Rule("attn_pool.norm.bias",                   "attn_pool/norm/bias"),
+    Rule("attn_pool.mlp.{f:fc[12]}.weight",       "attn_pool/mlp/{f}/kernel",          dense),
+    Rule("attn_pool.mlp.{f:fc[12]}.bias",         "attn_pool/mlp/{f}/bias"),
+    Rule("pre_logits.fc.weight",                  "pre_logits/kernel",                 dense),
+    Rule("pre_logits.fc.bias",                    "pre_logits/bias"),
+    Rule("{h:head|head_dist}.weight",             "{h}/kernel",                        dense),
+    Rule("{h:head|head_dist}.bias",               "{h}/bias"),
+    Rule("mask_token",                            None),
+    Rule("decoder{d:[._].*}",                     None),
+)
+
+
+def _timm_hybrid(stem: str) -> tuple[Rule, ...]:
+    """Returns timm's table with the ResNet's rows; its stem stands elsewhere if it is alone."""
+    unit, unit_ = "patch_embed.backbone.stages.{i}.blocks.{j}.", "backbone/stage_{i}/block_{j}/"
+    return (
+        *TIMM_RULES,
+        Rule(stem + "conv.weight",             "backbone/root_conv/kernel",            conv),
+        Rule(stem + "norm.weight",             "backbone/root_norm/scale"),
+        Rule(stem + "norm.bias",               "backbone/root_norm/bias"),
+        Rule(unit + "conv{k}.weight",          unit_ + "conv{k}/kernel",               conv),
+        Rule(unit + "norm{k}.weight",          unit_ + "norm{k}/scale"),
+        Rule(unit + "norm{k}.bias",            unit_ + "norm{k}/bias"),
+        Rule(unit + "downsample.conv.weight",  unit_ + "downsample_conv/kernel",       conv),
+        Rule(unit + "downsample.norm.weight",  unit_ + "downsample_norm/scale"),
+        Rule(unit + "downsample.norm.bias",    unit_ + "downsample_norm/bias"),
+    )
+
+
+def _huggingface(
+    prefix: str, *, dinov2: bool = False, gated: bool = False, head: str
+) -> tuple[Rule, ...]:
+    """Returns the table of a transformers class, whose base model stands under `prefix`."""
+    layer, attn = prefix + "encoder.layer.{i}.", prefix + "encoder.layer.{i}.attention.attention."
+    embeddings = prefix + "embeddings."
+    norms = ("norm1", "norm2") if dinov2 else ("layernorm_before", "layernorm_after")
+    mlp = ("mlp.fc1", "mlp.fc2") if dinov2 else ("intermediate.dense", "output.dense")
+    mlp = ("mlp.weights_in", "mlp.weights_out") if gated else mlp
+    qkv = tuple(attn + part for part in ("query", "key", "value"))
+    rules = [
+        Rule(embeddings + "patch_embeddings.projection.weight", "patch_embed/proj/kernel", conv),
+        Rule(embeddings + "patch_embeddings.projection.bias",   "patch_embed/proj/bias"),
+        Rule(embeddings + "cls_token",                     "cls_token"),
+        Rule(embeddings + "distillation_token",            "dist_token"),
+        Rule(embeddings + "register_tokens",               "reg_token"),
+        Rule(embeddings + "position_embeddings",           "pos_embed"),
+        Rule(embeddings + "mask_token",                    None),
+        Rule(tuple(part + ".weight" for part in qkv),      BLOCK_ + "attn/qkv/kernel",     dense),
+        Rule(tuple(part + ".bias" for part in qkv),        BLOCK_ + "attn/qkv/bias",       vector),
+        Rule(layer + "attention.output.dense.weight",      BLOCK_ + "attn/proj/kernel", dense_out),
+        Rule(layer + "attention.output.dense.bias",        BLOCK_ + "attn/proj/bias"),
+        Rule(layer + "layer_scale{k}.lambda1",             BLOCK_ + "ls{k}/gamma"),
+        Rule(prefix + "layernorm.weight",                  "norm/scale"),
+        Rule(prefix + "layernorm.bias",                    "norm/bias"),
+        Rule(prefix + "pooler.dense.weight",               "pre_logits/kernel",            dense),
+        Rule(prefix + "pooler.dense.bias",                 "pre_logits/bias"),
+        Rule(f"{head}.weight",                             "head/kernel",                  dense),
+        Rule(f"{head}.bias",                               "head/bias"),
+        Rule("distillation_classifier.weight",             "head_dist/kernel",             dense),
+        Rule("distillation_classifier.bias",               "head_dist/bias"),
+        Rule("decoder.{d:.*}",                             None),                          # MAE's
+    ]
+    for n in (0, 1):
+        rules += [
+            Rule(f"{layer}{norms[n]}.weight",              f"{BLOCK_}norm{n + 1}/scale"),
+            Rule(f"{layer}{norms[n]}.bias",                f"{BLOCK_}norm{n + 1}/bias"),
+            Rule(f"{layer}{mlp[n]}.weight",                f"{BLOCK_}mlp/fc{n + 1}/kernel", dense),
+            Rule(f"{layer}{mlp[n]}.bias",                  f"{BLOCK_}mlp/fc{n + 1}/bias"),
+        ]
+    return tuple(rules)
+
+
+def _google(*, linen: bool) -> tuple[Rule, ...]:
+    """Returns Google's table; both numberings are read, and the one asked for is written."""
+    rules = []
+    for attention, norm, mlp in ((0, 1, 0), (1, 2, 3))[:: 1 if linen else -1]:
+        block = "Transformer/encoderblock_{i}/"
+        attn = f"{block}MultiHeadDotProductAttention_{attention}/"
+        qkv = (attn + "query/", attn + "key/", attn + "value/")
+        rules += [
+            Rule(block + "LayerNorm_0/{p:scale|bias}",       BLOCK_ + "norm1/{p}"),
+            Rule(f"{block}LayerNorm_{norm}/{{p:scale|bias}}", BLOCK_ + "norm2/{p}"),
+            Rule(tuple(part + "{p:kernel|bias}" for part in qkv), BLOCK_ + "attn/qkv/{p}"),
+            Rule(attn + "out/{p:kernel|bias}",               BLOCK_ + "attn/proj/{p}"),
+            Rule(f"{block}MlpBlock_{mlp}/Dense_0/{{p:kernel|bias}}", BLOCK_ + "mlp/fc1/{p}"),
+            Rule(f"{block}MlpBlock_{mlp}/Dense_1/{{p:kernel|bias}}", BLOCK_ + "mlp/fc2/{p}"),
+        ]
+    unit, unit_ = "block{i+1}/unit{j+1}/", "backbone/stage_{i}/block_{j}/"
+    pool = "MAPHead_0/MultiHeadDotProductAttention_0/"
+    places = ["pos_embedding", "Transformer/posembed_input/pos_embedding"]
+    return (
+        *rules,
+        *(Rule(place, "pos_embed") for place in places[:: 1 if linen else -1]),
+        Rule("embedding/{p:kernel|bias}",                    "patch_embed/proj/{p}"),
+        Rule("cls",                                          "cls_token"),
+        Rule("Transformer/encoder_norm/{p:scale|bias}",      "norm/{p}"),
+        Rule("MAPHead_0/probe",                              "attn_pool/latent",           row),
+        Rule(pool + "query/{p:kernel|bias}",                 "attn_pool/q/{p}"),
+        Rule((pool + "key/{p}", pool + "value/{p:kernel|bias}"), "attn_pool/kv/{p}"),
+        Rule(pool + "out/{p:kernel|bias}",                   "attn_pool/proj/{p}"),
+        Rule("MAPHead_0/LayerNorm_0/{p:scale|bias}",         "attn_pool/norm/{p}"),
+        Rule("MAPHead_0/MlpBlock_0/Dense_0/{p:kernel|bias}", "attn_pool/mlp/fc1/{p}"),
+        Rule("MAPHead_0/MlpBlock_0/Dense_1/{p:kernel|bias}", "attn_pool/mlp/fc2/{p}"),
+        Rule("conv_root/kernel",                             "backbone/root_conv/kernel"),
+        Rule("gn_root/{p:scale|bias}",                       "backbone/root_norm/{p}", map_vector),
+        Rule(unit + "conv{k}/kernel",                        unit_ + "conv{k}/kernel"),
+        Rule(unit + "gn{k}/{p:scale|bias}",                  unit_ + "norm{k}/{p}", map_vector),
+        Rule(unit + "conv_proj/kernel",                      unit_ + "downsample_conv/kernel"),
+        Rule(unit + "gn_proj/{p:scale|bias}",          unit_ + "downsample_norm/{p}", map_vector),
+        Rule("pre_logits/{p:kernel|bias}",                   "pre_logits/{p}"),
+        Rule("head/{p:kernel|bias}",                         "head/{p}"),
+    )
+# fmt: on
+
+
+def _huggingface_source(
+    name: str,
+    prefix: str,
+    *marks: str,
+    holds: tuple[Mapping[str, tuple[Any, ...]], ...] = (),
+    own_prefix: bool = False,
+    **options: Any,
+) -> Source:
+    base = re.escape(prefix) if own_prefix else f"({re.escape(prefix)})?"  # a base model has none
+    dinov2, registers = options.get("dinov2", False), "registers" in prefix
+    return Source(
+        name=f"Hugging Face ({name})",
+        format="huggingface",
+        family="vit",
+        marks=tuple(base + mark for mark in marks),
+        rules=_huggingface(prefix, **options),
+        describe=functools.partial(vit_fields.describe_vit, no_embed_class=registers),
+        numerics={"act": "gelu", "norm_eps": 1e-6 if dinov2 else 1e-12},
+        prepare=vit_fields.prefixed(prefix),
+        pos_embed=resize.bicubic_antialiased if registers else resize.bicubic,
+        preprocess=IMAGENET if dinov2 or prefix == "deit." else HALF,
+        holds=holds,
+        restore=functools.partial(vit_fields.restore_dinov2, prefix) if dinov2 else dict,
+    )
+
+
+_BIG_VISION = (
+    only("pre_logits", "resnet_layers", "pos_embed", class_token=(False,), global_pool=("avg",)),
+    only("pre_logits", "resnet_layers", "pos_embed", class_token=(False,), global_pool=("map",)),
+    only("pre_logits", "resnet_layers", no_embed_class=(True,)),
+)
+_TIMM = (
+    "dist_token", "reg_tokens", "init_values", "pre_norm", "fc_norm", "qkv_bias", "patch_bias",
+    "no_embed_class", "class_token", "act",
+)  # fmt: skip
+_POOLS = {"global_pool": ("token", "avg", "map")}
+
+
+def _google_source(name: str, *marks: str, linen: bool) -> Source:
+    return Source(
+        name=f"Google ({name})",
+        format="google",
+        family="vit",
+        marks=marks,
+        rules=_google(linen=linen),
+        describe=vit_fields.describe_google,
+        numerics={"act": "gelu_tanh", "norm_eps": 1e-6},
+        prepare=vit_fields.prepare_google,
+        pos_embed=resize.corner_linear,
+        preprocess=HALF,
+        holds=_BIG_VISION if linen else (only("pre_logits", "resnet_layers"),),
+        prefix="params/" if linen else "",
+    )
+
+
+def _timm_source(
+    mark: str, *, rules: tuple[Rule, ...], holds: tuple[Mapping[str, tuple[Any, ...]], ...]
+) -> Source:
+    return Source(
+        name="timm",
+        format="timm",
+        family="vit",
+        marks=(r"(.*\.)?blocks\.0\.attn\.qkv\.weight", mark),
+        rules=rules,
+        describe=vit_fields.describe_timm,
+        numerics={"act": "gelu", "norm_eps": 1e-6},
+        prepare=vit_fields.prepare_timm,
+        pos_embed=resize.bicubic_antialiased,
+        preprocess=timm_preprocess,
+        holds=holds,
+    )
+
+
+NORM1, LAYERNORM = (
+    r"encoder\.layer\.0\.norm1\.weight",
+    r"encoder\.layer\.0\.layernorm_before\.weight",
+)
+REGISTERS, DISTILLATION = r"embeddings\.register_tokens", r"embeddings\.distillation_token"
+CLASSIFIER = r"classifier\.weight"
+_DINOV2 = {"global_pool": ("token", "token_avg"), "init_values": (SOME,)}
+_REGISTERS = _DINOV2 | {"reg_tokens": (SOME,), "no_embed_class": (True,)}
+GATED = r"encoder\.layer\.0\.mlp\.weights_in\.weight"
+_GATED = {"act": ("swiglu",)}
+_CLASS_TOKEN_ALONE = {"dist_token": (True,), "dist_head": (False,)}
+SOURCES = (
+    _google_source(
+        "vision_transformer", ".*Transformer/posembed_input/pos_embedding", linen=False
+    ),
+    _google_source("big_vision", ".*Transformer/encoderblock(_0)?/.*", linen=True),
+    _huggingface_source(
+        "DINOv2 with registers", "dinov2_with_registers.", NORM1, REGISTERS, GATED, dinov2=True,
+        gated=True, head="classifier", holds=(only("qkv_bias", **_REGISTERS, **_GATED),),
+    ),
+    _huggingface_source(
+        "DINOv2", "dinov2.", NORM1, GATED, dinov2=True, gated=True, head="classifier",
+        holds=(only("qkv_bias", **_DINOV2, **_GATED),),
+    ),
+    _huggingface_source(
+        "DINOv2 with registers", "dinov2_with_registers.", NORM1, REGISTERS, dinov2=True,
+        head="classifier", holds=(only("qkv_bias", **_REGISTERS),),
+    ),
+    _huggingface_source(
+        "DINOv2", "dinov2.", NORM1, dinov2=True, head="classifier",
+        holds=(only("qkv_bias", **_DINOV2),),
+    ),
+    _huggingface_source(
+        "DeiT", "deit.", LAYERNORM, DISTILLATION, CLASSIFIER, head="classifier",
+        holds=(only("qkv_bias", **_CLASS_TOKEN_ALONE),),
+    ),
+    _huggingface_source(
+        "DeiT", "deit.", LAYERNORM, DISTILLATION, head="cls_classifier",
+        holds=(
+            only("qkv_bias", dist_token=(True,)),
+            only("qkv_bias", **_CLASS_TOKEN_ALONE, num_classes=(0,), pre_logits=(SOME,)),
+        ),
+    ),
+    _huggingface_source("DeiT", "deit.", LAYERNORM, head="classifier", own_prefix=True),
+    _huggingface_source(
+        "ViT", "vit.", LAYERNORM, head="classifier",
+        holds=(only("qkv_bias"), only("qkv_bias", "pre_logits", num_classes=(0,))),
+    ),
+    _timm_source(
+        r"(.*\.)?patch_embed\.backbone\.stem\.conv\.weight",
+        rules=_timm_hybrid("patch_embed.backbone.stem."),
+        holds=(only(*_TIMM, "resnet_layers", **_POOLS),),
+    ),
+    _timm_source(
+        r"(.*\.)?patch_embed\.backbone\.conv\.weight",
+        rules=_timm_hybrid("patch_embed.backbone."),
+        holds=(only(*_TIMM, resnet_layers=((),), **_POOLS),),
+    ),
+    _timm_source(
+        r"(.*\.)?patch_embed\.proj\.weight", rules=TIMM_RULES, holds=(only(*_TIMM, **_POOLS),)
+    ),
+)  # fmt: skip

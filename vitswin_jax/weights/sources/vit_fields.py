@@ -1,0 +1,250 @@
+"""What a Vision Transformer's file shows of its model, and its keys made ready for the rules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from vitswin_jax.core.types import UserError
+from vitswin_jax.weights.formats.tensors import Tensor, Tensors
+from vitswin_jax.weights.sources.source import (
+    Fields,
+    Named,
+    count,
+    patch_fields,
+    resnet_fields,
+    square,
+    unprefixed,
+)
+
+HEADS = {192: 3, 384: 6, 512: 8, 768: 12} | dict.fromkeys((1024, 1152, 1280, 1408, 1536, 1664), 16)
+"""Embedding width to heads, as published: a fused qkv does not show them."""
+
+GATED_HEADS = {1536: 24}
+"""The same of models with a gated MLP: DINOv2's giant."""
+
+Prepared = tuple[dict[str, Tensor], list[str]]
+
+
+def describe_vit(
+    named: Named,
+    tensors: Tensors,
+    hints: Mapping[str, Any],
+    *,
+    torch: bool = True,
+    no_embed_class: bool | None = None,
+) -> Fields:
+    """Returns a ViT's fields from tensors under our names.
+
+    `hints` (the fields of the model that the user names) supply what the tensors do not show:
+    heads off the published table, the sides of a grid that is no square, token or average pooling.
+    Of `no_embed_class`, which a code may leave no choice in, None is what makes the grid a square.
+    Raises UserError, with the candidates, where they do not either.
+    """
+    del tensors
+    fields = patch_fields(named, torch=torch) | resnet_fields(named, torch=torch)
+    dim = fields["embed_dim"]
+    classes = named["head/bias"][0].size if "head/bias" in named else 0
+    fields |= {
+        "num_classes": classes,
+        "depth": count(named, "block_{}/norm1/scale"),
+        "num_heads": _heads(named, dim, hints),
+        "mlp_ratio": named["block_0/mlp/fc1/bias"][0].size / dim,
+        "qkv_bias": "block_0/attn/qkv/bias" in named,
+        "class_token": "cls_token" in named,
+        "dist_token": "dist_token" in named,
+        "dist_head": "head_dist/kernel" in named or not _reads_the_class_token_alone(named),
+        "reg_tokens": named["reg_token"][0].size // dim if "reg_token" in named else 0,
+        "patch_bias": "patch_embed/proj/bias" in named,
+        "pre_norm": "norm_pre/scale" in named,
+        "init_values": 1e-5 if "block_0/ls1/gamma" in named else None,
+        "fc_norm": "fc_norm/scale" in named,
+        "pre_logits": named["pre_logits/bias"][0].size if "pre_logits/bias" in named else None,
+    }
+    if _gated(named):
+        fields["act"] = "swiglu"
+    fields["global_pool"] = _pool(named, fields, hints)
+    return fields | _positions(named, fields, hints, no_embed_class)
+
+
+def describe_timm(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
+    """Returns what `describe_vit` does, and what timm has for CLIP: an epsilon, an activation."""
+    fields = describe_vit(named, tensors, hints)
+    if fields["pre_norm"]:
+        fields |= {"norm_eps": 1e-5, "act": clip_activation(hints)}
+    return fields
+
+
+def clip_activation(hints: Mapping[str, Any]) -> str:
+    """Returns the activation of a CLIP tower, which no file shows; raises UserError without one."""
+    if "act" not in hints:
+        raise UserError(
+            "the file does not show which activation this CLIP was trained with; give a name or "
+            "act=: quick_gelu (OpenAI, MetaCLIP, DFN) or gelu (OpenCLIP)."
+        )
+    return hints["act"]
+
+
+def describe_google(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
+    """Returns what `describe_vit` does, for kernels in Flax's layout, and a hybrid's epsilons."""
+    fields = describe_vit(named, tensors, hints, torch=False)
+    if "resnet_layers" in fields:
+        fields |= {"group_norm_eps": 1e-6, "weight_var_eps": 0.0, "weight_std_eps": 1e-5}
+    return fields
+
+
+def _gated(named: Named) -> bool:
+    """Returns whether a MLP's first layer makes two values for each that its second reads."""
+    dim = named["block_0/norm1/scale"][0].size
+    inputs = named["block_0/mlp/fc2/kernel"][0].size // dim
+    return named["block_0/mlp/fc1/bias"][0].size == 2 * inputs
+
+
+def _heads(named: Named, dim: int, hints: Mapping[str, Any]) -> int:
+    kernel = named["block_0/attn/qkv/kernel"][0].shape
+    if len(kernel) == 3:
+        return kernel[1]
+    if "num_heads" in hints and hints.get("embed_dim", dim) == dim:
+        return hints["num_heads"]
+    if _gated(named) and dim in GATED_HEADS:
+        return GATED_HEADS[dim]
+    if dim in HEADS:
+        return HEADS[dim]
+    candidates = ", ".join(str(n) for n in range(1, dim + 1) if dim % n == 0 and dim // n >= 8)
+    raise UserError(
+        f"the file does not show num_heads, and no published model is {dim} wide; give a name or "
+        f"num_heads=: {candidates}."
+    )
+
+
+def _reads_the_class_token_alone(named: Named) -> bool:
+    """Returns whether a DeiT's distillation token is there and what has only one reader reads."""
+    readers = {"head/kernel", "pre_logits/kernel"}
+    return "dist_token" in named and not readers.isdisjoint(named)
+
+
+def _pool(named: Named, fields: Fields, hints: Mapping[str, Any]) -> str:
+    if "attn_pool/latent" in named:
+        return "map"
+    if not fields["class_token"] or fields["fc_norm"]:
+        return "avg"
+    width = fields["pre_logits"] or fields["embed_dim"]
+    if "head/kernel" in named:
+        inputs = named["head/kernel"][0].size // fields["num_classes"]
+        if inputs == 2 * width:
+            return "token_avg"
+    return "avg" if hints.get("global_pool") == "avg" else "token"
+
+
+def _positions(
+    named: Named, fields: Fields, hints: Mapping[str, Any], no_embed_class: bool | None
+) -> Fields:
+    if "pos_embed" not in named:
+        kind = "none" if hints.get("pos_embed") == "none" else "sincos2d"
+        return {"pos_embed": kind, "img_size": hints.get("img_size", 224)}
+    n = named["pos_embed"][0].size // fields["embed_dim"]
+    prefix = fields["class_token"] + fields["dist_token"] + fields["reg_tokens"]
+    patch = fields["patch_size"]
+    layers = fields.get("resnet_layers")
+    stride = 1 if layers is None else 4 << max(len(layers) - 1, 0)  # of the ResNet's map
+    patch = tuple(stride * p for p in (patch if isinstance(patch, tuple) else (patch, patch)))
+    sizes = {n - prefix: False, n: True} if prefix else {n: False}
+    if prefix and no_embed_class is not None:
+        sizes = {area: without for area, without in sizes.items() if without == no_embed_class}
+    for area, without_class in sizes.items():
+        if side := square(area):
+            size = (side * patch[0], side * patch[1])
+            img_size = size[0] if size[0] == size[1] else size
+            return {"img_size": img_size, "no_embed_class": without_class, "pos_embed": "learned"}
+    hinted = hints.get("img_size", 0)
+    hinted = hinted if isinstance(hinted, tuple) else (hinted, hinted)
+    area = (hinted[0] // patch[0]) * (hinted[1] // patch[1])
+    if area in sizes:
+        return {"img_size": hinted, "no_embed_class": sizes[area], "pos_embed": "learned"}
+    grids = [f"{h}x{n // h}" for n in sizes for h in range(1, n + 1) if n % h == 0]
+    raise UserError(
+        f"the file has {n} position embeddings and does not show their grid; give a name or "
+        f"img_size=, of one of the grids {', '.join(grids)}."
+    )
+
+
+def fold_class_position(tensors: Tensors, *, cls: str, reg: str, pos: str) -> dict[str, Tensor]:
+    """Returns the tensors with the class token's position added to the token itself.
+
+    That is what DINOv2 with registers needs: positions are the class token's and the patches', and
+    registers, which have none, stand between. Other files stay as they are.
+    """
+    tensors = dict(tensors)
+    if not {cls, reg, pos} <= tensors.keys():
+        return tensors
+    token, positions = tensors[cls], tensors[pos]
+    if len(positions.shape) != 3 or square(positions.shape[1] - 1) is None:
+        return tensors
+    tensors[cls] = Tensor(token.shape, token.dtype, lambda: token.read() + positions.read()[:, :1])
+    shape = (1, positions.shape[1] - 1, positions.shape[2])
+    tensors[pos] = positions.map(lambda array: array[:, 1:], shape)
+    return tensors
+
+
+def restore_dinov2(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the arrays with what Hugging Face's DINOv2 has and no model of ours: zeros.
+
+    They are the mask token, which no classifier reads, and beside registers the class token's
+    position, for the token has its own added.
+    """
+    mask, registers, positions = (
+        f"{prefix}embeddings.{name}"
+        for name in ("mask_token", "register_tokens", "position_embeddings")
+    )
+    restored = arrays | {mask: np.zeros_like(arrays[positions][0, :1])}
+    if registers in arrays:
+        array = arrays[positions]
+        restored[positions] = np.concatenate([np.zeros_like(array[:, :1]), array], axis=1)
+    return restored
+
+
+def prepare_timm(tensors: Tensors) -> Prepared:
+    """Returns names as timm has them, for files of DINOv2's, DeiT's and MAE's own code."""
+    tensors, left_out = unprefixed("module.", "backbone.", "visual.trunk.")(tensors)
+    tensors = {re.sub("^register_tokens$", "reg_token", n): t for n, t in tensors.items()}
+    return fold_class_position(tensors, cls="cls_token", reg="reg_token", pos="pos_embed"), left_out
+
+
+def prefixed(prefix: str) -> Callable[[Tensors], Prepared]:
+    """Returns a `prepare` that puts `prefix` before the names of a base model saved without."""
+
+    def prepare(tensors: Tensors) -> Prepared:
+        if not any(name.startswith(prefix) for name in tensors):
+            base = re.compile(r"(embeddings|encoder|layernorm|pooler)\.")
+            tensors = {prefix * bool(base.match(n)) + n: t for n, t in tensors.items()}
+        names = {"cls": "cls_token", "reg": "register_tokens", "pos": "position_embeddings"}
+        places = {key: f"{prefix}embeddings.{name}" for key, name in names.items()}
+        tensors = fold_class_position(tensors, **places)
+        if any("classifier" in name for name in tensors):  # which reads no pooler's output
+            pooler = [name for name in tensors if name.startswith(prefix + "pooler.")]
+            return {n: t for n, t in tensors.items() if n not in pooler}, pooler
+        return tensors, []
+
+    return prepare
+
+
+def prepare_google(tensors: Tensors) -> Prepared:
+    """Returns the image tower's parameters without prefix, scanned blocks one by one."""
+    tensors, training_state = unprefixed("params/", "opt/target/", "target/")(tensors)
+    tensors, other_towers = unprefixed("img/", "params/img/")(tensors)
+    unstacked: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if not name.startswith("Transformer/encoderblock/"):
+            unstacked[name] = tensor
+            continue
+        for i in range(tensor.shape[0]):
+            block = name.replace("encoderblock/", f"encoderblock_{i}/", 1)
+            unstacked[block] = tensor.row(i)
+    for name, tensor in unstacked.items():
+        if re.search(r"(^|/)gn[^/]*/(scale|bias)$", name) and len(tensor.shape) == 1:
+            shape = (1, 1, 1, *tensor.shape)  # as in the older files
+            unstacked[name] = tensor.map(lambda array, shape=shape: array.reshape(shape), shape)
+    return unstacked, training_state + other_towers

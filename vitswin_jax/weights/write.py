@@ -1,0 +1,131 @@
+"""Our parameters as another code's file: the tables of reading, backwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from vitswin_jax.core.atomic import replacing
+from vitswin_jax.core.types import UserError
+from vitswin_jax.weights.formats.pth_write import write_pth
+from vitswin_jax.weights.sources.detect import SOURCES
+from vitswin_jax.weights.sources.masked import DECODERS, Decoder
+from vitswin_jax.weights.sources.rules import write_rules
+from vitswin_jax.weights.sources.source import SOME, UNGATED, Source
+
+FORMATS = tuple(dict.fromkeys(source.format for source in SOURCES if source.holds))
+"""Whose files can be written, besides our own."""
+
+_PTH = (".pth", ".pt", ".bin")
+_SUFFIXES = {
+    "google": (".npz",),
+    "microsoft": _PTH,
+    "timm": (".safetensors", *_PTH),
+    "huggingface": (".safetensors", *_PTH),
+}
+
+Buffers = Callable[[str], Mapping[str, np.ndarray]]
+"""From a buffer's name to its arrays, by the names of the blocks of ours that have it."""
+
+
+def choose_target(format: str, family: str, fields: Mapping[str, Any], *, origin: str) -> Source:
+    """Returns the source of a format whose code can compute a model.
+
+    Raises UserError for an unknown format, a family it does not have, and the fields it cannot
+    have, all listed.
+    """
+    if format not in FORMATS:
+        raise UserError(f"format={format!r} is unknown; it is native, {', '.join(FORMATS)}.")
+    targets = [s for s in SOURCES if s.holds and s.format == format and s.family == family]
+    if not targets:
+        others = sorted({s.format for s in SOURCES if s.holds and s.family == family})
+        raise UserError(f"{origin}: {format} has no {family}; {', '.join(others)} have.")
+    misfits = [(s, _misfits(holds, fields)) for s in targets for holds in s.holds]
+    for source, wrong in misfits:
+        if not wrong:
+            return source
+    nearest = min((wrong for _, wrong in misfits), key=len)
+    raise UserError(f"{origin}: {format} cannot have a {family} with {', '.join(nearest)}.")
+
+
+def choose_decoder(format: str, method: str, *, origin: str) -> Decoder:
+    """Returns how a format has the decoder of a method; raises UserError where it has none."""
+    known = {decoder.method: decoder for decoder in DECODERS}
+    if method not in known or known[method].format != format:
+        others = f"; {known[method].format} has it" if method in known else ""
+        raise UserError(f"{origin}: {format} has no decoder of {method}{others}, and native.")
+    return known[method]
+
+
+def as_theirs(
+    source: Source, tensors: Mapping[str, np.ndarray], buffers: Buffers, *, origin: str
+) -> dict[str, np.ndarray]:
+    """Returns our arrays under their names and in their layouts, with recomputed buffers."""
+    arrays = write_rules(tensors, source.rules, origin=origin)
+    try:
+        arrays = source.restore(arrays)
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from error
+    for kind in source.buffers:
+        for place, array in buffers(kind).items():
+            arrays[_buffer_name(source, arrays, place, kind)] = array
+    return arrays
+
+
+def write_file(path: Path, arrays: Mapping[str, np.ndarray], source: Source) -> None:
+    """Writes arrays under their names in the format of their code, by the path's suffix.
+
+    Raises UserError for a suffix that the code does not read, and where the file cannot be written.
+    """
+    suffixes = _SUFFIXES[source.format]
+    if path.suffix not in suffixes:
+        raise UserError(
+            f"{path}: {source.format} files end in {' or '.join(suffixes)}, not {path.suffix!r}."
+        )
+    if path.suffix == ".npz":
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)
+    elif path.suffix == ".safetensors":
+        contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+        with replacing(path) as temporary:
+            try:
+                safetensors.numpy.save_file(contiguous, temporary, metadata={"format": "pt"})
+            except SafetensorError as error:
+                raise OSError(str(error)) from error
+    else:
+        write_pth(path, arrays, wrapper=source.wrapper)
+
+
+def computes_otherwise(source: Source, fields: Mapping[str, Any]) -> list[str]:
+    """Returns the numeric details that differ in the source's own code, as text."""
+    return [
+        f"{field}={value!r} (here {fields[field]!r})"
+        for field, value in source.numerics.items()
+        if field in fields and fields[field] != value
+        if field != "act" or fields[field] in UNGATED  # shapes show a gate over there too
+    ]
+
+
+def _misfits(holds: Mapping[str, tuple[Any, ...]], fields: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{field}={fields[field]!r}"
+        for field, values in holds.items()
+        if field in fields and fields[field] not in values
+        if SOME not in values or not fields[field]
+    ]
+
+
+def _buffer_name(source: Source, arrays: Mapping[str, np.ndarray], place: str, kind: str) -> str:
+    """Returns a buffer's name from that of a parameter of the same block."""
+    block = write_rules({f"{place}/norm1/bias": np.zeros(1)}, source.rules, origin=place)
+    (norm,) = block
+    block_name = norm[: norm.rindex(".", 0, norm.rindex("."))]
+    if kind == "attn_mask":
+        return f"{block_name}.{kind}"
+    attention = "attention.self" if source.format == "huggingface" else "attn"
+    return f"{block_name}.{attention}.{kind}"
