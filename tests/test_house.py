@@ -34,21 +34,29 @@ def module_name(path):
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imports_of(path):
-    """The modules of the package that a file names, inside functions too."""
+def imported_names(path):
+    """The modules that a file names, inside functions too."""
     for node in ast.walk(ast.parse(path.read_text())):
-        names = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
-            names = [node.module]
             if (PACKAGE.parent / node.module.replace(".", "/")).is_dir():
-                names = [f"{node.module}.{alias.name}" for alias in node.names]
-        for name in names:
-            if name.startswith("vitswin_jax."):
-                yield name.removeprefix("vitswin_jax.")
-            assert name.split(".")[0] != "configs", f"{path}: nobody imports configs"
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def roots_of(path):
+    """The packages that a file imports from."""
+    return {name.split(".")[0] for name in imported_names(path)}
+
+
+def imports_of(path):
+    """The modules of the package that a file names."""
+    for name in imported_names(path):
+        if name.startswith("vitswin_jax."):
+            yield name.removeprefix("vitswin_jax.")
 
 
 def target_of(imported):
@@ -68,6 +76,7 @@ def room_of(module):
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_name)
 def test_imports_point_down(path):
     name = module_name(path) or "__init__"
+    assert "configs" not in roots_of(path), f"{path}: nobody imports configs"
     for imported in imports_of(path):
         room = room_of(target_of(imported))
         assert room in (room_of(name), *ARROWS[room_of(name)].split()), f"{name} imports {imported}"
@@ -92,15 +101,18 @@ def test_the_rooms_have_an_order():
 
 @pytest.mark.parametrize("name", ["core.types", "core.version", "models.variants"])
 def test_leaves_do_not_import_jax(name):
-    source = (PACKAGE / name.replace(".", "/")).with_suffix(".py").read_text()
-    roots = {
-        (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0]
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Import | ast.ImportFrom)
-    }
-    assert not roots & {"jax", "flax"}
+    path = (PACKAGE / name.replace(".", "/")).with_suffix(".py")
+    assert not roots_of(path) & {"jax", "flax"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_name)
+def test_images_are_opened_by_listed_decoders(path):
+    """Pillow's EPS reader starts a program (tests/data/test_bad_images.py)."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Image.open"):
+            assert "formats" in [keyword.arg for keyword in node.keywords], ast.unparse(node)
 
 
 def test_data_workers_need_no_jax_of_ours():
     for path in (PACKAGE / "data").rglob("*.py"):
-        assert "import jax\n" not in path.read_text(), path
+        assert not roots_of(path) & {"jax", "flax"}, path

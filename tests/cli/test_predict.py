@@ -84,6 +84,14 @@ def test_bad_images_are_reported_and_the_rest_is_done(vitswin, workdir, images, 
         assert name in line
 
 
+def test_no_image_starts_a_program(vitswin, workdir, tmp_path, ghostscript, eps):
+    (tmp_path / "cat.jpg").write_bytes(eps)
+    status, out, err = vitswin("predict", workdir, tmp_path / "cat.jpg")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith(f"error: {tmp_path}/cat.jpg: not an image that can be read")
+    assert not ghostscript.exists()
+
+
 def test_patterns_that_no_shell_expanded(vitswin, workdir, images):
     _, out, _ = vitswin("predict", workdir, images / "0[12].png", images / "**/9?.PNG", "--json")
     assert [Path(json.loads(line)["image"]).name for line in out.splitlines()] == [

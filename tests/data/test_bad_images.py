@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tarfile
 import zlib
 
 import numpy as np
@@ -129,3 +130,47 @@ def test_a_very_wide_image(encode, kind):
     assert np.abs(image.astype(int) - wide).max() <= 2
     small = SQUASH.image(image)[..., 0].mean(0)
     np.testing.assert_allclose(small, 255 * (np.arange(8) + 0.5) / 8, atol=2)
+
+
+def class_folder(root, eps):
+    (root / "cat").mkdir(parents=True)
+    (root / "cat" / "cat.jpg").write_bytes(eps)
+    return root
+
+
+def shard(root, eps):
+    root.mkdir()
+    with tarfile.open(root / "0.tar", "w") as archive:
+        for name, data in {"cat.jpg": eps, "cat.cls": b"0"}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return root
+
+
+def table(root, eps):
+    class_folder(root, eps)
+    (root / "cats.csv").write_text("path,label\ncat/cat.jpg,cat\n")
+    return root / "cats.csv"
+
+
+@pytest.mark.parametrize("write", [class_folder, shard, table])
+def test_no_image_starts_a_program(tmp_path, monkeypatch, ghostscript, eps, write):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source = open_source(str(write(tmp_path / "images", eps)), split="all")
+    train = make_train_iterator(source, batch_size=1, transform=PLAIN, seed=0)
+    evaluate = iter(make_eval_batches(source, batch_size=1, preprocess=SQUASH))
+    for batches in (train, evaluate):
+        with pytest.raises(
+            UserError, match=r"/cat(.jpg)?: not an image .* JPEG, PNG, .* expected\."
+        ):
+            next(batches)
+        batches.close()
+    assert not ghostscript.exists()
+
+
+def test_pillow_would_start_a_program(ghostscript, eps):
+    """The tests above can fail: this image makes all of Pillow start `gs`."""
+    with pytest.raises(OSError), Image.open(io.BytesIO(eps)) as image:
+        image.load()
+    assert ghostscript.exists()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from vitswin_jax.core.types import UserError
-from vitswin_jax.data.decode import MAX_PIXELS, decode_image, jpeg_size
+from vitswin_jax.data.decode import FORMATS, MAX_PIXELS, decode_image, jpeg_size
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": "4:4:4"}])
@@ -76,6 +77,27 @@ def test_transparency_lies_on_white(encode, mode):
 def test_the_suffix_does_not_matter(photo, encode):
     """ImageNet has a PNG named .JPEG; names reach the decoder only for messages."""
     np.testing.assert_array_equal(decode_image(encode(photo, "PNG"), name="n.jpg"), photo)
+
+
+@pytest.mark.parametrize("decoder", ["simplejpeg", "pillow"])
+def test_a_phones_mpo_gives_its_first_photograph(photo, encode, monkeypatch, decoder):
+    """Pillow's JPEG reader hands it to its MPO reader, which FORMATS does not list."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    more = [Image.fromarray(255 - photo)]
+    data = encode(photo, "MPO", save_all=True, append_images=more, quality=95, exif=exif)
+    with Image.open(io.BytesIO(data)) as image:
+        assert (image.format, image.n_frames) == ("MPO", 2)
+    if decoder == "pillow":
+        monkeypatch.setattr("simplejpeg.decode_jpeg_header", Mock(side_effect=ValueError))
+    difference = decode_image(data).astype(int) - np.rot90(photo, -1)
+    assert np.abs(difference).mean() < 4
+
+
+@pytest.mark.skipif("AVIF" not in FORMATS, reason="this Pillow reads no AVIF")
+def test_avif(photo, encode):
+    image = decode_image(encode(photo, "AVIF", quality=95))
+    assert np.abs(image.astype(int) - photo).mean() < 4
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

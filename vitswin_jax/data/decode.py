@@ -7,12 +7,17 @@ import io
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, features
 
 from vitswin_jax.core.types import UserError
 
 MAX_PIXELS = 89_478_485
 """The largest image that is decoded: Pillow's own limit, a quarter gigabyte of RGB."""
+
+FORMATS = ("JPEG", "PNG", "WebP", "BMP", "GIF", "TIFF")
+"""The formats that are decoded. Pillow's others stay shut: its EPS reader starts Ghostscript."""
+if "avif" in features.modules and features.check("avif"):  # from Pillow 11.3, in most wheels
+    FORMATS += ("AVIF",)
 
 _TRANSPOSES = {  # EXIF orientation to what undoes it, as quarter turns and a mirror
     2: (0, True),
@@ -46,16 +51,16 @@ def decode_image(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Returns the pixels of an encoded image, uint8 RGB in [0, 255].
 
-    Whatever the content says counts, not a file's suffix. Grey becomes RGB, transparent
-    pixels lie on white, 16 bits become 8 by scaling, the first frame of several is
-    taken, and the image is turned upright as its EXIF orientation says.
+    The content selects the decoder, among those of FORMATS; a file's suffix does not matter.
+    Grey becomes RGB, transparent pixels lie on white, 16 bits become 8 by scaling, the first
+    frame of several is taken, and the EXIF orientation turns the image upright.
 
     A JPEG that has a `jpeg_size` may be decoded 2, 4 or 8 times smaller each way (`reduction`; a
     part of a pixel counts as one), which is faster: its blocks' high frequencies are left out.
     A damaged one that only Pillow can read comes in full all the same.
 
-    Raises UserError, which begins with `name`, where `data` is empty, truncated, not an
-    image, or larger than MAX_PIXELS.
+    Raises UserError, which begins with `name`, if `data` is empty, truncated, not an image of
+    FORMATS, or larger than MAX_PIXELS.
     """
     if not data:
         raise UserError(f"{name}: the file is empty (0 bytes); an image was expected.")
@@ -92,7 +97,7 @@ def _orientation(data: bytes) -> int:
     """Returns the EXIF orientation of a JPEG, 1 (upright) where it has none to be read."""
     if not _has_exif(data):
         return 1
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
@@ -108,7 +113,8 @@ def _has_exif(data: bytes) -> bool:
 
 def _decode_with_pillow(data: bytes, *, name: str) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        # JPEG includes MPO, the several photographs of a phone: Pillow's JPEG reader opens them.
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(*image.size, name=name)
             return np.array(_to_rgb(ImageOps.exif_transpose(image), name=name))
     except UserError:
@@ -118,7 +124,7 @@ def _decode_with_pillow(data: bytes, *, name: str) -> np.ndarray:
     except Image.UnidentifiedImageError as error:
         raise UserError(
             f"{name}: not an image that can be read ({len(data):,} bytes, starting with "
-            f"{data[:8]!r}); JPEG, PNG, WebP, BMP, GIF or TIFF was expected."
+            f"{data[:8]!r}); {', '.join(FORMATS[:-1])} or {FORMATS[-1]} was expected."
         ) from error
     # Pillow's decoders raise all of these on damaged files.
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, OverflowError) as error:
