@@ -48,8 +48,8 @@ def keep_freed_memory() -> bool:
     libc.mallopt(_TRIM_THRESHOLD, _NEVER)
     jax.config.update(ASYNC_DISPATCH, False)
 
-    def give_back(event: str, seconds: float, **_: Any) -> None:
-        if event == COMPILED and seconds > LARGE:
+    def give_back(event: str, duration_secs: float, **_: Any) -> None:
+        if event == COMPILED and duration_secs > LARGE:
             libc.malloc_trim(0)
 
     jax.monitoring.register_event_duration_secs_listener(give_back)

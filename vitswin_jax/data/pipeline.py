@@ -190,6 +190,7 @@ def _start_worker(index: int, count: int) -> None:
     del index, count  # Grain tells every worker which of how many it is
     keep_freed_images()
     parent = multiprocessing.parent_process()
+    assert parent is not None  # Grain calls this in a process that it has started
 
     def wait() -> None:
         parent.join()

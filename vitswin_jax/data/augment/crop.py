@@ -30,12 +30,12 @@ def random_box(
     """Returns a random part of an image by area and aspect ratio (width / height)."""
     h, w = image_size
     for _ in range(_CROP_ATTEMPTS):
-        area = h * w * rng.uniform(*scale)
+        area = h * w * rng.uniform(scale[0], scale[1])
         aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
         crop_w, crop_h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < crop_w <= w and 0 < crop_h <= h:
-            top, left = rng.integers(0, h - crop_h + 1), rng.integers(0, w - crop_w + 1)
-            return int(left), int(top), int(left) + crop_w, int(top) + crop_h
+            top, left = (int(rng.integers(0, spare + 1)) for spare in (h - crop_h, w - crop_w))
+            return left, top, left + crop_w, top + crop_h
     # An image longer than `ratio` allows: its middle, with the nearest aspect ratio.
     crop_w = max(1, min(w, round(h * ratio[1])))
     crop_h = max(1, min(h, round(w / ratio[0])))
@@ -61,18 +61,17 @@ def cut_and_resize(
     by 2, 4 or 8 both ways, `reduced_decode` lets the decoder do so much of it.
     """
     whole = jpeg_size(image) if isinstance(image, bytes) and reduced_decode else None
-    if whole is None:
-        if isinstance(image, bytes):
-            image = decode_image(image, name=name)
-        box = random_box(image.shape[:2], scale, ratio, rng)
-        return resize_box(image, box, size, interpolation=interpolation, resizer=resizer)
+    if whole is None or not isinstance(image, bytes):
+        pixels = decode_image(image, name=name) if isinstance(image, bytes) else image
+        box = random_box(pixels.shape[:2], scale, ratio, rng)
+        return resize_box(pixels, box, size, interpolation=interpolation, resizer=resizer)
     box = left, top, right, bottom = random_box(whole, scale, ratio, rng)
     shrink = min((bottom - top) / size[0], (right - left) / size[1])
     reduction = next((n for n in _REDUCTIONS if n <= shrink), 1)
-    image = decode_image(image, name=name, reduction=reduction)
-    if reduction == 1 or image.shape[:2] == whole:  # a damaged file comes in full
-        return resize_box(image, box, size, interpolation=interpolation, resizer=resizer)
-    return _resize_fraction(image, [side / reduction for side in box], size, interpolation)
+    pixels = decode_image(image, name=name, reduction=reduction)
+    if reduction == 1 or pixels.shape[:2] == whole:  # a damaged file comes in full
+        return resize_box(pixels, box, size, interpolation=interpolation, resizer=resizer)
+    return _resize_fraction(pixels, [side / reduction for side in box], size, interpolation)
 
 
 def resize_box(
@@ -88,7 +87,7 @@ def resize_box(
     part = image[top:bottom, left:right]
     if resizer == "pillow" or interpolation not in OPENCV_INTERPOLATION:
         resample = Image.Resampling[interpolation.upper()]
-        return np.asarray(Image.fromarray(part).resize(size[::-1], resample))
+        return np.asarray(Image.fromarray(part).resize((size[1], size[0]), resample))
     kernel = OPENCV_INTERPOLATION[interpolation]
     height, width = (
         side * math.ceil(given / side) for side, given in zip(size, part.shape[:2], strict=True)
@@ -107,4 +106,5 @@ def _resize_fraction(
     x, y = math.floor(left), math.floor(top)
     part = Image.fromarray(image[y : math.ceil(bottom), x : math.ceil(right)])
     inner = (left - x, top - y, right - x, bottom - y)
-    return np.asarray(part.resize(size[::-1], Image.Resampling[interpolation.upper()], box=inner))
+    resample = Image.Resampling[interpolation.upper()]
+    return np.asarray(part.resize((size[1], size[0]), resample, box=inner))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
@@ -17,7 +18,9 @@ def color_jitter(image: Pixels, rng: np.random.Generator, *, strength: float, hu
     The first three by factors in [1 - strength, 1 + strength], hue by up to `hue` turns, in
     [0, 0.5], either way.
     """
-    changes = [ops.brightness, ops.contrast, ops.color] if strength else []
+    changes: list[Callable[[Pixels, float], Pixels]] = []
+    if strength:
+        changes = [ops.brightness, ops.contrast, ops.color]
     amounts = list(rng.uniform(max(0.0, 1 - strength), 1 + strength, len(changes)))
     if hue:
         changes.append(ops.hue)

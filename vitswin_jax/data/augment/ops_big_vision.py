@@ -117,8 +117,8 @@ def _nearest(image: Pixels, inverse: tuple[float, ...]) -> Pixels:
     places = np.empty((height, width, 2), np.int16)
     places[..., 0] = _round(a * x + b * y + c, width)
     places[..., 1] = _round(d * x + e * y + f, height)
-    border = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": (_FILL,) * 3}
-    return cv2.remap(image, places, None, cv2.INTER_NEAREST, **border)
+    border = cv2.BORDER_CONSTANT, (_FILL,) * 3
+    return cv2.remap(image, places, np.empty(0), cv2.INTER_NEAREST, None, *border)
 
 
 def _round(values: np.ndarray, side: int) -> np.ndarray:

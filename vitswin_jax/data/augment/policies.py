@@ -105,7 +105,8 @@ BIG_VISION_OPS = {  # its `level_to_arg`, with translate_const=100 and cutout_co
 }
 # fmt: on
 
-_RAND_OPS = ("AutoContrast", "Equalize", "Invert", "Rotate")  # timm's _RAND_TRANSFORMS
+# timm's _RAND_TRANSFORMS
+_RAND_OPS: tuple[str, ...] = ("AutoContrast", "Equalize", "Invert", "Rotate")
 _RAND_OPS += ("Posterize", "Solarize", "SolarizeAdd", "Color", "Contrast", "Brightness")
 _RAND_OPS += ("Sharpness", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
 _GROWS = ("Posterize", "Solarize", "Color", "Contrast", "Brightness", "Sharpness")
@@ -201,7 +202,7 @@ class BigVisionRandAugment:
         names = tuple(BIG_VISION_OPS)
         for index in rng.integers(len(names), size=self.layers):
             op = BIG_VISION_OPS[names[index]]
-            amounts = []
+            amounts: list[float | tuple[int, ...]] = []
             if names[index] == "Cutout":
                 amounts = [tuple(int(rng.integers(side)) for side in image.shape[:2])]
             if op.amount is not None:
@@ -231,8 +232,8 @@ _BIG_VISION = re.compile(r"randaug\((\d+),\s*(\d+(?:\.\d+)?)\)")
 
 def parse_rand_augment(text: str) -> Policy | str:
     """Returns the policy that `text` spells, or what is wrong with it."""
-    if found := _BIG_VISION.fullmatch(text):
-        return BigVisionRandAugment(int(found[1]), float(found[2]))
+    if matched := _BIG_VISION.fullmatch(text):
+        return BigVisionRandAugment(int(matched[1]), float(matched[2]))
     first, *parts = text.split("-")
     if first != "rand":
         return (

@@ -54,7 +54,7 @@ def _neighbours(
     places[..., axis] = np.arange(len(start))[:, None]
     if axis == 0:
         places = np.ascontiguousarray(places.transpose(1, 0, 2))
-    near = cv2.remap(image, places, None, cv2.INTER_NEAREST)
+    near = cv2.remap(image, places, np.empty(0), cv2.INTER_NEAREST)
     return near.astype(np.int16).reshape(len(near), -1)
 
 

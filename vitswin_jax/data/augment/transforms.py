@@ -216,7 +216,8 @@ class TrainTransform:
 
     def _recolour(self, image: Pixels, rng: np.random.Generator) -> Pixels:
         if self.policy is not None:
-            fill = tuple(min(255, round(255 * level)) for level in self.mean)
+            red, green, blue = (min(255, round(255 * level)) for level in self.mean)
+            fill = red, green, blue
             image = self.policy(image, rng, fill=fill, interpolation=self.interpolation)
         if self.color_jitter or self.hue:
             image = color_jitter(image, rng, strength=self.color_jitter, hue=self.hue)
@@ -230,11 +231,11 @@ def _resize(
     size: Sequence[int],
     interpolation: str,
     *,
-    box: tuple[float | int, ...] | None,
+    box: tuple[float, float, float, float] | None,
 ) -> np.ndarray:
     """Resizes `box` (left, top, right, bottom) of an image to (height, width)."""
     resample = Image.Resampling[interpolation.upper()]
-    return np.asarray(Image.fromarray(image).resize(size[::-1], resample, box=box))
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), resample, box=box))
 
 
 def _resize_and_crop(
@@ -265,7 +266,7 @@ def _resize_and_crop(
     bottom, right = top + size[0], left + size[1]
     if max(resized) > _LONGEST * max(size):  # a strip: the whole of it would be gigabytes
         y, x = h / resized[0], w / resized[1]
-        box = left * x, top * y, min(right * x, w), min(bottom * y, h)
+        box = left * x, top * y, min(right * x, float(w)), min(bottom * y, float(h))
         return _resize(image, size, interpolation, box=box)
     # One axis at a time. Pillow rounds between the two, always did rows first, and from
     # version 13 on does columns first where that is faster, which changes grey levels.

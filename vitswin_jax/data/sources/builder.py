@@ -14,7 +14,9 @@ Examples = Callable[[], Iterable[Record]]
 """Starts a pass over the examples of one split."""
 
 
-class EncodedImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class EncodedImageBuilder(  # type: ignore[call-arg]  # TFDS comes without types
+    tfds.core.GeneratorBasedBuilder, skip_registration=True
+):
     """Writes encoded images and their classes as ArrayRecord, in the order they are given.
 
     TFDS's own builder of this kind (`AdhocBuilder`) and its encoding of arrays both need

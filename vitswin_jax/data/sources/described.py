@@ -56,5 +56,5 @@ def describe_source(
     """Returns a split of a dataset with so many classes, or as `KNOWN` has it; None for others."""
     if classes is None and dataset not in KNOWN:
         return None
-    known, length = KNOWN.get(dataset, (None, LENGTH))
+    known, length = KNOWN.get(dataset, (0, LENGTH))
     return DescribedSource(f"{dataset}:{split}", classes=classes or known, length=length)

@@ -173,8 +173,8 @@ def _read_truth(path: str, images: Sequence[str]) -> Mapping[str, str]:
         raise UserError(f"{path}: a line is NAME CLASS, not {listed(wrong)}.")
     classes = {name.rpartition("/")[2]: label for name, label in lines}
     classes |= {name.rpartition(".")[0]: label for name, label in classes.items() if "." in name}
-    found = {image: classes.get(image, classes.get(image.rpartition(".")[0])) for image in images}
-    if missing := [image for image, label in found.items() if label is None]:
+    found = {name: classes.get(name, classes.get(name.rpartition(".")[0], "")) for name in images}
+    if missing := [image for image, label in found.items() if not label]:
         raise UserError(f"{path}: gives no class for {listed(missing)}.")
     return found
 

@@ -116,9 +116,10 @@ def make_class_weights(source: Source, choice: object) -> tuple[float, ...] | No
         isinstance(weight, int | float) and math.isfinite(weight) and weight >= 0
         for weight in choice
     )
-    if not numbers or len(choice) != len(names) or not np.dot(choice, shares) > 0:
+    weights = np.asarray(choice if numbers else (), float)
+    if len(weights) != len(names) or not weights @ shares > 0:
         raise UserError(
             f"data.class_weights={choice!r} must be None, '{BALANCED}', or {len(names)} numbers, "
             f"0 or more and not all 0, for the classes of {source.name}: {listed(names)}."
         )
-    return tuple((np.asarray(choice, float) / np.dot(choice, shares)).tolist())
+    return tuple((weights / (weights @ shares)).tolist())

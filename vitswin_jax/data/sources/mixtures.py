@@ -27,14 +27,15 @@ def parse_mixture(text: str) -> tuple[tuple[str, Fraction], ...]:
     A plus with blanks round it divides the parts. Raises UserError where a part is not written
     as WEIGHT*DATASET, or weighs nothing.
     """
-    parts = [_PART.fullmatch(part) for part in re.split(r"\s\+\s", text)]
-    if not all(parts) or not all(Fraction(part[1]) for part in parts):
+    texts = re.split(r"\s\+\s", text)
+    parts = [(m[2], Fraction(m[1])) for m in map(_PART.fullmatch, texts) if m and Fraction(m[1])]
+    if len(parts) < len(texts):
         raise UserError(
             f"{text}: a mixture is written as WEIGHT*DATASET + WEIGHT*DATASET with weights above "
             "0, such as '0.7*./mine + 0.3*cifar10'."
         )
-    total = sum(Fraction(part[1]) for part in parts)
-    return tuple((part[2], Fraction(part[1]) / total) for part in parts)
+    total = sum(weight for _, weight in parts)
+    return tuple((part, weight / total) for part, weight in parts)
 
 
 class MixtureSource:

@@ -100,7 +100,7 @@ def open_shards(pattern: str) -> Dataset:
     }
     if TRAIN in sources:
         check_trained(sources[TRAIN], sources)
-    return Dataset(pattern, {s: functools.partial(sources.get, s) for s in sources})
+    return Dataset(pattern, {s: functools.partial(sources.__getitem__, s) for s in sources})
 
 
 class ShardSource:
@@ -195,7 +195,9 @@ def _index(path: str) -> list[Member]:
                 elif key in (labels if suffix == _CLASS else images):
                     wrong.append(f"{key} has two {'labels' if suffix == _CLASS else 'images'}")
                 elif suffix == _CLASS:
-                    labels[key] = archive.extractfile(member).read().decode().strip()
+                    text = archive.extractfile(member)
+                    assert text is not None  # as a plain file has content
+                    labels[key] = text.read().decode().strip()
                 else:
                     images[key] = (member.offset_data, member.size)
     except (tarfile.TarError, UnicodeDecodeError, EOFError) as error:

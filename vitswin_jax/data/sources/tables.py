@@ -58,7 +58,7 @@ def open_table(pattern: str) -> Dataset:
     }
     if TRAIN in sources:
         check_trained(sources[TRAIN], sources)
-    return Dataset(pattern, {s: functools.partial(sources.get, s) for s in sources})
+    return Dataset(pattern, {s: functools.partial(sources.__getitem__, s) for s in sources})
 
 
 def _read(table: str, split: str) -> Iterator[Row]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import SupportsIndex
 
-from vitswin_jax.core.types import Record, UserError, nearest
+from vitswin_jax.core.types import Label, Record, UserError, nearest
 from vitswin_jax.data.sources.digits import EMBEDDED
 
 
@@ -65,7 +65,7 @@ class TfdsSource:
             )
         return Record(image=record[self._image], label=label)
 
-    def label(self, index: int) -> int:
+    def label(self, index: int) -> Label:
         """Returns the class of a record, for which the whole record is read."""
         return self[index]["label"]
 
