@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from vitswin_jax.export.quantize import input_axes, quantize_parameters
+from vitswin_jax.export.quantize import quantize_parameters
+from vitswin_jax.nn.params import facts
 
 
 def test_each_output_channel_has_its_scale():
@@ -35,7 +36,7 @@ def test_each_output_channel_has_its_scale():
     ],
 )
 def test_which_axes_a_product_sums_over(path, axes):
-    assert input_axes(path) == axes
+    assert facts(path).inputs("int8") == axes
 
 
 def test_what_is_quantised_sums_to_the_same_product(make):

@@ -7,26 +7,12 @@ arXiv:1806.08342, sections 2.2 and 3.1.1).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float, Int8
 
-INPUT_AXES = {  # the leading axes that a product sums over, by the kernel's path; the rest: outputs
-    r"(.*/)?(qkv|q|kv)/kernel": 1,  # (inputs, ..., heads, head_dim)
-    r"(.*/)?attn(_pool)?/proj/kernel": 2,  # (heads, head_dim, outputs)
-    r"(.*/)?(fc1|fc2|reduction|pre_logits|head\w*)/kernel": 1,
-    r"patch_embed/proj/kernel": 3,  # (height, width, channels, outputs)
-}
-NEVER = r"(.*/)?cpb_mlp/.*"  # small, and behind it are logits' biases
-
-
-def input_axes(path: str) -> int | None:
-    """Returns how many leading axes of a parameter are summed over; None: it is not quantised."""
-    if re.fullmatch(NEVER, path):
-        return None
-    return next((n for pattern, n in INPUT_AXES.items() if re.fullmatch(pattern, path)), None)
+from vitswin_jax.nn.params import facts
 
 
 def quantize_channels(
@@ -48,7 +34,7 @@ def quantize_parameters(
     """Returns codes and scales of those parameters that are quantised, by their flat paths."""
     out = {}
     for path, weights in flat.items():
-        if (inputs := input_axes(path)) is None:
+        if (inputs := facts(path).inputs("int8")) is None:
             continue
         matrix = weights.reshape(int(np.prod(weights.shape[:inputs])), -1)
         codes, scale = quantize_channels(matrix, axis=1)

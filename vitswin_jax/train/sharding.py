@@ -17,43 +17,13 @@ from jax.sharding import PartitionSpec as P
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.nn.blocks import row_paths
+from vitswin_jax.nn.params import facts, uncovered
 from vitswin_jax.train.optim.groups import path_of
 
 AXES = ("data", "fsdp", "tensor")
 
-Table = Sequence[tuple[str, P]]
-
-# (pattern of a parameter's whole path in loop layout, the mesh axis of each of its axes), the first
-# that matches; the axes it leaves out are whole. `fsdp` divides channels of the residual stream
-# (ZeRO, arXiv:1910.02054, stage 3); `tensor` divides heads and hidden channels, so that two layers
-# need one sum (Megatron-LM, arXiv:1909.08053, section 3), and experts.
-PARAM_RULES: tuple[tuple[str, P], ...] = (
-    (r".*/cpb_mlp/.*", P()),
-    (r".*/router/.*", P()),
-    (r"(.*/)?lora_[ab]", P()),
-    (r"(.*/)?attn(_pool)?/(qkv|kv)/kernel", P("fsdp", None, "tensor")),  # (c, 3, heads, d)
-    (r"(.*/)?attn(_pool)?/(qkv|kv)/bias", P(None, "tensor")),
-    (r"attn_pool/q/kernel", P("fsdp", "tensor")),  # (c, heads, d)
-    (r"attn_pool/q/bias", P("tensor")),
-    (r"(.*/)?attn(_pool)?/proj/kernel", P("tensor", None, "fsdp")),  # (heads, d, c)
-    (r".*/attn/([qv]_bias|logit_scale)", P("tensor")),  # (heads, ...)
-    (r"(.*/)?relative_position_bias_table", P(None, "tensor")),  # (offsets, heads)
-    (r".*/spatial_mlp/(kernel|bias)", P("tensor")),  # (heads, n, n)
-    (r"(.*/)?mlp/fc1/kernel", P("fsdp", "tensor")),  # (c, f)
-    (r"(.*/)?mlp/fc1/bias", P("tensor")),
-    (r"(.*/)?mlp/fc2/kernel", P("tensor", "fsdp")),  # (f, c)
-    (r".*/mlp/fc1_kernel", P("tensor", "fsdp")),  # (e, c, f)
-    (r".*/mlp/fc2_kernel", P("tensor", None, "fsdp")),  # (e, f, c)
-    (r".*/mlp/fc[12]_bias", P("tensor")),
-    (r"(.*/)?(reduction|pre_logits|head|head_dist)/kernel", P("fsdp")),  # (c, k), for any k
-    (r"decoder/(embed|pred)/kernel", P("fsdp")),  # MAE's, (c, k)
-    (r"decoder/kernel", P(None, None, "fsdp")),  # SimMIM's, (1, 1, c, k)
-    (r"(.*/)?(proj|root_conv|downsample_conv|conv\d)/kernel", P(None, None, None, "fsdp")),
-    (r"(.*/)?(absolute_)?pos_embed", P(None, None, "fsdp")),  # (1, n, c)
-    (r"(.*/)?((cls|dist|reg|mask)_token|latent|pos_embed_[xy])", P()),
-    (r"(.*/)?(bias|scale|gamma)", P()),
-)
-# What of a state is no parameter, and neither is the average or a moment of one, of its shape.
+# (pattern of a whole path in a state, its mesh axes), the first that matches: for arrays other than
+# parameters and their averages and moments, which have a parameter's shape.
 STATE_RULES: tuple[tuple[str, P], ...] = (
     (r"step", P()),
     (r"opt_state/(.*/)?count", P()),
@@ -130,9 +100,9 @@ def check_batch_size(key: str, batch_size: int, mesh: Mesh) -> None:
 def state_shardings(mesh: Mesh, state: Any) -> Any:
     """Returns the sharding of every array of a state that has `params`.
 
-    Parameters lie by `PARAM_RULES`, and so do their average and moments, which end in their paths
-    and have their shapes; all else by `STATE_RULES`. Raises ValueError that lists every path that
-    no rule covers, and UserError for a mesh that does not divide what it should.
+    Parameters lie as `nn.params` has it, and so do their average and moments, whose paths end in
+    theirs; all else lies by `STATE_RULES`. Raises ValueError that lists every path that no row
+    covers, and UserError for a mesh that does not divide what it should.
     """
     leaves, tree = jax.tree_util.tree_flatten_with_path(state)
     shapes = {path_of(path): np.shape(leaf) for path, leaf in leaves}
@@ -142,9 +112,8 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
         if path.startswith("params/")
     }
     specs = {path: _spec(path, shape, params) for path, shape in shapes.items()}
-    uncovered = [path for path, spec in specs.items() if spec is None]
-    if uncovered:
-        raise ValueError(f"no rule of PARAM_RULES or STATE_RULES covers {', '.join(uncovered)}.")
+    if without := [path for path, spec in specs.items() if spec is None]:
+        raise ValueError(f"no row of PARAMETERS or STATE_RULES covers {', '.join(without)}.")
     check_divides(mesh, {path: (shape, specs[f"params/{path}"]) for path, shape in params.items()})
     return tree.unflatten(NamedSharding(mesh, spec) for spec in specs.values())
 
@@ -181,16 +150,11 @@ def _spec(path: str, shape: tuple[int, ...], params: Mapping[str, tuple[int, ...
     endings = ("/".join(names[i:]) for i in range(len(names)))
     param = next((ending for ending in endings if ending in params), None)
     if param is None or params[param] != shape:
-        return _first(path, STATE_RULES)
-    rows = row_paths(param, shape)
-    if rows is None:
-        return _first(param, PARAM_RULES)
-    spec = _first(rows[0], PARAM_RULES)  # of a stack, whose blocks are not divided
-    return None if spec is None else P(None, *spec)
-
-
-def _first(path: str, table: Table) -> P | None:
-    return next((spec for pattern, spec in table if re.fullmatch(pattern, path)), None)
+        return next((spec for pattern, spec in STATE_RULES if re.fullmatch(pattern, path)), None)
+    if uncovered([param]):
+        return None
+    spec = facts(param).mesh
+    return spec if row_paths(param, shape) is None else P(None, *spec)  # a stack is not divided
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -17,18 +17,9 @@ import numpy as np
 
 from vitswin_jax.core.types import Params, UserError
 from vitswin_jax.nn.blocks import row_paths
+from vitswin_jax.nn.params import facts, uncovered
 
 Table = Sequence[tuple[str, float]]
-
-DECAY_RULES: tuple[tuple[str, float], ...] = (
-    # (pattern of the whole path, times the decay), the first that matches. As all originals:
-    # kernels only.
-    (r".*(relative_position_bias_table|logit_scale|cpb_mlp/.*)", 0.0),
-    (r"(.*/)?((cls|dist|reg|mask)_token|pos_embed(_[xy])?|absolute_pos_embed|latent)", 0.0),
-    (r".*/router/(proj/kernel|sim_matrix|temperature)", 0.0),  # Swin-MoE's cosine router
-    (r"(.*/)?(bias|[qv]_bias|fc[12]_bias|scale|gamma)", 0.0),
-    (r"(.*/)?(kernel|fc[12]_kernel|lora_[ab])", 1.0),  # fc1 and fc2: of Swin-MoE's experts
-)
 
 # What stands before the first block is layer 0, block i is layer i + 1, counted through all stages,
 # and the rest is the last layer. A merging belongs to the last block of its stage, and Swin's
@@ -77,9 +68,9 @@ def all_paths(params: Params) -> list[str]:
 
 
 def decay_mask(params: Params) -> Params:
-    """Returns a tree of booleans: which parameters weight decay shrinks (`DECAY_RULES`).
+    """Returns a tree of booleans: which parameters weight decay shrinks.
 
-    Raises ValueError that lists every path no rule covers.
+    Raises ValueError that lists every path that `nn.params` does not cover.
     """
     return jax.tree.map(bool, Groups().decay_scales(params))
 
@@ -112,7 +103,7 @@ def layer_depths(paths: Sequence[str]) -> dict[str, int]:
 class Groups:
     """What `config.optim` says of parameters one by one.
 
-    `lr_mults` multiply the rate. `decay_mults` take the place of what `DECAY_RULES` says, 0 or 1.
+    `lr_mults` multiply the rate. `decay_mults` replace the factors of `nn.params`, 0 or 1.
     `freeze` are patterns of what does not train; with `train_only`, nothing else trains.
     `layer_decay`, in (0, 1], multiplies the rate once for each layer behind the parameter's own.
     Raises UserError for what is no such table.
@@ -209,13 +200,17 @@ class Groups:
     def decay_scales(self, params: Params) -> Params:
         """Returns a tree of what multiplies the weight decay of each parameter, 0 for none.
 
-        Raises ValueError that lists every path that neither `decay_mults` nor DECAY_RULES covers.
+        Raises ValueError that lists every path that neither `decay_mults` nor `nn.params` covers.
         """
-        table = (*self.decay_mults, *DECAY_RULES)
-        uncovered = [path for path in all_paths(params) if _first(path, table) is None]
-        if uncovered:
-            raise ValueError(f"no rule of DECAY_RULES covers {', '.join(uncovered)}.")
-        return map_rows(lambda path: _first(path, table), params)
+
+        def given(path: str) -> float | None:
+            return _first(path, self.decay_mults)
+
+        if without := uncovered(path for path in all_paths(params) if given(path) is None):
+            raise ValueError(f"no row of PARAMETERS covers {', '.join(without)}.")
+        return map_rows(
+            lambda path: facts(path).decay if (own := given(path)) is None else own, params
+        )
 
 
 def _wrong_patterns(key: str, patterns: Any) -> list[str]:

@@ -20,15 +20,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Key
 
 from vitswin_jax.core.types import Params, UserError
+from vitswin_jax.nn.params import facts
 
-INPUT_AXES: tuple[tuple[str, int], ...] = (
-    # (pattern of a kernel's whole path, how many of its axes are inputs), the first that matches;
-    # the others are outputs. A kernel that no row covers cannot be adapted.
-    (r"(.*/)?attn(_pool)?/(qkv|q|kv)/kernel", 1),  # (c, 3, heads, d)
-    (r"(.*/)?attn(_pool)?/proj/kernel", 2),  # (heads, d, c)
-    (r"(.*/)?mlp/fc[12]/kernel", 1),
-    (r"(.*/)?(downsample/reduction|pre_logits)/kernel", 1),
-)
 _SCANNED = r"(.*/)?(blocks|pairs)/.*"  # a leading axis of blocks
 _A, _B = "lora_a", "lora_b"
 # U(-1/√n, 1/√n) for n inputs, as the authors' code draws A; B is zero.
@@ -74,7 +67,7 @@ def add_lora(params: Params, lora: Lora, key: Key[Array, ""]) -> Params:
     """
     flat = flatten_dict(params, sep="/")
     chosen = [path for path in sorted(flat) if re.fullmatch(lora.kernels, path)]
-    axes = {path: _input_axes(path) for path in chosen}
+    axes = {path: facts(path).inputs("lora") for path in chosen}
     other = [path for path, count in axes.items() if count is None]
     if other or not chosen:
         what = f"fits {', '.join(other)}, which have no adapters" if other else "fits no parameter"
@@ -138,10 +131,6 @@ def model_params(trained: Params, frozen: Params, lora: Lora | None) -> Params:
     return params if lora is None else merge_lora(params, lora)
 
 
-def _input_axes(path: str) -> int | None:
-    return next((axes for pattern, axes in INPUT_AXES if re.fullmatch(pattern, path)), None)
-
-
 def _divide(path: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Returns the axis of scanned blocks, () where there is none, and one block's axes."""
     count = 1 if re.fullmatch(_SCANNED, path) else 0
@@ -149,5 +138,5 @@ def _divide(path: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[i
 
 
 def _some(flat: Mapping[str, object]) -> str:
-    paths = [path for path in sorted(flat) if _input_axes(path) is not None]
+    paths = [path for path in sorted(flat) if facts(path).inputs("lora")]
     return ", ".join([*paths[:3], "..."])

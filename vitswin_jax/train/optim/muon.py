@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import jax
@@ -10,38 +9,19 @@ import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
 from vitswin_jax.core.types import Params
+from vitswin_jax.nn.params import facts
 from vitswin_jax.train.optim.groups import path_of
-
-# (pattern of the whole path, (axes summed over, axes of the output), or None: by Adam), the first
-# that matches. Axes count from the end, and all others hold matrices of their own: stacked blocks,
-# experts, the heads of Swin-MLP, and query, key and value, each of which is a matrix whose columns
-# are all heads'. As its author says, hidden layers alone; the rest is Adam's.
-MUON_RULES: tuple[tuple[str, tuple[tuple[int, ...], tuple[int, ...]] | None], ...] = (
-    (r"(encoder/)?(patch_embed|backbone|head|head_dist)/.*", None),
-    (r"decoder/((embed|pred)/)?kernel", None),
-    (r".*(cpb_mlp|router)/.*", None),
-    (r"(.*/)?(attn/qkv|attn_pool/kv)/kernel", ((-4,), (-2, -1))),
-    (r"attn_pool/q/kernel", ((-3,), (-2, -1))),
-    (r"(.*/)?(attn|attn_pool)/proj/kernel", ((-3, -2), (-1,))),
-    (r"(.*/)?(mlp/fc[12]|reduction|pre_logits|spatial_mlp)/kernel", ((-2,), (-1,))),
-    (r"(.*/)?fc[12]_kernel", ((-2,), (-1,))),
-    (r".*kernel", ()),  # none of the above: raises
-    (r".*", None),
-)
 
 
 def matrix_axes(params: Params) -> Params:
-    """Returns a tree of each matrix's axes, None for what is Adam's.
+    """Returns a tree of each matrix's axes, and None where Adam updates a parameter.
 
-    Raises ValueError for a kernel that no rule covers.
+    Raises ValueError for a parameter that `nn.params` does not cover.
     """
 
     def axes(path: tuple[Any, ...], _: Any) -> MuonDimensionNumbers | None:
-        name = path_of(path)
-        found = next(axes for pattern, axes in MUON_RULES if re.fullmatch(pattern, name))
-        if found == ():
-            raise ValueError(f"no rule of MUON_RULES covers {name}.")
-        return None if found is None else MuonDimensionNumbers(*found)
+        row = facts(path_of(path))
+        return MuonDimensionNumbers(*row.matrix) if "muon" in row.uses else None
 
     return jax.tree_util.tree_map_with_path(axes, params)
 
