@@ -22,13 +22,13 @@ def test_adamw_is_the_paper_formula():
     lr, decay, b1, b2, eps = 0.1, 0.5, 0.9, 0.999, 1e-8
     tx = make_tx(lambda step: lr, name="adamw", weight_decay=decay)
     params = {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([1.0])}
-    state = tx.init(params)
+    state = tx.init({"head": params})
     want = {key: np.asarray(value, np.float64) for key, value in params.items()}
     m, v = dict.fromkeys(want, 0.0), dict.fromkeys(want, 0.0)
     for t, scale in ((1, 1.0), (2, -3.0)):
         grads = {"kernel": jnp.array([0.3, 0.1]) * scale, "bias": jnp.array([0.2]) * scale}
-        updates, state = tx.update(grads, state, params)
-        params = jax.tree.map(jnp.add, params, updates)
+        updates, state = tx.update({"head": grads}, state, {"head": params})
+        params = jax.tree.map(jnp.add, params, updates["head"])
         for key, value in want.items():
             g = np.asarray(grads[key], np.float64)
             m[key], v[key] = b1 * m[key] + (1 - b1) * g, b2 * v[key] + (1 - b2) * g**2
@@ -40,15 +40,15 @@ def test_adamw_is_the_paper_formula():
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_couples_its_decay_as_pytorch_does(nesterov):
     tx = make_tx(lambda step: 0.1, name="sgd", weight_decay=0.5, momentum=0.9, nesterov=nesterov)
-    params, want, velocity = {"kernel": jnp.array([2.0])}, 2.0, 0.0
+    params, want, velocity = {"head": {"kernel": jnp.array([2.0])}}, 2.0, 0.0
     state = tx.init(params)
     for g in (0.3, -0.2, 0.5):
-        updates, state = tx.update({"kernel": jnp.array([g])}, state, params)
+        updates, state = tx.update({"head": {"kernel": jnp.array([g])}}, state, params)
         params = jax.tree.map(jnp.add, params, updates)
         decayed = g + 0.5 * want
         velocity = 0.9 * velocity + decayed
         want -= 0.1 * (decayed + 0.9 * velocity if nesterov else velocity)
-    np.testing.assert_allclose(params["kernel"], want, rtol=1e-6)
+    np.testing.assert_allclose(params["head"]["kernel"], want, rtol=1e-6)
 
 
 def test_gradients_are_clipped_by_their_global_norm():
