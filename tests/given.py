@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import short_recipe
 from documents import Reader, read_page
 from flax.traverse_util import unflatten_dict
 from PIL import Image
@@ -22,41 +23,16 @@ from vitswin_jax.weights.open import parameter_shapes
 
 ROOT = Path(__file__).parents[1]
 
-SHORTER = {  # recipe -> what it says -> what it says in the stand-in for the repository
-    "digits": {
-        '"embed_dim": 128, "depth": 6': '"embed_dim": 32, "depth": 2',
-        '"embed_dim": 64,': '"embed_dim": 16,',
-        '"depths": (2, 4)': '"depths": (2, 2)',
-        '{"vit": 50.0, "swin": 36.0}': '{"vit": 0.5, "swin": 0.5}',
-        "warmup_epochs=3.0": "warmup_epochs=0.1",
-    },
-    "mim_digits": {
-        "epochs=100.0, warmup_epochs=5.0": "epochs=0.5, warmup_epochs=0.1",
-        "eval_epochs=10.0, checkpoint_epochs=10.0": "eval_epochs=0.5, checkpoint_epochs=0.5",
-    },
-    "finetune_digits": {
-        "embed_dim=96,": "embed_dim=24,",
-        "depth=4": "depth=2",
-        "epochs=12.0, warmup_epochs=1.0": "epochs=0.4, warmup_epochs=0.1",
-        "epochs=2.0, warmup_epochs=0.5": "epochs=0.2, warmup_epochs=0.1",
-        "3.0 if pretrains else 0.5": "0.4 if pretrains else 0.2",
-    },
-}
-"""Training that takes minutes takes seconds here; the commands are those of the pages."""
-
 
 def stand_in(root):
-    """Makes a folder like the repository's root: train.py, docs, recipes, some of them shorter."""
+    """Makes a folder like the repository's root: train.py, docs, recipes, some of them short."""
     for folder in ("configs", "docs"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__*"))
     shutil.copy(ROOT / "train.py", root)
-    for name, changes in SHORTER.items():
+    for name in short_recipe.CHANGES:
         recipe = root / "configs" / f"{name}.py"
-        text = recipe.read_text()
-        for before, after in changes.items():
-            assert before in text, f"{recipe.name} no longer has {before!r}"
-            text = text.replace(before, after)
-        recipe.write_text(text)
+        recipe.rename(recipe.with_name(f"long_{name}.py"))
+        shutil.copy(short_recipe.__file__, recipe)
     return root
 
 
