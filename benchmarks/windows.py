@@ -25,9 +25,10 @@ def attention_of(model: Any, stage: int) -> Any:
     """Returns the attention of the shifted blocks of a Swin's stage, on maps."""
     import flax.linen as nn
 
-    from vitswin_jax.models.swin import SwinBlock, WindowAttention
+    from vitswin_jax.models.swin_block import SwinBlock, WindowAttention
+    from vitswin_jax.nn.block import BlockOptions
     from vitswin_jax.nn.layers import Mlp
-    from vitswin_jax.nn.windows import fit_window
+    from vitswin_jax.nn.windows import Cut, fit_window
 
     class Attention(SwinBlock):
         @nn.compact
@@ -37,16 +38,11 @@ def attention_of(model: Any, stage: int) -> Any:
     window, shift = fit_window(
         model.resolutions[stage], model.window_sizes[stage], window_clip=model.window_clip
     )
+    options = BlockOptions.of(model)
     attention = functools.partial(
-        WindowAttention,
-        model.num_heads[stage],
-        attn_impl=model.attn_impl,
-        window_size=window,
-        dtype=model.dtype,
+        WindowAttention, num_heads=model.num_heads[stage], options=options, window_size=window
     )
-    return Attention(
-        attention, Mlp, window, shift, model.norm_eps, model.pad_before_roll, model.dtype
-    )
+    return Attention(options, attention, Mlp, Cut(window, shift, model.pad_before_roll))
 
 
 def programs(model: Any, stage: int, batch_size: int, device: Any) -> dict[str, Any]:

@@ -1,12 +1,20 @@
 """Attention against a loop over queries in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vitswin_jax.core.types import UserError
-from vitswin_jax.nn.attention import IMPLEMENTATIONS, LONG, SelfAttention, attend
+from vitswin_jax.nn.attention import attend
+from vitswin_jax.nn.block import BlockOptions
+from vitswin_jax.nn.execution import EXECUTIONS, Execution
+from vitswin_jax.nn.self_attention import SelfAttention
+from vitswin_jax.nn.xla import LONG
+
+auto = functools.partial(EXECUTIONS["auto"].attend, biases=(), dropout=None)
 
 
 def naive(q, k, v, bias):
@@ -35,10 +43,10 @@ def test_a_head_at_a_time_is_the_same_attention():
     q, k, v, pull = (rng.normal(size=(2, 2, LONG, 4)) for _ in range(4))
 
     def pulled(q, k, v):
-        return (attend(q, k, v, implementation="auto") * jnp.float32(pull)).sum()
+        return (auto(q, k, v) * jnp.float32(pull)).sum()
 
     single = [jnp.float32(x) for x in (q, k, v)]
-    got = attend(*single, implementation="auto")
+    got = auto(*single)
     np.testing.assert_allclose(got, naive(q, k, v, np.zeros((2, 2, LONG, LONG))), atol=2e-6)
     logits = q @ k.swapaxes(-1, -2)
     weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
@@ -79,7 +87,7 @@ def test_each_projection_is_initialised_by_its_own_fans():
 def test_attention_dropout_leaves_the_mean():
     rng = jax.random.key(0)
     x = jax.random.normal(rng, (1, 4, 16))
-    attention = SelfAttention(num_heads=2, attn_drop_rate=0.4)
+    attention = SelfAttention(num_heads=2, options=BlockOptions(attn_drop_rate=0.4))
     params = attention.init(rng, x, train=False)
     run = jax.jit(lambda k: attention.apply(params, x, train=True, rngs={"dropout": k}))
     outs = jax.vmap(run)(jax.random.split(rng, 4000))
@@ -89,27 +97,18 @@ def test_attention_dropout_leaves_the_mean():
 
 def test_a_few_heads_at_a_time_take_any_number_of_examples():
     (b,) = jax.export.symbolic_shape("b")
-    by_group = jax.jit(lambda q, k, v: attend(q, k, v, implementation="auto"))
+    by_group = jax.jit(auto)
     shape = jax.ShapeDtypeStruct((b, 2, LONG, 4), jnp.float32)
     exported = jax.export.export(by_group)(shape, shape, shape)
     x = jax.random.normal(jax.random.key(0), (3, 2, LONG, 4))
     np.testing.assert_allclose(exported.call(x, x, x), attend(x, x, x), atol=2e-6)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            {"implementation": "flash"},
-            "attn_impl='flash' is unknown; it is one of auto, xla",
-        ),
-        ({"implementation": "cudnn", "biases": (jnp.zeros((1, 1)),)}, "cudnn' has no biases"),
-    ],
-)
-def test_what_an_implementation_cannot_do_is_said(options, message):
+def test_what_cudnn_cannot_do_is_one_line():
     q = jnp.zeros((1, 1, 1, 8))
-    with pytest.raises(UserError, match=message):
-        attend(q, q, q, **options)
+    cudnn = functools.partial(EXECUTIONS["cudnn"].attend, q, q, q, dropout=None)
+    with pytest.raises(UserError, match="cudnn' has no biases, windows or attention dropout"):
+        cudnn(biases=(jnp.zeros((1, 1)),))
 
 
 def weights_of(module, *inputs, **options):
@@ -154,8 +153,8 @@ def test_every_implementation_gives_its_weights(monkeypatch):
         del q, k, biases, dropout
         return jnp.broadcast_to(v[..., :1, :], v.shape)
 
-    monkeypatch.setitem(IMPLEMENTATIONS, "first", first_value)
+    monkeypatch.setitem(EXECUTIONS, "first", Execution(first_value))
     x = jax.random.normal(jax.random.key(1), (1, 4, 8))
-    _, _, sown = weights_of(SelfAttention(2, attn_impl="first"), x, train=False)
+    _, _, sown = weights_of(SelfAttention(2, BlockOptions(attn_impl="first")), x, train=False)
     _, _, want = weights_of(SelfAttention(2), x, train=False)
     np.testing.assert_array_equal(sown["attention"][0], want["attention"][0])

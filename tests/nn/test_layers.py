@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from vitswin_jax.nn.layers import LayerNorm, gelu, store_gradient
+from vitswin_jax.nn.layers import LayerNorm
+from vitswin_jax.nn.xla import gelu, store_gradient
 
 
 def test_gelu_and_its_slope_are_those_of_the_normal_distribution():
@@ -40,7 +41,7 @@ def test_storing_a_gradient_changes_no_number():
 
 PROGRAM = """
 import jax, jax.numpy as jnp
-from vitswin_jax.nn.layers import store_gradient
+from vitswin_jax.nn.xla import store_gradient
 def additions(depth, store):
     def loss(x, kernels):
         for kernel in kernels:

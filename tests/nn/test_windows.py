@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from vitswin_jax.core.types import UserError
-from vitswin_jax.models.swin import WindowAttention
-from vitswin_jax.nn import windows
+from vitswin_jax.models.swin_block import WindowAttention
+from vitswin_jax.nn import execution, windows
 
 
 @pytest.mark.parametrize("window", [(4, 4), (2, 3), (1, 5)])
@@ -69,7 +69,7 @@ def test_two_windows_side_by_side_are_blind_to_each_other():
     """A map's tokens by number: within a window their bias, between windows no weight."""
     window, numbers = (2, 3), np.arange(2 * 6).reshape(1, 2, 6, 1)
     biases = np.arange(2 * 6 * 6.0).reshape(2, 6, 6)
-    got = np.asarray(windows.biases_in_pairs(jnp.asarray(biases), window))
+    got = np.asarray(execution.biases_in_pairs(jnp.asarray(biases), window))
     where = np.asarray(windows.window_partition(jnp.asarray(1.0 * numbers), window))[0, :, :, 0]
     want = np.full((2, 12, 12), -np.inf)
     for tokens in where.astype(int):
@@ -91,7 +91,7 @@ def test_two_windows_side_by_side_are_blind_to_each_other():
 def test_windows_pair_off_where_they_are_even_and_a_pair_is_128_tokens_at_most(
     width, window, pairs
 ):
-    assert windows.come_in_pairs(width, window) == pairs
+    assert execution.come_in_pairs(width, window) == pairs
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (1, 0), (0, -2), (2, 3), (-3, 5)])
@@ -148,9 +148,7 @@ def test_maps_of_any_size_are_padded_shifted_and_cut(size, shift, pad_before_rol
     got = windows.map_windows(
         lambda tiles, _: jnp.broadcast_to(tiles.sum(2, keepdims=True), tiles.shape),
         x,
-        window_size=(3, 3),
-        shift=(shift, shift),
-        pad_before_roll=pad_before_roll,
+        windows.Cut((3, 3), (shift, shift), pad_before_roll),
     )
     for image, result in zip(np.asarray(x), np.asarray(got), strict=True):
         want = naive_map_windows(

@@ -23,11 +23,12 @@ from PIL import Image
 
 from vitswin_jax.core.types import Params, UserError
 from vitswin_jax.models.resnet import total_stride
-from vitswin_jax.models.swin import Swin, SwinBlock
+from vitswin_jax.models.swin import Swin
+from vitswin_jax.models.swin_block import SwinBlock
 from vitswin_jax.models.vit import ViT
 from vitswin_jax.nn.blocks import unstack_blocks
 from vitswin_jax.nn.layers import pair
-from vitswin_jax.nn.windows import Size, map_windows, relative_position_index
+from vitswin_jax.nn.windows import Cut, Size, map_windows, relative_position_index
 
 Tokens = Int[np.ndarray, "windows n"]
 
@@ -124,13 +125,13 @@ def _swin_geometry(model: Swin, shape: tuple[int, ...]) -> dict[str, dict[str, A
             stage, size = int(block.path[0].removeprefix("stage_")), args[0].shape[1:3]
             tokens = window_tokens(
                 size,
-                window_size=block.window_size,
-                shift=block.shift,
-                pad_before_roll=block.pad_before_roll,
+                window_size=block.cut.window_size,
+                shift=block.cut.shift,
+                pad_before_roll=block.cut.pad_before_roll,
             )
             found["/".join(block.path)] = {
                 "size": size,
-                "window": block.window_size,
+                "window": block.cut.window_size,
                 "stride": (patch[0] << stage, patch[1] << stage),
                 "tokens": tokens,
                 "prefix": 0,
@@ -171,9 +172,7 @@ def window_tokens(
         map_windows(
             note,
             jnp.asarray(numbers),
-            window_size=window_size,
-            shift=shift,
-            pad_before_roll=pad_before_roll,
+            Cut(window_size, shift, pad_before_roll),
         )
         return np.asarray(seen[0])[0, :, :, 0].astype(int) - 1
 

@@ -21,6 +21,7 @@ from vitswin_jax.models.masked import (
 )
 from vitswin_jax.models.vit import ViT
 from vitswin_jax.models.vit_block import Block
+from vitswin_jax.nn.block import BlockOptions
 from vitswin_jax.nn.layers import LayerNorm, pair
 from vitswin_jax.nn.posemb import sincos_2d
 from vitswin_jax.nn.windows import Size
@@ -68,20 +69,11 @@ class Decoder(nn.Module):
         patches = jnp.concatenate([x[:, prefix:], token], axis=1)
         patches = jnp.take_along_axis(patches, places[..., None], axis=1)
         x = jnp.concatenate([x[:, :prefix], patches], axis=1) + positions.astype(x.dtype)
+        options = BlockOptions(act=self.act, norm_eps=self.norm_eps, dtype=self.dtype)
         for i in range(self.depth):
-            x = Block(
-                num_heads=self.num_heads,
-                mlp_dim=_MLP_RATIO * self.dim,
-                qkv_bias=True,
-                act=self.act,
-                norm_eps=self.norm_eps,
-                init_values=None,
-                drop_rate=0.0,
-                attn_drop_rate=0.0,
-                attn_impl="xla",
-                dtype=self.dtype,
-                name=f"block_{i}",
-            )(x, 0.0, train=train)
+            x = Block(options, self.num_heads, _MLP_RATIO * self.dim, name=f"block_{i}")(
+                x, 0.0, train=train
+            )
         x = LayerNorm(self.norm_eps, self.dtype, name="norm")(x)
         x = nn.Dense(self.pixels, dtype=self.dtype, name="pred")(x[:, prefix:])
         return x.astype(jnp.float32)

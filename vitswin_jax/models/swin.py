@@ -5,7 +5,6 @@ Axes: b batch, h w map or image, n tokens of a window, c channels, k classes.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import ClassVar
@@ -17,82 +16,12 @@ from jaxtyping import Array, Float
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.stages import PatchMerging, Stage, table_init
-from vitswin_jax.nn.attention import MAP_IMPLEMENTATIONS, PAIRS, SelfAttention
+from vitswin_jax.models.swin_block import SwinBlock, WindowAttention
+from vitswin_jax.nn.block import BlockOptions
 from vitswin_jax.nn.blocks import drop_path_schedule
-from vitswin_jax.nn.layers import (
-    DropPath,
-    LayerNorm,
-    Mlp,
-    PatchEmbed,
-    create_head,
-    pair,
-    store_gradient,
-)
-from vitswin_jax.nn.windows import (
-    Cut,
-    Size,
-    come_in_pairs,
-    fit_window,
-    map_windows,
-    pad_to_multiple,
-    relative_position_index,
-)
-
-
-class WindowAttention(SelfAttention):
-    """Attention in windows, softmax(q kᵀ / √d + B) v (Swin, eq. 4)."""
-
-    window_size: Size = (7, 7)
-
-    def position_bias(self) -> Float[Array, "heads n n"]:
-        """Returns B: rows of the learned table, by the relative position of query and key."""
-        rows = (2 * self.window_size[0] - 1) * (2 * self.window_size[1] - 1)
-        shape = (rows, self.num_heads)
-        table = self.param("relative_position_bias_table", table_init, shape, jnp.float32)
-        return jnp.moveaxis(table[relative_position_index(self.window_size)], -1, 0)
-
-
-class SwinBlock(nn.Module):
-    """A pre-norm block whose attention stays in windows (Swin, eq. 3).
-
-    Its two branches are `mix_windows` and `mlp`; what a descendant's are is its partials' affair.
-    """
-
-    attention: Callable[..., nn.Module]  # takes name; mixes windows, given with their mask
-    mlp: Callable[..., nn.Module]  # takes name
-    window_size: Size
-    shift: Size
-    norm_eps: float
-    pad_before_roll: bool
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w c"], drop_path: float | Float[Array, ""], *, train: bool
-    ) -> Float[Array, "b h w c"]:
-        """Adds window attention, then the MLP, each dropped with probability `drop_path`."""
-        y = LayerNorm(self.norm_eps, self.dtype, name="norm1")(x)
-        y = self.mix_windows(y, train=train)
-        x = store_gradient(x + DropPath()(y, drop_path, train=train))
-        y = LayerNorm(self.norm_eps, self.dtype, name="norm2")(x)
-        y = self.mlp(name="mlp")(y, train=train)
-        return store_gradient(x + DropPath()(y, drop_path, train=train))
-
-    def mix_windows(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
-        """Returns attention within (shifted) windows."""
-        attention = self.attention(name="attn")
-        cut = Cut(self.window_size, self.shift, self.pad_before_roll)
-        if attention.takes_maps:
-            return attention(x, cut=cut, train=train)
-        in_pairs = attention.takes_pairs and come_in_pairs(x.shape[2], self.window_size)
-        if in_pairs:
-            height, width = self.window_size
-            cut = dataclasses.replace(cut, window_size=(height, 2 * width))
-        return map_windows(
-            lambda windows, mask: attention(windows, mask, in_pairs=in_pairs, train=train),
-            x,
-            **dataclasses.asdict(cut),
-        )
+from vitswin_jax.nn.execution import FOR_WINDOWS
+from vitswin_jax.nn.layers import LayerNorm, Mlp, PatchEmbed, create_head, pair
+from vitswin_jax.nn.windows import Cut, Size, fit_window, pad_to_multiple
 
 
 def per_stage(
@@ -113,8 +42,7 @@ class Swin(nn.Module):
     position embedding behind the patch norm, and then images must have `img_size`. A window size a
     stage (Swin-S3) is a tuple of pairs. `init_std` is of all kernels; the official 0.02 suits
     widths from 96 on, and narrower models learn faster from about 1 / sqrt(embed_dim).
-    `attn_impl` is "xla", or "fused", `window_attention`'s kernels for GPUs, or "pairs", two windows
-    side by side as one, for TPUs.
+    `attn_impl` is "xla", "fused" (kernels for GPUs) or "pairs" (for TPUs); see `nn.execution`.
     """
 
     _block_class: ClassVar[type[nn.Module]] = SwinBlock
@@ -158,8 +86,8 @@ class Swin(nn.Module):
         sizes = (pair(self.img_size), pair(self.patch_size), *self.window_sizes)
         if min(side for size in sizes for side in size) < 1:
             wrong.append("img_size, window_size and patch_size must be at least 1")
-        if self.attn_impl not in (known := ("xla", PAIRS, *MAP_IMPLEMENTATIONS)):
-            wrong.append(f"attn_impl={self.attn_impl!r} is none of {', '.join(known)}")
+        if self.attn_impl not in FOR_WINDOWS:
+            wrong.append(f"attn_impl={self.attn_impl!r} is none of {', '.join(FOR_WINDOWS)}")
         if wrong:
             raise UserError("; ".join(wrong) + ".")
 
@@ -210,13 +138,10 @@ class Swin(nn.Module):
         blocks = tuple(
             functools.partial(
                 self._block_class,
+                self._options,
                 attention=self._attention(stage, window),
                 mlp=self._mlp(stage, shifted=shifted),
-                window_size=window,
-                shift=shift if shifted else (0, 0),
-                norm_eps=self.norm_eps,
-                pad_before_roll=self.pad_before_roll,
-                dtype=self.dtype,
+                cut=Cut(window, shift if shifted else (0, 0), self.pad_before_roll),
             )
             for shifted in (False, True)
         )
@@ -226,17 +151,16 @@ class Swin(nn.Module):
         last = stage == len(self.depths) - 1
         return Stage(blocks, rates, None if last else merging, self.remat, self.scan)
 
+    @property
+    def _options(self) -> BlockOptions:
+        return BlockOptions.of(self, kernel_init=self._kernel_init)
+
     def _attention(self, stage: int, window: Size) -> Callable[..., nn.Module]:
         return functools.partial(
             WindowAttention,
-            self.num_heads[stage],
-            qkv_bias=self.qkv_bias,
-            proj_drop_rate=self.drop_rate,
-            attn_drop_rate=self.attn_drop_rate,
-            kernel_init=self._kernel_init,
-            attn_impl=self.attn_impl,
+            num_heads=self.num_heads[stage],
+            options=self._options,
             window_size=window,
-            dtype=self.dtype,
         )
 
     def _mlp(self, stage: int, *, shifted: bool) -> Callable[..., nn.Module]:

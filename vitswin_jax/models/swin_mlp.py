@@ -15,7 +15,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vitswin_jax.core.types import UserError
-from vitswin_jax.models.swin import Swin, SwinBlock
+from vitswin_jax.models.swin import Swin
+from vitswin_jax.models.swin_block import SwinBlock
 from vitswin_jax.nn.windows import Size, pad_to_multiple, window_partition, window_reverse
 
 
@@ -47,14 +48,13 @@ class SwinMlpBlock(SwinBlock):
         """Returns the map mixed within windows; the zeros around a shifted map are mixed in."""
         del train
         (height, width), (top, left) = x.shape[1:3], (0, 0)
-        if any(self.shift):
-            top, left = (
-                side - step for side, step in zip(self.window_size, self.shift, strict=True)
-            )
-            x = jnp.pad(x, ((0, 0), (top, self.shift[0]), (left, self.shift[1]), (0, 0)))
-        x = pad_to_multiple(x, self.window_size)
-        windows = self.attention(name="spatial_mlp")(window_partition(x, self.window_size))
-        x = window_reverse(windows, self.window_size, height=x.shape[1], width=x.shape[2])
+        size, shift = self.cut.window_size, self.cut.shift
+        if any(shift):
+            top, left = (side - step for side, step in zip(size, shift, strict=True))
+            x = jnp.pad(x, ((0, 0), (top, shift[0]), (left, shift[1]), (0, 0)))
+        x = pad_to_multiple(x, size)
+        windows = self.attention(name="spatial_mlp")(window_partition(x, size))
+        x = window_reverse(windows, size, height=x.shape[1], width=x.shape[2])
         return x[:, top : top + height, left : left + width]
 
 

@@ -19,8 +19,8 @@ from jaxtyping import Array, Float
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.swin import Swin
 from vitswin_jax.models.swinv2 import ContinuousPositionBias, log_spaced_coordinates
-from vitswin_jax.nn.attention import SelfAttention
 from vitswin_jax.nn.layers import activation, pair
+from vitswin_jax.nn.self_attention import SelfAttention
 from vitswin_jax.nn.windows import Size, relative_position_index
 
 CAPACITIES = ("image", "batch")
@@ -237,15 +237,10 @@ class SwinMoe(Swin):
     def _attention(self, stage: int, window: Size) -> Callable[..., nn.Module]:
         return functools.partial(
             CpbAttention,
-            self.num_heads[stage],
-            qkv_bias=self.qkv_bias,
-            proj_drop_rate=self.drop_rate,
-            attn_drop_rate=self.attn_drop_rate,
-            kernel_init=self._kernel_init,
-            attn_impl=self.attn_impl,
+            num_heads=self.num_heads[stage],
+            options=self._options,
             window_size=window,
             pretrained_window_size=pair(self.pretrained_window_sizes[stage]),
-            dtype=self.dtype,
         )
 
     def _mlp(self, stage: int, *, shifted: bool) -> Callable[..., nn.Module]:

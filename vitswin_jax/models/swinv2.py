@@ -5,6 +5,7 @@ Axes: b batch, h w map, n tokens of a window, c channels, d channels of a head.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -18,9 +19,11 @@ from jaxtyping import Array, Float
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.stages import table_init
-from vitswin_jax.models.swin import Swin, SwinBlock
-from vitswin_jax.nn.attention import MASKED, SelfAttention
-from vitswin_jax.nn.layers import DropPath, LayerNorm, pair, store_gradient
+from vitswin_jax.models.swin import Swin
+from vitswin_jax.models.swin_block import SwinBlock
+from vitswin_jax.nn.attention import MASKED
+from vitswin_jax.nn.layers import pair
+from vitswin_jax.nn.self_attention import SelfAttention
 from vitswin_jax.nn.windows import Size, relative_position_index
 
 MAX_LOGIT_SCALE = math.log(100.0)  # the temperature is at least 0.01 (section 3.2)
@@ -65,6 +68,8 @@ class CosineAttention(SelfAttention):
     and `q_bias`, `v_bias` (heads, d) are parameters of their own.
     """
 
+    normalizes: ClassVar[bool] = True
+
     qv_bias: bool = True
     window_size: Size = (8, 8)
     pretrained_window_size: Size = (0, 0)
@@ -88,13 +93,6 @@ class CosineAttention(SelfAttention):
         q = _normalize(q) * jnp.expand_dims(scale, range(q.ndim - 3))
         return q.astype(v.dtype), _normalize(k).astype(v.dtype), v
 
-    def prepare_map(
-        self, qkv: Float[Array, "b h w 3 heads d"]
-    ) -> tuple[Float[Array, "b h w 3 heads d"], float]:
-        """Does as `prepare` with a map that is not cut."""
-        alone = jnp.moveaxis(qkv, 3, 0)[..., None, :]  # each token by itself: b h w heads 1 d
-        return jnp.stack(self.prepare(*alone), 3)[..., 0, :], 1.0
-
     def _bias(self, name: str, x: Array) -> Float[Array, "heads d"]:
         shape = (self.num_heads, x.shape[-1])
         return self.param(name, nn.initializers.zeros_init(), shape, jnp.float32)
@@ -117,13 +115,11 @@ class SwinV2Block(SwinBlock):
 
         A fresh block is the identity, for its norms start at zero.
         """
-        norm = functools.partial(
-            LayerNorm, self.norm_eps, self.dtype, scale_init=nn.initializers.zeros_init()
-        )
-        y = norm(name="norm1")(self.mix_windows(x, train=train))
-        x = store_gradient(x + DropPath()(y, drop_path, train=train))
-        y = norm(name="norm2")(self.mlp(name="mlp")(x, train=train))
-        return store_gradient(x + DropPath()(y, drop_path, train=train))
+        zero = nn.initializers.zeros_init()
+        y = self.norm("norm1", scale_init=zero)(self.mix_windows(x, train=train))
+        x = self.add(x, y, drop_path, train=train)
+        y = self.norm("norm2", scale_init=zero)(self.mlp(name="mlp")(x, train=train))
+        return self.add(x, y, drop_path, train=train)
 
 
 class SwinV2(Swin):
@@ -154,15 +150,9 @@ class SwinV2(Swin):
     def _attention(self, stage: int, window: Size) -> Callable[..., nn.Module]:
         return functools.partial(
             CosineAttention,
-            self.num_heads[stage],
-            qkv_bias=False,
+            num_heads=self.num_heads[stage],
+            options=dataclasses.replace(self._options, qkv_bias=False),
             qv_bias=self.qkv_bias,
-            proj_drop_rate=self.drop_rate,
-            attn_drop_rate=self.attn_drop_rate,
-            kernel_init=self._kernel_init,
-            attn_impl=self.attn_impl,
-            mask_value=self.mask_value,
             window_size=window,
             pretrained_window_size=pair(self.pretrained_window_sizes[stage]),
-            dtype=self.dtype,
         )

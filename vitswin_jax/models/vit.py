@@ -17,8 +17,9 @@ from jaxtyping import Array, Float, Int
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.resnet import Numerics, ResNet, total_stride
 from vitswin_jax.models.vit_block import AttentionPool, Block
-from vitswin_jax.nn.attention import IMPLEMENTATIONS
+from vitswin_jax.nn.block import BlockOptions
 from vitswin_jax.nn.blocks import apply_blocks, drop_path_schedule
+from vitswin_jax.nn.execution import FOR_SEQUENCES
 from vitswin_jax.nn.layers import LayerNorm, PatchEmbed, create_head, pair
 from vitswin_jax.nn.posemb import POS_EMBED_PLACES, POS_EMBEDS, create_positions
 
@@ -89,7 +90,7 @@ class ViT(nn.Module):
         if self.embed_dim % self.num_heads:
             wrong.append(f"embed_dim={self.embed_dim} is no multiple of num_heads={self.num_heads}")
         choices = {
-            "attn_impl": IMPLEMENTATIONS,
+            "attn_impl": FOR_SEQUENCES,
             "pos_embed": POS_EMBEDS,
             "pos_embed_at": POS_EMBED_PLACES,
             "global_pool": GLOBAL_POOLS,
@@ -129,6 +130,10 @@ class ViT(nn.Module):
         """How many tokens have a head of their own: with `dist_token` and `dist_head` two."""
         return 2 if self.dist_token and self.dist_head else 1
 
+    @property
+    def _options(self) -> BlockOptions:
+        return BlockOptions.of(self)
+
     def setup(self) -> None:
         """Creates the submodules and parameters; runs `check` first."""
         self.check()
@@ -164,16 +169,9 @@ class ViT(nn.Module):
             self.norm_pre = LayerNorm(eps, dtype)
         blocks = [
             Block(
-                num_heads=self.num_heads,
-                mlp_dim=round(c * self.mlp_ratio),
-                qkv_bias=self.qkv_bias,
-                act=self.act,
-                norm_eps=eps,
-                init_values=self.init_values,
-                drop_rate=self.drop_rate,
-                attn_drop_rate=self.attn_drop_rate,
-                attn_impl=self.attn_impl,
-                dtype=dtype,
+                self._options,
+                self.num_heads,
+                round(c * self.mlp_ratio),
                 relative=self.pos_embed == "relative",
                 create_positions=positions if every else None,
             )
@@ -192,9 +190,8 @@ class ViT(nn.Module):
         else:
             self.norm = LayerNorm(eps, dtype)
         if self.global_pool == "map":
-            self.attn_pool = AttentionPool(
-                self.num_heads, round(self.embed_dim * self.mlp_ratio), self.act, eps, dtype
-            )
+            width = round(self.embed_dim * self.mlp_ratio)
+            self.attn_pool = AttentionPool(self.num_heads, width, self._options)
         if self.pre_logits is not None:
             self.pre_logits_layer = nn.Dense(self.pre_logits, dtype=dtype, name="pre_logits")
         if self.num_classes:

@@ -1,9 +1,8 @@
-"""What the families share: patch embedding, MLP, stochastic depth, layer scale, the head."""
+"""Layers of all families: norm, linear layer, patch embedding, MLP, stochastic depth, head."""
 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -13,34 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vitswin_jax.core.types import UserError
-from vitswin_jax.nn.linear import Linear
-
-
-@jax.custom_jvp
-def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Returns x Φ(x), Φ the normal distribution (arXiv:1606.08415), by erf as PyTorch does.
-
-    Computed in float32: next to 1 bfloat16 has no place for erf's tail. jax.nn.gelu takes erfc,
-    which is as exact at three times the time on CPU. Of a forward pass only the slope is kept.
-    """
-    return _gelu_and_slope(x)[0]
-
-
-@gelu.defjvp
-def _gelu_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    value, slope = _gelu_and_slope(primals[0])
-    return value, slope * tangents[0]
-
-
-def _gelu_and_slope(x: Array) -> tuple[Array, Array]:
-    wide = x.astype(jnp.float32)
-    below = 0.5 * (1.0 + jax.lax.erf(wide * math.sqrt(0.5)))
-    density = jnp.exp(-0.5 * wide * wide) * (1.0 / math.sqrt(2.0 * math.pi))
-    # From -6 on float32's erf is -1. Said so, -inf gives 0 and no NaN; and a selection is what
-    # XLA's CPU backend leaves to LLVM. The arithmetic alone it gives, with the products around it,
-    # to YNNPACK, for which it writes 0.5, 1 and √½ out as three arrays of the size of x.
-    value = jnp.where(wide < -20.0, 0.0, wide * below)
-    return value.astype(x.dtype), (below + wide * density).astype(x.dtype)
+from vitswin_jax.nn import xla
 
 
 def _quick_gelu(x: Array) -> Array:
@@ -53,10 +25,10 @@ def _swiglu(x: Array) -> Array:
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": gelu,  # every PyTorch original
+    "gelu": xla.gelu,  # every PyTorch original
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),  # Google's JAX code
     "quick_gelu": _quick_gelu,  # OpenAI's CLIP
-    "swiglu": _swiglu,  # DINOv2's giant; gated, so half as wide behind (arXiv:2002.05202)
+    "swiglu": _swiglu,  # DINOv2's giant; gated: half the input width (arXiv:2002.05202)
 }
 
 
@@ -73,11 +45,7 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation (arXiv:1607.06450, eq. 4) in float32, with parameters `scale` and `bias`.
-
-    Its variance takes two passes, as accurate as the originals'. Of a forward pass it keeps the
-    standardised input alone; nn.LayerNorm keeps two arrays of that size.
-    """
+    """Layer normalisation in float32 (arXiv:1607.06450, eq. 4); parameters `scale` and `bias`."""
 
     epsilon: float
     dtype: DTypeLike
@@ -89,75 +57,51 @@ class LayerNorm(nn.Module):
         c = x.shape[-1:]
         scale = self.param("scale", self.scale_init, c, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), c, jnp.float32)
-        scale, bias = jnp.asarray(scale), jnp.asarray(bias)  # what is loaded is NumPy's
-        y = _normalize(rows(x).astype(jnp.float32), scale, bias, self.epsilon)
+        scale, bias = jnp.asarray(scale), jnp.asarray(bias)  # loaded parameters are NumPy's
+        y = xla.layer_norm(xla.rows(x).astype(jnp.float32), scale, bias, self.epsilon)
         return y.reshape(x.shape).astype(self.dtype)
 
 
-def rows(x: Float[Array, "*batch c"]) -> Float[Array, "n c"]:
-    """Returns all tokens of all images, one a row.
+class Linear(nn.Module):
+    """An einsum of act(x) with a learned kernel, plus a bias.
 
-    What acts on each token by itself is given rows: of maps XLA's CPU backend makes slower programs
-    (a norm and an MLP of Swin's first stage take 1.7 times as long on b h w c).
+    Parameters: `kernel` of `shape`, and `bias` of the kernel's axes in the output. With `train`,
+    the backward pass keeps x only (`xla.product_keeping_input`), and forward-mode differentiation
+    (jax.jvp) is refused, as of any jax.custom_vjp.
     """
-    return x.reshape(-1, x.shape[-1])
 
+    shape: tuple[int, ...]
+    equation: str  # of x and the kernel, as jnp.einsum takes it
+    act: Callable[[Array], Array] | None = None  # elementwise
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
+    dtype: DTypeLike = jnp.float32
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _normalize(
-    x: Float[Array, "n c"], scale: Float[Array, "c"], bias: Float[Array, "c"], epsilon: float
-) -> Float[Array, "n c"]:
-    return _standardize(x, epsilon)[0] * scale[None] + bias[None]
+    @nn.compact
+    def __call__(self, x: Float[Array, "*inputs"], *, train: bool) -> Float[Array, "*outputs"]:
+        """Returns the product in `dtype`."""
+        kernel = self.param("kernel", self.kernel_init, self.shape, jnp.float32)
+        x, kernel = jnp.asarray(x, self.dtype), jnp.asarray(kernel, self.dtype)
+        operands, out = self.equation.split("->")
+        order = xla.product_order(self.equation, train=train)
+        if train:
+            y = xla.product_keeping_input(f"{operands}->{order}", self.act, x, kernel)
+        else:
+            y = jnp.einsum(f"{operands}->{order}", x if self.act is None else self.act(x), kernel)
+        if self.use_bias:
+            y = y + self._bias(operands.split(",")[1], order, y.ndim)
+        return y if order == out else jnp.einsum(f"{order}->{out}", y)
 
-
-@_normalize.defjvp
-def _normalize_tangent(
-    epsilon: float, primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
-) -> tuple[Array, Array]:
-    (x, scale, bias), (dx, dscale, dbias) = primals, tangents
-    standard, inverse = _standardize(x, epsilon)
-    standard = _store(standard)
-    along = (standard * dx).mean(-1, keepdims=True)
-    dstandard = (dx - dx.mean(-1, keepdims=True) - standard * along) * inverse
-    value = standard * scale[None] + bias[None]
-    return value, dstandard * scale[None] + standard * dscale[None] + dbias[None]
-
-
-def _standardize(x: Array, epsilon: float) -> tuple[Float[Array, "n c"], Float[Array, "n 1"]]:
-    centred = x - x.mean(-1, keepdims=True)
-    inverse = jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + epsilon)
-    return centred * inverse, inverse
-
-
-@jax.custom_jvp
-def store_gradient(x: Array) -> Array:
-    """Returns x, and on CPU has XLA store the gradient of x before anything reads it.
-
-    For the stream that residual branches are added to. Its gradient at a block is that of the block
-    behind it and one summand more; left alone, XLA fuses the sum anew into each of its readers, and
-    so block after block adds up all that are behind it: depth² work, in the program's size too.
-    """
-    return x
-
-
-@store_gradient.defjvp
-def _store_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,), (tangent,) = primals, tangents
-    return x, _store(tangent)
-
-
-def _store(x: Array) -> Array:
-    """Returns x, and on CPU has XLA store it: its readers do not each compute it again."""
-    return jax.lax.platform_dependent(x, cpu=_divide_by_one, default=lambda x: x)
-
-
-def _divide_by_one(x: Array) -> Array:
-    """Returns x. XLA computes no division twice, and LLVM then removes this one.
-
-    An optimization_barrier alone is gone before XLA's CPU backend fuses; round the divisor it hides
-    the 1 from what simplifies before.
-    """
-    return x / jax.lax.optimization_barrier(jnp.ones_like(x))
+    def _bias(self, kernel: str, order: str, ndim: int) -> Float[Array, "*outputs"]:
+        """Returns the bias, with an axis of 1 for each output axis that the kernel lacks."""
+        sizes = dict(zip(kernel, self.shape, strict=True))
+        before, dots, after = order.partition("...")
+        inner = ndim - len(before + after) if dots else 0
+        axes = [*before, *inner * [None], *after]
+        shape = tuple(sizes[axis] for axis in axes if axis in sizes)
+        bias = self.param("bias", self.bias_init, shape, jnp.float32)
+        return jnp.asarray(bias, self.dtype).reshape([sizes.get(axis, 1) for axis in axes])
 
 
 class PatchEmbed(nn.Module):
@@ -165,7 +109,7 @@ class PatchEmbed(nn.Module):
 
     patch_size: tuple[int, int]
     embed_dim: int
-    norm_eps: float | None = None  # of a norm behind the projection; None: no norm
+    norm_eps: float | None = None  # of a norm after the projection; None: no norm
     use_bias: bool = True
     dtype: DTypeLike = jnp.float32
 
@@ -205,7 +149,7 @@ class Mlp(nn.Module):
             Linear, kernel_init=self.kernel_init, bias_init=self.bias_init, dtype=self.dtype
         )
         shape = (width, self.hidden_dim)
-        y = linear(shape, "nc,cd->nd", name="fc1")(rows(x), train=train)
+        y = linear(shape, "nc,cd->nd", name="fc1")(xla.rows(x), train=train)
         gated = jax.eval_shape(act, y).shape != y.shape
         if gated or (train and self.drop_rate):  # then fc2 cannot take act upon itself
             y, act = nn.Dropout(self.drop_rate, deterministic=not train)(act(y)), None

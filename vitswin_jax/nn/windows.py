@@ -22,11 +22,15 @@ Size = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """How a block cuts maps into windows; what `map_windows` takes by these names."""
+    """How a block cuts maps into windows.
+
+    `pad_before_roll` pads, then rolls (Hugging Face, the official detection code); otherwise the
+    roll comes first (timm), so that where there is padding the shift joins other neighbours.
+    """
 
     window_size: Size
-    shift: Size
-    pad_before_roll: bool
+    shift: Size = (0, 0)
+    pad_before_roll: bool = True
 
 
 def window_partition(
@@ -85,30 +89,6 @@ def shifted_window_mask(
     sh, sw = window_size
     regions = rearrange(region, "(i sh) (j sw) -> (i j) (sh sw)", sh=sh, sw=sw)
     return regions[:, :, None] == regions[:, None, :]
-
-
-LANES = 128
-"""Of a TPU: the last axis of an array in its memory is padded to a multiple."""
-
-
-def come_in_pairs(map_width: int, window_size: Size) -> bool:
-    """Returns whether a map's windows pair off side by side, and a pair's tokens fit the lanes."""
-    across = -(-map_width // window_size[1])
-    return across % 2 == 0 and 2 * window_size[0] * window_size[1] <= LANES
-
-
-def biases_in_pairs(
-    biases: Float[Array, "heads n n"], window_size: Size
-) -> Float[Array, "heads 2*n 2*n"]:
-    """Returns the biases of two windows side by side that are cut as one of twice the width.
-
-    Its tokens are row-major; those of the one window give those of the other no weight: -inf.
-    """
-    height, width = window_size
-    window, x = np.divmod(np.tile(np.arange(2 * width), height), width)
-    token = np.repeat(np.arange(height), 2 * width) * width + x
-    together = (window[:, None] == window[None, :])[None]
-    return jnp.where(together, biases[:, token[:, None], token[None, :]], -np.inf)
 
 
 def _clip_per_axis(resolution: Size, window: Size) -> tuple[Size, Size]:
@@ -173,19 +153,14 @@ def roll(x: Float[Array, "b h w c"], shift: Size) -> Float[Array, "b h w c"]:
 def map_windows(
     attend: Callable[[Array, np.ndarray | None], Array],
     x: Float[Array, "b h w c"],
-    *,
-    window_size: Size,
-    shift: Size,
-    pad_before_roll: bool,
+    cut: Cut,
 ) -> Float[Array, "b h w c"]:
     """Applies `attend(windows, mask)` to the (shifted) windows of maps of any size.
 
-    The map is padded with zeros to whole windows; the pad tokens are attended to and cut off
-    again. `pad_before_roll` pads, then rolls (Hugging Face, the official detection code); otherwise
-    the roll comes first (timm), which lets the shift see other neighbours where there is padding.
+    The map is padded with zeros to whole windows; the pad tokens are attended to and cut off again.
     """
-    height, width = x.shape[1:3]
-    back = (-shift[0], -shift[1])
+    (height, width), window_size, shift = x.shape[1:3], cut.window_size, cut.shift
+    pad_before_roll, back = cut.pad_before_roll, (-shift[0], -shift[1])
     x = pad_to_multiple(x, window_size) if pad_before_roll else roll(x, back)
     x = roll(x, back) if pad_before_roll else pad_to_multiple(x, window_size)
     padded = x.shape[1:3]

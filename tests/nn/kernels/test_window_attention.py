@@ -18,7 +18,8 @@ from jax.sharding import PartitionSpec as P
 
 from vitswin_jax import create_model
 from vitswin_jax.core.types import UserError
-from vitswin_jax.nn.attention import MAP_IMPLEMENTATIONS, attend
+from vitswin_jax.nn import execution
+from vitswin_jax.nn.attention import attend
 from vitswin_jax.nn.kernels import window_kernel
 from vitswin_jax.nn.kernels.window_attention import window_attention
 from vitswin_jax.nn.windows import Cut, map_windows, pad_to_multiple
@@ -58,9 +59,7 @@ def plain(qkv, bias, *, cut, scale=0.5):
     out = map_windows(
         mix,
         flat,
-        window_size=cut.window_size,
-        shift=cut.shift,
-        pad_before_roll=cut.pad_before_roll,
+        cut,
     )
     return out[..., : out.shape[-1] // 3].reshape(*shape[:3], *shape[4:])
 
@@ -144,9 +143,8 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_the_plain_one():
 )
 def test_a_model_gives_its_numbers_and_gradients(monkeypatch, random_params, family, fields):
     """Pad tokens have the projection's bias, and Swin V2 its cosines and temperatures."""
-    monkeypatch.setitem(
-        MAP_IMPLEMENTATIONS, "interpreted", functools.partial(window_attention, interpret=True)
-    )
+    interpreted = functools.partial(execution._mix_fused, interpret=True)
+    monkeypatch.setitem(execution.EXECUTIONS, "fused", execution.Execution(windows=interpreted))
     model = create_model(
         family,
         img_size=16,
@@ -166,7 +164,7 @@ def test_a_model_gives_its_numbers_and_gradients(monkeypatch, random_params, fam
         return (out**2).sum(), out
 
     run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True), static_argnums=2)
-    got, want = (run(params, images, attn_impl) for attn_impl in ("interpreted", "xla"))
+    got, want = (run(params, images, attn_impl) for attn_impl in ("fused", "xla"))
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4 * float(jnp.abs(y).max()) + 1e-6),
         got,

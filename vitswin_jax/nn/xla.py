@@ -1,0 +1,219 @@
+"""Backend-specific tricks, each named by its effect.
+
+Every function here returns the number that the plain formula returns; only time and memory differ.
+docs/performance.md has the measurements (section "What each choice bought"). Blocks get the tricks
+through `layers.LayerNorm`, `layers.Linear` and `block.ResidualBlock`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Activation = Callable[[Array], Array]
+
+
+@jax.custom_jvp
+def store_gradient(x: Array) -> Array:
+    """Returns x; on CPU, XLA stores the gradient of x before anything reads it.
+
+    For the residual stream. The stream's gradient at a block is the next block's gradient plus one
+    summand. Otherwise XLA fuses that sum into each of its readers, so each block re-sums the
+    gradients of all later blocks: O(depth²) work. A ViT-S's training step takes 0.71 of the time,
+    its compilation 0.26.
+    """
+    return x
+
+
+@store_gradient.defjvp
+def _store_gradient_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (tangent,) = primals, tangents
+    return x, store(tangent)
+
+
+def store(x: Array) -> Array:
+    """Returns x; on CPU, XLA stores x, so that no reader computes it again."""
+    return jax.lax.platform_dependent(x, cpu=_divide_by_one, default=lambda x: x)
+
+
+def _divide_by_one(x: Array) -> Array:
+    """Returns x / 1, which XLA never computes twice and LLVM removes.
+
+    XLA's CPU backend drops an optimization_barrier around x before it fuses. A barrier around the
+    divisor stops the simplification of x / 1.
+    """
+    return x / jax.lax.optimization_barrier(jnp.ones_like(x))
+
+
+def recompute_after(
+    x: Float[Array, "*shape"], done: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """Returns x; XLA computes values derived from the result anew, after `done`.
+
+    XLA's CPU backend drops an optimization_barrier before it merges equal computations and orders
+    them. There, a zero is added whose value depends on `done`.
+    """
+    return jax.lax.platform_dependent(x, done, cpu=_add_zero, default=_wait)
+
+
+def _add_zero(x: Array, done: Array) -> Array:
+    return x + jnp.maximum(jnp.minimum(done, 0), 0).astype(x.dtype)
+
+
+def _wait(x: Array, done: Array) -> Array:
+    return jax.lax.optimization_barrier((x, done))[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def product_keeping_input(equation: str, act: Activation | None, x: Array, kernel: Array) -> Array:
+    """Returns einsum(equation, act(x), kernel); for the backward pass it keeps x and the kernel.
+
+    Autodiff would also keep act(x), and every array that x was made of in a fused loop. The
+    backward pass computes them again, after the gradient of x. Temporaries of a training step,
+    together with `layer_norm`: 0.55 (ViT-S) and 0.61 (Swin-T).
+    """
+    return jnp.einsum(equation, x if act is None else act(x), kernel)
+
+
+def _product_forward(
+    equation: str, act: Activation | None, x: Array, kernel: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    return product_keeping_input(equation, act, x, kernel), (x, kernel)
+
+
+def _product_backward(
+    equation: str, act: Activation | None, kept: tuple[Array, Array], cotangent: Array
+) -> tuple[Array, Array]:
+    """Returns the gradients of x and the kernel, the kernel's last.
+
+    After the gradient of x nothing reads the kernel, so an optimizer may write over it.
+    """
+    x, kernel = kept
+    (of_input,) = jax.linear_transpose(lambda y: jnp.einsum(equation, y, kernel), x)(cotangent)
+    y = x = recompute_after(x, of_input)
+    if act is not None:
+        y, transpose = jax.vjp(act, x)
+        (of_input,) = transpose(of_input)
+    (of_kernel,) = jax.linear_transpose(lambda k: jnp.einsum(equation, y, k), kernel)(cotangent)
+    return of_input, of_kernel
+
+
+product_keeping_input.defvjp(_product_forward, _product_backward)
+
+
+def product_order(equation: str, *, train: bool) -> str:
+    """Returns the order of axes in which a product is best computed, before it is transposed.
+
+    In inference that is the order of the inputs, then of the kernel: 0.92 of the time of ViT-S and
+    Swin-T on CPU, for XLA otherwise multiplies transposed operands. With a backward pass it costs
+    1 % (ViT-S) to 5 % (Swin-T).
+    """
+    operands, out = equation.split("->")
+    inputs, kernel = operands.split(",")
+    if train:
+        return out
+    rows = inputs.replace("...", "@")
+    order = [axis for axis in rows + kernel if axis in out.replace("...", "@")]
+    return "".join(order).replace("@", "...")
+
+
+def rows(x: Float[Array, "*batch c"]) -> Float[Array, "n c"]:
+    """Returns all tokens of all images, one per row.
+
+    Of maps (b, h, w, c), XLA's CPU backend makes slower programs: a norm and an MLP of Swin's first
+    stage take 1.7 times as long.
+    """
+    return x.reshape(-1, x.shape[-1])
+
+
+@jax.custom_jvp
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Returns x Φ(x), Φ the normal distribution (arXiv:1606.08415), by erf as PyTorch does.
+
+    Computed in float32, because bfloat16 cannot represent erf's tail next to 1. jax.nn.gelu uses
+    erfc, as exact and on CPU three times as slow. The backward pass keeps only the slope.
+    """
+    return _gelu_and_slope(x)[0]
+
+
+@gelu.defjvp
+def _gelu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    value, slope = _gelu_and_slope(primals[0])
+    return value, slope * tangents[0]
+
+
+def _gelu_and_slope(x: Array) -> tuple[Array, Array]:
+    wide = x.astype(jnp.float32)
+    below = 0.5 * (1.0 + jax.lax.erf(wide * math.sqrt(0.5)))
+    density = jnp.exp(-0.5 * wide * wide) * (1.0 / math.sqrt(2.0 * math.pi))
+    # Below -6 erf is -1 in float32, so the selection changes no number, but it avoids NaN at -inf.
+    # It also keeps XLA's CPU backend from calling YNNPACK for the arithmetic and the products
+    # around it, which would write 0.5, 1 and √½ out as three arrays of the size of x.
+    value = jnp.where(wide < -20.0, 0.0, wide * below)
+    return value.astype(x.dtype), (below + wide * density).astype(x.dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def layer_norm(
+    x: Float[Array, "n c"], scale: Float[Array, "c"], bias: Float[Array, "c"], epsilon: float
+) -> Float[Array, "n c"]:
+    """Returns (x - mean) / √(variance + epsilon) · scale + bias over c.
+
+    The variance takes two passes, as accurate as the originals'. The backward pass keeps one array,
+    the standardised input, where nn.LayerNorm keeps two.
+    """
+    return _standardize(x, epsilon)[0] * scale[None] + bias[None]
+
+
+@layer_norm.defjvp
+def _layer_norm_jvp(
+    epsilon: float, primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
+) -> tuple[Array, Array]:
+    (x, scale, bias), (dx, dscale, dbias) = primals, tangents
+    standard, inverse = _standardize(x, epsilon)
+    standard = store(standard)
+    along = (standard * dx).mean(-1, keepdims=True)
+    dstandard = (dx - dx.mean(-1, keepdims=True) - standard * along) * inverse
+    value = standard * scale[None] + bias[None]
+    return value, dstandard * scale[None] + standard * dscale[None] + dbias[None]
+
+
+def _standardize(x: Array, epsilon: float) -> tuple[Float[Array, "n c"], Float[Array, "n 1"]]:
+    centred = x - x.mean(-1, keepdims=True)
+    inverse = jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + epsilon)
+    return centred * inverse, inverse
+
+
+LONG = 512
+"""Number of tokens from which `attend_in_cache` is faster on CPU: 0.45 of the time at 577 and 785
+tokens, eight images and six heads; at 197 it is slower."""
+_CACHED = 8 * 2**20
+"""Bytes of logits that stay in a CPU's cache between the softmax and the product with v."""
+
+Attend = Callable[[Array, Array, Array], Array]
+
+
+def attend_in_cache(attend: Attend, q: Array, k: Array, v: Array) -> Array:
+    """Returns attend(q, k, v); on CPU a few heads at a time, so that their logits stay in cache.
+
+    q, k and v are (*batch, heads, n, d). The backward pass computes the logits again. The number of
+    examples may be symbolic, as in jax.export.
+    """
+    if k.shape[-2] < LONG:
+        return attend(q, k, v)
+    in_groups = functools.partial(_attend_in_groups, attend)
+    return jax.lax.platform_dependent(q, k, v, cpu=in_groups, default=attend)
+
+
+def _attend_in_groups(attend: Attend, q: Array, k: Array, v: Array) -> Array:
+    heads = math.prod(q.shape[-3:-2])
+    fit = max(_CACHED // (4 * q.shape[-2] * k.shape[-2]), 1)
+    at_once = max(count for count in range(1, heads + 1) if heads % count == 0 and count <= fit)
+    groups = tuple(x.reshape(-1, at_once, *x.shape[-2:]) for x in (q, k, v))
+    one = jax.checkpoint(lambda group: attend(*group), prevent_cse=False)
+    return jax.lax.map(one, groups).reshape(*q.shape[:-1], v.shape[-1])
