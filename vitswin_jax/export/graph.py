@@ -32,7 +32,8 @@ class Value:
     """
 
     shape: Shape
-    name: str | None = None
+    name: str = ""
+    """Of a value of the graph."""
     array: np.ndarray | None = None
     parameter: str | None = None
     """Which parameter the array is, at most reshaped and transposed."""
@@ -48,10 +49,11 @@ class Graph:
         self._constants: dict[tuple[Any, ...], str] = {}
         self._names: dict[str, int] = {}
 
-    def add(self, op: str, *inputs: str, shape: Shape, **attributes: Any) -> Value:
+    def add(self, op: str, *inputs: str | Value, shape: Shape, **attributes: Any) -> Value:
         """Appends a node; returns its output, which has `shape`."""
+        names = [self.name_of(x) if isinstance(x, Value) else x for x in inputs]
         name = self._unique(op)
-        self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
+        self.nodes.append(helper.make_node(op, names, [name], name=name, **attributes))
         return Value(shape, name=name)
 
     def constant(self, array: np.ndarray | Sequence[int], *, name: str = "constant") -> str:
@@ -68,35 +70,36 @@ class Graph:
 
     def name_of(self, value: Value) -> str:
         """Returns the name of a value in the graph, storing it if it is an array."""
-        if value.name is not None:
+        if value.array is None:
             return value.name
         return self.constant(value.array, name=value.parameter or "constant")
 
-    def weight(self, value: Value, *, axis: int) -> str:
-        """Returns the name of a matrix whose output channels are along `axis`.
+    def weight(self, value: Value, *, axis: int) -> Value:
+        """Returns a matrix whose output channels are along `axis`, as products take it.
 
-        That of a quantised parameter is stored as int8 and a scale for each channel.
+        A quantised parameter is stored as int8 and a scale for each channel.
         """
-        if value.parameter not in self._quantized:
-            return self.name_of(value)
+        if value.array is None or value.parameter not in self._quantized:
+            return value
         # No DequantizeLinear: onnxruntime would make it and the product one node that rounds the
         # activations to 8 bits as well, where nobody asked for it.
         codes, scale = quantize_channels(value.array, axis=axis)
-        codes = self.constant(codes, name=f"{value.parameter}/int8")
-        scale = self.constant(scale, name=f"{value.parameter}/scale")
-        codes = self.add("Cast", codes, to=onnx.TensorProto.FLOAT, shape=value.shape)
-        return self.add("Mul", codes.name, scale, shape=value.shape).name
+        stored = self.constant(codes, name=f"{value.parameter}/int8")
+        scales = self.constant(scale, name=f"{value.parameter}/scale")
+        whole = self.add("Cast", stored, to=onnx.TensorProto.FLOAT, shape=value.shape)
+        return self.add("Mul", whole, scales, shape=value.shape)
 
     def reshape(self, value: Value, shape: Shape) -> Value:
         """Returns the value in another shape of as many elements."""
         if value.shape == shape:
             return value
-        if value.array is not None:
-            return Value(shape, array=value.array.reshape(shape), parameter=value.parameter)
-        if sum(isinstance(side, str) for side in shape) > 1:
+        numbers = [side for side in shape if not isinstance(side, str)]
+        if value.array is not None and len(numbers) == len(shape):
+            return Value(shape, array=value.array.reshape(numbers), parameter=value.parameter)
+        if len(shape) - len(numbers) > 1:
             raise UserError(f"ONNX: no Reshape gives {shape}: two sides depend on the batch.")
         sides = self.constant([-1 if isinstance(side, str) else side for side in shape])
-        return self.add("Reshape", value.name, sides, shape=shape)
+        return self.add("Reshape", value, sides, shape=shape)
 
     def transpose(self, value: Value, order: Sequence[int]) -> Value:
         """Returns the value with its axes in another order."""
@@ -106,19 +109,22 @@ class Graph:
         shape = tuple(value.shape[axis] for axis in order)
         if value.array is not None:
             return Value(shape, array=value.array.transpose(order), parameter=value.parameter)
-        return self.add("Transpose", value.name, perm=order, shape=shape)
+        return self.add("Transpose", value, perm=order, shape=shape)
 
     def whole(self, value: Value, shape: Shape) -> Value:
         """Returns the value broadcast to `shape`."""
         if value.shape == shape:
             return value
-        if value.array is not None and not any(isinstance(side, str) for side in shape):
-            return Value(shape, array=np.broadcast_to(value.array, shape))
+        numbers = [side for side in shape if not isinstance(side, str)]
+        if value.array is not None and len(numbers) == len(shape):
+            return Value(shape, array=np.broadcast_to(value.array, numbers))
         if unknown := {side for side in shape if isinstance(side, str)} - {BATCH}:
             raise UserError(f"ONNX: cannot broadcast to {', '.join(sorted(unknown))}.")
-        sides = [self._batch() if side == BATCH else self.constant([side]) for side in shape]
+        sides = [
+            self._batch() if isinstance(side, str) else self.constant([side]) for side in shape
+        ]
         target = self.add("Concat", *sides, axis=0, shape=(len(shape),))
-        return self.add("Expand", self.name_of(value), target.name, shape=shape)
+        return self.add("Expand", value, target, shape=shape)
 
     def slice(
         self, value: Value, starts: Sequence[int], stops: Shape, steps: Sequence[int]
@@ -131,15 +137,15 @@ class Graph:
         ]
         if not cut:
             return value
-        shape = list(value.shape)
+        shape, places = list(value.shape), []
         for axis in cut:
-            if isinstance(shape[axis], str) or isinstance(stops[axis], str):
+            start, stop, step = starts[axis], stops[axis], steps[axis]
+            if isinstance(shape[axis], str) or isinstance(stop, str):
                 raise UserError(f"ONNX: cannot cut axis {axis} of {value.shape}.")
-            shape[axis] = -(-(stops[axis] - starts[axis]) // steps[axis])
-        places = ([sides[axis] for axis in cut] for sides in (starts, stops))
-        numbers = (*places, cut, [steps[axis] for axis in cut])
-        names = (self.constant([int(n) for n in some]) for some in numbers)
-        return self.add("Slice", self.name_of(value), *names, shape=tuple(shape))
+            shape[axis] = -(-(stop - start) // step)
+            places.append((int(start), int(stop), axis, int(step)))
+        names = [self.constant(numbers) for numbers in zip(*places, strict=True)]
+        return self.add("Slice", value, *names, shape=tuple(shape))
 
     def _batch(self) -> str:
         key = ("batch",)

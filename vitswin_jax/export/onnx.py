@@ -85,7 +85,7 @@ def to_onnx(program: Program) -> onnx.ModelProto:
     images = Value((BATCH, *program.image_shape), name=IMAGES)
     with jax.default_matmul_precision("highest"):
         (logits,) = _inline(graph, traced.jaxpr, traced.consts, [*weights, images])
-    graph.nodes.append(helper.make_node("Identity", [logits.name], [program.output]))
+    graph.nodes.append(helper.make_node("Identity", [graph.name_of(logits)], [program.output]))
     size = sum(len(tensor.raw_data) for tensor in graph.initializers)
     if size > _LARGEST:
         raise UserError(
@@ -129,15 +129,15 @@ def _inline(
         shapes = [shape_of(atom.aval.shape) for atom in eqn.outvars]
         if name in _INLINED:
             inner = next(p for p in eqn.params.values() if hasattr(p, "jaxpr"))
-            given = _inline(graph, inner.jaxpr, inner.consts, taken)
+            given: Value | list[Value] = _inline(graph, inner.jaxpr, inner.consts, taken)
         elif name in _HANDLERS and (name in _STRUCTURAL or not _is_known(taken, shapes)):
             given = _HANDLERS[name](graph, eqn, *taken)
         elif _is_known(taken, shapes):
             given = _evaluate(eqn, taken)
         else:
             raise UserError(f"ONNX: JAX's {name} is not exported; StableHLO has all that JAX has.")
-        given = given if isinstance(given, list) else [given]
-        values.update(zip(eqn.outvars, given, strict=True))
+        outputs = given if isinstance(given, list) else [given]
+        values.update(zip(eqn.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
@@ -151,7 +151,7 @@ def _is_known(inputs: Sequence[Value], shapes: Sequence[Shape]) -> bool:
 def _evaluate(eqn: Any, inputs: Sequence[Value]) -> list[Value]:
     """Computes an equation whose inputs are known."""
     arrays = [
-        np.broadcast_to(value.array, atom.aval.shape)
+        np.broadcast_to(np.asarray(value.array), atom.aval.shape)
         for value, atom in zip(inputs, eqn.invars, strict=True)
     ]
     found = eqn.primitive.bind(*arrays, **eqn.params)

@@ -58,7 +58,7 @@ def _joint(values: Sequence[Value]) -> Shape:
 
 
 def _apply(graph: Graph, op: str, *values: Value, **attributes: Any) -> Value:
-    return graph.add(op, *map(graph.name_of, values), shape=_joint(values), **attributes)
+    return graph.add(op, *values, shape=_joint(values), **attributes)
 
 
 def _elementwise(graph: Graph, eqn: Any, *values: Value) -> Value:
@@ -125,21 +125,21 @@ def _broadcast(graph: Graph, eqn: Any, x: Value, *_: Value) -> Value:
 
 
 def _concatenate(graph: Graph, eqn: Any, *values: Value) -> Value:
-    names = map(graph.name_of, wholes(graph, eqn, values))
+    wide = wholes(graph, eqn, values)
     shape = shape_of(eqn.outvars[0].aval.shape)
-    return graph.add("Concat", *names, axis=eqn.params["dimension"], shape=shape)
+    return graph.add("Concat", *wide, axis=eqn.params["dimension"], shape=shape)
 
 
 def _stack(graph: Graph, eqn: Any, *values: Value) -> Value:
     axis, shape = eqn.params["axis"], shape_of(eqn.outvars[0].aval.shape)
     row = (*shape[:axis], 1, *shape[axis + 1 :])
     rows = [graph.reshape(value, row) for value in wholes(graph, eqn, values)]
-    return graph.add("Concat", *map(graph.name_of, rows), axis=axis, shape=shape)
+    return graph.add("Concat", *rows, axis=axis, shape=shape)
 
 
 def _slice(graph: Graph, eqn: Any, x: Value) -> Value:
     (x,) = wholes(graph, eqn, [x])
-    starts, stops = (shape_of(eqn.params[f"{end}_indices"]) for end in ("start", "limit"))
+    starts, stops = eqn.params["start_indices"], shape_of(eqn.params["limit_indices"])
     return graph.slice(x, starts, stops, eqn.params["strides"] or [1] * len(starts))
 
 
@@ -169,12 +169,12 @@ def _unstack(graph: Graph, eqn: Any, x: Value) -> list[Value]:
 def _gather(graph: Graph, eqn: Any, x: Value, indices: Value) -> Value:
     """A slice at a known place, which is what indexing by numbers and slices becomes."""
     numbers, shape = eqn.params["dimension_numbers"], shape_of(eqn.outvars[0].aval.shape)
-    one = indices.array is not None and indices.array.ndim == 1
-    if not one or len(numbers.offset_dims) != len(shape) or numbers.operand_batching_dims:
+    places = np.empty((0, 0)) if indices.array is None else indices.array
+    if places.ndim != 1 or len(numbers.offset_dims) != len(shape) or numbers.operand_batching_dims:
         raise UserError("ONNX: gather is exported where it is a slice at a known place.")
     (x, _) = wholes(graph, eqn, [x, indices])
     starts = [0] * len(x.shape)
-    for axis, start in zip(numbers.start_index_map, indices.array.tolist(), strict=True):
+    for axis, start in zip(numbers.start_index_map, places.tolist(), strict=True):
         starts[axis] = start
     sizes = shape_of(eqn.params["slice_sizes"])
     stops = tuple(
@@ -191,7 +191,7 @@ def _pad(graph: Graph, eqn: Any, x: Value, fill: Value) -> Value:
     (x, _) = wholes(graph, eqn, [x, fill])
     ends = graph.constant([side[0] for side in config] + [side[1] for side in config])
     shape = shape_of(eqn.outvars[0].aval.shape)
-    return graph.add("Pad", graph.name_of(x), ends, graph.name_of(fill), shape=shape)
+    return graph.add("Pad", x, ends, fill, shape=shape)
 
 
 def _reduce(graph: Graph, eqn: Any, x: Value) -> Value:
@@ -199,7 +199,7 @@ def _reduce(graph: Graph, eqn: Any, x: Value) -> Value:
     (x,) = wholes(graph, eqn, [x])
     axes = graph.constant(eqn.params["axes"])
     shape = shape_of(eqn.outvars[0].aval.shape)
-    return graph.add(op, graph.name_of(x), axes, keepdims=0, shape=shape)
+    return graph.add(op, x, axes, keepdims=0, shape=shape)
 
 
 HANDLERS: dict[str, Handler] = {

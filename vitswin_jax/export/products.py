@@ -32,17 +32,15 @@ def _dot(graph: Graph, eqn: Any, left: Value, right: Value) -> Value:
         return graph.transpose(product, [*range(first, first + second), *range(first)])
     if not left_batch:
         return _times_matrix(graph, sides[0], free[0], sides[1], free[1])
-    names, outer = [], []
+    factors, outer = [], []
     for (x, summed, batch), rest, last in zip(sides, free, (False, True), strict=True):
         order = (*batch, *summed, *rest) if last else (*batch, *rest, *summed)
         outer = [x.shape[axis] for axis in batch]
         inner = [_product(x.shape[axis] for axis in axes) for axes in (summed, rest)]
         inner = inner if last else inner[::-1]
-        names.append(graph.name_of(graph.reshape(graph.transpose(x, order), (*outer, *inner))))
-    inner = tuple(
-        _product(x.shape[a] for a in rest) for (x, *_), rest in zip(sides, free, strict=True)
-    )
-    return graph.reshape(graph.add("MatMul", *names, shape=(*outer, *inner)), shape)
+        factors.append(graph.reshape(graph.transpose(x, order), (*outer, *inner)))
+    kept = (_product(x.shape[a] for a in rest) for (x, *_), rest in zip(sides, free, strict=True))
+    return graph.reshape(graph.add("MatMul", *factors, shape=(*outer, *kept)), shape)
 
 
 def _times_matrix(
@@ -56,8 +54,8 @@ def _times_matrix(
     sides = tuple(weights.shape[axis] for axis in outputs)
     weights = graph.transpose(weights, (*weights_summed, *outputs))
     weights = graph.reshape(weights, (inputs, _product(sides)))
-    name = graph.name_of(weights) if weights.array is None else graph.weight(weights, axis=1)
-    product = graph.add("MatMul", graph.name_of(x), name, shape=(*rows, _product(sides)))
+    weights = graph.weight(weights, axis=1)
+    product = graph.add("MatMul", x, weights, shape=(*rows, _product(sides)))
     return graph.reshape(product, (*rows, *sides))
 
 
@@ -76,13 +74,12 @@ def _conv(graph: Graph, eqn: Any, x: Value, kernel: Value) -> Value:
     x, kernel = wholes(graph, eqn, [x, kernel])
     x = graph.transpose(x, numbers.lhs_spec)
     kernel = graph.transpose(kernel, numbers.rhs_spec)
-    name = graph.name_of(kernel) if kernel.array is None else graph.weight(kernel, axis=0)
     lows, highs = zip(*params["padding"], strict=True)
     out = shape_of(eqn.outvars[0].aval.shape)
     y = graph.add(
         "Conv",
-        graph.name_of(x),
-        name,
+        x,
+        graph.weight(kernel, axis=0),
         strides=_ints(params["window_strides"]),
         pads=_ints((*lows, *highs)),
         dilations=_ints(params["rhs_dilation"]),
@@ -103,7 +100,7 @@ def _max_pool(graph: Graph, eqn: Any, x: Value) -> Value:
     b, h, w, c = shape_of(eqn.outvars[0].aval.shape)
     y = graph.add(
         "MaxPool",
-        graph.name_of(graph.transpose(x, (0, 3, 1, 2))),
+        graph.transpose(x, (0, 3, 1, 2)),
         kernel_shape=window[1:3],
         strides=strides[1:3],
         pads=_ints((*lows, *highs)),
