@@ -23,13 +23,13 @@ from vitswin_jax.trainer import train_and_evaluate
 told = logging.getLogger("vitswin_jax")  # what a run starts from, and trains
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, a file of configs/.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run.", required=True)
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of host 0 (docs/hosts.md).")
 _NUM_HOSTS = flags.DEFINE_integer("num_hosts", None, "How many hosts there are.", lower_bound=1)
 _HOST_INDEX = flags.DEFINE_integer("host_index", None, "Which this is.", lower_bound=0)
 _JOIN_TIMEOUT = flags.DEFINE_integer("join_timeout", JOIN_TIMEOUT, "In seconds.", lower_bound=1)
 _LOST_AFTER = flags.DEFINE_integer("lost_after", LOST_AFTER, "Seconds of silence.", lower_bound=1)
-_PROFILE = flags.DEFINE_flag(
+_PROFILE: flags.FlagHolder[str | None] = flags.DEFINE_flag(
     flags.Flag(
         flags.ArgumentParser(),
         None,
@@ -39,7 +39,7 @@ _PROFILE = flags.DEFINE_flag(
         boolean=True,  # may stand by itself
     )
 )
-flags.mark_flags_as_required(["config", "workdir"])
+flags.mark_flag_as_required("config")
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -20,7 +20,8 @@ from vitswin_jax.weights.pretrained import save_pretrained
 TASKS = {"inference": 1, "train": 3}
 """The multiply-adds of a task, in forward passes: a backward pass takes two."""
 
-FORMATS = {  # of `save_pretrained`: suffix, and what its readers compute whatever the file says
+# Of `save_pretrained`: suffix, and what its readers compute whatever the file says.
+FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "native": (".safetensors", {}),
     "timm": (".safetensors", {"pad_before_roll": False}),
     "huggingface": (".safetensors", {"norm_eps": 1e-12}),

@@ -345,7 +345,7 @@ def serve(start: Callable[[Job], Work]) -> None:
     for line in sys.stdin:
         question = json.loads(line)
         if "calls" in question:
-            answer = _time(work, question["calls"])
+            answer: Mapping[str, float | None] = _time(work, question["calls"])
         elif "trace" in question:
             answer = {}
             if work.trace is not None:

@@ -97,7 +97,7 @@ class Worker:
         self._outputs = folder / f"{self.name}.npy"
         self._errors = folder / f"{self.name}.log"
         with self._errors.open("w") as errors:
-            self._process = subprocess.Popen(
+            self._process = process = subprocess.Popen(
                 contestant.command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -105,15 +105,17 @@ class Worker:
                 text=True,
                 env=contestant.environment,
             )
+        assert process.stdin is not None and process.stdout is not None  # as both are pipes
+        self._questions, self._answers = process.stdin, process.stdout
         job = {**job, "variant": dict(contestant.variant), "outputs": str(self._outputs)}
         self.facts = self.ask(**job)
 
     def ask(self, **question: Any) -> dict[str, Any]:
         """Returns the answer to a question."""
         try:
-            self._process.stdin.write(json.dumps(question) + "\n")
-            self._process.stdin.flush()
-            answer = self._process.stdout.readline()
+            self._questions.write(json.dumps(question) + "\n")
+            self._questions.flush()
+            answer = self._answers.readline()
         except BrokenPipeError:
             answer = ""
         if not answer:
@@ -130,9 +132,9 @@ class Worker:
     def close(self) -> None:
         """Ends the process."""
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
+            self._questions.close()
         self._process.wait()
-        self._process.stdout.close()
+        self._answers.close()
 
 
 def run_case(
@@ -176,7 +178,7 @@ def measure(
         distances = differences(
             case, contestants, {worker.name: worker.outputs for worker in workers}
         )
-        runs = {worker.name: [] for worker in workers}
+        runs: dict[str, list[dict[str, float]]] = {worker.name: [] for worker in workers}
         calls = {worker.name: 1 for worker in workers}
         for number in range(rounds + 1):
             for worker in workers if number % 2 else workers[::-1]:

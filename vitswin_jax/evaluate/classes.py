@@ -81,7 +81,7 @@ def match_classes(names: Sequence[str] | None, num_classes: int, source: Source)
 def _match_imagenet(
     outputs: Mapping[int, int], numbers: Sequence[int], *, by_number: bool, reassessed: bool
 ) -> Match:
-    called = class_names("imagenet1k")
+    called = class_names("imagenet1k") or ()
     notes = ["right is any of an image's labels"] if reassessed else []
     if by_number:
         notes.append("the folders are ImageNet's class numbers, as ImageNet-V2's are")
@@ -114,7 +114,7 @@ def _imagenet_outputs(names: Sequence[str] | None, num_classes: int) -> Mapping[
 @functools.cache
 def _number_of() -> Mapping[str, int]:
     """Returns the number of each class by its synset and, where no two share them, its words."""
-    words = class_names("imagenet1k")
+    words = class_names("imagenet1k") or ()
     by_words = {name: i for i, name in enumerate(words) if words.count(name) == 1}
     return by_words | {synset: number for number, synset in enumerate(synsets())}
 
@@ -123,8 +123,10 @@ def _imagenet_numbers(names: Sequence[str]) -> list[int] | None:
     """Returns which classes of ImageNet-1k these are, None where one is none of them."""
     if tuple(names) == class_names("imagenet1k"):  # two of them are called the same
         return list(range(len(names)))
-    known = [_number_of().get(_IN_BRACKETS.sub(r"\1", name)) for name in names]
-    return None if None in known or len(set(known)) < len(known) else known
+    numbers = _number_of()
+    written = (_IN_BRACKETS.sub(r"\1", name) for name in names)
+    known = [numbers[name] for name in written if name in numbers]
+    return known if len(set(known)) == len(names) else None
 
 
 def _written_numbers(names: Sequence[str]) -> list[int] | None:

@@ -22,7 +22,7 @@ from sklearn.metrics import (
 from vitswin_jax.core.types import Batch, Params, UserError
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.evaluate.step import eval_step
-from vitswin_jax.nn.batch import normalize
+from vitswin_jax.nn.batch import infer, normalize
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ def make_predict(
 
     It is the training's own evaluation step, so that it gives training's own numbers.
     """
-    step = functools.partial(eval_step, model=model, mean=preprocess.mean, std=preprocess.std)
-    step = jax.jit(step)
+    whole = functools.partial(eval_step, model=model, mean=preprocess.mean, std=preprocess.std)
+    step = jax.jit(whole)
     return lambda batch: step(params, batch)["logits"]
 
 
@@ -133,7 +133,7 @@ def make_features(
     @jax.jit
     def features(params: Params, images: Array) -> Array:
         images = normalize(images, mean=preprocess.mean, std=preprocess.std)
-        return model.apply({"params": params}, images, train=False, method="features")
+        return infer(model, params, images, method="features")
 
     return lambda batch: features(params, batch["image"])
 
@@ -296,9 +296,5 @@ def _calibration(
     with np.errstate(invalid="ignore"):  # an empty bin has no mean
         mean = np.bincount(index, confidence, minlength=bins) / count
         accuracy = np.bincount(index, correct, minlength=bins) / count
-    return tuple(
-        CalibrationBin(
-            *map(float, edges[i : i + 2]), int(count[i]), float(mean[i]), float(accuracy[i])
-        )
-        for i in range(bins)
-    )
+    columns = (column.tolist() for column in (edges[:-1], edges[1:], count, mean, accuracy))
+    return tuple(CalibrationBin(*row) for row in zip(*columns, strict=True))

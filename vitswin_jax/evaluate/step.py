@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array
 
 from vitswin_jax.core.types import Params
-from vitswin_jax.nn.batch import Triple, names_a_true_class, normalize
+from vitswin_jax.nn.batch import Triple, infer, names_a_true_class, normalize
 
 Metrics = dict[str, Array]
 
@@ -27,7 +27,7 @@ def eval_step(
     With several labels an image, the loss is that of sigmoids, and correct is any of them.
     """
     images = normalize(batch["image"], mean=mean, std=std)
-    logits = model.apply({"params": params}, images, train=False)
+    logits: Array = infer(model, params, images)
     labels, mask = batch["label"], batch["mask"]
     if labels.ndim == 2:
         losses = optax.sigmoid_binary_cross_entropy(logits, labels).sum(-1)

@@ -24,6 +24,7 @@ from vitswin_jax.core.version import __version__
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.export.quantize import quantize_parameters
 from vitswin_jax.models.registry import family_of
+from vitswin_jax.nn.batch import infer
 from vitswin_jax.nn.blocks import unstack_blocks
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.weights.metadata import Metadata
@@ -105,7 +106,7 @@ class Program:
             for path, leaf in weights.items()
         }
         with jax.default_matmul_precision("highest"):
-            return self.model.apply({"params": unflatten_dict(flat, sep="/")}, images, train=False)
+            return infer(self.model, unflatten_dict(flat, sep="/"), images)
 
     def runner(self) -> Run:
         """Returns the program as JAX runs it here, from images to logits."""
@@ -148,7 +149,12 @@ def make_program(
         raise UserError(
             "uint8 images need weights that say their mean and std, and a model of 3 channels."
         )
-    plain = {"scan": False, "remat": "none", "attn_impl": "xla", "dtype": jnp.dtype("float32")}
+    plain: dict[str, Any] = {
+        "scan": False,
+        "remat": "none",
+        "attn_impl": "xla",
+        "dtype": jnp.dtype("float32"),
+    }
     known = {field.name for field in dataclasses.fields(model)}
     model = model.clone(**{name: value for name, value in plain.items() if name in known})
     flat = flatten_dict(unstack_blocks(variables["params"]), sep="/")

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-Triple = tuple[float, float, float]
+from vitswin_jax.core.types import Params
+
+Triple = Sequence[float]
+"""One number for each colour channel."""
+
+
+def infer(model: nn.Module, params: Params, *inputs: Array, **how: Any) -> Any:
+    """Runs a model without dropout; returns its output, or that of the method in `how`."""
+    return model.apply({"params": params}, *inputs, train=False, **how)
 
 
 def normalize(images: Shaped[Array, "b h w c"], *, mean: Triple, std: Triple) -> Array:

@@ -107,11 +107,11 @@ def describe_data(data: dict[str, Any], *, seed: int, classes: int | None) -> tu
     """
     dataset = data["dataset"]
     splits = [data[f"{name}_split"] for name in ("train", "test")]
-    described = [describe_source(dataset, split=split, classes=classes) for split in splits]
-    if None not in described:
+    train, test = (describe_source(dataset, split=split, classes=classes) for split in splits)
+    if train is not None and test is not None:
         for key in ("dataset", "data_dir", "holdout", "train_split", "test_split"):
             data.pop(key)
-        return tuple(described)
+        return train, test
     try:
         return open_data(data, seed=seed)
     except UserError as error:
@@ -167,22 +167,25 @@ def changes_that_save(
     Parts of a batch cost nothing but small products, rematerialisation a forward pass, fsdp
     traffic; of fsdp only the largest that divides the model.
     """
-    parts = [{"optim.accum_steps": n} for n in (2, 4, 8) if n > config.optim.accum_steps]
-    remat = {} if config.model.remat in (True, "full") else {"model.remat": "full"}
+    parts: list[dict[str, Any]] = [
+        {"optim.accum_steps": n} for n in (2, 4, 8) if n > config.optim.accum_steps
+    ]
+    remat: dict[str, Any] = {} if config.model.remat in (True, "full") else {"model.remat": "full"}
     yield from parts
     if remat:
         yield remat
         yield from (remat | part for part in parts)
     n = len(topology.devices)
     for size in [k for k in range(n, max(1, config.mesh.fsdp), -1) if n % k == 0]:
-        mesh = {"mesh.data": -1, "mesh.fsdp": size}
+        mesh: dict[str, Any] = {"mesh.data": -1, "mesh.fsdp": size}
         changed = config.copy_and_resolve_references()
         changed.update_from_flattened_dict(mesh)
         try:
             _lay_out(changed, topology, classes)
         except UserError:
             continue
-        yield from (mesh | more for more in ([{}] if remat else []))
+        if remat:
+            yield mesh
         yield from (mesh | remat | part for part in ({}, *parts))
         return
 
@@ -234,11 +237,12 @@ def _compile(
             raise UserError(f"the step does not compile: {str(error).splitlines()[0]}") from error
         total = int(float(needs[1]) * _UNITS[needs[2]])  # with what is given, whatever it says
         return given | {"temporaries": max(0, total - sum(given.values()))}, None
-    sizes = compiled.memory_analysis()
+    sizes, text = compiled.memory_analysis(), compiled.as_text()
+    assert sizes is not None and text is not None  # as XLA's compilers tell both
     besides = {
         "padding": max(0, sizes.argument_size_in_bytes - sum(given.values())),
         "temporaries": sizes.temp_size_in_bytes,
         "outputs": sizes.output_size_in_bytes - sizes.alias_size_in_bytes,
         "program": sizes.generated_code_size_in_bytes,
     }
-    return given | besides, collectives(compiled.as_text())
+    return given | besides, collectives(text)

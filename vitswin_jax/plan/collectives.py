@@ -91,7 +91,7 @@ def _walk(
         if found := _COLLECTIVE.fullmatch(instruction.op):
             yield instruction, found["kind"], turns
         elif instruction.op == "while":
-            condition, body = _LOOP.search(instruction.rest).groups()
+            condition, body = _LOOP.findall(instruction.rest)[0]
             inside = list(_walk(body, computations, 1))
             if inside:
                 turns_inside = turns * _turns(instruction, computations[condition])

@@ -81,14 +81,19 @@ def count_equation(equation: core.JaxprEqn) -> int:
 _UNCOUNTABLE = ("while", "shard_map")
 
 
+def _shape(atom: Any) -> tuple[int, ...]:
+    """Returns a variable's shape; JAX's type of `aval` has none."""
+    return atom.aval.shape
+
+
 def _dot_general(equation: core.JaxprEqn) -> int:
     (contracted, _), _ = equation.params["dimension_numbers"]
-    left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+    left, out = _shape(equation.invars[0]), _shape(equation.outvars[0])
     return math.prod(out) * math.prod(left[axis] for axis in contracted)
 
 
 def _convolution(equation: core.JaxprEqn) -> int:
-    kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
+    kernel, out = _shape(equation.invars[1]), _shape(equation.outvars[0])
     _, features_in, *window = equation.params["dimension_numbers"].rhs_spec
     taps = kernel[features_in] * math.prod(kernel[axis] for axis in window)
     return math.prod(out) * taps // math.prod(equation.params["lhs_dilation"])

@@ -132,6 +132,6 @@ def _kept_bytes(jaxpr: core.Jaxpr, part_of: Callable[[Sequence[str]], str]) -> C
     kept: Counter[str] = Counter()
     for variable in dict.fromkeys(v for v in jaxpr.outvars if not isinstance(v, core.Literal)):
         if variable in part:
-            size = math.prod(variable.aval.shape) * variable.aval.dtype.itemsize
-            kept[part[variable]] += size
+            array: Any = variable.aval  # which JAX's type gives no shape
+            kept[part[variable]] += math.prod(array.shape) * array.dtype.itemsize
     return kept

@@ -25,7 +25,7 @@ from vitswin_jax.core.atomic import replacing
 from vitswin_jax.evaluate.evaluation import CalibrationBin
 
 Numbers = Sequence[int | float]
-Series = tuple[Numbers, Numbers]
+Series = tuple[Sequence[int], Numbers]
 """Steps and the values at them."""
 
 _PANELS = (  # title, keys of metrics.jsonl, logarithmic

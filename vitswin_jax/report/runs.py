@@ -47,7 +47,7 @@ def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, Series]:
     path = Path(workdir) / "metrics.jsonl"
     if not path.exists():
         return {}
-    values: dict[str, dict[float, float]] = {}
+    values: dict[str, dict[int, float]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)
@@ -56,7 +56,8 @@ def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, Series]:
         for key, value in row.items():
             if key != "step" and isinstance(value, int | float):
                 values.setdefault(key, {})[row["step"]] = value
-    return {key: tuple(zip(*sorted(series.items()), strict=True)) for key, series in values.items()}
+    ordered = {key: dict(sorted(series.items())) for key, series in values.items()}
+    return {key: (tuple(series), tuple(series.values())) for key, series in ordered.items()}
 
 
 def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def compare(workdir: str | os.PathLike[str], other: str | os.PathLike[str]) -> C
     values = [{key: dict(zip(*s[key], strict=True)) for key in (_ACCURACY, _LOSS)} for s in series]
     common = set(values[0][_ACCURACY]) & set(values[1][_ACCURACY])
     step = max(common, default=None)
-    runs = ()
+    runs: tuple[Compared, ...] = ()
     if step is not None:
         runs = tuple(
             Compared(

@@ -239,7 +239,7 @@ def make_train_step(
     mesh: Mesh,
     shardings: Any,
     teacher_shardings: Params | None = None,
-) -> Callable[..., tuple[TrainState, Metrics]]:
+) -> jax.stages.Wrapped:
     """Compiles `train_step` for a mesh; the state given to it is donated.
 
     It takes state, batch and key and, where there are shardings for them, a teacher's parameters:

@@ -34,7 +34,7 @@ from vitswin_jax.train.run.start import Start, make_start, open_teacher, read_st
 from vitswin_jax.train.run.unlabelled import Probes, make_probes, model_section
 from vitswin_jax.train.sharding import check_batch_size, create_mesh, shard_batch
 from vitswin_jax.train.state import TrainState
-from vitswin_jax.train.step import Metrics, StepOptions, make_train_step
+from vitswin_jax.train.step import StepOptions, make_train_step
 from vitswin_jax.train.task.distill import Distillation
 from vitswin_jax.train.task.erasing import Erasing
 from vitswin_jax.train.task.losses import make_loss
@@ -175,7 +175,7 @@ def prepare(
 
 def make_step(
     run: Run, shardings: TrainState, teacher_shardings: Params | None
-) -> Callable[..., tuple[TrainState, Metrics]]:
+) -> jax.stages.Wrapped:
     """Compiles the run's train step; what `vitswin plan` compiles is this, too."""
     return make_train_step(
         run.model,

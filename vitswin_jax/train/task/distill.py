@@ -10,10 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vitswin_jax.core.types import Params, UserError
+from vitswin_jax.nn.batch import Triple, infer
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.train.task.losses import DISTILLATIONS, Loss
-
-Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -53,15 +52,15 @@ class Distillation:
         They were normalised by `mean` and `std`; the teacher gets them by its own and, where it
         takes another size, resized by an antialiased cubic.
         """
-        mean, std, their_mean, their_std = (
+        our_mean, our_std, their_mean, their_std = (
             jnp.asarray(x, jnp.float32).reshape(1, 1, 1, -1)
             for x in (mean, std, self.mean, self.std)
         )
-        images = (images * std + mean - their_mean) / their_std
+        images = (images * our_std + our_mean - their_mean) / their_std
         size = pair(self.teacher.img_size)
         if images.shape[1:3] != size:
             images = jax.image.resize(images, (len(images), *size, images.shape[-1]), "cubic")
-        logits = self.teacher.apply({"params": params}, images, train=False)
+        logits = infer(self.teacher, params, images)
         return jax.lax.stop_gradient(logits)
 
     def loss(
