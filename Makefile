@@ -1,4 +1,4 @@
-# make quickstart | test | lint, with PYTHON=python3.12 for another interpreter.
+# make quickstart | test | test-all | lint, with PYTHON=python3.12 for another interpreter.
 PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 # The default interpreter has .venv; one that is named has its own, .venv-3.12.
@@ -6,7 +6,7 @@ VENV := $(if $(filter file,$(origin PYTHON)),.venv,.venv-$(VERSION))
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test test-all lint clean
 
 $(INSTALLED): pyproject.toml constraints/$(VERSION).txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -23,8 +23,14 @@ quickstart: $(INSTALLED)
 	done
 	@cat runs/quickstart/vit.txt runs/quickstart/swin.txt
 
+# Each worker begins with half of the tests, so that most files stay whole, and takes over from the
+# other at the end.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --durations=15
+	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal --durations=15 \
+		-m "not xla_behaviour and not long"
+
+test-all: $(INSTALLED)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal --durations=15
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

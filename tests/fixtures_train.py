@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from xla_flags import UNOPTIMISED
 
 ROOT = Path(__file__).parents[1]
 
@@ -67,7 +68,7 @@ def environment(tmp_path_factory):
     """The environment of runs in processes of their own: one device, programs compiled once."""
     cache = tmp_path_factory.mktemp("compiled")
     return os.environ | {
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": UNOPTIMISED,
         "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

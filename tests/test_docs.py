@@ -19,12 +19,19 @@ import pytest
 from documents import commands, printed_as, read_page
 from given import ROOT, follow_page, stand_in
 from PIL import Image
+from xla_flags import UNOPTIMISED
 
 ALL = {
     path.relative_to(ROOT).as_posix(): path
     for path in [*ROOT.glob("README*.md"), *sorted((ROOT / "docs").glob("*.md"))]
 }
-PAGES = [name for name in ALL if ".zh." not in name]
+FIRST = ("README", "docs/concepts", "docs/data", "docs/export", "docs/train", "docs/weights")
+PAGES = [
+    pytest.param(name, marks=() if name.removesuffix(".md") in FIRST else pytest.mark.long)
+    for name in ALL
+    if ".zh." not in name
+]
+"""`make test` follows one page of each kind, and `make test-all` all."""
 CHINESE = [name for name in ALL if ".zh." in name]
 DRAW = ROOT / "docs" / "pictures" / "draw.py"
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#]*)[^)]*\)")
@@ -47,7 +54,7 @@ def follow(tmp_path_factory, programs):
     given = stand_in(tmp_path_factory.mktemp("given"))
     own = {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+        "XLA_FLAGS": UNOPTIMISED,
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "MPLBACKEND": "Agg",

@@ -190,6 +190,7 @@ def command(workdir, case):
     return [sys.executable, str(ROOT / "train.py"), recipe, f"--workdir={workdir}", *keys]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", ["mae,vit", "simmim,swin"])
 def test_killing_a_run_loses_nothing(case, environment, tmp_path):
     """kill -9 behind the first line of metrics; what goes on ends with the same bits."""

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from documents import Reader
+from fixtures_train import ROOT
 from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -92,7 +94,7 @@ def wait_for(process, workdir, moment):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("family", ["vit", "swin"])
+@pytest.mark.parametrize("family", ["vit", pytest.param("swin", marks=pytest.mark.long)])
 def test_killing_a_run_at_any_moment_loses_nothing(
     train, train_command, environment, unbroken, tmp_path, family
 ):
@@ -158,6 +160,7 @@ def may_mount():
     return subprocess.run(mount, capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not may_mount(), reason="needs a file system of its own, which is not allowed")
 def test_a_full_disk_ends_the_run_with_one_line_and_room_lets_it_go_on(
     train, train_command, environment, unbroken, tmp_path
@@ -230,12 +233,26 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
     assert all(row.get("train/loss", 0.0) is not None for row in rows)
 
 
-def test_the_workdir_of_another_config_is_refused_with_what_differs(train, unbroken):
+@pytest.fixture
+def train_here(train_command, tmp_path, monkeypatch):
+    """Runs train.py in this process; returns its status and all that it prints."""
+    # This process has other tests to run.
+    monkeypatch.setattr("vitswin_jax.core.heap.keep_freed_memory", lambda: False)
+    reader = Reader(ROOT, programs=tmp_path)
+
+    def train(workdir, *more):
+        return reader.run(shlex.join(["python", *train_command(workdir, *more)[1:]]))
+
+    return train
+
+
+def test_the_workdir_of_another_config_is_refused_with_what_differs(train, train_here, unbroken):
     finish(train, unbroken)
-    done = train(unbroken, "--config.optim.peak_lr=0.5", "--config.optim.b1=0.8")
-    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
-    assert "optim.peak_lr was 0.001 and is 0.5" in done.stderr
-    assert "optim.b1 was None and is 0.8" in done.stderr
+    status, told = train_here(unbroken, "--config.optim.peak_lr=0.5", "--config.optim.b1=0.8")
+    (line,) = told.strip().splitlines()
+    assert status == 1
+    assert "optim.peak_lr was 0.001 and is 0.5" in line
+    assert "optim.b1 was None and is 0.8" in line
 
 
 MISUSES = [
@@ -280,10 +297,10 @@ FLAGS = [
 
 
 @pytest.mark.parametrize(("flag", "message"), FLAGS, ids=[flag for flag, _ in FLAGS])
-def test_a_wrong_flag_is_one_line(train, tmp_path, flag, message):
-    done = train(tmp_path / "run", flag)
-    assert done.returncode == 1 and done.stdout == ""
-    (line,) = done.stderr.strip().splitlines()
+def test_a_wrong_flag_is_one_line(train_here, tmp_path, flag, message):
+    status, told = train_here(tmp_path / "run", flag)
+    (line,) = told.strip().splitlines()
+    assert status == 1
     assert line.startswith("error: ") and message in line
 
 

@@ -16,8 +16,6 @@ from vitswin_jax.train.run.prepare import prepare
 
 ROOT = Path(__file__).parents[1]
 
-UNOPTIMISED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-
 SCRIPT = """
 import sys
 
@@ -63,7 +61,7 @@ def test_a_script_trains_on_several_labels_and_the_result_is_evaluated(
         text=True,
         timeout=240,
         check=False,
-        env=environment | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": UNOPTIMISED},
+        env=environment | {"PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("vit  test accuracy ") and "(10 images)" in done.stdout

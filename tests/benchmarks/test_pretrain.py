@@ -43,6 +43,7 @@ def test_rates_are_chosen_by_training_images_that_are_neither_learned_nor_tested
     assert not set(everything) & set(tested)
 
 
+@pytest.mark.long
 def test_the_table_is_of_the_test_at_the_rate_that_validation_chose(
     benchmark, tmp_path, monkeypatch
 ):

@@ -75,6 +75,7 @@ def run(program):
     return done.stdout.split()
 
 
+@pytest.mark.xla_behaviour
 @ON_GLIBC
 def test_the_next_call_finds_the_pages_of_the_last():
     """Without, each call faults in every page of what the program needs: the share is 1."""
@@ -83,6 +84,7 @@ def test_the_next_call_finds_the_pages_of_the_last():
     assert float(share) < 0.1
 
 
+@pytest.mark.xla_behaviour
 @ON_GLIBC
 def test_what_compiling_leaves_behind_is_given_back():
     """256 MB that were freed before a program was compiled stand for what the compiler used."""
@@ -91,6 +93,7 @@ def test_what_compiling_leaves_behind_is_given_back():
     assert left < 100
 
 
+@pytest.mark.xla_behaviour
 @ON_GLIBC
 def test_images_that_come_and_go_fault_no_pages():
     """300 times two images of 147 pages each; one page is as good as none."""

@@ -40,6 +40,7 @@ def encoder_flops(visible):
     return compiled.cost_analysis()["flops"]
 
 
+@pytest.mark.xla_behaviour
 def test_the_encoders_work_is_that_of_the_visible_tokens():
     """Of attention it is less: pairs of tokens go with the square."""
     whole = encoder_flops(64)

@@ -57,6 +57,7 @@ for store in (store_gradient, lambda x: x):
 """
 
 
+@pytest.mark.xla_behaviour
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="it is XLA's CPU backend that is held")
 def test_programs_grow_with_the_depth_and_not_with_its_square():
     """Compiled as users do, with every pass; without `store_gradient` twice the depth is thrice."""

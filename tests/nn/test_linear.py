@@ -73,6 +73,7 @@ def temporaries(step, *args):
     return jax.jit(step).lower(*args).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.xla_behaviour
 @pytest.mark.parametrize("act", ["gelu", "gelu_tanh", "quick_gelu"])
 def test_of_an_mlp_a_program_keeps_the_input_and_the_hidden_layer_once(act):
     """Each of four MLPs more costs its input and what fc1 gives, and nothing else of that size."""

@@ -29,12 +29,14 @@ def compiled(body):
     return jax.jit(mapped).lower(jnp.zeros((8 * ROWS, COLUMNS))).compile().as_text()
 
 
+@pytest.mark.xla_behaviour
 @pytest.mark.parametrize("kind", BY_HAND)
 def test_each_kind_and_its_bytes(kind):
     body, nbytes = BY_HAND[kind]
     assert collectives(compiled(body)) == {kind: Traffic(1, nbytes)}
 
 
+@pytest.mark.xla_behaviour
 def test_a_loop_counts_once_per_turn():
     body, nbytes = BY_HAND["collective-permute"]
 

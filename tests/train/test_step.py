@@ -115,6 +115,7 @@ def test_accumulated_parts_equal_the_whole_batch(devices):
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), whole[1], parts[1])
 
 
+@pytest.mark.xla_behaviour
 @pytest.mark.parametrize("family", ["vit", "swin"])
 def test_a_new_kernel_is_written_over_the_old_one(family):
     """XLA copies a kernel where it cannot tell that the optimizer comes behind its last reader."""
