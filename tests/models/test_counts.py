@@ -1,14 +1,14 @@
-"""Every variant can be created, and has as many parameters as its original."""
+"""Every variant has as many parameters as its original.
+
+The numbers are those of the table of costs; tests/plan/test_variant_costs.py traces the models.
+"""
 
 import re
 
-import jax
-import jax.numpy as jnp
 import pytest
 
-from vitswin_jax import create_model, model_names
+from vitswin_jax import model_names
 from vitswin_jax.models.variants import VARIANTS
-from vitswin_jax.nn.layers import pair
 from vitswin_jax.plan.variant_costs import variant_costs
 
 # Parameters with 1000 classes: the sums over timm 1.0.31's models of these names, or, where it has
@@ -175,16 +175,9 @@ PUBLISHED = {
 }
 
 
-def count(name, **fields):
-    model = create_model(name, **fields, scan=True)
-    images = jax.ShapeDtypeStruct((1, *pair(model.img_size), 3), jnp.float32)
-    shapes = jax.eval_shape(model.init, jax.eval_shape(jax.random.key, 0), images)
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
-
-
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_a_variant_has_the_published_number_of_parameters(name):
-    assert count(name) == PUBLISHED[name] == variant_costs()[name].parameters
+    assert variant_costs()[name].parameters == PUBLISHED[name]
 
 
 MOE = set(model_names("swin_moe_*"))  # whose counts are published nowhere
@@ -242,4 +235,4 @@ def test_swin_moe_has_experts_and_routers_and_biases_that_an_mlp_makes(name):
         want += (2 + 1 + heads) * 512 - 13**2 * heads - c
         if stage >= 2 and shifted:
             want += (experts - 1) * (8 * c**2 + 4 * c) + experts * c
-    assert count(name) == want == variant_costs()[name].parameters
+    assert variant_costs()[name].parameters == want

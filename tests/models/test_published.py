@@ -1,5 +1,6 @@
 """Multiply-adds of the published sizes, in units of 10^9, within 2 %.
 
+The numbers are those of the table of costs; tests/plan/test_variant_costs.py traces the models.
 ViT: timm's measurements, or its formula where it has none; Swin: the official README.
 """
 
@@ -70,9 +71,8 @@ MULTIPLY_ADDS = {
 def test_multiply_adds_are_the_published_ones(name, published):
     # Where only two digits were published, half of the last is added to the 2 %.
     rounding = 0.05 if published == round(published, 1) else 0.005
-    cost = describe(create_model(name, scan=True))  # scanned: the same counts, traced sooner
-    assert abs(cost.multiply_adds / 1e9 - published) <= 0.02 * published + rounding
-    assert variant_costs()[name] == cost
+    multiply_adds = variant_costs()[name].multiply_adds / 1e9
+    assert abs(multiply_adds - published) <= 0.02 * published + rounding
 
 
 # timm's figures of hybrids are fvcore's, which adds to the multiply-adds 4 operations a weight that
