@@ -4,9 +4,14 @@ A section is handed whole to the function named beside it, so that a key is used
 is a placeholder: the key has a type and no value.
 """
 
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from vitswin_jax.core.choices import one_of
+from vitswin_jax.core.types import UserError
 from vitswin_jax.models.registry import model_kwargs, optional_types
 
 
@@ -251,3 +256,34 @@ def model_section(name: str, **fields: object) -> ConfigDict:
         key: placeholder(types[key]) if value is None else value for key, value in values.items()
     }
     return ConfigDict({"name": name} | typed)
+
+
+def recipe(
+    *parts: Mapping[str, object], model: Mapping[str, object], **changes: object
+) -> ConfigDict:
+    """Returns the defaults with a model and with changes, locked.
+
+    `model` has a "name" and the fields that are not the named model's own. A change of a section is
+    a dict of its keys, `optim={"peak_lr": 1e-3}`. `parts` are dicts of sections and come first, so
+    that a later part, and then `changes`, wins. A misspelt key or a wrong type raises.
+    """
+    config = get_config()
+    with config.unlocked():
+        config.model = model_section(**model)
+    for part in (*parts, changes):
+        config.update(part)
+    return config
+
+
+def choices(file: str, arg: str, *tables: Iterable[str]) -> list[str]:
+    """Returns the parts of a recipe's argument "A,B", one of each table.
+
+    `file` is the recipe's `__file__`. A part that is left out is the first of its table. Raises
+    UserError for a part that is not in its table.
+    """
+    name, parts = f"configs/{Path(file).stem}.py", arg.split(",")
+    if len(parts) > len(tables):
+        raise UserError(f"{name}:{arg}: the argument has at most {len(tables)} part(s).")
+    for i, (part, table) in enumerate(zip(parts, tables, strict=False), start=1):
+        one_of(f"{name}:{arg}: part {i}", part, table)
+    return parts + [next(iter(table)) for table in tables[len(parts) :]]

@@ -17,23 +17,22 @@ from configs import base, parts
 
 def get_config(name: str = "deit_small_patch16_224") -> ConfigDict:
     """Returns the recipe for one model."""
-    config = base.get_config()
-    with config.unlocked():
-        config.model = base.model_section(name, drop_path_rate=0.1, dtype="bfloat16")
-    parts.use_imagenet_1k(config, batch_size=1024)
-    config.preprocess.update(crop_fraction=0.875)
-    parts.augment_as_deit(config)
-    config.augment.repeats = 3
-    config.ema.update(decay=0.99996, evaluate=False)
-    config.optim.update(
-        epochs=300.0,
-        schedule_unit="epoch",
-        warmup_prefix=False,
-        warmup_epochs=5.0,
-        warmup_lr=1e-6,
-        peak_lr=1e-3,
-        end_lr=1e-5,
-        weight_decay=0.05,
+    return base.recipe(
+        parts.on_imagenet_1k(1024),
+        parts.AS_DEIT,
+        parts.every(5.0),
+        model={"name": name, "drop_path_rate": 0.1, "dtype": "bfloat16"},
+        preprocess={"crop_fraction": 0.875},
+        augment={"repeats": 3},
+        ema={"decay": 0.99996, "evaluate": False},
+        optim={
+            "epochs": 300.0,
+            "schedule_unit": "epoch",
+            "warmup_prefix": False,
+            "warmup_epochs": 5.0,
+            "warmup_lr": 1e-6,
+            "peak_lr": 1e-3,
+            "end_lr": 1e-5,
+            "weight_decay": 0.05,
+        },
     )
-    config.run.update(eval_epochs=5.0, checkpoint_epochs=1.0)
-    return config.lock()

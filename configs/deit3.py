@@ -10,7 +10,6 @@ S 81.4, B 83.8, L 84.9 % (the larger are trained at 192 and then fine-tuned at 2
 from ml_collections import ConfigDict
 
 from configs import base, parts
-from vitswin_jax.core.types import UserError
 
 MODELS = {  # (pixels, peak_lr, stochastic depth)
     "deit3_small_patch16_224": (224, 4e-3, 0.05),
@@ -21,36 +20,38 @@ MODELS = {  # (pixels, peak_lr, stochastic depth)
 
 def get_config(name: str = "deit3_small_patch16_224") -> ConfigDict:
     """Returns the recipe for one model; raises UserError for others than there are."""
-    if name not in MODELS:
-        raise UserError(f"configs/deit3.py:{name}: the argument is one of {', '.join(MODELS)}.")
+    (name,) = base.choices(__file__, name, MODELS)
     img_size, peak_lr, drop_path_rate = MODELS[name]
-    config = base.get_config()
-    with config.unlocked():
-        config.model = base.model_section(
-            name,
-            img_size=img_size,
-            init_values=1e-4,
-            drop_path_rate=drop_path_rate,
-            dtype="bfloat16",
-        )
-    parts.use_imagenet_1k(config, batch_size=2048)
-    config.preprocess.update(crop_fraction=1.0)
-    config.augment.update(
-        auto_augment="3a", color_jitter=0.3, repeats=3, mixup_alpha=0.8, cutmix_alpha=1.0
+    return base.recipe(
+        parts.on_imagenet_1k(2048),
+        parts.every(10.0),
+        model={
+            "name": name,
+            "img_size": img_size,
+            "init_values": 1e-4,
+            "drop_path_rate": drop_path_rate,
+            "dtype": "bfloat16",
+        },
+        preprocess={"crop_fraction": 1.0},
+        augment={
+            "auto_augment": "3a",
+            "color_jitter": 0.3,
+            "repeats": 3,
+            "mixup_alpha": 0.8,
+            "cutmix_alpha": 1.0,
+        },
+        loss={"name": "bce"},
+        optim={
+            "name": "lamb",
+            "epochs": 800.0,
+            "schedule_unit": "epoch",
+            "warmup_prefix": False,
+            "warmup_epochs": 5.0,
+            "warmup_lr": 1e-6,
+            "peak_lr": peak_lr,
+            "end_lr": 1e-5,
+            "weight_decay": 0.05,
+            "max_grad_norm": 1.0,
+            "eps": 1e-8,
+        },
     )
-    config.loss.name = "bce"
-    config.optim.update(
-        name="lamb",
-        epochs=800.0,
-        schedule_unit="epoch",
-        warmup_prefix=False,
-        warmup_epochs=5.0,
-        warmup_lr=1e-6,
-        peak_lr=peak_lr,
-        end_lr=1e-5,
-        weight_decay=0.05,
-        max_grad_norm=1.0,
-        eps=1e-8,
-    )
-    config.run.update(eval_epochs=10.0, checkpoint_epochs=1.0)
-    return config.lock()

@@ -9,7 +9,6 @@ Expected: 98.5 % or more of the 450 held-out images, both; seen 99.8 % and 99.1 
 from ml_collections import ConfigDict
 
 from configs import base
-from vitswin_jax.core.types import UserError
 
 MODELS = {
     "vit": {"img_size": 16, "patch_size": 4, "embed_dim": 128, "depth": 6, "num_heads": 4},
@@ -24,20 +23,26 @@ MODELS = {
     },
 }
 HALF = (0.5, 0.5, 0.5)
+IMAGES = {
+    "preprocess": {"mean": HALF, "std": HALF, "crop_mode": "squash", "crop_fraction": 1.0},
+    "augment": {"crop": "shift", "shift": 0.1, "rotate": 12.0, "zoom": 0.1, "flip": False},
+}
 EPOCHS = {"vit": 50.0, "swin": 36.0}
 
 
 def get_config(family: str = "vit") -> ConfigDict:
     """Returns the recipe for one family; raises UserError for an unknown one."""
-    if family not in MODELS:
-        raise UserError(f"configs/digits.py:{family}: the argument is one of {', '.join(MODELS)}.")
-    config = base.get_config()
-    with config.unlocked():
-        config.model = base.model_section(family, **MODELS[family])
-    config.data.batch_size = 32
-    config.preprocess.update(mean=HALF, std=HALF, crop_mode="squash", crop_fraction=1.0)
-    config.augment.update(crop="shift", shift=0.1, rotate=12.0, zoom=0.1, flip=False)
-    config.augment.label_smoothing = 0.1
-    config.optim.update(peak_lr=1e-3, epochs=EPOCHS[family], warmup_epochs=3.0, max_grad_norm=1.0)
-    config.run.update(log_steps=50, eval_epochs=4.0, checkpoint_epochs=4.0)
-    return config.lock()
+    (family,) = base.choices(__file__, family, MODELS)
+    return base.recipe(
+        IMAGES,
+        model={"name": family, **MODELS[family]},
+        data={"batch_size": 32},
+        augment={"label_smoothing": 0.1},
+        optim={
+            "peak_lr": 1e-3,
+            "epochs": EPOCHS[family],
+            "warmup_epochs": 3.0,
+            "max_grad_norm": 1.0,
+        },
+        run={"log_steps": 50, "eval_epochs": 4.0, "checkpoint_epochs": 4.0},
+    )

@@ -23,20 +23,18 @@ def get_config(weights: str = "") -> ConfigDict:
             "configs/finetune.py: the argument is the weights to start from, a file, a run's "
             "workdir or a published name: --config=configs/finetune.py:runs/digits."
         )
-    metadata = load_metadata(weights)
-    config = base.get_config()
-    with config.unlocked():
-        config.model = base.model_section(metadata.name, drop_path_rate=0.1)
-    config.init_from = weights
-    config.data.update(dataset="./images", batch_size=64, eval_batch_size=64)
-    config.augment.label_smoothing = 0.1
-    config.optim.update(
-        epochs=20.0,
-        warmup_epochs=2.0,
-        peak_lr=2e-4,
-        end_lr=1e-6,
-        weight_decay=0.05,
-        max_grad_norm=1.0,
-        layer_decay=0.75,
+    return base.recipe(
+        model={"name": load_metadata(weights).name, "drop_path_rate": 0.1},
+        init_from=weights,
+        data={"dataset": "./images", "batch_size": 64, "eval_batch_size": 64},
+        augment={"label_smoothing": 0.1},
+        optim={
+            "epochs": 20.0,
+            "warmup_epochs": 2.0,
+            "peak_lr": 2e-4,
+            "end_lr": 1e-6,
+            "weight_decay": 0.05,
+            "max_grad_norm": 1.0,
+            "layer_decay": 0.75,
+        },
     )
-    return config.lock()

@@ -13,40 +13,41 @@ first's weights, 96.9 % with adapters alone and the head.
 
 from ml_collections import ConfigDict
 
-from configs import base
-from vitswin_jax.core.types import UserError
+from configs import base, digits
 
-PRETRAINED, SCRATCH = "runs/digits", "runs/scratch"
-RUNS = ("digits", "scratch", "finetune", "lora")
+FROM_DIGITS = {"init_from": "runs/digits", "compare_to": "runs/scratch"}
+RUNS = {  # the changes of each run
+    "finetune": FROM_DIGITS,
+    "digits": {},
+    "scratch": {},
+    "lora": {**FROM_DIGITS, "lora": {"rank": 8}, "optim": {"peak_lr": 3e-3}},
+}
 
 
 def get_config(run: str = "finetune") -> ConfigDict:
     """Returns the recipe of one of the four runs; raises UserError for another name."""
-    if run not in RUNS:
-        raise UserError(
-            f"configs/finetune_digits.py:{run}: the argument is one of {', '.join(RUNS)}."
-        )
-    config = base.get_config()
+    (run,) = base.choices(__file__, run, RUNS)
     pretrains = run == "digits"
-    with config.unlocked():
-        config.model = base.model_section(
-            "vit",
-            img_size=16 if pretrains else 24,
-            patch_size=4,
-            embed_dim=96,
-            depth=4,
-            num_heads=3,
-        )
-    config.data.update(dataset="digits" if pretrains else "digits_parity", batch_size=32)
-    config.preprocess.update(crop_mode="squash", crop_fraction=1.0)
-    config.augment.update(crop="shift", shift=0.1, rotate=12.0, zoom=0.1, flip=False)
-    config.optim.update(peak_lr=1e-3, epochs=12.0, warmup_epochs=1.0, max_grad_norm=1.0)
-    if not pretrains:
-        config.optim.update(epochs=2.0, warmup_epochs=0.5)
-    if run in ("finetune", "lora"):
-        config.init_from, config.compare_to = PRETRAINED, SCRATCH
-    if run == "lora":
-        config.lora.rank = 8
-        config.optim.peak_lr = 3e-3
-    config.run.update(log_steps=20, eval_epochs=3.0 if pretrains else 0.5)
-    return config.lock()
+    return base.recipe(
+        {
+            "data": {"dataset": "digits" if pretrains else "digits_parity", "batch_size": 32},
+            "preprocess": {"crop_mode": "squash", "crop_fraction": 1.0},
+            "augment": digits.IMAGES["augment"],
+            "optim": {
+                "peak_lr": 1e-3,
+                "epochs": 12.0 if pretrains else 2.0,
+                "warmup_epochs": 1.0 if pretrains else 0.5,
+                "max_grad_norm": 1.0,
+            },
+            "run": {"log_steps": 20, "eval_epochs": 3.0 if pretrains else 0.5},
+        },
+        model={
+            "name": "vit",
+            "img_size": 16 if pretrains else 24,
+            "patch_size": 4,
+            "embed_dim": 96,
+            "depth": 4,
+            "num_heads": 3,
+        },
+        **RUNS[run],
+    )

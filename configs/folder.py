@@ -15,14 +15,15 @@ from configs import base
 
 def get_config(name: str = "vit_tiny_patch16_224") -> ConfigDict:
     """Returns the recipe for one model; the dataset has to be named on the command line."""
-    config = base.get_config()
-    with config.unlocked():
-        config.model = base.model_section(name, drop_path_rate=0.1)
-    config.data.dataset = "./images"
-    config.data.batch_size = 64
-    config.data.eval_batch_size = 64
-    config.augment.update(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1)
-    config.optim.update(
-        peak_lr=5e-4, epochs=100.0, warmup_epochs=5.0, end_lr=1e-5, max_grad_norm=5.0
+    return base.recipe(
+        model={"name": name, "drop_path_rate": 0.1},
+        data={"dataset": "./images", "batch_size": 64, "eval_batch_size": 64},
+        augment={"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "label_smoothing": 0.1},
+        optim={
+            "peak_lr": 5e-4,
+            "epochs": 100.0,
+            "warmup_epochs": 5.0,
+            "end_lr": 1e-5,
+            "max_grad_norm": 5.0,
+        },
     )
-    return config.lock()

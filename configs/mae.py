@@ -12,7 +12,6 @@ L 85.9, H 86.9 %.
 from ml_collections import ConfigDict
 
 from configs import base, parts, simmim
-from vitswin_jax.core.types import UserError
 
 RECIPES = {  # model -> (size, epochs of fine-tuning, peak_lr, drop_path_rate, layer_decay)
     "vit_base_patch16_224": ("base", 100.0, 2e-3, 0.1, 0.65),
@@ -23,40 +22,46 @@ RECIPES = {  # model -> (size, epochs of fine-tuning, peak_lr, drop_path_rate, l
 
 def get_config(arg: str = "vit_base_patch16_224") -> ConfigDict:
     """Returns the recipe of a model and a stage; raises UserError for others than there are."""
-    name, _, stage = arg.partition(",")
-    if name not in RECIPES or stage not in ("", "finetune"):
-        raise UserError(
-            f"configs/mae.py:{arg}: the argument is one of {', '.join(RECIPES)}, and may end in "
-            "',finetune'."
-        )
+    name, stage = base.choices(__file__, arg, RECIPES, ("", "finetune"))
     size, epochs, peak_lr, drop_path_rate, layer_decay = RECIPES[name]
-    config = base.get_config()
-    tuned = {"drop_path_rate": drop_path_rate, "global_pool": "avg", "fc_norm": True}
-    with config.unlocked():
-        config.model = base.model_section(name, dtype="bfloat16", **(tuned if stage else {}))
-    parts.use_imagenet_1k(config, batch_size=1024 if stage else 4096)
-    config.preprocess.update(crop_fraction=0.875, **simmim.IMAGENET)
-    config.optim.weight_decay = 0.05
+    both = {
+        "preprocess": {"crop_fraction": 0.875, **simmim.IMAGENET},
+        "optim": {"weight_decay": 0.05},
+    }
     if stage:
-        parts.augment_as_deit(config)
-        config.init_from = f"runs/mae_{size}"
-        config.optim.update(
-            epochs=epochs,
-            warmup_epochs=5.0,
-            peak_lr=peak_lr,
-            end_lr=1e-6,
-            layer_decay=layer_decay,
+        return base.recipe(
+            parts.on_imagenet_1k(1024),
+            parts.AS_DEIT,
+            both,
+            model={
+                "name": name,
+                "dtype": "bfloat16",
+                "drop_path_rate": drop_path_rate,
+                "global_pool": "avg",
+                "fc_norm": True,
+            },
+            init_from=f"runs/mae_{size}",
+            optim={
+                "epochs": epochs,
+                "warmup_epochs": 5.0,
+                "peak_lr": peak_lr,
+                "end_lr": 1e-6,
+                "layer_decay": layer_decay,
+            },
         )
-        return config.lock()
-    config.pretrain.update(
-        method="mae",
-        mask_ratio=0.75,
-        norm_pix=True,
-        decoder_dim=512,
-        decoder_depth=8,
-        decoder_heads=16,
+    return base.recipe(
+        parts.on_imagenet_1k(4096),
+        parts.every(20.0, 5.0),
+        both,
+        model={"name": name, "dtype": "bfloat16"},
+        pretrain={
+            "method": "mae",
+            "mask_ratio": 0.75,
+            "norm_pix": True,
+            "decoder_dim": 512,
+            "decoder_depth": 8,
+            "decoder_heads": 16,
+        },
+        augment={"scale": (0.2, 1.0)},
+        optim={"epochs": 800.0, "warmup_epochs": 40.0, "peak_lr": 2.4e-3, "b2": 0.95},
     )
-    config.augment.scale = (0.2, 1.0)
-    config.optim.update(epochs=800.0, warmup_epochs=40.0, peak_lr=2.4e-3, b2=0.95)
-    config.run.update(eval_epochs=20.0, checkpoint_epochs=5.0)
-    return config.lock()

@@ -11,9 +11,7 @@ hidden and what was painted there. A fine-tuning run takes the workdir as its in
 from ml_collections import ConfigDict
 
 from configs import base, digits
-from vitswin_jax.core.types import UserError
 
-ARGUMENTS = ("simmim,vit", "simmim,swin", "mae,vit")
 SIMMIM = {"mask_patch": 4}
 # Positions are given, as MAE's are: tables that begin near 0 take long to learn (docs/pretrain.md).
 SIMMIM_FIELDS = {"vit": {"pos_embed": "sincos2d"}, "swin": {}}
@@ -22,21 +20,18 @@ MAE = {"decoder_dim": 64, "decoder_depth": 2, "decoder_heads": 4, "norm_pix": Fa
 
 def get_config(arg: str = "simmim,swin") -> ConfigDict:
     """Returns the recipe of a method and a family; raises UserError for others than there are."""
-    if arg not in ARGUMENTS:
-        raise UserError(
-            f"configs/mim_digits.py:{arg}: the argument is one of {' or '.join(ARGUMENTS)}."
-        )
-    method, family = arg.split(",")
-    fields = digits.MODELS[family] | (SIMMIM_FIELDS[family] if method == "simmim" else {})
-    config = base.get_config()
-    with config.unlocked():
-        config.model = base.model_section(family, **fields)
-    config.data.batch_size = 64
-    config.pretrain.update(method=method, **(SIMMIM if method == "simmim" else MAE))
-    config.preprocess.update(
-        mean=digits.HALF, std=digits.HALF, crop_mode="squash", crop_fraction=1.0
+    families = ("vit",) if arg.startswith("mae") else digits.MODELS
+    method, family = base.choices(__file__, arg, ("simmim", "mae"), families)
+    simmim = method == "simmim"
+    return base.recipe(
+        digits.IMAGES,
+        model={
+            "name": family,
+            **digits.MODELS[family],
+            **(SIMMIM_FIELDS[family] if simmim else {}),
+        },
+        data={"batch_size": 64},
+        pretrain={"method": method, **(SIMMIM if simmim else MAE)},
+        optim={"peak_lr": 1e-3, "epochs": 100.0, "warmup_epochs": 5.0, "max_grad_norm": 1.0},
+        run={"log_steps": 50, "eval_epochs": 10.0, "checkpoint_epochs": 10.0},
     )
-    config.augment.update(crop="shift", shift=0.1, rotate=12.0, zoom=0.1, flip=False)
-    config.optim.update(peak_lr=1e-3, epochs=100.0, warmup_epochs=5.0, max_grad_norm=1.0)
-    config.run.update(log_steps=50, eval_epochs=10.0, checkpoint_epochs=10.0)
-    return config.lock()

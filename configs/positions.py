@@ -12,11 +12,10 @@ ImageNet, by place (input, every, shared), are the order to expect: none 61.4; 1
 from ml_collections import ConfigDict
 
 from configs import base, vit_s16
-from vitswin_jax.core.types import UserError
 
 KINDS = {
-    "none": "none",
     "1d": "learned",
+    "none": "none",
     "2d": "learned2d",
     "sincos2d": "sincos2d",
     "relative": "relative",
@@ -26,22 +25,7 @@ PLACES = ("input", "every", "shared")
 
 def get_config(arg: str = "1d,input") -> ConfigDict:
     """Returns the recipe for "KIND,PLACE"; raises UserError for others than there are."""
-    kind, _, place = arg.partition(",")
-    place = place or ("every" if kind == "relative" else "input")
-    if kind not in KINDS or place not in PLACES or (kind == "relative" and place == "input"):
-        raise UserError(
-            f"configs/positions.py:{arg}: is KIND,PLACE of {', '.join(KINDS)} and "
-            f"{', '.join(PLACES)}; relative positions are not at the input."
-        )
-    config = vit_s16.get_config("90")
-    with config.unlocked():
-        config.model = base.model_section(
-            "vit_base_patch16_224",
-            class_token=False,
-            global_pool="avg",
-            pos_embed=KINDS[kind],
-            pos_embed_at=place,
-            dtype="bfloat16",
-        )
-    config.model.pre_logits = config.model.embed_dim
-    return config.lock()
+    places = PLACES[1:] if arg.startswith("relative") else PLACES  # these are not at the input
+    kind, place = base.choices(__file__, arg, KINDS, places)
+    fields = {"pos_embed": KINDS[kind], "pos_embed_at": place}
+    return vit_s16.make("vit_base_patch16_224", 90.0, **fields)

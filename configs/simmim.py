@@ -12,7 +12,6 @@ fine-tuning: Swin 84.0 %, ViT 83.8 %.
 from ml_collections import ConfigDict
 
 from configs import base, parts
-from vitswin_jax.core.types import UserError
 
 # (model, fields of both stages, of pre-training, of fine-tuning, layer_decay)
 RECIPES = {
@@ -48,45 +47,48 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 def get_config(arg: str = "swin") -> ConfigDict:
     """Returns the recipe of a family and a stage; raises UserError for others than there are."""
-    family, _, stage = arg.partition(",")
-    if family not in RECIPES or stage not in ("", "finetune"):
-        raise UserError(
-            f"configs/simmim.py:{arg}: the argument is one of {', '.join(RECIPES)}, and may end in "
-            "',finetune'."
-        )
-    name, both, pretraining, finetuning, layer_decay = RECIPES[family]
-    fields = both | (finetuning if stage else pretraining)
-    config = base.get_config()
-    with config.unlocked():
-        config.model = base.model_section(name, dtype="bfloat16", **fields)
-    parts.use_imagenet_1k(config, batch_size=2048)
-    config.preprocess.update(crop_fraction=0.875, **IMAGENET)
-    config.optim.update(weight_decay=0.05, max_grad_norm=5.0)
+    family, stage = base.choices(__file__, arg, RECIPES, ("", "finetune"))
+    name, fields, pretraining, finetuning, layer_decay = RECIPES[family]
+    both = {
+        "preprocess": {"crop_fraction": 0.875, **IMAGENET},
+        "optim": {"weight_decay": 0.05, "max_grad_norm": 5.0},
+    }
     if stage:
-        parts.augment_as_deit(config)
-        config.init_from = f"runs/simmim_{family}"
-        config.optim.update(
-            epochs=100.0,
-            warmup_epochs=20.0,
-            warmup_prefix=family == "swinv2",  # of the two codes
-            warmup_lr=1e-6,
-            peak_lr=5e-3,
-            end_lr=1e-6,
-            layer_decay=layer_decay,
+        return base.recipe(
+            parts.on_imagenet_1k(2048),
+            parts.AS_DEIT,
+            both,
+            model={"name": name, "dtype": "bfloat16", **fields, **finetuning},
+            init_from=f"runs/simmim_{family}",
+            optim={
+                "epochs": 100.0,
+                "warmup_epochs": 20.0,
+                "warmup_prefix": family == "swinv2",  # of the two codes
+                "warmup_lr": 1e-6,
+                "peak_lr": 5e-3,
+                "end_lr": 1e-6,
+                "layer_decay": layer_decay,
+            },
         )
-        return config.lock()
-    config.pretrain.update(method="simmim", mask_patch=32, mask_ratio=0.6)
-    if family == "swinv2":
-        config.pretrain.norm_window = 47
-    config.augment.update(scale=(0.67, 1.0), interpolation="bilinear")
-    config.optim.update(
-        epochs=800.0,
-        warmup_epochs=10.0,
-        warmup_lr=2e-6,
-        peak_lr=4e-4,
-        schedule="multistep",
-        milestone_epochs=(700.0,),
-        gamma=0.1,
+    return base.recipe(
+        parts.on_imagenet_1k(2048),
+        parts.every(20.0, 5.0),
+        both,
+        model={"name": name, "dtype": "bfloat16", **fields, **pretraining},
+        pretrain={
+            "method": "simmim",
+            "mask_patch": 32,
+            "mask_ratio": 0.6,
+            "norm_window": 47 if family == "swinv2" else None,
+        },
+        augment={"scale": (0.67, 1.0), "interpolation": "bilinear"},
+        optim={
+            "epochs": 800.0,
+            "warmup_epochs": 10.0,
+            "warmup_lr": 2e-6,
+            "peak_lr": 4e-4,
+            "schedule": "multistep",
+            "milestone_epochs": (700.0,),
+            "gamma": 0.1,
+        },
     )
-    config.run.update(eval_epochs=20.0, checkpoint_epochs=5.0)
-    return config.lock()

@@ -11,31 +11,28 @@ windows of 16 82.8, 84.1, 84.6; Swin-MLP T/C24 79.4, T/C12 79.6, T/C6 79.7, B 81
 from ml_collections import ConfigDict
 
 from configs import base, parts
-from vitswin_jax.core.types import UserError
+from vitswin_jax.core.choices import one_of
 
 DROP_PATH = {"tiny": 0.2, "small": 0.3, "base": 0.5}
 
 
 def get_config(name: str = "swin_tiny_patch4_window7_224") -> ConfigDict:
     """Returns the recipe for one model; raises UserError for a size that has none."""
-    size = next((size for size in DROP_PATH if f"_{size}_" in name), None)
-    if size is None or not name.startswith("swin"):
-        raise UserError(
-            f"configs/swin.py:{name}: the argument is a Swin of size {', '.join(DROP_PATH)}."
-        )
-    config = base.get_config()
-    with config.unlocked():
-        config.model = base.model_section(name, drop_path_rate=DROP_PATH[size], dtype="bfloat16")
-    parts.use_imagenet_1k(config, batch_size=1024)
-    parts.augment_as_deit(config)
-    config.optim.update(
-        epochs=300.0,
-        warmup_epochs=20.0,
-        warmup_lr=1e-6,
-        peak_lr=1e-3,
-        end_lr=1e-5,
-        weight_decay=0.05,
-        max_grad_norm=5.0,
+    words = name.split("_") if name.startswith("swin") else []
+    size = next((word for word in words if word in DROP_PATH), None)
+    drop_path_rate = one_of(f"configs/swin.py:{name}: the size of a Swin", size, DROP_PATH)
+    return base.recipe(
+        parts.on_imagenet_1k(1024),
+        parts.AS_DEIT,
+        parts.every(5.0),
+        model={"name": name, "drop_path_rate": drop_path_rate, "dtype": "bfloat16"},
+        optim={
+            "epochs": 300.0,
+            "warmup_epochs": 20.0,
+            "warmup_lr": 1e-6,
+            "peak_lr": 1e-3,
+            "end_lr": 1e-5,
+            "weight_decay": 0.05,
+            "max_grad_norm": 5.0,
+        },
     )
-    config.run.update(eval_epochs=5.0, checkpoint_epochs=1.0)
-    return config.lock()

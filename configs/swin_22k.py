@@ -13,7 +13,7 @@ fine-tuned from it, swin_finetune.py; on ImageNet-22k itself Swin-MoE S with 8, 
 from ml_collections import ConfigDict
 
 from configs import base, parts
-from vitswin_jax.core.types import UserError
+from vitswin_jax.core.choices import one_of
 from vitswin_jax.models.registry import create_model, family_of
 
 RECIPES = {  # family -> (weight_decay, warmup_epochs, max_grad_norm)
@@ -31,25 +31,21 @@ DROP_PATH = {  # family -> of each size; another is 0.2
 def get_config(name: str = "swin_base_patch4_window7_224") -> ConfigDict:
     """Returns the recipe for one model; raises UserError for a family that has none."""
     family = family_of(create_model(name))
-    if family not in RECIPES:
-        raise UserError(
-            f"configs/swin_22k.py:{name}: the argument is a model of {', '.join(RECIPES)}."
-        )
-    weight_decay, warmup_epochs, max_grad_norm = RECIPES[family]
+    recipe = one_of(f"configs/swin_22k.py:{name}: its family", family, RECIPES)
+    weight_decay, warmup_epochs, max_grad_norm = recipe
     rates = (rate for size, rate in DROP_PATH[family].items() if f"_{size}_" in name)
-    config = base.get_config()
-    with config.unlocked():
-        config.model = base.model_section(name, drop_path_rate=next(rates, 0.2), dtype="bfloat16")
-    config.data.update(dataset=parts.IMAGENET_22K, batch_size=4096, eval_batch_size=1024, workers=8)
-    parts.augment_as_deit(config)
-    config.optim.update(
-        epochs=90.0,
-        warmup_epochs=warmup_epochs,
-        warmup_lr=1e-6,
-        peak_lr=1e-3,
-        end_lr=1e-5,
-        weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm,
+    return base.recipe(
+        parts.AS_DEIT,
+        parts.every(5.0),
+        model={"name": name, "drop_path_rate": next(rates, 0.2), "dtype": "bfloat16"},
+        data={"dataset": parts.IMAGENET_22K, "workers": 8, **parts.batches(4096, 1024)},
+        optim={
+            "epochs": 90.0,
+            "warmup_epochs": warmup_epochs,
+            "warmup_lr": 1e-6,
+            "peak_lr": 1e-3,
+            "end_lr": 1e-5,
+            "weight_decay": weight_decay,
+            "max_grad_norm": max_grad_norm,
+        },
     )
-    config.run.update(eval_epochs=5.0, checkpoint_epochs=1.0)
-    return config.lock()

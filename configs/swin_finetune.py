@@ -12,7 +12,6 @@ L 86.9, 12to24 B 87.1, L 87.6.
 from ml_collections import ConfigDict
 
 from configs import base, parts
-from vitswin_jax.core.types import UserError
 
 RECIPES = {  # result -> (model, the weights it starts from, drop_path_rate)
     f"swin_{size}_patch4_window7_224_22kto1k": (
@@ -48,27 +47,23 @@ RECIPES |= {
 
 def get_config(result: str = "swin_base_patch4_window7_224_22kto1k") -> ConfigDict:
     """Returns the recipe of one published result; raises UserError for another."""
-    if result not in RECIPES:
-        raise UserError(
-            f"configs/swin_finetune.py:{result}: the argument is one of {', '.join(RECIPES)}."
-        )
+    (result,) = base.choices(__file__, result, RECIPES)
     name, init_from, drop_path_rate = RECIPES[result]
-    config = base.get_config()
-    with config.unlocked():
-        config.model = base.model_section(name, drop_path_rate=drop_path_rate, dtype="bfloat16")
-    config.init_from = init_from
-    parts.use_imagenet_1k(config, batch_size=1024, eval_batch_size=512)
-    if name.endswith("384"):  # evaluated whole, without a crop
-        config.preprocess.update(crop_fraction=1.0, crop_mode="squash")
-    parts.augment_as_deit(config)
-    config.optim.update(
-        epochs=30.0,
-        warmup_epochs=5.0,
-        warmup_lr=4e-8,
-        peak_lr=4e-5,
-        end_lr=4e-7,
-        weight_decay=1e-8,
-        max_grad_norm=5.0,
+    whole = {"crop_fraction": 1.0, "crop_mode": "squash"}  # without a crop
+    return base.recipe(
+        parts.on_imagenet_1k(1024, eval_batch_size=512),
+        parts.AS_DEIT,
+        parts.every(1.0),
+        model={"name": name, "drop_path_rate": drop_path_rate, "dtype": "bfloat16"},
+        init_from=init_from,
+        preprocess=whole if name.endswith("384") else {},
+        optim={
+            "epochs": 30.0,
+            "warmup_epochs": 5.0,
+            "warmup_lr": 4e-8,
+            "peak_lr": 4e-5,
+            "end_lr": 4e-7,
+            "weight_decay": 1e-8,
+            "max_grad_norm": 5.0,
+        },
     )
-    config.run.update(eval_epochs=1.0, checkpoint_epochs=1.0)
-    return config.lock()

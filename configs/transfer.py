@@ -14,7 +14,7 @@ ImageNet 83.27 (0.03), CIFAR-10 98.55 (0.003), CIFAR-100 91.35 (0.01), pets 93.7
 from ml_collections import ConfigDict
 
 from configs import base, parts
-from vitswin_jax.core.types import UserError
+from vitswin_jax.models.variants import VARIANTS
 
 DATASETS = {  # TFDS's name, train and test split, steps, warmup, peak_lr
     "imagenet": ("imagenet2012", "train[:99%]", "validation", 20_000, 500, 0.03),
@@ -26,11 +26,11 @@ DATASETS = {  # TFDS's name, train and test split, steps, warmup, peak_lr
 RANDOM_CROP = ("cifar10", "cifar100")
 _AUGREG = "-i21k-300ep-lr_0.001-aug_{}-wd_{}-do_0.0-sd_0.0"
 WEIGHTS = {  # a variant without its image size -> where it starts
+    "vit_base_patch16": "augreg/B_16" + _AUGREG.format("medium1", 0.1),
     "vit_tiny_patch16": "augreg/Ti_16" + _AUGREG.format("none", 0.03),
     "vit_small_patch32": "augreg/S_32" + _AUGREG.format("none", 0.1),
     "vit_small_patch16": "augreg/S_16" + _AUGREG.format("light1", 0.03),
     "vit_base_patch32": "augreg/B_32" + _AUGREG.format("light1", 0.1),
-    "vit_base_patch16": "augreg/B_16" + _AUGREG.format("medium1", 0.1),
     "vit_base_patch8": "augreg/B_8" + _AUGREG.format("medium2", 0.1),
     "vit_large_patch16": "augreg/L_16" + _AUGREG.format("strong1", 0.1),
     "vit_tiny_r_s16_p8": "augreg/R_Ti_16" + _AUGREG.format("none", 0.03),
@@ -43,42 +43,40 @@ WEIGHTS = {  # a variant without its image size -> where it starts
     "swin_large_patch4_window7": "swin/swin_large_patch4_window7_224_22k",
     "swin_large_patch4_window12": "swin/swin_large_patch4_window12_384_22k",
 }
+MODELS = {
+    f"{name}_{size}": weights
+    for name, weights in WEIGHTS.items()
+    for size in (224, 384)
+    if f"{name}_{size}" in VARIANTS
+}
 
 
 def get_config(arg: str = "cifar10,vit_base_patch16_224") -> ConfigDict:
     """Returns the recipe for "DATASET,MODEL"; raises UserError for others than there are."""
-    dataset, _, name = arg.partition(",")
-    name = name or "vit_base_patch16_224"
-    weights = name.rpartition("_")[0]
-    if dataset not in DATASETS or weights not in WEIGHTS:
-        raise UserError(
-            f"configs/transfer.py:{arg}: is DATASET,MODEL of {', '.join(DATASETS)}, and of "
-            f"{', '.join(WEIGHTS)} with _224 or _384."
-        )
+    dataset, name = base.choices(__file__, arg, DATASETS, MODELS)
     tfds_name, train_split, test_split, steps, warmup, peak_lr = DATASETS[dataset]
-    config = base.get_config()
-    with config.unlocked():
-        config.model = base.model_section(name, dtype="bfloat16")
-    config.init_from = WEIGHTS[weights]
-    config.data.update(
-        dataset=tfds_name,
-        train_split=train_split,
-        test_split=test_split,
-        batch_size=512,
-        eval_batch_size=512,
-        workers=8,
+    fraction = 384 / 448
+    random = {"crop": "random", "crop_fraction": fraction} if dataset in RANDOM_CROP else {}
+    return base.recipe(
+        parts.AS_INCEPTION,
+        parts.take_steps(steps, warmup=warmup),
+        model={"name": name, "dtype": "bfloat16"},
+        init_from=MODELS[name],
+        data={
+            "dataset": tfds_name,
+            "train_split": train_split,
+            "test_split": test_split,
+            "workers": 8,
+            **parts.batches(512),
+        },
+        preprocess={"crop_fraction": fraction},
+        augment=random,
+        optim={
+            "name": "sgd",
+            "momentum_dtype": "bfloat16",
+            "peak_lr": peak_lr,
+            "weight_decay": 0.0,
+            "max_grad_norm": 1.0,
+        },
+        run={"log_steps": 10, "eval_epochs": 0.0, "eval_steps": steps // 5},
     )
-    parts.augment_as_inception(config)
-    config.preprocess.crop_fraction = 384 / 448
-    if dataset in RANDOM_CROP:
-        config.augment.update(crop="random", crop_fraction=384 / 448)
-    parts.take_steps(config, steps, warmup=warmup)
-    config.optim.update(
-        name="sgd",
-        momentum_dtype="bfloat16",
-        peak_lr=peak_lr,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-    )
-    config.run.update(log_steps=10, eval_epochs=0.0, eval_steps=steps // 5)
-    return config.lock()

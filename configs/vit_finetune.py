@@ -20,11 +20,10 @@ The paper searched peak_lr over 0.003, 0.01, 0.03, 0.06 for ImageNet and over 0.
 from ml_collections import ConfigDict
 
 from configs import base, parts
-from vitswin_jax.core.types import UserError
 
 MODELS = {
-    "ViT-B_32": "vit_base_patch32_384",
     "ViT-B_16": "vit_base_patch16_384",
+    "ViT-B_32": "vit_base_patch32_384",
     "ViT-L_32": "vit_large_patch32_384",
     "ViT-L_16": "vit_large_patch16_384",
     "R50+ViT-B_16": "vit_base_r50_s16_384",
@@ -39,37 +38,28 @@ DROPOUT = ("ViT-L_16", "R50+ViT-B_16")  # of 0.1; the others have none
 
 def get_config(arg: str = "cifar10,ViT-B_16") -> ConfigDict:
     """Returns the recipe for "DATASET,FILE"; raises UserError for others than there are."""
-    dataset, _, file = arg.partition(",")
-    file = file or "ViT-B_16"
-    if dataset not in DATASETS or file not in MODELS:
-        raise UserError(
-            f"configs/vit_finetune.py:{arg}: is DATASET,FILE of {', '.join(DATASETS)} and "
-            f"{', '.join(MODELS)}."
-        )
+    dataset, file = base.choices(__file__, arg, DATASETS, MODELS)
     train_split, test_split, steps = DATASETS[dataset]
-    config = base.get_config()
-    with config.unlocked():
-        config.model = base.model_section(
-            MODELS[file], drop_rate=0.1 if file in DROPOUT else 0.0, dtype="bfloat16"
-        )
-    config.init_from = f"vit/imagenet21k/{file}"
-    config.data.update(
-        dataset=dataset,
-        train_split=train_split,
-        test_split=test_split,
-        batch_size=512,
-        eval_batch_size=512,
-        workers=8,
+    drop_rate = 0.1 if file in DROPOUT else 0.0
+    return base.recipe(
+        parts.AS_INCEPTION,
+        parts.take_steps(steps, warmup=500),
+        model={"name": MODELS[file], "drop_rate": drop_rate, "dtype": "bfloat16"},
+        init_from=f"vit/imagenet21k/{file}",
+        data={
+            "dataset": dataset,
+            "train_split": train_split,
+            "test_split": test_split,
+            "workers": 8,
+            **parts.batches(512),
+        },
+        preprocess={"crop_mode": "squash", "crop_fraction": 1.0},
+        optim={
+            "name": "sgd",
+            "momentum_dtype": "bfloat16",
+            "peak_lr": 0.01 if arg == "cifar10,ViT-B_16" else 0.03,
+            "weight_decay": 0.0,
+            "max_grad_norm": 1.0,
+            "accum_steps": 8,
+        },
     )
-    parts.augment_as_inception(config)
-    config.preprocess.update(crop_mode="squash", crop_fraction=1.0)
-    parts.take_steps(config, steps, warmup=500)
-    config.optim.update(
-        name="sgd",
-        momentum_dtype="bfloat16",
-        peak_lr=0.01 if arg == "cifar10,ViT-B_16" else 0.03,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        accum_steps=8,
-    )
-    return config.lock()

@@ -16,19 +16,19 @@ def get_config(epochs: str = "90") -> ConfigDict:
     """Returns the recipe; raises UserError where the argument is no number."""
     if not epochs.isdecimal():
         raise UserError(f"configs/vit_s16.py:{epochs}: the argument is the number of epochs.")
-    config = base.get_config()
-    with config.unlocked():
-        config.model = base.model_section(
-            "vit_small_patch16_224",
-            class_token=False,
-            global_pool="avg",
-            pos_embed="sincos2d",
-            dtype="bfloat16",
-        )
+    return make("vit_small_patch16_224", float(epochs), pos_embed="sincos2d")
+
+
+def make(name: str, epochs: float, **fields: str) -> ConfigDict:
+    """Returns the recipe for a ViT and a number of epochs; positions.py has it too."""
+    head = {"class_token": False, "global_pool": "avg"}
+    config = base.recipe(
+        parts.on_imagenet_1k(1024, train_split="train[:99%]"),
+        parts.AS_INCEPTION,
+        parts.as_big_vision(epochs),
+        parts.every(2.0),
+        model={"name": name, "dtype": "bfloat16", **head, **fields},
+        augment={"rand_augment": "randaug(2,10)", "mixup_alpha": 0.2},
+    )
     config.model.pre_logits = config.model.embed_dim
-    parts.use_imagenet_1k(config, batch_size=1024, train_split="train[:99%]")
-    parts.augment_as_inception(config)
-    config.augment.update(rand_augment="randaug(2,10)", mixup_alpha=0.2)
-    parts.train_as_big_vision(config, epochs=float(epochs))
-    config.run.update(eval_epochs=2.0, checkpoint_epochs=1.0)
-    return config.lock()
+    return config

@@ -269,7 +269,7 @@ MISUSES = [
     ({"optim.freeze": ("haed/.*",)}, "'haed/.*' matches no parameter; the nearest are head/"),
     ({"optim.momentum": 0.9}, "optim.name='adamw' does not read optim.momentum=0.9"),
     ({"augment.mixup_alpha": -1.0}, "mixup_alpha=-1.0 must be 0"),
-    ({"loss.name": "hinge"}, "loss.name='hinge' is none of softmax, sigmoid, bce"),
+    ({"loss.name": "hinge"}, "loss.name='hinge' must be one of softmax, sigmoid, bce"),
     ({"loss.name": "bce"}, "augment.label_smoothing=0.1 would make every class so"),
     ({"mesh.data": 9}, "mesh.data=9 x mesh.fsdp=1 x mesh.tensor=1 must be the 8 devices"),
     ({"mesh.tensor": 4}, "mesh.tensor=4 does not divide axis 0 of block_0/attn/proj/kernel"),

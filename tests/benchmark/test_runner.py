@@ -125,7 +125,7 @@ def test_utilisation_is_of_the_models_own_products():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--peer=tim"], "--peer 'tim' is unknown; it is one of timm, timm-compiled"),
+        (["--peer=tim"], "--peer='tim' must be one of timm, timm-compiled"),
         (["--peer=timm=/nowhere/python"], "--peer timm: /nowhere/python has not all of torch"),
         (["--variant=scan"], "--variant 'scan' must be FIELD=VALUE"),
         (["--model=vit_tinny_patch16_224"], "vit_tiny_patch16_224"),

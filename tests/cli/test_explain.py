@@ -131,7 +131,7 @@ def test_images_of_one_name_and_bad_ones(vitswin, workdir, image, tmp_path, digi
 def test_mistakes_write_nothing(vitswin, workdir, image, tmp_path):
     out = tmp_path / "out"
     for arguments, words in (
-        ((workdir, image, "--only", "rolout"), "--only=rolout: the parts are rollout, gradcam"),
+        ((workdir, image, "--only", "rolout"), "--only='rolout' must be one of rollout, gradcam"),
         ((tmp_path / "none.npz", image), "none.npz: no such file"),
         ((workdir, tmp_path / "none.png"), "none.png: cannot be read: No such file"),
     ):

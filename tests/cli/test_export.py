@@ -64,7 +64,11 @@ def test_stablehlo_at_another_size_and_on_given_images(vitswin, workdir, tmp_pat
 @pytest.mark.parametrize(
     ("target", "options", "message"),
     [
-        ("a.tflite", (), "a.tflite: what to write is said by the suffix, .onnx or .stablehlo"),
+        (
+            "a.tflite",
+            (),
+            "a.tflite: without --to, the suffix='tflite' must be one of onnx, stablehlo",
+        ),
         ("none/a.onnx", (), "cannot write "),
         ("run/model.safetensors", ("--to", "onnx"), "is the file to be exported"),
         ("a.onnx", ("--model", "swin_tiny_patch4_window7_224"), "which is no swin like"),

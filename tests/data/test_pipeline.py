@@ -302,7 +302,7 @@ def test_negative_seed(numbered):
 
 
 def test_unknown_treatment_of_unreadable_images(numbered):
-    with pytest.raises(UserError, match="on_unreadable='ignore' must be 'raise' or 'skip'"):
+    with pytest.raises(UserError, match="on_unreadable='ignore' must be one of raise, skip"):
         take(numbered, 1, on_unreadable="ignore")
 
 

@@ -421,7 +421,7 @@ def test_a_file_is_called_by_what_it_shows_and_then_by_the_name(tmp_path, name, 
         ("huggingface", "timm stem", "huggingface cannot have a vit with resnet_layers"),
         ("timm", "google pre-logits", "timm cannot have a vit with pre_logits=7"),
         ("timm", "microsoft ape", "timm cannot have a swin with ape=True"),
-        ("torch", "timm", "format='torch' is unknown; it is native, "),
+        ("torch", "timm", "format='torch' must be one of native, "),
         ("google", "timm", "google files end in .npz, not '.bin'"),
     ],
 )

@@ -267,7 +267,7 @@ def test_saving_what_does_not_fit_writes_nothing(tmp_path):
         vitswin_jax.save_pretrained(
             tmp_path / "a", model, variables, metadata={"class_names": ("a", "b")}
         )
-    with pytest.raises(UserError, match="format='npz' is unknown"):
+    with pytest.raises(UserError, match="format='npz' must be one of native"):
         vitswin_jax.save_pretrained(tmp_path / "a", model, variables, format="npz")
     with pytest.raises(UserError, match="cannot write"):
         vitswin_jax.save_pretrained(tmp_path / "no" / "a", model, variables)

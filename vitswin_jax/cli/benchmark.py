@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from vitswin_jax.benchmark.peers import PEERS
 from vitswin_jax.cli.table import format_table
 from vitswin_jax.core.atomic import check_writable
+from vitswin_jax.core.choices import one_of
 from vitswin_jax.core.types import UserError
 from vitswin_jax.core.version import __version__
 
@@ -127,9 +128,7 @@ def find_contestants(args: argparse.Namespace) -> list[Contestant]:
 
 def _peer(text: str) -> tuple[str, str]:
     name, _, python = text.partition("=")
-    if name not in PEERS:
-        raise UserError(f"--peer {name!r} is unknown; it is one of {', '.join(PEERS)}.")
-    return name, python or sys.executable
+    return one_of("--peer", name, tuple(PEERS)), python or sys.executable
 
 
 def _variant(text: str) -> dict[str, Any]:

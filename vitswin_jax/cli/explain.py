@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vitswin_jax.cli.inputs import ImageReader, add_inputs, make_classifier, names_of_classes
+from vitswin_jax.core.choices import one_of
 from vitswin_jax.core.types import UserError, nearest
 
 _MODEL = "model"  # what files are called that show no image
@@ -77,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
 def _check_parts(parts: Sequence[str] | None) -> None:
     from vitswin_jax.explain.pages import PARTS
 
-    if unknown := [part for part in parts or () if part not in PARTS]:
-        raise UserError(f"--only={','.join(unknown)}: the parts are {', '.join(PARTS)}.")
+    for part in parts or ():
+        one_of("--only", part, PARTS)
 
 
 def _class_of(text: str, names: tuple[str, ...], *, origin: str) -> int:

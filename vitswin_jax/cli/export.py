@@ -13,6 +13,7 @@ import numpy as np
 
 from vitswin_jax.cli.convert import image_size
 from vitswin_jax.cli.inputs import add_weights
+from vitswin_jax.core.choices import one_of
 from vitswin_jax.core.types import UserError
 
 if TYPE_CHECKING:
@@ -88,11 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _format(target: str, asked: str | None) -> str:
     suffix = Path(target).suffix.removeprefix(".")
-    if asked is None and suffix not in _FORMATS:
-        raise UserError(
-            f"{target}: what to write is said by the suffix, .onnx or .stablehlo, or by --to."
-        )
-    return asked or suffix
+    return asked or one_of(f"{target}: without --to, the suffix", suffix, _FORMATS)
 
 
 def _exporter(kind: str) -> tuple[Any, Any]:

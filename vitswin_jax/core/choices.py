@@ -1,27 +1,45 @@
-"""What a section of a config may name, and which keys of `config.optim` what it named reads."""
+"""Values that must be one of several, and the keys of `config.optim` that a choice reads."""
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from vitswin_jax.core.types import UserError, nearest
+from vitswin_jax.core.types import UserError
 
 
-def check_choice(key: str, value: str, known: Iterable[str], *, section: str = "optim") -> None:
-    """Raises UserError, with the nearest, where a section's key is none of the known names."""
+def wrong_choice(key: str, value: Any, known: Iterable[Any]) -> list[str]:
+    """Returns [] if a value is one of the known ones, and else one line with the nearest of them.
+
+    For checks that collect several faults before they raise.
+    """
     known = list(known)
-    if value not in known:
-        hint = nearest(value, known) or "."
-        raise UserError(f"{section}.{key}={value!r} is none of {', '.join(known)}{hint}")
+    if value in known:
+        return []
+    names = [str(each) for each in known]
+    close = difflib.get_close_matches(str(value), names, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return [f"{key}={value!r} must be one of {', '.join(names)}{hint}"]
+
+
+def one_of(key: str, value: Any, known: Iterable[Any]) -> Any:
+    """Returns a value that must be one of the known ones; of a mapping, the value's entry.
+
+    `key` is where the user set it, such as `optim.name`. Raises UserError, with the nearest known
+    value, for any other.
+    """
+    if wrong := wrong_choice(key, value, known):
+        raise UserError(f"{wrong[0]}.")
+    return known[value] if isinstance(known, Mapping) else value
 
 
 def own_keys(choice: str, make: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the keyword-only parameters of `make`: as given in `optim`, or its defaults.
+    """Returns the keyword-only arguments of `make`: those given in `optim`, or else its defaults.
 
-    What is None is not given. `choice` is what chose `make`, such as "name='sgd'". Raises UserError
-    that lists the keys that it does not read.
+    A key that is None is not given. `choice` names what chose `make`, such as "name='sgd'". Raises
+    UserError that lists the keys that `make` does not read.
     """
     parameters = inspect.signature(make).parameters.values()
     own = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}

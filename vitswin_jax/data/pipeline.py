@@ -16,6 +16,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from vitswin_jax.core.choices import one_of
 from vitswin_jax.core.heap import keep_freed_images
 from vitswin_jax.core.types import Batch, Source, UserError
 from vitswin_jax.data.augment.transforms import Preprocess, TrainTransform
@@ -70,8 +71,7 @@ def make_train_iterator(
     rows = _host_rows(source, batch_size, host_index, host_count)
     if seed < 0:
         raise UserError(f"seed={seed} must be 0 or above.")
-    if on_unreadable not in ("raise", "skip"):
-        raise UserError(f"on_unreadable={on_unreadable!r} must be 'raise' or 'skip'.")
+    one_of("on_unreadable", on_unreadable, ("raise", "skip"))
     if repeats < 1:
         raise UserError(f"repeats={repeats} must be 1 (off) or more.")
     keys = _TrainKeys(_stream(source, seed), len(source), batch_size, rows, repeats)

@@ -7,7 +7,8 @@ from typing import Any
 
 import flax.linen as nn
 
-from vitswin_jax.core.types import UserError, nearest
+from vitswin_jax.core.choices import one_of
+from vitswin_jax.core.types import UserError
 from vitswin_jax.models.mae import MAE
 from vitswin_jax.models.masked import MaskedModel
 from vitswin_jax.models.simmim import SimMIM
@@ -37,16 +38,14 @@ def create_pretraining(encoder: nn.Module, *, method: str, **fields: Any) -> Mas
     Fields that are None are the method's own defaults. Raises UserError that lists what the method
     does not read, or what does not fit the encoder.
     """
-    if method not in METHODS:
-        hint = nearest(method, METHODS) or "."
-        raise UserError(f"pretrain.method={method!r} is none of {', '.join(METHODS)}{hint}")
-    known = own_fields(METHODS[method])
+    kind = one_of("pretrain.method", method, METHODS)
+    known = own_fields(kind)
     given = {key: value for key, value in fields.items() if value is not None}
     if unread := [f"pretrain.{key}={value!r}" for key, value in given.items() if key not in known]:
         raise UserError(
             f"pretrain.method={method!r} does not read {', '.join(unread)}; it reads "
             f"{', '.join(known)}."
         )
-    model = METHODS[method](encoder, **given)
+    model = kind(encoder, **given)
     model.check()
     return model

@@ -11,6 +11,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from vitswin_jax.core.atomic import replacing
+from vitswin_jax.core.choices import one_of
 from vitswin_jax.core.types import UserError
 from vitswin_jax.weights.formats.pth_write import write_pth
 from vitswin_jax.weights.sources.detect import SOURCES
@@ -39,8 +40,7 @@ def choose_target(format: str, family: str, fields: Mapping[str, Any], *, origin
     Raises UserError for an unknown format, a family it does not have, and the fields it cannot
     have, all listed.
     """
-    if format not in FORMATS:
-        raise UserError(f"format={format!r} is unknown; it is native, {', '.join(FORMATS)}.")
+    one_of("format", format, ("native", *FORMATS))
     targets = [s for s in SOURCES if s.holds and s.format == format and s.family == family]
     if not targets:
         others = sorted({s.format for s in SOURCES if s.holds and s.family == family})

@@ -352,7 +352,7 @@ def test_colours_and_policies_name_everything_that_is_wrong():
         "w0 is not understood",
         "'orignal'",
         "cannot both",
-        "needs one of",
+        "a policy's interpolation=",
     ):
         assert part in message
     for part in ("color_jitter=1.5", "hue=0.7", "grayscale=-1"):

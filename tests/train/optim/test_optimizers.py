@@ -259,7 +259,10 @@ def test_the_first_moment_has_the_dtype_that_is_asked(name, dtypes):
             r"optim.name='adamw' does not read optim.momentum=0.9, optim.nesterov=True; of such "
             r"keys it reads b1, b2, eps, momentum_dtype\.",
         ),
-        ({"momentum_dtype": "bf16"}, r"optim.momentum_dtype='bf16' is none of float32, bfloat16"),
+        (
+            {"momentum_dtype": "bf16"},
+            r"optim.momentum_dtype='bf16' must be one of float32, bfloat16",
+        ),
         (
             {"weight_decay": -0.1, "max_grad_norm": 0.0},
             "optim.weight_decay=-0.1 must be 0 or more; optim.max_grad_norm=0.0 must be above 0",

@@ -80,7 +80,7 @@ def test_the_tutorials_rate_changes_once_an_epoch():
     ("keys", "message"),
     [
         ({"schedule": "cosin"}, r"optim.schedule='cosin' .*did you mean 'cosine'"),
-        ({"schedule_unit": "epochs"}, "optim.schedule_unit='epochs' is none of step, epoch"),
+        ({"schedule_unit": "epochs"}, "optim.schedule_unit='epochs' must be one of step, epoch"),
         ({"warmup_steps": 9}, "the warmup of 9 steps must be shorter than the run of 9"),
         ({"warmup_steps": 4, "cooldown_steps": 6}, "the warmup of 4 and the cooldown of 6 steps"),
         ({"gamma": 0.1}, r"schedule='cosine' does not read optim.gamma=0.1; it has no such keys"),

@@ -88,7 +88,11 @@ def test_what_is_not_a_count_stays_and_is_read_by_others():
             "run.log_steps=0 must be above 0, .*; run.keep_checkpoints=0 must be above 0",
         ),
         ({"epochs": 1.0}, {"keep_best": -1}, "^run.keep_best=-1 must be 0 or more.$"),
-        ({"epochs": 1.0}, {"final": "bets"}, "^run.final='bets' is none of last, best.$"),
+        (
+            {"epochs": 1.0},
+            {"final": "bets"},
+            r"^run.final='bets' must be one of last, best \(did you mean 'best'\?\)\.$",
+        ),
         ({"epochs": 1.0}, {"final": "best"}, "^run.final='best' needs run.keep_best above 0.$"),
     ],
 )

@@ -138,5 +138,5 @@ def test_heads_are_what_the_logits_are_the_mean_of():
 def test_what_cannot_be_is_all_said_at_once():
     with pytest.raises(UserError) as error:
         distillation(kind="sof", alpha=1.5, temperature=0.0)
-    for part in ("kind='sof' is none of soft, hard", "alpha=1.5", "temperature=0.0"):
+    for part in ("kind='sof' must be one of soft, hard", "alpha=1.5", "temperature=0.0"):
         assert part in str(error.value)

@@ -5,7 +5,6 @@ All of it is on uint8; normalising, erasing and mixing happen on the device.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from vitswin_jax.core.choices import wrong_choice
 from vitswin_jax.core.types import UserError
 from vitswin_jax.data.augment.auto_augment import parse_auto_augment
 from vitswin_jax.data.augment.crop import cut_and_resize
@@ -57,8 +57,8 @@ class Preprocess:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         wrong = [
             *_wrong_size(self.img_size),
-            *_wrong_choice("interpolation", self.interpolation, get_args(Interpolation)),
-            *_wrong_choice("crop_mode", self.crop_mode, get_args(CropMode)),
+            *wrong_choice("interpolation", self.interpolation, get_args(Interpolation)),
+            *wrong_choice("crop_mode", self.crop_mode, get_args(CropMode)),
         ]
         if not 0 < self.crop_fraction <= 1:
             wrong.append(f"crop_fraction={self.crop_fraction} must be in (0, 1]")
@@ -135,9 +135,9 @@ class TrainTransform:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         wrong = [
             *_wrong_size(self.img_size),
-            *_wrong_choice("crop", self.crop, get_args(TrainCrop)),
-            *_wrong_choice("interpolation", self.interpolation, get_args(Interpolation)),
-            *_wrong_choice("resizer", self.resizer, get_args(Resizer)),
+            *wrong_choice("crop", self.crop, get_args(TrainCrop)),
+            *wrong_choice("interpolation", self.interpolation, get_args(Interpolation)),
+            *wrong_choice("resizer", self.resizer, get_args(Resizer)),
             *self._wrong_numbers(),
         ]
         policies = [
@@ -151,9 +151,8 @@ class TrainTransform:
         wrong += [policy for policy in policies if isinstance(policy, str)]
         if len(policies) == 2:
             wrong.append("rand_augment and auto_augment cannot both be given")
-        if policies and self.interpolation not in AFFINE_RESAMPLING:
-            which = ", ".join(AFFINE_RESAMPLING)
-            wrong.append(f"a policy needs one of {which} for interpolation={self.interpolation!r}")
+        if policies:
+            wrong += wrong_choice("a policy's interpolation", self.interpolation, AFFINE_RESAMPLING)
         _raise_all("augment", wrong)
         object.__setattr__(self, "policy", policies[0] if policies else None)
 
@@ -279,14 +278,6 @@ def _wrong_size(img_size: Sequence[int]) -> list[str]:
     if len(img_size) == 2 and all(isinstance(side, int) and side > 0 for side in img_size):
         return []
     return [f"img_size={img_size} must be (height, width), whole numbers above 0"]
-
-
-def _wrong_choice(field: str, value: str, choices: Sequence[str]) -> list[str]:
-    if value in choices:
-        return []
-    nearest = difflib.get_close_matches(str(value), choices, n=1)
-    hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
-    return [f"{field}={value!r} must be one of {', '.join(choices)}{hint}"]
 
 
 def _raise_all(what: str, wrong: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from vitswin_jax.core.choices import check_choice, own_keys
+from vitswin_jax.core.choices import one_of, own_keys
 from vitswin_jax.core.types import Params, UserError
 from vitswin_jax.nn.blocks import row_paths
 from vitswin_jax.train.optim.groups import Groups, decay_mask, path_of
@@ -132,11 +132,10 @@ def make_tx(
     Raises UserError for an unknown name and for keys that it does not read; `init` also for groups
     that do not fit the parameters.
     """
-    check_choice("name", name, OPTIMIZERS)
-    optimizer, groups = OPTIMIZERS[name], groups or Groups()
+    optimizer, groups = one_of("optim.name", name, OPTIMIZERS), groups or Groups()
     _check_values(weight_decay, max_grad_norm)
     own = own_keys(f"name={name!r}", optimizer.rule, own)
-    check_choice("momentum_dtype", own["momentum_dtype"], DTYPES)
+    one_of("optim.momentum_dtype", own["momentum_dtype"], DTYPES)
     if optimizer.decay == "schedule" and weight_decay:
         if not peak_lr:
             raise UserError(f"optim.name={name!r} needs a peak_lr above 0 for its weight_decay.")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vitswin_jax.core.choices import check_choice, own_keys
+from vitswin_jax.core.choices import one_of, own_keys
 from vitswin_jax.core.types import UserError
 
 # A decay is made from the peak, the end and its length, and from keys that it alone reads; it
@@ -84,11 +84,11 @@ def make_schedule(
     Raises UserError for an unknown schedule, keys that it does not read, and counts that do not fit
     each other.
     """
-    check_choice("schedule", schedule, SCHEDULES)
-    check_choice("schedule_unit", schedule_unit, ("step", "epoch"))
+    make = one_of("optim.schedule", schedule, SCHEDULES)
+    one_of("optim.schedule_unit", schedule_unit, ("step", "epoch"))
     given = {"milestone_steps": tuple(milestone_steps) or None, "gamma": gamma}
     given["timescale_steps"] = timescale_steps
-    own = own_keys(f"schedule={schedule!r}", SCHEDULES[schedule], given)
+    own = own_keys(f"schedule={schedule!r}", make, given)
     counts = {"total": total_steps, "warmup": warmup_steps, "cooldown": cooldown_steps}
     _check(schedule, counts, own, end_lr=end_lr)
     if schedule_unit == "epoch":
@@ -96,7 +96,7 @@ def make_schedule(
     start = counts["warmup"] if warmup_prefix else 0
     if "milestone_steps" in own:
         own["milestone_steps"] = [each - start for each in own["milestone_steps"]]
-    decay = SCHEDULES[schedule](peak_lr, end_lr, counts["total"] - start, **own)
+    decay = make(peak_lr, end_lr, counts["total"] - start, **own)
     rate = _between(decay, start, peak_lr=peak_lr, warmup_lr=warmup_lr, end_lr=end_lr, **counts)
     if schedule_unit == "step":
         return rate

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vitswin_jax.core.choices import wrong_choice
 from vitswin_jax.core.types import UserError
 
 UNITS = ("steps", "epochs", "examples")
@@ -137,8 +138,7 @@ def _wrong_kept(*, keep_checkpoints: int, keep_best: int, final: str) -> list[st
         wrong.append(f"run.keep_checkpoints={keep_checkpoints} must be above 0")
     if keep_best < 0:
         wrong.append(f"run.keep_best={keep_best} must be 0 or more")
-    if final not in FINALS:
-        wrong.append(f"run.final={final!r} is none of {', '.join(FINALS)}")
+    wrong += wrong_choice("run.final", final, FINALS)
     if final == "best" and keep_best == 0:
         wrong.append("run.final='best' needs run.keep_best above 0")
     return wrong

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vitswin_jax.core.choices import wrong_choice
 from vitswin_jax.core.types import Params, UserError
 from vitswin_jax.nn.batch import Triple, infer
 from vitswin_jax.nn.layers import pair
@@ -34,9 +35,7 @@ class Distillation:
     temperature: float
 
     def __post_init__(self) -> None:
-        wrong = []
-        if self.kind not in DISTILLATIONS:
-            wrong.append(f"kind={self.kind!r} is none of {', '.join(DISTILLATIONS)}")
+        wrong = wrong_choice("kind", self.kind, DISTILLATIONS)
         if not 0 <= self.alpha <= 1:
             wrong.append(f"alpha={self.alpha} must be in [0, 1]")
         if not self.temperature > 0:

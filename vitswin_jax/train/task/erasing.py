@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from vitswin_jax.core.choices import wrong_choice
 from vitswin_jax.core.types import UserError
 from vitswin_jax.train.task.boxes import inside_boxes
 
@@ -42,9 +43,7 @@ class Erasing:
         wrong = []
         if not 0 <= self.erase_prob <= 1:
             wrong.append(f"erase_prob={self.erase_prob} must be in [0, 1]")
-        if self.erase_mode not in get_args(EraseMode):
-            modes = ", ".join(get_args(EraseMode))
-            wrong.append(f"erase_mode={self.erase_mode!r} must be one of {modes}")
+        wrong += wrong_choice("erase_mode", self.erase_mode, get_args(EraseMode))
         if not self.erase_count >= 1:
             wrong.append(f"erase_count={self.erase_count} must be 1 or more")
         area = self.erase_area

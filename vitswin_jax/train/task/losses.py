@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from vitswin_jax.core.choices import check_choice
+from vitswin_jax.core.choices import one_of
 
 Loss = Callable[[Array, Array], Array]
 
@@ -48,8 +48,7 @@ LOSSES: dict[str, Loss] = {
 
 def make_loss(*, name: str) -> Loss:
     """Returns the loss called `name`; raises UserError, with the nearest, for an unknown name."""
-    check_choice("name", name, LOSSES, section="loss")
-    return LOSSES[name]
+    return one_of("loss.name", name, LOSSES)
 
 
 def soft_distillation(

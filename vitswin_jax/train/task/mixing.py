@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from vitswin_jax.core.choices import wrong_choice
 from vitswin_jax.core.types import UserError
 from vitswin_jax.train.task.boxes import inside_boxes
 
@@ -48,10 +49,7 @@ class Mixing:
             for field in ("mix_prob", "switch_prob", "label_smoothing")
             if not 0 <= getattr(self, field) <= 1
         ]
-        if self.mix_mode not in get_args(MixMode):
-            wrong.append(
-                f"mix_mode={self.mix_mode!r} must be one of {', '.join(get_args(MixMode))}"
-            )
+        wrong += wrong_choice("mix_mode", self.mix_mode, get_args(MixMode))
         if wrong:
             raise UserError(f"augment: {'; '.join(wrong)}.")
 

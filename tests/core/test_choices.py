@@ -1,0 +1,26 @@
+"""What must be one of several, and the one line for what is not."""
+
+import pytest
+
+from vitswin_jax.core.choices import one_of, wrong_choice
+from vitswin_jax.core.types import UserError
+
+
+def test_a_known_value_is_returned_and_of_a_mapping_its_entry():
+    assert one_of("model.remat", False, (False, "full")) is False
+    assert one_of("optim.name", "sgd", {"sgd": 3, "adamw": 4}) == 3
+    assert wrong_choice("kind", "hard", ("soft", "hard")) == []
+
+
+def test_an_unknown_value_is_one_line_with_the_key_the_nearest_and_all():
+    line = "optim.name='adamv' must be one of adamw, sgd (did you mean 'adamw'?)"
+    assert wrong_choice("optim.name", "adamv", {"adamw": 1, "sgd": 2}) == [line]
+    with pytest.raises(UserError) as error:
+        one_of("optim.name", "adamv", {"adamw": 1, "sgd": 2})
+    assert str(error.value) == f"{line}."
+
+
+@pytest.mark.parametrize("value", [None, 3, []])
+def test_a_value_that_is_no_text_is_one_line_too(value):
+    with pytest.raises(UserError, match=r"^optim\.name=.* must be one of adamw, sgd\.$"):
+        one_of("optim.name", value, {"adamw": 1, "sgd": 2})
