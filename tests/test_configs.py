@@ -62,6 +62,37 @@ def small(config):
     return config
 
 
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"optim": {"peak_rl": 1e-3}}, KeyError),
+        ({"optmi": {"peak_lr": 1e-3}}, KeyError),
+        ({"optim": {"peak_lr": "fast"}}, TypeError),
+    ],
+)
+def test_a_misspelt_key_of_a_recipe_raises(changes, error):
+    with pytest.raises(error):
+        base.recipe(**{"model": {"name": "vit"}} | changes)
+
+
+def test_later_changes_of_a_recipe_win():
+    first, second = {"optim": {"epochs": 3.0, "end_lr": 0.5}}, {"optim": {"epochs": 4.0}}
+    config = base.recipe(first, second, model={"name": "vit", "depth": 3}, optim={"end_lr": 0.25})
+    assert (config.optim.epochs, config.optim.end_lr) == (4.0, 0.25)
+    assert (config.model.depth, config.optim.peak_lr) == (3, base.get_config().optim.peak_lr)
+    assert config.is_locked
+
+
+def test_a_part_of_an_argument_that_is_left_out_is_the_first_of_its_table():
+    tables = (("cats", "dogs"), {"": 0, "finetune": 1})
+    assert base.choices("x.py", "dogs", *tables) == ["dogs", ""]
+    assert base.choices("x.py", "dogs,finetune", *tables) == ["dogs", "finetune"]
+    with pytest.raises(UserError, match=r"configs/x\.py:dgos: part 1='dgos' must be .* 'dogs'\?"):
+        base.choices("a/x.py", "dgos", *tables)
+    with pytest.raises(UserError, match="at most 2 part"):
+        base.choices("x.py", "dogs,,finetune", *tables)
+
+
 def test_every_recipe_is_tested():
     files = {path.stem for path in CONFIGS.glob("*.py")} - {*PARTS, "finetune"}
     assert files == ARGUMENTS.keys()
