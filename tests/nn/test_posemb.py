@@ -127,5 +127,5 @@ def test_without_positions_patches_are_a_set_and_with_them_they_are_not(random_p
 def test_relative_positions_have_no_place_at_the_input():
     with pytest.raises(UserError, match="pos_embed='relative' needs pos_embed_at='every'"):
         create_model("vit", **TINY, pos_embed="relative")
-    with pytest.raises(UserError, match="pos_embed_at='all' is none of input, every, shared"):
+    with pytest.raises(UserError, match="pos_embed_at='all' must be one of input, every, shared"):
         create_model("vit", **TINY, pos_embed_at="all")

@@ -117,7 +117,7 @@ def test_windows_fit_small_maps_as_each_original_has_it(clip, resolution, window
 
 
 def test_an_unknown_clip_is_named_with_the_known_ones():
-    with pytest.raises(UserError, match="window_clip='max' is unknown; it is one of per_axis"):
+    with pytest.raises(UserError, match="window_clip='max' must be one of per_axis"):
         windows.fit_window((7, 7), (7, 7), window_clip="max")
 
 

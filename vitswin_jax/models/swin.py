@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from vitswin_jax.core.choices import wrong_choice
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.stages import PatchMerging, Stage, table_init
 from vitswin_jax.models.swin_block import SwinBlock, WindowAttention
@@ -86,8 +87,7 @@ class Swin(nn.Module):
         sizes = (pair(self.img_size), pair(self.patch_size), *self.window_sizes)
         if min(side for size in sizes for side in size) < 1:
             wrong.append("img_size, window_size and patch_size must be at least 1")
-        if self.attn_impl not in FOR_WINDOWS:
-            wrong.append(f"attn_impl={self.attn_impl!r} is none of {', '.join(FOR_WINDOWS)}")
+        wrong += wrong_choice("attn_impl", self.attn_impl, FOR_WINDOWS)
         if wrong:
             raise UserError("; ".join(wrong) + ".")
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from vitswin_jax.core.choices import wrong_choice
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.swin import Swin
 from vitswin_jax.models.swinv2 import ContinuousPositionBias, log_spaced_coordinates
@@ -225,8 +226,7 @@ class SwinMoe(Swin):
             wrong.append("num_experts must be at least 1 and capacity_factor more than 0")
         choices = {"capacity_over": CAPACITIES, "router": ROUTERS, "balance": BALANCES}
         for field, known in choices.items():
-            if getattr(self, field) not in known:
-                wrong.append(f"{field}={getattr(self, field)!r} is none of {', '.join(known)}")
+            wrong += wrong_choice(field, getattr(self, field), known)
         if self.balance == "load_importance" and self.gate_noise <= 0:
             wrong.append("balance='load_importance' needs gate_noise above 0")
         if not set(self.moe_stages) <= set(range(len(self.depths))):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from vitswin_jax.core.choices import wrong_choice
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.resnet import Numerics, ResNet, total_stride
 from vitswin_jax.models.vit_block import AttentionPool, Block
@@ -96,8 +97,7 @@ class ViT(nn.Module):
             "global_pool": GLOBAL_POOLS,
         }
         for field, known in choices.items():
-            if getattr(self, field) not in known:
-                wrong.append(f"{field}={getattr(self, field)!r} is none of {', '.join(known)}")
+            wrong += wrong_choice(field, getattr(self, field), known)
         if self.pos_embed == "relative" and self.pos_embed_at == "input":
             wrong.append("pos_embed='relative' needs pos_embed_at='every' or 'shared'")
         if "token" in self.global_pool and not self.class_token:

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from vitswin_jax.core.types import Params, UserError
+from vitswin_jax.core.choices import one_of
+from vitswin_jax.core.types import Params
 
 REMAT_POLICIES: dict[bool | str, Callable[..., bool] | None] = {
     True: None,  # keep nothing but the blocks' inputs
@@ -37,9 +38,7 @@ def rematerialize(apply: Callable, remat: bool | str, *, in_scan: bool) -> Calla
     """
     if remat in (False, "none"):
         return apply
-    if remat not in REMAT_POLICIES:
-        known = ", ".join(str(policy) for policy in (False, *REMAT_POLICIES))
-        raise UserError(f"remat={remat!r} is unknown; it is one of {known}.")
+    one_of("remat", remat, ("none", *REMAT_POLICIES))
     # A scan's body is compiled by itself, and so nothing is shared across it that CSE could undo.
     return nn.remat(apply, policy=REMAT_POLICIES[remat], prevent_cse=not in_scan)
 

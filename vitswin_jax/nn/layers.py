@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vitswin_jax.core.types import UserError
+from vitswin_jax.core.choices import one_of
 from vitswin_jax.nn import xla
 
 
@@ -34,9 +34,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 def activation(name: str) -> Callable[[Array], Array]:
     """Returns the activation called `name`; raises UserError for one that is unknown."""
-    if name not in ACTIVATIONS:
-        raise UserError(f"act={name!r} is unknown; it is one of {', '.join(ACTIVATIONS)}.")
-    return ACTIVATIONS[name]
+    return one_of("act", name, ACTIVATIONS)
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:

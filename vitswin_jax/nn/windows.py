@@ -15,7 +15,7 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
-from vitswin_jax.core.types import UserError
+from vitswin_jax.core.choices import one_of
 
 Size = tuple[int, int]
 
@@ -122,11 +122,7 @@ def fit_window(resolution: Size, window_size: Size, *, window_clip: str) -> tupl
     Where the map is no larger than the window there is nothing to shift, and the window shrinks to
     the map; the originals differ in how (`WINDOW_CLIPS`). Raises UserError for an unknown rule.
     """
-    if window_clip not in WINDOW_CLIPS:
-        raise UserError(
-            f"window_clip={window_clip!r} is unknown; it is one of {', '.join(WINDOW_CLIPS)}."
-        )
-    return WINDOW_CLIPS[window_clip](resolution, window_size)
+    return one_of("window_clip", window_clip, WINDOW_CLIPS)(resolution, window_size)
 
 
 def pad_to_multiple(x: Float[Array, "b h w c"], multiple: Size) -> Float[Array, "b H W c"]:

@@ -278,9 +278,9 @@ def test_what_it_cannot_do_is_said(monkeypatch):
         trace(model.clone(attn_drop_rate=0.1), train=True, rngs={"dropout": jax.random.key(0)})
     with pytest.raises(UserError, match="up to 256 tokens, and 24x24 has 576; use 'xla'"):
         fused(*draw((24, 24), (24, 24))[:2], cut=Cut((24, 24), (0, 0), True))
-    with pytest.raises(UserError, match="attn_impl='cudnn' is none of xla, pairs, fused"):
+    with pytest.raises(UserError, match="attn_impl='cudnn' must be one of xla, pairs, fused"):
         create_model("swin", attn_impl="cudnn")
-    with pytest.raises(UserError, match="attn_impl='fused' is none of auto, xla, cudnn"):
+    with pytest.raises(UserError, match="attn_impl='fused' must be one of auto, xla, cudnn"):
         create_model("vit_tiny_patch16_224", attn_impl="fused")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setitem(sys.modules, window_attention.__module__, None)  # no such module
