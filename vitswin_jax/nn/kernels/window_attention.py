@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from vitswin_jax.core.types import UserError
-from vitswin_jax.nn.kernels.window_kernel import MOST_TOKENS, Task, backward, forward
+from vitswin_jax.nn.kernels.window_kernel import MOST_TOKENS, WindowTask, backward, forward
 from vitswin_jax.nn.windows import Cut, Size
 
 
@@ -52,22 +52,22 @@ def window_attention(
         raise ValueError(f"{cut.window_size} does not divide the map {qkv.shape[1:3]}; pad it.")
     if bias.shape != (qkv.shape[4], tokens, tokens):
         raise ValueError(f"bias is {bias.shape}, and not {(qkv.shape[4], tokens, tokens)}.")
-    return _attend(qkv, bias, Task(cut, size, scale, mask_value, interpret))
+    return _attend(qkv, bias, WindowTask(cut, size, scale, mask_value, interpret))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _attend(qkv: Array, bias: Array, task: Task) -> Array:
+def _attend(qkv: Array, bias: Array, task: WindowTask) -> Array:
     return _forward(qkv, bias, task)
 
 
-def _attend_forward(qkv: Array, bias: Array, task: Task) -> tuple[Array, tuple[Array, Array]]:
+def _attend_forward(qkv: Array, bias: Array, task: WindowTask) -> tuple[Array, tuple[Array, Array]]:
     return _forward(qkv, bias, task), (qkv, bias)
 
 
 def _attend_backward(
-    task: Task, residuals: tuple[Array, Array], pull: Array
+    task: WindowTask, residuals: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
-    return _backward(*residuals, pull, task)
+    return _backward(*residuals, cotangent, task)
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
@@ -80,19 +80,21 @@ def _shardings(mesh: Any, maps: Sharding) -> tuple[Any, tuple[NamedSharding, ...
     return batch, tuple(NamedSharding(mesh, spec) for spec in specs)
 
 
-def _partition_forward(task: Task, mesh: Any, arrays: Any, out: Any) -> Any:
+def _partition_forward(task: WindowTask, mesh: Any, arrays: Any, out: Any) -> Any:
     del out
     _, (maps, biases, mixed) = _shardings(mesh, arrays[0].sharding)
     return mesh, functools.partial(forward, task=task), mixed, (maps, biases)
 
 
-def _partition_backward(task: Task, mesh: Any, arrays: Any, outs: Any) -> Any:
+def _partition_backward(task: WindowTask, mesh: Any, arrays: Any, outs: Any) -> Any:
     del outs
     batch, (maps, biases, mixed) = _shardings(mesh, arrays[0].sharding)
 
-    def here(qkv: Array, bias: Array, pull: Array) -> tuple[Array, Array]:
-        qkv_pull, bias_pull = backward(qkv, bias, pull, task)
-        return qkv_pull, bias_pull if batch is None else jax.lax.psum(bias_pull, batch)
+    def here(qkv: Array, bias: Array, cotangent: Array) -> tuple[Array, Array]:
+        qkv_cotangent, bias_cotangent = backward(qkv, bias, cotangent, task)
+        return qkv_cotangent, bias_cotangent if batch is None else jax.lax.psum(
+            bias_cotangent, batch
+        )
 
     return mesh, here, (maps, biases), (maps, biases, mixed)
 

@@ -31,7 +31,7 @@ PROGRAMS = 1024  # started in all: two or three turns on what a large GPU runs a
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class WindowTask:
     """What the arrays' shapes do not say."""
 
     cut: Cut
@@ -42,10 +42,10 @@ class Task:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Tiling:
     """A task on arrays of given shapes: how many of what a program has."""
 
-    task: Task
+    task: WindowTask
     shape: tuple[int, ...]  # of the queries, keys and values: b h w 3 heads d
 
     @property
@@ -102,90 +102,100 @@ def _lanes(size: int) -> int:
     return max(16, pl.next_power_of_2(size))
 
 
-def forward(qkv: Array, bias: Array, task: Task) -> Array:
+def forward(qkv: Array, bias: Array, task: WindowTask) -> Array:
     """Returns the outputs (b, h, w, heads, d) of (b, h, w, 3, heads, d), on one device."""
-    plan = Plan(task, qkv.shape)
-    out = jax.ShapeDtypeStruct((math.prod(qkv.shape[:3]), plan.heads * plan.channels), qkv.dtype)
-    out = _call(_forward_kernel, plan, out, _flat(qkv, 3), _flat(bias, 2))
-    return out.reshape(*qkv.shape[:3], plan.heads, plan.channels)
+    tiling = Tiling(task, qkv.shape)
+    out = jax.ShapeDtypeStruct(
+        (math.prod(qkv.shape[:3]), tiling.heads * tiling.channels), qkv.dtype
+    )
+    out = _call(_forward_kernel, tiling, out, _flat(qkv, 3), _flat(bias, 2))
+    return out.reshape(*qkv.shape[:3], tiling.heads, tiling.channels)
 
 
-def backward(qkv: Array, bias: Array, pull: Array, task: Task) -> tuple[Array, Array]:
+def backward(qkv: Array, bias: Array, cotangent: Array, task: WindowTask) -> tuple[Array, Array]:
     """Returns the gradients of both, given that of the outputs; the logits are computed again."""
-    plan = Plan(task, qkv.shape)
-    flat = (_flat(qkv, 3), _flat(bias, 2), _flat(pull, 3))
-    rows = plan.heads * plan.tokens
+    tiling = Tiling(task, qkv.shape)
+    flat = (_flat(qkv, 3), _flat(bias, 2), _flat(cotangent, 3))
+    rows = tiling.heads * tiling.tokens
     outs = [
         jax.ShapeDtypeStruct(flat[0].shape, qkv.dtype),
-        jax.ShapeDtypeStruct((plan.programs * rows, plan.tokens), jnp.float32),
+        jax.ShapeDtypeStruct((tiling.programs * rows, tiling.tokens), jnp.float32),
     ]
-    if plan.blocks > 1:  # for the keys' programs: each query's logarithmic sum, and mean pull
-        outs += 2 * [jax.ShapeDtypeStruct((plan.windows * rows,), jnp.float32)]
-    qkv_pull, partial, *by_query = _call(_backward_kernel, plan, outs, *flat)
+    if (
+        tiling.blocks > 1
+    ):  # for the keys' programs: each query's logarithmic sum, and mean cotangent
+        outs += 2 * [jax.ShapeDtypeStruct((tiling.windows * rows,), jnp.float32)]
+    qkv_cotangent, partial, *by_query = _call(_backward_kernel, tiling, outs, *flat)
     if by_query:
-        qkv_pull = _call(
-            _backward_keys_kernel, plan, outs[0], *flat, *by_query, qkv_pull, aliases={5: 0}
+        qkv_cotangent = _call(
+            _backward_keys_kernel, tiling, outs[0], *flat, *by_query, qkv_cotangent, aliases={5: 0}
         )
     # Each program has the sum of its own windows, so that the order of addition is always the same.
-    bias_pull = partial.reshape(plan.programs, *bias.shape).sum(0).astype(bias.dtype)
-    return qkv_pull.reshape(qkv.shape), bias_pull
+    bias_cotangent = partial.reshape(tiling.programs, *bias.shape).sum(0).astype(bias.dtype)
+    return qkv_cotangent.reshape(qkv.shape), bias_cotangent
 
 
 def _flat(x: Array, rows: int) -> Array:
     return x.reshape(math.prod(x.shape[:rows]), -1)
 
 
-def _call(kernel: Any, plan: Plan, outs: Any, *arrays: Array, aliases: Any = None) -> Any:
+def _call(kernel: Any, tiling: Tiling, outs: Any, *arrays: Array, aliases: Any = None) -> Any:
     return pl.pallas_call(
-        functools.partial(kernel, plan=plan),
+        functools.partial(kernel, tiling=tiling),
         out_shape=outs,
-        grid=(plan.heads, plan.blocks, plan.programs),
+        grid=(tiling.heads, tiling.blocks, tiling.programs),
         input_output_aliases=aliases or {},
         # The next turn's tokens are loaded ahead; in float32 small GPUs have not the memory for it.
         compiler_params=plgpu.CompilerParams(
             num_warps=4, num_stages=2 if arrays[0].dtype.itemsize == 2 else 1
         ),
-        interpret=plan.task.interpret,
+        interpret=tiling.task.interpret,
     )(*arrays)
 
 
 # The kernels.
 
 
-def _forward_kernel(qkv: Any, bias: Any, out: Any, *, plan: Plan) -> None:
+def _forward_kernel(qkv: Any, bias: Any, out: Any, *, tiling: Tiling) -> None:
     head, block, program = (pl.program_id(axis) for axis in range(3))
-    queries = block * plan.block + _iota(plan.block)
-    keys = _iota(plan.lanes)
-    biases = _biases(plan, bias, head, queries[:, None], keys[None, :])
+    queries = block * tiling.block + _iota(tiling.block)
+    keys = _iota(tiling.lanes)
+    biases = _biases(tiling, bias, head, queries[:, None], keys[None, :])
 
     def turn(number: Array, carry: Array) -> Array:
-        window = number * plan.programs + program
-        at_queries, at_keys = (_find(plan, window, lanes) for lanes in (queries, keys))
-        q, k, v = _read_qkv(plan, qkv, at_queries, at_keys, head)
-        logits = _logits(plan, plgpu.dot(q, k, trans_b=True), biases, at_queries, at_keys)
+        window = number * tiling.programs + program
+        at_queries, at_keys = (_find(tiling, window, lanes) for lanes in (queries, keys))
+        q, k, v = _read_qkv(tiling, qkv, at_queries, at_keys, head)
+        logits = _logits(tiling, plgpu.dot(q, k, trans_b=True), biases, at_queries, at_keys)
         weights = jnp.exp(logits - logits.max(-1, keepdims=True))
         mixed = plgpu.dot(weights.astype(v.dtype), v) / weights.sum(-1, keepdims=True)
-        _write(plan, out, at_queries, head, mixed)
+        _write(tiling, out, at_queries, head, mixed)
         return carry
 
-    jax.lax.fori_loop(0, plan.turns, turn, 0)
+    jax.lax.fori_loop(0, tiling.turns, turn, 0)
 
 
 def _backward_kernel(
-    qkv: Any, bias: Any, pull: Any, qkv_pull: Any, bias_pull: Any, *by_query: Any, plan: Plan
+    qkv: Any,
+    bias: Any,
+    cotangent: Any,
+    qkv_cotangent: Any,
+    bias_cotangent: Any,
+    *by_query: Any,
+    tiling: Tiling,
 ) -> None:
     """Writes the gradients of queries and biases, and of keys and values if they are one block."""
     head, block, program = (pl.program_id(axis) for axis in range(3))
-    queries = block * plan.block + _iota(plan.block)
-    keys = _iota(plan.lanes)
-    biases = _biases(plan, bias, head, queries[:, None], keys[None, :])
+    queries = block * tiling.block + _iota(tiling.block)
+    keys = _iota(tiling.lanes)
+    biases = _biases(tiling, bias, head, queries[:, None], keys[None, :])
 
     def turn(number: Array, total: Array) -> Array:
-        window = number * plan.programs + program
-        at_queries, at_keys = (_find(plan, window, lanes) for lanes in (queries, keys))
-        q, k, v = _read_qkv(plan, qkv, at_queries, at_keys, head)
-        of_out = _read(plan, pull, at_queries, head)
-        logits = _logits(plan, plgpu.dot(q, k, trans_b=True), biases, at_queries, at_keys)
+        window = number * tiling.programs + program
+        at_queries, at_keys = (_find(tiling, window, lanes) for lanes in (queries, keys))
+        q, k, v = _read_qkv(tiling, qkv, at_queries, at_keys, head)
+        of_out = _read(tiling, cotangent, at_queries, head)
+        logits = _logits(tiling, plgpu.dot(q, k, trans_b=True), biases, at_queries, at_keys)
         highest = logits.max(-1, keepdims=True)
         weights = jnp.exp(logits - highest)
         sums = weights.sum(-1, keepdims=True)
@@ -194,52 +204,52 @@ def _backward_kernel(
         mean = (weights * of_weights).sum(-1, keepdims=True)
         of_logits = weights * (of_weights - mean)
         narrow = of_logits.astype(q.dtype)
-        _write(plan, qkv_pull, at_queries, head, plan.task.scale * plgpu.dot(narrow, k))
+        _write(tiling, qkv_cotangent, at_queries, head, tiling.task.scale * plgpu.dot(narrow, k))
         if by_query:
-            rows = (window * plan.heads + head) * plan.tokens + queries[:, None]
+            rows = (window * tiling.heads + head) * tiling.tokens + queries[:, None]
             for ref, value in zip(by_query, (highest + jnp.log(sums), mean), strict=True):
                 plgpu.store(ref.at[rows], value, mask=at_queries.there)
         else:
-            of_k = plan.task.scale * plgpu.dot(narrow, q, trans_a=True)
+            of_k = tiling.task.scale * plgpu.dot(narrow, q, trans_a=True)
             of_v = plgpu.dot(weights.astype(v.dtype), of_out, trans_a=True)
-            _write(plan, qkv_pull, at_keys, plan.heads + head, of_k)
-            _write(plan, qkv_pull, at_keys, 2 * plan.heads + head, of_v)
+            _write(tiling, qkv_cotangent, at_keys, tiling.heads + head, of_k)
+            _write(tiling, qkv_cotangent, at_keys, 2 * tiling.heads + head, of_v)
         return total + of_logits
 
-    total = jnp.zeros((plan.block, plan.lanes), jnp.float32)
-    total = jax.lax.fori_loop(0, plan.turns, turn, total)
-    rows = (program * plan.heads + head) * plan.tokens + queries[:, None]
-    there = (queries[:, None] < plan.tokens) & (keys[None, :] < plan.tokens)
-    plgpu.store(bias_pull.at[rows, keys[None, :]], total, mask=there)
+    total = jnp.zeros((tiling.block, tiling.lanes), jnp.float32)
+    total = jax.lax.fori_loop(0, tiling.turns, turn, total)
+    rows = (program * tiling.heads + head) * tiling.tokens + queries[:, None]
+    there = (queries[:, None] < tiling.tokens) & (keys[None, :] < tiling.tokens)
+    plgpu.store(bias_cotangent.at[rows, keys[None, :]], total, mask=there)
 
 
-def _backward_keys_kernel(*refs: Any, plan: Plan) -> None:
+def _backward_keys_kernel(*refs: Any, tiling: Tiling) -> None:
     """Writes the gradients of a block of keys and values; logits stand (keys, queries)."""
-    qkv, bias, pull, sums, means, _, qkv_pull = refs
+    qkv, bias, cotangent, sums, means, _, qkv_cotangent = refs
     head, block, program = (pl.program_id(axis) for axis in range(3))
-    keys = block * plan.block + _iota(plan.block)
-    queries = _iota(plan.lanes)
-    biases = _biases(plan, bias, head, queries[None, :], keys[:, None])
+    keys = block * tiling.block + _iota(tiling.block)
+    queries = _iota(tiling.lanes)
+    biases = _biases(tiling, bias, head, queries[None, :], keys[:, None])
 
     def turn(number: Array, carry: Array) -> Array:
-        window = number * plan.programs + program
-        at_queries, at_keys = (_find(plan, window, lanes) for lanes in (queries, keys))
-        q, k, v = _read_qkv(plan, qkv, at_queries, at_keys, head)
-        of_out = _read(plan, pull, at_queries, head)
-        rows = (window * plan.heads + head) * plan.tokens + queries[None, :]
+        window = number * tiling.programs + program
+        at_queries, at_keys = (_find(tiling, window, lanes) for lanes in (queries, keys))
+        q, k, v = _read_qkv(tiling, qkv, at_queries, at_keys, head)
+        of_out = _read(tiling, cotangent, at_queries, head)
+        rows = (window * tiling.heads + head) * tiling.tokens + queries[None, :]
         there = at_queries.there.reshape(1, -1)
         # A query that is not there has weights, but nothing pulls at its output.
         logarithm, mean = (plgpu.load(x.at[rows], mask=there, other=0.0) for x in (sums, means))
-        logits = _logits(plan, plgpu.dot(k, q, trans_b=True), biases, at_keys, at_queries)
+        logits = _logits(tiling, plgpu.dot(k, q, trans_b=True), biases, at_keys, at_queries)
         weights = jnp.exp(logits - logarithm)
         of_logits = weights * (plgpu.dot(v, of_out, trans_b=True) - mean)
-        of_k = plan.task.scale * plgpu.dot(of_logits.astype(q.dtype), q)
+        of_k = tiling.task.scale * plgpu.dot(of_logits.astype(q.dtype), q)
         of_v = plgpu.dot(weights.astype(v.dtype), of_out)
-        _write(plan, qkv_pull, at_keys, plan.heads + head, of_k)
-        _write(plan, qkv_pull, at_keys, 2 * plan.heads + head, of_v)
+        _write(tiling, qkv_cotangent, at_keys, tiling.heads + head, of_k)
+        _write(tiling, qkv_cotangent, at_keys, 2 * tiling.heads + head, of_v)
         return carry
 
-    jax.lax.fori_loop(0, plan.turns, turn, 0)
+    jax.lax.fori_loop(0, tiling.turns, turn, 0)
 
 
 @dataclasses.dataclass
@@ -251,11 +261,11 @@ class _Tokens:
     there: Array  # False for what pads them to a power of two, and behind the last window
 
 
-def _find(plan: Plan, window: Array, lanes: Array) -> _Tokens:
+def _find(tiling: Tiling, window: Array, lanes: Array) -> _Tokens:
     """Returns where tokens of a window lie that rolling and padding the map would bring there."""
-    cut, (height, width) = plan.task.cut, plan.shape[1:3]
-    image, window = _divide(window, math.prod(plan.across))
-    down, across = _divide(window, plan.across[1])
+    cut, (height, width) = tiling.task.cut, tiling.shape[1:3]
+    image, window = _divide(window, math.prod(tiling.across))
+    down, across = _divide(window, tiling.across[1])
     y, x = _divide(lanes[:, None], cut.window_size[1])
     y, x = y + down * cut.window_size[0], x + across * cut.window_size[1]
     # As in `shifted_window_mask`: what came round from the other end is a region of its own.
@@ -263,12 +273,12 @@ def _find(plan: Plan, window: Array, lanes: Array) -> _Tokens:
         (place >= size - step).astype(jnp.int32) if step else jnp.zeros_like(place)
         for place, size, step in zip((y, x), (height, width), cut.shift, strict=True)
     ]
-    around = (height, width) if cut.pad_before_roll else plan.task.size
+    around = (height, width) if cut.pad_before_roll else tiling.task.size
     y, x = (
         _unroll(place, step % size, size)
         for place, step, size in zip((y, x), cut.shift, around, strict=True)
     )
-    there = (lanes[:, None] < plan.tokens) & (image < plan.shape[0])
+    there = (lanes[:, None] < tiling.tokens) & (image < tiling.shape[0])
     return _Tokens((image * height + y) * width + x, 2 * rolled_in[0] + rolled_in[1], there)
 
 
@@ -289,42 +299,42 @@ def _iota(size: int) -> Array:
 
 
 def _logits(
-    plan: Plan, products: Array, biases: Array, at_rows: _Tokens, at_columns: _Tokens
+    tiling: Tiling, products: Array, biases: Array, at_rows: _Tokens, at_columns: _Tokens
 ) -> Array:
-    logits = plan.task.scale * products + biases
-    if not any(plan.task.cut.shift):
+    logits = tiling.task.scale * products + biases
+    if not any(tiling.task.cut.shift):
         return logits
     apart = at_rows.regions != at_columns.regions.reshape(1, -1)
-    return logits + jnp.where(apart, plan.task.mask_value, 0.0)
+    return logits + jnp.where(apart, tiling.task.mask_value, 0.0)
 
 
-def _biases(plan: Plan, bias: Any, head: Array, queries: Array, keys: Array) -> Array:
+def _biases(tiling: Tiling, bias: Any, head: Array, queries: Array, keys: Array) -> Array:
     """Reads a head's biases; what pads the keys has no weight: -inf."""
-    there = (queries < plan.tokens) & (keys < plan.tokens)
-    biases = plgpu.load(bias.at[head * plan.tokens + queries, keys], mask=there, other=0.0)
-    return jnp.where(keys < plan.tokens, biases.astype(jnp.float32), -np.inf)
+    there = (queries < tiling.tokens) & (keys < tiling.tokens)
+    biases = plgpu.load(bias.at[head * tiling.tokens + queries, keys], mask=there, other=0.0)
+    return jnp.where(keys < tiling.tokens, biases.astype(jnp.float32), -np.inf)
 
 
 def _read_qkv(
-    plan: Plan, qkv: Any, at_queries: _Tokens, at_keys: _Tokens, head: Array
+    tiling: Tiling, qkv: Any, at_queries: _Tokens, at_keys: _Tokens, head: Array
 ) -> tuple[Array, Array, Array]:
-    q = _read(plan, qkv, at_queries, head)
-    k, v = (_read(plan, qkv, at_keys, part * plan.heads + head) for part in (1, 2))
+    q = _read(tiling, qkv, at_queries, head)
+    k, v = (_read(tiling, qkv, at_keys, part * tiling.heads + head) for part in (1, 2))
     return q, k, v
 
 
-def _read(plan: Plan, ref: Any, tokens: _Tokens, part: Array) -> Array:
+def _read(tiling: Tiling, ref: Any, tokens: _Tokens, part: Array) -> Array:
     """Reads a head's channels of tokens, (tokens, columns), with zeros for those not there."""
-    index, there = _index(plan, ref, tokens, part)
+    index, there = _index(tiling, ref, tokens, part)
     return plgpu.load(index, mask=there, other=0.0)
 
 
-def _write(plan: Plan, ref: Any, tokens: _Tokens, part: Array, value: Array) -> None:
-    index, there = _index(plan, ref, tokens, part)
+def _write(tiling: Tiling, ref: Any, tokens: _Tokens, part: Array, value: Array) -> None:
+    index, there = _index(tiling, ref, tokens, part)
     plgpu.store(index, value.astype(ref.dtype), mask=there)
 
 
-def _index(plan: Plan, ref: Any, tokens: _Tokens, part: Array) -> tuple[Any, Array]:
-    columns = _iota(plan.columns)[None, :]
-    index = ref.at[tokens.rows, part * plan.channels + columns]
-    return index, tokens.there & (columns < plan.channels)
+def _index(tiling: Tiling, ref: Any, tokens: _Tokens, part: Array) -> tuple[Any, Array]:
+    columns = _iota(tiling.columns)[None, :]
+    index = ref.at[tokens.rows, part * tiling.channels + columns]
+    return index, tokens.there & (columns < tiling.channels)
