@@ -23,6 +23,7 @@ from vitswin_jax.core.types import Params, UserError
 from vitswin_jax.core.version import __version__
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.export.quantize import quantize_parameters
+from vitswin_jax.models.fields import plain
 from vitswin_jax.models.registry import family_of
 from vitswin_jax.nn.batch import infer
 from vitswin_jax.nn.blocks import unstack_blocks
@@ -149,14 +150,7 @@ def make_program(
         raise UserError(
             "uint8 images need weights that say their mean and std, and a model of 3 channels."
         )
-    plain: dict[str, Any] = {
-        "scan": False,
-        "remat": "none",
-        "attn_impl": "xla",
-        "dtype": jnp.dtype("float32"),
-    }
-    known = {field.name for field in dataclasses.fields(model)}
-    model = model.clone(**{name: value for name, value in plain.items() if name in known})
+    model = plain(model, dtype=jnp.dtype("float32"))
     flat = flatten_dict(unstack_blocks(variables["params"]), sep="/")
     flat = {path: np.asarray(leaf, np.float32) for path, leaf in sorted(flat.items())}
     codes = quantize_parameters(flat) if quantize else {}

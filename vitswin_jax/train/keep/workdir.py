@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from vitswin_jax.core.types import UserError
+from vitswin_jax.models.fields import EXECUTION
 from vitswin_jax.train.run.plan import UNITS
 
 CONFIG = "config.json"
@@ -31,8 +32,7 @@ MAY_CHANGE = (  # keys that change how a run computes or reports, not what
     "mesh.data",
     "mesh.fsdp",
     "mesh.tensor",
-    "model.attn_impl",
-    "model.remat",
+    *(f"model.{name}" for name in EXECUTION),
     "pretrain.probe_every",
     "pretrain.probe_images",
     "run.keep_checkpoints",

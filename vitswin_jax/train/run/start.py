@@ -32,6 +32,7 @@ from jax.typing import DTypeLike
 from vitswin_jax.core.atomic import replacing
 from vitswin_jax.core.types import Params, UserError, with_tuples
 from vitswin_jax.data.augment.transforms import Preprocess
+from vitswin_jax.models.fields import EXECUTION, LAYOUT, TRAINING
 from vitswin_jax.models.pretraining import create_pretraining
 from vitswin_jax.models.registry import create_model, model_kwargs, resolve_name
 from vitswin_jax.models.variants import VARIANTS
@@ -45,20 +46,7 @@ from vitswin_jax.weights.pretrained import default_preprocess, read_parameters
 
 log = logging.getLogger(__name__)
 
-RUNS_OWN = (
-    "num_classes",
-    "in_chans",
-    "drop_rate",
-    "attn_drop_rate",
-    "drop_path_rate",
-    "moe_drop_rate",
-    "gate_noise",
-    "init_std",
-    "attn_impl",
-    "remat",
-    "scan",
-    "dtype",
-)
+RUNS_OWN = ("num_classes", "in_chans", "dtype", *TRAINING, *EXECUTION, *LAYOUT)
 RESIZED = ("img_size", "window_size", "pretrained_window_sizes")
 
 
