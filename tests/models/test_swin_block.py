@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "vitswin_jax"
-FILES = ("models/swin_block", "nn/self_attention", "nn/attention", "nn/windows")
+FILES = ("models/swin_block", "nn/block", "nn/attention", "nn/windows")
+SHARED = {"BlockOptions", "ResidualBlock"}  # not needed to follow attention: what blocks are given
 BACKENDS = r"\b(cpu|gpu|tpu|xla|cuda|cudnn|triton|fused|in_pairs|platform|backend|barrier)\b"
 
 
@@ -34,7 +35,7 @@ def read_from(start, found):
         name = queue.pop(0)
         if name in found and name not in reached:
             reached.append(name)
-            queue += names_in(found[name][0])
+            queue += set(names_in(found[name][0])) - SHARED
     return reached
 
 

@@ -9,9 +9,8 @@ import pytest
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.nn.attention import attend
-from vitswin_jax.nn.block import BlockOptions
+from vitswin_jax.nn.block import BlockOptions, SelfAttention
 from vitswin_jax.nn.execution import EXECUTIONS, Execution
-from vitswin_jax.nn.self_attention import SelfAttention
 from vitswin_jax.nn.xla import LONG
 
 auto = functools.partial(EXECUTIONS["auto"].attend, biases=(), dropout=None)

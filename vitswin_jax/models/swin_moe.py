@@ -20,8 +20,8 @@ from vitswin_jax.core.choices import wrong_choice
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.swin import Swin
 from vitswin_jax.models.swinv2 import ContinuousPositionBias, log_spaced_coordinates
+from vitswin_jax.nn.block import SelfAttention
 from vitswin_jax.nn.layers import activation, pair
-from vitswin_jax.nn.self_attention import SelfAttention
 from vitswin_jax.nn.windows import Size, relative_position_index
 
 CAPACITIES = ("image", "batch")

@@ -22,8 +22,8 @@ from vitswin_jax.models.stages import table_init
 from vitswin_jax.models.swin import Swin
 from vitswin_jax.models.swin_block import SwinBlock
 from vitswin_jax.nn.attention import MASKED
+from vitswin_jax.nn.block import SelfAttention
 from vitswin_jax.nn.layers import pair
-from vitswin_jax.nn.self_attention import SelfAttention
 from vitswin_jax.nn.windows import Size, relative_position_index
 
 MAX_LOGIT_SCALE = math.log(100.0)  # the temperature is at least 0.01 (section 3.2)

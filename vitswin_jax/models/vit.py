@@ -172,6 +172,7 @@ class ViT(nn.Module):
                 self._options,
                 self.num_heads,
                 round(c * self.mlp_ratio),
+                self.init_values,
                 relative=self.pos_embed == "relative",
                 create_positions=positions if every else None,
             )

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vitswin_jax.nn.attention import attend, sow_weights
-from vitswin_jax.nn.block import BlockOptions, ResidualBlock
+from vitswin_jax.nn.block import BlockOptions, ResidualBlock, SelfAttention
 from vitswin_jax.nn.layers import LayerNorm, LayerScale, Mlp
-from vitswin_jax.nn.self_attention import SelfAttention
 
 
 class Block(ResidualBlock):
@@ -27,6 +26,7 @@ class Block(ResidualBlock):
 
     num_heads: int
     mlp_dim: int
+    init_values: float | None = None  # of LayerScale; None: no LayerScale
     relative: bool = False
     create_positions: Callable[..., Array] | None = None  # takes the module's `param`
 
@@ -58,9 +58,9 @@ class Block(ResidualBlock):
         return self.add(x, self._scaled(y, name="ls2"), drop_path, train=train)
 
     def _scaled(self, y: Array, *, name: str) -> Array:
-        if self.options.init_values is None:
+        if self.init_values is None:
             return y
-        return LayerScale(self.options.init_values, dtype=self.options.dtype, name=name)(y)
+        return LayerScale(self.init_values, dtype=self.options.dtype, name=name)(y)
 
 
 class AttentionPool(nn.Module):

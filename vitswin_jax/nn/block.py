@@ -1,19 +1,22 @@
-"""What the blocks of all families share: their options, and their residual branches."""
+"""What the blocks of all families are made of: options, self-attention, residual branches."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vitswin_jax.nn import xla
+from vitswin_jax.nn.attention import MASKED, sow_weights
 from vitswin_jax.nn.execution import EXECUTIONS, Execution
-from vitswin_jax.nn.layers import DropPath, LayerNorm
+from vitswin_jax.nn.layers import DropPath, LayerNorm, Linear
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,9 @@ class BlockOptions:
     qkv_bias: bool = True
     act: str = "gelu"
     norm_eps: float = 1e-6
-    init_values: float | None = None
     drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
-    mask_value: float = -100.0
+    mask_value: float = MASKED
     attn_impl: str = "xla"
     kernel_init: nn.initializers.Initializer | None = None  # None: Xavier's, by each product's fans
     dtype: DTypeLike = jnp.float32
@@ -46,6 +48,104 @@ class BlockOptions:
     def execution(self) -> Execution:
         """How attention is computed."""
         return EXECUTIONS[self.attn_impl]
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over the second-last axis (Transformer, section 3.2).
+
+    Parameters: `qkv` kernel (c, 3, heads, d) in the order query, key, value, and bias (3, heads,
+    d); `proj` kernel (heads, d, c) and bias (c,). A family with position biases overrides
+    `position_bias`; one with another similarity than q·k/√d overrides `prepare`. Where
+    intermediates are mutable, the module sows its weights ("attention", see
+    `attention.sow_weights`) and its biases ("position_bias", (heads, n, n)).
+    """
+
+    normalizes: ClassVar[bool] = False  # whether `prepare` does more than scale by 1/√d
+
+    num_heads: int
+    options: BlockOptions = BlockOptions()
+
+    def position_bias(self) -> Float[Array, "heads n n"] | None:
+        """Returns the summand of every logit, or None."""
+        return None
+
+    def prepare(self, q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
+        """Returns (*batch, heads, n, d) arrays such that q·k is the logit: q/√d, k and v."""
+        return q * q.shape[-1] ** -0.5, k, v
+
+    def __call__(
+        self,
+        x: Float[Array, "*batch n c"],
+        mask: np.ndarray | None = None,
+        *,
+        bias: Float[Array, "heads n n"] | None = None,
+        train: bool,
+    ) -> Float[Array, "*batch n c"]:
+        """Mixes tokens; `mask`, broadcast to (*batch, n, n), is True where a pair may attend.
+
+        `bias` is the summand of the logits; None means the module's own `position_bias`.
+        """
+
+        def mix(qkv: Array) -> Array:
+            own = self.position_bias() if bias is None else bias
+            return self.attend(qkv, own, mask, train=train)
+
+        return self.project(x, mix, train=train)
+
+    def attend(
+        self,
+        qkv: Float[Array, "3 *batch heads n d"],
+        bias: Float[Array, "heads n n"] | None,
+        mask: np.ndarray | None,
+        *,
+        train: bool,
+    ) -> Float[Array, "*batch heads n d"]:
+        """Returns softmax(q kᵀ/√d + bias) v, with `mask_value` added where `mask` is False."""
+        q, k, v = self.prepare(*qkv)
+        biases = () if bias is None else (bias,)
+        for by_position in biases:
+            self.sow("intermediates", "position_bias", by_position)
+        if mask is not None:
+            masked = jnp.where(mask, 0.0, self.options.mask_value).astype(jnp.float32)
+            biases += (masked[..., None, :, :],)
+        sow_weights(self, q, k, biases=biases)
+        rate = self.options.attn_drop_rate if train else 0.0
+        dropout = nn.Dropout(rate, deterministic=False) if rate else None
+        return self.options.execution.attend(q, k, v, biases=biases, dropout=dropout)
+
+    @nn.compact
+    def project(
+        self,
+        x: Float[Array, "*tokens c"],
+        mix: Callable[[Array], Array],
+        *,
+        heads_first: bool = True,
+        train: bool,
+    ) -> Float[Array, "*mixed c"]:
+        """Projects x to queries, keys and values, applies `mix`, and projects its result back.
+
+        `mix` maps (3, *batch, heads, n, d) to (*batch, heads, m, d); without `heads_first`,
+        (*batch, n, 3, heads, d) to (*batch, m, heads, d).
+        """
+        c, heads, init = x.shape[-1], self.num_heads, self.options.kernel_init
+        xavier = nn.initializers.xavier_uniform
+        qkv = Linear(
+            (c, 3, heads, c // heads),
+            "...nc,cthd->t...hnd" if heads_first else "...nc,cthd->...nthd",
+            use_bias=self.options.qkv_bias,
+            # One matrix for three projections; each is initialised by its own fans (batch_axis).
+            kernel_init=init or xavier(in_axis=0, out_axis=(2, 3), batch_axis=(1,)),
+            dtype=self.options.dtype,
+            name="qkv",
+        )(x, train=train)
+        out = Linear(
+            (heads, c // heads, c),
+            "...hnd,hdc->...nc" if heads_first else "...nhd,hdc->...nc",
+            kernel_init=init or xavier(in_axis=(0, 1), out_axis=2),
+            dtype=self.options.dtype,
+            name="proj",
+        )(mix(qkv), train=train)
+        return nn.Dropout(self.options.drop_rate, deterministic=not train)(out)
 
 
 class ResidualBlock(nn.Module):

@@ -31,7 +31,7 @@ from vitswin_jax.nn.windows import Cut, Size, map_windows, pad_to_multiple
 
 @runtime_checkable
 class Attention(Protocol):
-    """What an implementation calls of a module: `self_attention.SelfAttention` has it."""
+    """What an implementation calls of a module: `block.SelfAttention` has it."""
 
     normalizes: ClassVar[bool]
     options: Any  # block.BlockOptions
