@@ -84,9 +84,9 @@ def _augment() -> dict[str, object]:
 
 
 def _loss() -> dict[str, object]:
-    """What is minimised (train.run.prepare.build_objective, and the step)."""
+    """What is minimised (train.task.losses, train.run.prepare.build_objective)."""
     return {
-        "name": "softmax",  # "softmax", "sigmoid", "bce"
+        "name": "softmax",  # or another of train.task.losses.LOSSES
         "head_bias_init": 0.0,  # of a fresh head; with sigmoid, log of 1 / classes or so
         "aux_weight": 0.01,  # of what a model sows besides: Swin-MoE's balance of its experts
     }
@@ -151,8 +151,8 @@ def _pretrain() -> dict[str, object]:
         "decoder_dim": placeholder(int),  # mae, as the next two
         "decoder_depth": placeholder(int),
         "decoder_heads": placeholder(int),
-        # What the encoder's features are worth, by labels, where there are any (train.pretraining).
-        "probe_every": 1,  # so many evaluations; 0: never
+        # Probes of the encoder's features by labels, if there are any (evaluate.probes).
+        "probe_every": 1,  # in evaluations; 0: never
         "probe_images": 10_000,  # of the training images, that the probes learn from
     }
 

@@ -23,8 +23,7 @@ ARROWS = {
     "plan": "core nn models data weights train",
     "export": "core nn models data weights",
     "benchmark": "core nn models data weights train plan",
-    "pretraining": "core nn models data weights train evaluate report",
-    "trainer": "core nn models data weights train evaluate report pretraining",
+    "trainer": "core nn models data weights train evaluate report",
     "__init__": "core models weights",
     "cli": "core nn models data weights train evaluate report explain plan export benchmark",
 }

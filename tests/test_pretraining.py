@@ -17,16 +17,17 @@ from safetensors.numpy import load_file
 
 from vitswin_jax import create_model, load_metadata, load_pretrained
 from vitswin_jax.core.types import UserError
+from vitswin_jax.evaluate.reconstruction import reconstruct
 from vitswin_jax.models.pretraining import create_pretraining
 from vitswin_jax.models.registry import model_kwargs
 from vitswin_jax.nn.blocks import stack_blocks
-from vitswin_jax.pretraining import reconstruct
 from vitswin_jax.train.optim.optimizers import make_tx
 from vitswin_jax.train.run.prepare import prepare
 from vitswin_jax.train.run.start import make_start
 from vitswin_jax.train.sharding import create_mesh, shard_batch
 from vitswin_jax.train.state import create_state
 from vitswin_jax.train.step import StepOptions, make_train_step
+from vitswin_jax.train.task.masked import Masked
 from vitswin_jax.trainer import train_and_evaluate
 from vitswin_jax.weights.pretrained import load_pretraining
 
@@ -230,7 +231,7 @@ def steps(method, *, devices=1, **mesh):
     tx = make_tx(lambda step: 0.1, name="sgd")
     shape = (*model.img_size, 3)
     state, shardings = create_state(model, tx, jax.random.key(0), image_shape=shape, mesh=mesh)
-    options = StepOptions(masked=True)
+    options = StepOptions(Masked())
     step = make_train_step(model, tx, options=options, mesh=mesh, shardings=shardings)
     rng = np.random.default_rng(0)
     losses = []

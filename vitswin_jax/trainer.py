@@ -13,19 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from flax import linen as nn
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vitswin_jax import pretraining
-from vitswin_jax.core.types import Batch, Params
+from vitswin_jax.core.types import Params
 from vitswin_jax.core.version import __version__
-from vitswin_jax.evaluate.evaluation import Evaluation, collect, summarize
-from vitswin_jax.evaluate.step import Metrics, eval_step
-from vitswin_jax.nn.batch import Triple
+from vitswin_jax.evaluate.evaluation import collect, summarize
+from vitswin_jax.evaluate.probes import Features, probe
+from vitswin_jax.evaluate.reconstruction import reconstruction_step
+from vitswin_jax.evaluate.step import Metrics, eval_step, features_step, mean_scores
 from vitswin_jax.report.pages import write_report
+from vitswin_jax.report.reconstruction import write_pretraining_report
+from vitswin_jax.report.results import PretrainingResult, Result
 from vitswin_jax.report.runs import check_comparable
 from vitswin_jax.train.hosts.join import check_same, raising_together
 from vitswin_jax.train.hosts.signals import StoppedError, stop_on_sigterm
@@ -40,38 +39,21 @@ from vitswin_jax.train.keep.workdir import (
     claim_workdir,
     flatten,
 )
-from vitswin_jax.train.run.prepare import Run, make_step, prepare
+from vitswin_jax.train.run.compile import Evaluator, make_evaluation, make_step
+from vitswin_jax.train.run.prepare import Run, prepare
 from vitswin_jax.train.run.start import save_start
-from vitswin_jax.train.sharding import shard_batch
 from vitswin_jax.train.state import (
     TrainState,
     create_state,
     describe_trained,
-    make_weights,
     place_constants,
     state_layout,
 )
-from vitswin_jax.train.step import compile_for_hosts
+from vitswin_jax.train.task.masked import Masked
+from vitswin_jax.train.task.supervised import Supervised
 from vitswin_jax.weights.pretrained import WEIGHTS, save_pretrained
 
 log = logging.getLogger(__name__)
-
-Predict = Callable[[Params, Batch], dict[str, jax.Array]] | pretraining.Predict
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a finished run says of itself."""
-
-    name: str
-    test_accuracy: float  # fraction in [0, 1]
-    test_images: int
-    weights: Path
-    report: Path
-
-    def __str__(self) -> str:
-        accuracy = f"{self.name}  test accuracy {100 * self.test_accuracy:.1f} %"
-        return f"{accuracy} ({self.test_images} images)  report: {self.report}"
 
 
 def train_and_evaluate(
@@ -80,14 +62,14 @@ def train_and_evaluate(
     *,
     command: str | None = None,
     profile: tuple[int, int] | None = None,
-) -> Result | pretraining.PretrainingResult:
-    """Trains as `config` says (configs/base.py has all keys), in `workdir`, from where it was left.
+) -> Result | PretrainingResult:
+    """Trains by `config` (configs/base.py has all keys) in `workdir`; resumes an interrupted run.
 
-    Ends with the final weights, model.safetensors, and report.html, which shows the `command` that
-    was typed. The steps from one of `profile` to the other, from here on, are traced. Raises
-    UserError for what the user can mend, before anything is written where that can be known, and
-    StoppedError after a SIGTERM, when all is saved. Of several hosts (`joined`), each gives the
-    same config and workdir, and the first writes.
+    At the end it writes the final weights, model.safetensors, and report.html, which shows the
+    `command` that was typed. `profile` gives the first and the last step to trace, counted from
+    here. Raises UserError for mistakes of the user, before it writes anything if it can, and
+    StoppedError after a SIGTERM, once everything is saved. Each of several hosts (`joined`) calls
+    this with the same config and workdir, and the first host writes.
     """
     run, layout, workdir = begin(config, workdir)
     plan = run.plan
@@ -98,7 +80,9 @@ def train_and_evaluate(
     teacher = load_teacher(run)
     train_step = make_step(run, shardings, jax.tree.map(lambda leaf: leaf.sharding, teacher))
     constants = () if teacher is None else (teacher,)
-    weights, predict = make_evaluation(run, shardings)
+    weights, evaluator = make_evaluation(
+        run, shardings, scores=pair_of(run).scores, features=features_step
+    )
     with (
         stop_on_sigterm() as stop,
         Checkpoints(
@@ -120,7 +104,7 @@ def train_and_evaluate(
                 recorder.record(step, metrics)
                 tested = {}
                 if plan.evaluates_at(step):
-                    tested = evaluate(run, predict, weights(state), step=step)
+                    tested = evaluate(run, evaluator, weights(state), step=step)
                     recorder.write(step, tested)
                 stopping = stop()
                 if plan.saves_at(step) or stopping:
@@ -131,7 +115,7 @@ def train_and_evaluate(
         if plan.final == "best":
             state = checkpoints.restore_best(layout)
     step = int(state.step)
-    return finish(config, run, workdir, weights(state), predict, step=step, command=command)
+    return finish(config, run, workdir, weights(state), evaluator, step=step, command=command)
 
 
 def begin(config: ConfigDict, workdir: str | os.PathLike[str]) -> tuple[Run, TrainState, Path]:
@@ -168,50 +152,76 @@ def load_teacher(run: Run) -> Params | None:
     return place_constants(run.teacher.load(head_bias=0.0), run.mesh)
 
 
-def make_evaluation(
-    run: Run, shardings: TrainState
-) -> tuple[Callable[[TrainState], Params], Predict]:
-    """Returns two functions: to the parameters of a state that are evaluated and saved, and from
-    them and this host's rows of a batch to what the eval step gives.
-    """
-    options, preprocess = run.options, run.preprocess
-    average = options.ema is not None and options.ema.evaluate
-    weights, param_shardings = make_weights(
-        lora=options.lora, average=average, param_shardings=shardings.params
+def evaluate(run: Run, evaluator: Evaluator, params: Params, *, step: int) -> dict[str, float]:
+    """Returns mean scores of all test examples and, when they are due, the probes' accuracies."""
+    numbers = mean_scores(evaluator.scores(params, batch) for batch in run.test_batches)
+    if run.probes is not None and run.probes.due_at(step, run.plan):
+        train, test = (
+            Features(*collect(evaluator.features(params, batch) for batch in batches))
+            for batches in (run.probes.batches, run.test_batches)
+        )
+        numbers |= probe(train, test, num_classes=run.probes.num_classes)
+    return numbers
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The final test of a run."""
+
+    metadata: dict[str, Any]
+    """Of the weights file, besides what all runs give it."""
+    page: dict[str, Any]
+    """Arguments of the page, besides those of all pages."""
+    result: Callable[[Path, Path], Result | PretrainingResult]
+    """Makes the outcome, given the weights and the report."""
+
+
+def score_classes(
+    config: ConfigDict, run: Run, evaluator: Evaluator, params: Params, *, step: int
+) -> Tested:
+    """Tests a classifier: every prediction is kept for the page."""
+    logits, labels = collect(evaluator.scores(params, batch) for batch in run.test_batches)
+    with raising_together():
+        evaluation = summarize(logits, labels, run.test.class_names)
+    numbers = {"test/accuracy": evaluation.top1, "test/loss": evaluation.loss}
+    return Tested(
+        {"class_names": run.train.class_names, "metrics": numbers},
+        {"evaluation": evaluation, "compare_to": config.compare_to},
+        functools.partial(Result, config.model.name, evaluation.top1, len(labels)),
     )
-    if options.masked:
-        return weights, pretraining.make_predict(run, param_shardings)
-    eval_step = make_eval_step(
-        run.model,
-        mean=preprocess.mean,
-        std=preprocess.std,
-        mesh=run.mesh,
-        param_shardings=param_shardings,
+
+
+def score_reconstruction(
+    config: ConfigDict, run: Run, evaluator: Evaluator, params: Params, *, step: int
+) -> Tested:
+    """Tests a model without labels by its loss and the probes."""
+    numbers = evaluate(run, evaluator, params, step=step)
+    named = (config.model.name, config.pretrain.method, numbers["test/loss"], len(run.test))
+    return Tested(
+        {"metrics": numbers},
+        {"numbers": numbers, "batches": run.test_batches},
+        functools.partial(PretrainingResult, *named),
     )
-    return weights, lambda params, batch: eval_step(params, shard_batch(batch, run.mesh))
 
 
-def make_eval_step(
-    model: nn.Module, *, mean: Triple, std: Triple, mesh: Mesh, param_shardings: Any
-) -> Callable[[Params, dict[str, Array]], Metrics]:
-    """Compiles `eval_step` for a mesh, as `compile_for_hosts` does."""
-    step = functools.partial(eval_step, model=model, mean=mean, std=std)
-    return compile_for_hosts(step, mesh=mesh, param_shardings=param_shardings)
+@dataclass(frozen=True)
+class Pair:
+    """The evaluation and the page of one kind of training."""
+
+    scores: Callable[..., Metrics]
+    test: Callable[..., Tested]
+    write_page: Callable[..., Path]
 
 
-def evaluate(run: Run, predict: Predict, params: Params, *, step: int) -> dict[str, float]:
-    """Returns mean loss and accuracy over all examples of the test batches.
+PAIRS = {
+    Supervised: Pair(eval_step, score_classes, write_report),
+    Masked: Pair(reconstruction_step, score_reconstruction, write_pretraining_report),
+}
 
-    Of a run without labels, what `pretraining.evaluate` does.
-    """
-    if run.options.masked:
-        return pretraining.evaluate(run, predict, params, step=step)
-    totals = dict.fromkeys(("loss", "correct", "count"), jnp.zeros(()))
-    for batch in run.test_batches:
-        sums = predict(params, batch)
-        totals = {key: total + sums[key] for key, total in totals.items()}
-    loss, correct, count = (float(totals[key]) for key in totals)
-    return {"test/loss": loss / count, "test/accuracy": correct / count}
+
+def pair_of(run: Run) -> Pair:
+    """Returns the evaluation and the page of the run's task."""
+    return PAIRS[type(run.options.task)]
 
 
 def finish(
@@ -219,37 +229,18 @@ def finish(
     run: Run,
     workdir: Path,
     params: Params,
-    predict: Predict,
+    evaluator: Evaluator,
     *,
     step: int,
     command: str | None,
-) -> Result | pretraining.PretrainingResult:
+) -> Result | PretrainingResult:
     """Tests a step's parameters on the whole split; the first host writes weights and report."""
-    origin = None if run.start.origin is None else dataclasses.asdict(run.start.origin)
-    provenance = {
-        "dataset": config.data.dataset,
-        "data_dir": config.data.data_dir,
-        "train_split": config.data.train_split,
-        "test_split": config.data.test_split,
-        "holdout": config.data.holdout,
-        "multi_label": run.train.multi_label,
-        "init_from": origin,
-        "seed": config.seed,
-        "step": step,
-        "command": command,
-        "version": __version__,
-    }
-    if run.options.masked:
-        return pretraining.finish(config, run, workdir, params, predict, provenance=provenance)
-    logits, labels = collect(predict(params, batch) for batch in run.test_batches)
+    tested = pair_of(run).test(config, run, evaluator, params, step=step)
     params = multihost_utils.process_allgather(params, tiled=True)  # whole, in the host's memory
     with raising_together():
-        evaluation = summarize(logits, labels, run.test.class_names)
         if jax.process_index() == 0:
-            write_results(config, run, workdir, params, evaluation, provenance=provenance)
-    return Result(
-        config.model.name, evaluation.top1, len(labels), workdir / WEIGHTS, workdir / REPORT
-    )
+            write_results(config, run, workdir, params, tested, step=step, command=command)
+    return tested.result(workdir / WEIGHTS, workdir / REPORT)
 
 
 def write_results(
@@ -257,33 +248,36 @@ def write_results(
     run: Run,
     workdir: Path,
     params: Params,
-    evaluation: Evaluation,
+    tested: Tested,
     *,
-    provenance: dict[str, Any],
+    step: int,
+    command: str | None,
 ) -> None:
     """Writes the weights and the report."""
+    origin = None if run.start.origin is None else dataclasses.asdict(run.start.origin)
+    data = ("dataset", "data_dir", "train_split", "test_split", "holdout")
+    provenance = {
+        **{key: config.data[key] for key in data},
+        "multi_label": run.train.multi_label,
+        "init_from": origin,
+        "seed": config.seed,
+        "step": step,
+        "command": command,
+        "version": __version__,
+    }
+    metadata = {"name": config.model.name, "preprocess": run.preprocess, "provenance": provenance}
     save_pretrained(
-        workdir / WEIGHTS,
-        run.model,
-        {"params": params},
-        metadata={
-            "name": config.model.name,
-            "preprocess": run.preprocess,
-            "class_names": run.train.class_names,
-            "provenance": provenance,
-            "metrics": {"test/accuracy": evaluation.top1, "test/loss": evaluation.loss},
-        },
+        workdir / WEIGHTS, run.model, {"params": params}, metadata=metadata | tested.metadata
     )
-    write_report(
+    pair_of(run).write_page(
         workdir / REPORT,
         title=f"{config.model.name} on {config.data.dataset}",
         model=run.model,
         params=params,
-        evaluation=evaluation,
         source=run.test,
         preprocess=run.preprocess,
         workdir=workdir,
-        command=provenance["command"],
-        origin=provenance["init_from"],
-        compare_to=config.compare_to,
+        command=command,
+        origin=origin,
+        **tested.page,
     )

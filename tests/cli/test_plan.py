@@ -15,7 +15,8 @@ from vitswin_jax.models.registry import create_model
 from vitswin_jax.plan import budget as budgets
 from vitswin_jax.plan import topology as topologies
 from vitswin_jax.plan.topology import TPUS, open_topology
-from vitswin_jax.train.run.prepare import make_step, prepare
+from vitswin_jax.train.run.compile import make_step
+from vitswin_jax.train.run.prepare import prepare
 from vitswin_jax.train.run.recipe import read_recipe
 from vitswin_jax.weights.pretrained import parameter_shapes
 

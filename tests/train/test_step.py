@@ -10,14 +10,15 @@ import pytest
 
 from vitswin_jax import create_model
 from vitswin_jax.core.types import UserError
+from vitswin_jax.evaluate.step import eval_step
 from vitswin_jax.nn.batch import normalize
 from vitswin_jax.train.optim.optimizers import make_schedule, make_tx
 from vitswin_jax.train.sharding import create_mesh, shard_batch
 from vitswin_jax.train.state import create_state
-from vitswin_jax.train.step import StepOptions, make_train_step
-from vitswin_jax.train.task.losses import make_loss
+from vitswin_jax.train.step import StepOptions, compile_for_hosts, make_train_step
+from vitswin_jax.train.task.losses import Loss, make_loss
 from vitswin_jax.train.task.mixing import Mixing
-from vitswin_jax.trainer import make_eval_step
+from vitswin_jax.train.task.supervised import Supervised
 
 MODELS = {
     "vit": {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2},
@@ -56,6 +57,11 @@ def make_batches(size, count=3, rows=16):
         }
 
 
+def compile_eval_step(model, mesh, param_shardings):
+    step = functools.partial(eval_step, model=model, mean=MEAN, std=STD)
+    return compile_for_hosts(step, mesh=mesh, param_shardings=param_shardings)
+
+
 def run(family, *, devices, mesh=None, tx="sgd", fields=None, **options):
     """Three steps; returns the losses, the parameters and the logits behind them."""
     model = create_model(family, num_classes=5, **MODELS[family], **(fields or {}))
@@ -79,7 +85,7 @@ def run(family, *, devices, mesh=None, tx="sgd", fields=None, **options):
     for batch in make_batches(model.img_size):
         state, metrics = step(state, shard_batch(batch, mesh), jax.random.key(1))
         losses.append(float(metrics["loss"]))
-    predict = make_eval_step(model, mean=MEAN, std=STD, mesh=mesh, param_shardings=shardings.params)
+    predict = compile_eval_step(model, mesh, shardings.params)
     out = predict(state.params, shard_batch(batch, mesh))
     return np.array(losses), jax.device_get(state.params), jax.device_get(out)
 
@@ -89,7 +95,7 @@ def test_eight_devices_give_what_one_gives(family):
     """With dropout, stochastic depth and mixing on: chance does not depend on the devices."""
     fields = {"drop_rate": 0.1, "drop_path_rate": 0.2}
     mixing = Mixing(mixup_alpha=0.5, cutmix_alpha=1.0, label_smoothing=0.1)
-    one, eight = (run(family, devices=n, fields=fields, mixing=mixing) for n in (1, 8))
+    one, eight = (run(family, devices=n, fields=fields, task=Supervised(mixing)) for n in (1, 8))
     np.testing.assert_allclose(one[0], eight[0], atol=1e-5)
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), one[1], eight[1])
     np.testing.assert_allclose(one[2]["logits"], eight[2]["logits"], atol=1e-5)
@@ -247,8 +253,9 @@ def test_class_weights_are_those_of_a_naive_loop(several, accum_steps):
     options = StepOptions(
         mean=MEAN,
         std=STD,
-        loss=make_loss(name="sigmoid" if several else "softmax"),
-        class_weights=weights,
+        task=Supervised(
+            loss=make_loss(name="sigmoid" if several else "softmax"), class_weights=weights
+        ),
         accum_steps=accum_steps,
         keep_logits=True,
     )
@@ -266,6 +273,8 @@ def test_class_weights_are_mixed_as_the_targets_are():
     """A mixed image weighs what its two would, by their shares: its target's mean weight."""
     weights = np.array([0.5, 2.0, 1.0, 0.25, 3.0], np.float32)
 
+    mixing = Mixing(mixup_alpha=1.0)
+
     def first_target(logits, targets):  # differs by image, or the pairs' sums would be equal
         return targets[:, 0] + 0 * logits.sum(-1)
 
@@ -273,7 +282,7 @@ def test_class_weights_are_mixed_as_the_targets_are():
         return first_target(logits, targets) * (targets @ weights)
 
     losses = [
-        run("vit", devices=1, mixing=Mixing(mixup_alpha=1.0), loss=loss, class_weights=chosen)[0]
+        run("vit", devices=1, task=Supervised(mixing, Loss("first", loss), chosen))[0]
         for loss, chosen in (
             (first_target, tuple(weights.tolist())),
             (first_target_weighted, None),
@@ -292,7 +301,7 @@ def test_eval_sums_of_several_labels():
     state.params["head"]["kernel"] = jax.random.normal(jax.random.key(1), (16, 5))
     batch = list(make_batches(8))[2]
     batch["label"] = (np.arange(16)[:, None] % np.arange(1, 6) == 0).astype(np.float32)
-    predict = make_eval_step(model, mean=MEAN, std=STD, mesh=mesh, param_shardings=shardings.params)
+    predict = compile_eval_step(model, mesh, shardings.params)
     out = predict(state.params, batch)
     logits, labels, mask = out["logits"], batch["label"], batch["mask"]
     want = naive_loss(logits, labels, mask, np.ones(5), several=True) * 14

@@ -22,6 +22,7 @@ CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Inverse strengths of the linear probe's weight decay, of which one is chosen."""
 
 _TEMPERATURE = 0.07  # DINO's eval_knn.py
+NEIGHBOURS = 20  # of the probe that a run without labels reports
 _HELD_OUT = 5  # one image in so many of the training images chooses C
 _L2 = 2.0**10  # big_vision's configs/common_fewshot.py
 _BIAS = 100.0  # big_vision's fewshot_lsr.py: so large that it is hardly regularised
@@ -99,6 +100,16 @@ def linear_probe(
         part, rest = (Features(train.x[rows], train.labels[rows]) for rows in (kept, held_out))
         chosen = max(cs, key=lambda c: (_fitted_accuracy(part, rest, c), -c))
     return chosen, _fitted_accuracy(train, test, chosen)
+
+
+def probe(train: Features, test: Features, *, num_classes: int) -> dict[str, float]:
+    """Returns the top-1 accuracies, in [0, 1], of both probes that a run without labels reports."""
+    check_features(train, test, num_classes)
+    neighbours = knn_accuracies(train, test, num_classes=num_classes, ks=(NEIGHBOURS,))
+    return {
+        "test/knn_accuracy": neighbours[NEIGHBOURS],
+        "test/linear_accuracy": linear_probe(train, test)[1],
+    }
 
 
 def few_shot_accuracies(

@@ -1,6 +1,8 @@
-"""The evaluation step: pure, the same while training and afterwards."""
+"""Evaluation steps: pure, the same while training and afterwards."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,6 +13,8 @@ from vitswin_jax.core.types import Params
 from vitswin_jax.nn.batch import Triple, infer, names_a_true_class, normalize
 
 Metrics = dict[str, Array]
+SCORES = {"loss": "test/loss", "correct": "test/accuracy"}
+"""The sums over examples that evaluation steps return, and the names of their means."""
 
 
 def eval_step(
@@ -43,3 +47,23 @@ def eval_step(
         "correct": (right * mask).sum(),
         "count": mask.sum(),
     }
+
+
+def features_step(
+    params: Params, batch: dict[str, Array], *, model: nn.Module, mean: Triple, std: Triple
+) -> Metrics:
+    """Returns the float32 features (b, d) of whole images as `logits`, with labels and mask."""
+    images = normalize(batch["image"], mean=mean, std=std)
+    features = model.apply({"params": params}, images, method="features")
+    return {"logits": features, "label": batch["label"], "mask": batch["mask"]}
+
+
+def mean_scores(outputs: Iterable[Mapping[str, Array]]) -> dict[str, float]:
+    """Returns the means of `SCORES` over all examples, from the outputs of an evaluation step."""
+    totals: dict[str, Array] = {}
+    for sums in outputs:
+        for key in (*SCORES, "count"):
+            if key in sums:
+                totals[key] = totals.get(key, jnp.zeros(())) + sums[key]
+    count = float(totals.pop("count"))
+    return {SCORES[key]: float(total) / count for key, total in totals.items()}

@@ -1,9 +1,10 @@
-"""What masked image modelling makes of images, as pictures and as a run's report."""
+"""The report of a run without labels, with pictures of images that the model filled in."""
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import UInt8
 
 from vitswin_jax.core.atomic import replacing
-from vitswin_jax.core.types import Params, Source
+from vitswin_jax.core.types import Batch, Params, Source
+from vitswin_jax.data.augment.transforms import Preprocess
+from vitswin_jax.evaluate.reconstruction import reconstruct
 from vitswin_jax.models.masked import MaskedModel, Reconstruction, enlarge
 from vitswin_jax.models.pretraining import describe_method
 from vitswin_jax.report import figures
@@ -23,6 +26,7 @@ from vitswin_jax.report.pages import environment
 from vitswin_jax.report.runs import read_config, read_metrics
 
 _GREY = 160
+_PICTURES = 8
 _SMALL = 96  # pictures of fewer pixels a side are shown enlarged, with their pixels
 
 
@@ -37,6 +41,16 @@ class Pictures:
     """The hidden patches as predicted, the others as they were."""
 
     @classmethod
+    def draw(
+        cls, model: MaskedModel, params: Params, batch: Batch, preprocess: Preprocess
+    ) -> Pictures:
+        """Returns the pictures of the first images of an evaluation batch."""
+        images = np.asarray(batch["image"])[:_PICTURES][np.asarray(batch["mask"][:_PICTURES]) > 0]
+        how = {"mean": preprocess.mean, "std": preprocess.std}
+        out = jax.jit(functools.partial(reconstruct, model=model, **how))(params, {"image": images})
+        return cls.of(images, out, **how)
+
+    @classmethod
     def of(
         cls,
         images: UInt8[np.ndarray, "n h w c"],
@@ -45,7 +59,7 @@ class Pictures:
         mean: tuple[float, ...],
         std: tuple[float, ...],
     ) -> Pictures:
-        """Returns the pictures of images and what was made of them, normalised by mean and std."""
+        """Returns the pictures of images and of their reconstructions, normalised by mean, std."""
         painted = (np.asarray(out.image) * np.asarray(std) + np.asarray(mean)) * 255
         grid = out.masks.shape[1:]
         cell = tuple(a // b for a, b in zip(images.shape[1:3], grid, strict=True))
@@ -73,16 +87,18 @@ def write_pretraining_report(
     model: MaskedModel,
     params: Params,
     numbers: Mapping[str, float],
-    pictures: Pictures,
+    batches: Iterable[Batch],
     source: Source,
+    preprocess: Preprocess,
     workdir: str | os.PathLike[str],
     command: str | None,
     origin: Mapping[str, Any] | None,
 ) -> Path:
     """Writes the report of a model that was pre-trained without labels; returns `path`.
 
-    `numbers` are of the test images of `source`: the loss, and the accuracies of probes in [0, 1].
-    Raises UserError where the file cannot be written.
+    `numbers` has the loss of the test images of `source`, and the accuracies of probes in [0, 1].
+    The first of the evaluation `batches` has the images that are shown. Raises UserError if the
+    file cannot be written.
     """
     shown = {
         "test loss": f"{numbers['test/loss']:.4f}",
@@ -97,16 +113,16 @@ def write_pretraining_report(
         "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,}",
         "of the encoder": f"{sum(x.size for x in jax.tree.leaves(params['encoder'])):,}",
     }
-    encoder = type(model.encoder).__name__
+    encoder, method = type(model.encoder).__name__, describe_method(model)
     page = template("pretraining.html").render(
-        title=title,
+        title=f"{method['method']}: {title}",
         subtitle=f"{encoder} on {source.name}, {len(source):,} images, whose labels it never saw",
         command=command,
         numbers=shown.items(),
         curves=figures.curves(read_metrics(workdir)),
         origin=origin,
-        rows=pictures.rows(),
-        method=describe_method(model).items(),
+        rows=Pictures.draw(model, params, next(iter(batches)), preprocess).rows(),
+        method=method.items(),
         environment=environment(),
         config=flatten_dict(read_config(workdir), sep=".").items(),
     )

@@ -17,6 +17,7 @@ from vitswin_jax.train.state import create_state, place_constants
 from vitswin_jax.train.step import StepOptions, make_train_step, normalize
 from vitswin_jax.train.task.distill import Distillation
 from vitswin_jax.train.task.losses import make_loss
+from vitswin_jax.train.task.supervised import Supervised
 
 GOLDENS = Path(__file__).parents[2] / "goldens" / "train" / "distillation.npz"
 """`DistillationLoss` of facebookresearch/deit (losses.py), run in float64 by torch 2.13 on normal
@@ -27,7 +28,8 @@ HALF, MEAN, STD = (0.5, 0.5, 0.5), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 
 
 def distillation(teacher=None, **changes):
-    options = {"mean": HALF, "std": HALF, "kind": "soft", "alpha": 0.3, "temperature": 3.0}
+    options = {"mean": HALF, "std": HALF, "given_mean": HALF, "given_std": HALF}
+    options |= {"kind": "soft", "alpha": 0.3, "temperature": 3.0}
     return Distillation(teacher or create_model("vit", num_classes=5, **TINY), **options | changes)
 
 
@@ -71,7 +73,7 @@ def test_the_teacher_sees_the_images_as_it_was_trained_to():
     small = np.moveaxis(np.stack(small).reshape(2, 3, 8, 8), 1, -1)
     want = jax.jit(teacher.apply)({"params": params}, jnp.asarray((small / 255 - 0.5) / 0.5))
     given = normalize(jnp.asarray(images), mean=MEAN, std=STD)
-    show = functools.partial(distillation(teacher).teacher_logits, mean=MEAN, std=STD)
+    show = distillation(teacher, given_mean=MEAN, given_std=STD).teacher_logits
     got = jax.jit(show)(params, given)
     np.testing.assert_allclose(got, want, atol=1e-4)
 
@@ -92,7 +94,7 @@ def step_gradients(student_fields, **changes):
     step = make_train_step(
         student,
         tx,
-        options=StepOptions(distillation=distillation(teacher, **changes)),
+        options=StepOptions(Supervised(distillation=distillation(teacher, **changes))),
         mesh=mesh,
         shardings=shardings,
         teacher_shardings=jax.tree.map(lambda leaf: leaf.sharding, constants),

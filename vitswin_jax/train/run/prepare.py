@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vitswin_jax.core.types import Params, Source, UserError
+from vitswin_jax.core.types import Source, UserError
 from vitswin_jax.data.augment.transforms import Preprocess, TrainTransform
 from vitswin_jax.data.pipeline import (
     BatchIterator,
@@ -33,12 +33,13 @@ from vitswin_jax.train.run.plan import Plan, make_plan, split_fields
 from vitswin_jax.train.run.start import Start, make_start, open_teacher, read_start
 from vitswin_jax.train.run.unlabelled import Probes, make_probes, model_section
 from vitswin_jax.train.sharding import check_batch_size, create_mesh, shard_batch
-from vitswin_jax.train.state import TrainState
-from vitswin_jax.train.step import StepOptions, make_train_step
+from vitswin_jax.train.step import StepOptions
 from vitswin_jax.train.task.distill import Distillation
 from vitswin_jax.train.task.erasing import Erasing
 from vitswin_jax.train.task.losses import make_loss
+from vitswin_jax.train.task.masked import Masked
 from vitswin_jax.train.task.mixing import Mixing
+from vitswin_jax.train.task.supervised import Supervised
 
 Batches = Generator[dict[str, jax.Array], None, None]
 Opener = Callable[..., tuple[Source, Source]]
@@ -103,46 +104,33 @@ def prepare(
 ) -> Run:
     """Builds everything a run needs from its config, each section handed over whole.
 
-    A run from weights that `workdir` has already is as it was at its start. A plan gives `devices`
-    that are not here, and for data that is not an `opener`, which does what `open_data` does.
+    If `workdir` already has a run from weights, the model is as it was at that run's start.
+    `vitswin plan` passes `devices` of a topology without hardware, and an `opener` in place of
+    `open_data` if the data is not available.
     Raises UserError for what does not fit, before any file is written.
     """
     mesh = create_mesh(**config.mesh, devices=devices)
-    data = dict(config.data)
+    data, loss, augment, optim = (
+        dict(config[section]) for section in ("data", "loss", "augment", "optim")
+    )
     for name in ("batch_size", "eval_batch_size"):
         check_batch_size(f"data.{name}", data[name], mesh)
     train, test = (opener or open_data)(data, seed=config.seed)
-    loss = dict(config.loss)
-    head_bias = loss.pop("head_bias_init")
+    head_bias, aux_weight = loss.pop("head_bias_init"), loss.pop("aux_weight")
     objective = build_objective(train, class_weights=data.pop("class_weights"), **loss)
     pretrain = model_section(config.to_dict())
     start = open_start(config, train, workdir, pretrain)
     preprocess = start.preprocess
-    augment = dict(config.augment)
     repeats = augment.pop("repeats")
     transform, erasing, mixing = build_augmentation(augment, preprocess)
 
-    optim = dict(config.optim)
     plan = make_plan(
         optim, dict(config.run), num_examples=len(train), batch_size=data["batch_size"]
     )
     accum_steps = optim.pop("accum_steps")
     schedule, tx, groups = make_optim(optim | plan.schedule_counts())
     check_batch_size("data.batch_size / optim.accum_steps", data["batch_size"] // accum_steps, mesh)
-    distillation, teacher = make_distillation(train, start.model, **config.distill)
-    options = StepOptions(
-        erasing=erasing,
-        mixing=mixing,
-        **objective,
-        mean=preprocess.mean,
-        std=preprocess.std,
-        accum_steps=accum_steps,
-        groups=groups,
-        distillation=distillation,
-        lora=make_lora(**config.lora),
-        ema=make_ema(**config.ema),
-        masked=pretrain is not None,
-    )
+    distillation, teacher = make_distillation(train, start, **config.distill)
     make_train_batches, make_test_batches = make_inputs(
         train,
         transform=transform,
@@ -152,10 +140,18 @@ def prepare(
         repeats=repeats,
         **data,
     )
-    probes = None
-    if pretrain is not None:
-        every, images = (config.pretrain[f"probe_{key}"] for key in ("every", "images"))
-        probes = make_probes(train, test, make_test_batches, probe_every=every, probe_images=images)
+    supervised = Supervised(mixing, **objective, distillation=distillation)
+    options = StepOptions(
+        supervised if pretrain is None else Masked(),
+        aux_weight=aux_weight,
+        mean=preprocess.mean,
+        std=preprocess.std,
+        accum_steps=accum_steps,
+        groups=groups,
+        lora=make_lora(**config.lora),
+        ema=make_ema(**config.ema),
+        erasing=erasing,
+    )
     return Run(
         mesh=mesh,
         start=start,
@@ -169,21 +165,7 @@ def prepare(
         options=options,
         head_bias=head_bias,
         teacher=teacher,
-        probes=probes,
-    )
-
-
-def make_step(
-    run: Run, shardings: TrainState, teacher_shardings: Params | None
-) -> jax.stages.Wrapped:
-    """Compiles the run's train step; what `vitswin plan` compiles is this, too."""
-    return make_train_step(
-        run.model,
-        run.tx,
-        options=run.options,
-        mesh=run.mesh,
-        shardings=shardings,
-        teacher_shardings=teacher_shardings,
+        probes=make_probes(train, test, make_test_batches, dict(config.pretrain)),
     )
 
 
@@ -213,23 +195,18 @@ def open_data(data: dict[str, Any], *, seed: int) -> tuple[Source, Source]:
     return train, test
 
 
-def build_objective(
-    train: Source, *, name: str, aux_weight: float, class_weights: Any
-) -> dict[str, Any]:
-    """Returns the fields of `StepOptions` that say what is minimised.
+def build_objective(train: Source, *, name: str, class_weights: Any) -> dict[str, Any]:
+    """Returns the loss and the class weights of `Supervised`.
 
-    Raises UserError where images have several labels and the loss would have them compete.
+    Raises UserError if images have several labels and the loss lets classes compete.
     """
-    if train.multi_label and name == "softmax":
+    loss = make_loss(name=name)
+    if train.multi_label and loss.competing:
         raise UserError(
             f"loss.name='{name}' but {train.name} has several labels an image; loss.name must be "
             "'sigmoid'."
         )
-    return {
-        "loss": make_loss(name=name),
-        "aux_weight": aux_weight,
-        "class_weights": make_class_weights(train, class_weights),
-    }
+    return {"loss": loss, "class_weights": make_class_weights(train, class_weights)}
 
 
 def make_inputs(
@@ -316,16 +293,17 @@ def open_start(
 
 def make_distillation(
     source: Source,
-    student: nn.Module,
+    student: Start,
     *,
     teacher: str | None,
     kind: str,
     alpha: float,
     temperature: float,
 ) -> tuple[Distillation | None, Start | None]:
-    """Returns what `config.distill` asks for and the teacher's weights, None where it has none."""
+    """Returns `config.distill` as an object, and the teacher's weights; None without a teacher."""
     if teacher is None:
         return None, None
-    opened = open_teacher(teacher, class_names=source.class_names, dtype=student.dtype)
-    mean, std = opened.preprocess.mean, opened.preprocess.std
-    return Distillation(opened.model, mean, std, kind, alpha, temperature), opened
+    opened = open_teacher(teacher, class_names=source.class_names, dtype=student.model.dtype)
+    theirs, given = opened.preprocess, student.preprocess
+    arguments = (theirs.mean, theirs.std, given.mean, given.std, kind, alpha, temperature)
+    return Distillation(opened.model, *arguments), opened

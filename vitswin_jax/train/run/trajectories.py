@@ -16,6 +16,7 @@ from vitswin_jax.train.state import state_of_copies
 from vitswin_jax.train.step import StepOptions, make_train_step
 from vitswin_jax.train.task.losses import make_loss
 from vitswin_jax.train.task.mixing import Mixing
+from vitswin_jax.train.task.supervised import Supervised
 
 
 class Trajectory(NamedTuple):
@@ -57,8 +58,7 @@ def trajectory(
 
     mesh = create_mesh(data=1)
     options = StepOptions(
-        Mixing(label_smoothing=smoothing),
-        objective,
+        Supervised(Mixing(label_smoothing=smoothing), objective),
         accum_steps=accum_steps,
         groups=groups,
         keep_logits=True,

@@ -1,4 +1,4 @@
-"""`config.pretrain`: what learns without labels, and what of a config it must not be given."""
+"""`config.pretrain`: the section of a run without labels, its probes, and the keys it refuses."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ ABOUT_LABELS: Mapping[str, Any] = {  # or about images as a class is told by the
 
 @dataclass(frozen=True)
 class Probes:
-    """When the features are measured by labels, and from what images the probes learn."""
+    """Probes of the encoder's features by labels: how often, and the images they learn from."""
 
     every: int
-    """So many evaluations."""
+    """In evaluations."""
     batches: EvalBatches
     num_classes: int
 
@@ -68,15 +68,16 @@ def make_probes(
     train: Source,
     test: Source,
     make_batches: Callable[[Source], EvalBatches],
-    *,
-    probe_every: int,
-    probe_images: int,
+    pretrain: Mapping[str, Any],
 ) -> Probes | None:
-    """Returns the probes of `config.pretrain`, None where they are off or have no classes to tell.
+    """Returns the probes of `config.pretrain`, None if they are off or no class can be probed.
 
-    They learn from `probe_images` of the training images, taken evenly from all. Raises UserError
-    for numbers that are negative.
+    They learn from `probe_images` of the training images, spread evenly over all of them. Raises
+    UserError for numbers that are negative.
     """
+    if pretrain["method"] is None:
+        return None
+    probe_every, probe_images = pretrain["probe_every"], pretrain["probe_images"]
     if probe_every < 0 or probe_images < 1:
         raise UserError(
             f"pretrain.probe_every={probe_every} must be 0 (never) or more, and "

@@ -30,6 +30,9 @@ class Distillation:
     mean: Triple
     """With `std`: how the teacher's images are normalised."""
     std: Triple
+    given_mean: Triple
+    """With `given_std`: how the student's images were normalised."""
+    given_std: Triple
     kind: str
     alpha: float
     temperature: float
@@ -44,16 +47,16 @@ class Distillation:
             raise UserError(f"distill: {'; '.join(wrong)}.")
 
     def teacher_logits(
-        self, params: Params, images: Float[Array, "b h w c"], *, mean: Triple, std: Triple
+        self, params: Params, images: Float[Array, "b h w c"]
     ) -> Float[Array, "b k"]:
-        """Returns what the teacher says of the student's images, augmented and mixed as they are.
+        """Returns the teacher's logits for the student's images, augmented and mixed as they are.
 
-        They were normalised by `mean` and `std`; the teacher gets them by its own and, where it
-        takes another size, resized by an antialiased cubic.
+        The images are normalised anew, by the teacher's own numbers. If the teacher takes another
+        image size, an antialiased cubic resizes them.
         """
         our_mean, our_std, their_mean, their_std = (
             jnp.asarray(x, jnp.float32).reshape(1, 1, 1, -1)
-            for x in (mean, std, self.mean, self.std)
+            for x in (self.given_mean, self.given_std, self.mean, self.std)
         )
         images = (images * our_std + our_mean - their_mean) / their_std
         size = pair(self.teacher.img_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,23 @@ from jaxtyping import Array, Float, Int
 
 from vitswin_jax.core.choices import one_of
 
-Loss = Callable[[Array, Array], Array]
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss over soft targets (b, k), one number per example, and what it asks of the targets."""
+
+    name: str
+    function: Callable[[Array, Array], Array]
+    competing: bool = False
+    """The classes share one probability, so an image has one label."""
+    binary: bool = False
+    """A target above 0 counts as 1, so label smoothing would make every class true."""
+
+    def __call__(
+        self, logits: Float[Array, "b k"], targets: Float[Array, "b k"]
+    ) -> Float[Array, " b"]:
+        """Returns the loss of each example."""
+        return self.function(logits, targets)
 
 
 def softmax_cross_entropy(
@@ -33,16 +50,19 @@ def binary_cross_entropy(
 ) -> Float[Array, " b"]:
     """Returns the mean over classes of binary cross-entropies, targets above 0 being 1.
 
-    As DeiT-3 trains (arXiv:2204.07118; `--bce-loss` in its code): of a mixed pair both
-    classes are there. Label smoothing has to be off, or every class is.
+    DeiT-3 trains with it (arXiv:2204.07118; `--bce-loss` in its code): a mixed pair has both of
+    its classes.
     """
     return optax.sigmoid_binary_cross_entropy(logits, (targets > 0).astype(jnp.float32)).mean(-1)
 
 
-LOSSES: dict[str, Loss] = {
-    "softmax": softmax_cross_entropy,
-    "sigmoid": sigmoid_cross_entropy,
-    "bce": binary_cross_entropy,
+LOSSES = {
+    loss.name: loss
+    for loss in (
+        Loss("softmax", softmax_cross_entropy, competing=True),
+        Loss("sigmoid", sigmoid_cross_entropy),
+        Loss("bce", binary_cross_entropy, binary=True),
+    )
 }
 
 

@@ -1,0 +1,67 @@
+"""The compiled functions of a run: its train step, and its evaluation steps."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+
+from vitswin_jax.core.types import Batch, Params
+from vitswin_jax.train.run.prepare import Run
+from vitswin_jax.train.sharding import shard_batch
+from vitswin_jax.train.state import TrainState, make_weights
+from vitswin_jax.train.step import Metrics, compile_for_hosts, make_train_step
+
+Predict = Callable[[Params, Batch], Metrics]
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Compiled functions of parameters and this host's rows of a batch."""
+
+    scores: Predict
+    features: Predict
+
+
+def make_step(
+    run: Run, shardings: TrainState, teacher_shardings: Params | None
+) -> jax.stages.Wrapped:
+    """Compiles the run's train step, for the trainer and for `vitswin plan`."""
+    return make_train_step(
+        run.model,
+        run.tx,
+        options=run.options,
+        mesh=run.mesh,
+        shardings=shardings,
+        teacher_shardings=teacher_shardings,
+    )
+
+
+def make_evaluation(
+    run: Run,
+    shardings: TrainState,
+    *,
+    scores: Callable[..., Metrics],
+    features: Callable[..., Metrics],
+) -> tuple[Callable[[TrainState], Params], Evaluator]:
+    """Returns a function from a state to the parameters to evaluate and save, and the evaluator.
+
+    `scores` and `features` are evaluation steps of parameters, batch, `model`, `mean` and `std`.
+    """
+    ema, preprocess = run.options.ema, run.preprocess
+    weights, param_shardings = make_weights(
+        lora=run.options.lora,
+        average=ema is not None and ema.evaluate,
+        param_shardings=shardings.params,
+    )
+    how = {"model": run.model, "mean": preprocess.mean, "std": preprocess.std}
+
+    def compiled(step: Callable[..., Metrics]) -> Predict:
+        jitted = compile_for_hosts(
+            functools.partial(step, **how), mesh=run.mesh, param_shardings=param_shardings
+        )
+        return lambda params, batch: jitted(params, shard_batch(batch, run.mesh))
+
+    return weights, Evaluator(compiled(scores), compiled(features))
