@@ -14,7 +14,7 @@ from vitswin_jax.train.task.supervised import Supervised
 from vitswin_jax.train.task.task import Task
 
 SMOOTH = Mixing(label_smoothing=0.1)
-BATCH = {"label": np.array([2, 0]), "mask": np.array([1.0, 0.0], np.float32)}
+BATCH = {"label": jnp.array([2, 0]), "mask": jnp.array([1.0, 0.0])}
 
 
 @pytest.mark.parametrize("task", [Supervised(), Masked()])
