@@ -1,23 +1,16 @@
-"""What a run writes and shows: late but in order, and nothing twice behind a resume."""
+"""Metrics on their way to the loggers: late but in order, each step once."""
 
-import io
 import json
-import re
 
 import jax.numpy as jnp
 import pytest
 
 from vitswin_jax.core.types import UserError
-from vitswin_jax.train.keep.metrics import MetricWriter, Progress, Recorder, StepLog, read_until
+from vitswin_jax.train.keep import metrics
+from vitswin_jax.train.keep.loggers import Logger
+from vitswin_jax.train.keep.metrics import Recorder, StepLog
 from vitswin_jax.train.keep.timing import KINDS
 from vitswin_jax.train.run.plan import Plan, due
-
-
-class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
-
-    def isatty(self):
-        return True
 
 
 def test_a_window_is_fetched_when_the_next_one_closes():
@@ -40,52 +33,7 @@ def test_a_value_that_is_not_finite_is_named_with_its_step():
         log.settle()
 
 
-def test_a_resumed_run_drops_what_lies_beyond_its_checkpoint(tmp_path):
-    """Rows behind the checkpoint's step, and the line a killed process was writing."""
-    rows = [{"step": step, "train/loss": float(step)} for step in (1, 2, 3, 4)]
-    text = "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 5, "trai'
-    (tmp_path / "metrics.jsonl").write_text(text)
-    writer = MetricWriter(tmp_path, start_step=2)
-    writer.write(3, {"train/loss": 0.5, "test/accuracy": float("nan")})
-    writer.close()
-    lines = read_until(tmp_path / "metrics.jsonl", 100)
-    assert [json.loads(line) for line in lines] == [
-        *rows[:2],
-        {"step": 3, "train/loss": 0.5, "test/accuracy": None},
-    ]
-
-
-def test_away_from_a_terminal_progress_is_plain_lines():
-    stream = io.StringIO()
-    progress = Progress(step=0, total=10, batch_size=4, stream=stream, show=True)
-    progress.advance(5)
-    progress.say(5, {"train/loss": 1.25})
-    progress.close()
-    line = r"step 5/10  train/loss 1\.25  0:0\d left\n"
-    assert re.fullmatch(line, stream.getvalue())
-
-
-def test_on_a_terminal_it_is_a_bar_with_images_per_second():
-    stream = Terminal()
-    progress = Progress(step=2, total=10, batch_size=4, stream=stream, show=True)
-    progress.advance(10)
-    progress.say(10, {"train/loss": 1.25, "lr": 0.1})
-    progress.close()
-    last = stream.getvalue().split("\r")[-1]
-    assert "100%" in last and "40.0/40.0" in last and "img/s" in last
-    assert "train/loss 1.25" in last and "lr" not in last
-
-
-def test_hosts_that_are_not_first_say_nothing():
-    stream = Terminal()
-    progress = Progress(step=0, total=10, batch_size=4, stream=stream, show=False)
-    progress.advance(5)
-    progress.say(5, {"train/loss": 1.25})
-    progress.close()
-    assert stream.getvalue() == ""
-
-
-def test_the_recorder_writes_each_step_once_with_its_own_rate(tmp_path):
+def record_five_steps(workdir):
     plan = Plan(
         total_steps=5,
         warmup_steps=0,
@@ -96,17 +44,49 @@ def test_the_recorder_writes_each_step_once_with_its_own_rate(tmp_path):
         batch_size=4,
         steps_per_epoch=2.5,
     )
-    recorder = Recorder(tmp_path, plan, lambda step: 0.1 * step, start_step=0)
+    recorder = Recorder(workdir, plan, lambda step: 0.1 * step, start_step=0)
     for step in recorder.inputs(range(1, 6)):
         recorder.record(step, {"loss": jnp.float32(step)})
     recorder.settle()
     recorder.close()
+
+
+def test_the_recorder_writes_each_step_once_with_its_own_rate(tmp_path):
+    record_five_steps(tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(row["step"], row["train/loss"]) for row in rows] == [(2, 1.5), (4, 3.5), (5, 5.0)]
     assert [row["lr"] for row in rows] == pytest.approx([0.1, 0.3, 0.4])  # of the step's update
     assert [row["epoch"] for row in rows] == pytest.approx([0.8, 1.6, 2.0])
     assert all(row["images_per_second"] > 0 for row in rows)
     assert all(sum(row[f"time/{kind}"] for kind in KINDS) == pytest.approx(1) for row in rows)
+
+
+def test_hosts_that_are_not_first_write_and_show_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(metrics.jax, "process_index", lambda: 1)
+    record_five_steps(tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_logger_is_one_class_and_hears_of_every_step_and_row(tmp_path, monkeypatch):
+    heard = []
+
+    class Mine(Logger):
+        def __init__(self, workdir, plan, *, start_step):
+            heard.append(("from", start_step))
+
+        def advance(self, step):
+            heard.append(("step", step))
+
+        def write(self, step, row):
+            heard.append(("row", step, row["train/loss"]))
+
+    monkeypatch.setattr(metrics, "LOGGERS", (Mine,))
+    record_five_steps(tmp_path)
+    assert [each for each in heard if each[0] == "step"] == [("step", n) for n in range(1, 6)]
+    rows = [("row", 2, 1.5), ("row", 4, 3.5), ("row", 5, 5.0)]
+    assert [each for each in heard if each[0] == "row"] == rows
+    assert heard[0] == ("from", 0)
 
 
 @pytest.mark.parametrize(("step", "want"), [(1, False), (3, True), (6, True), (7, True)])

@@ -1,0 +1,63 @@
+"""What a run writes and shows; a resumed run writes nothing twice."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+from vitswin_jax.train.keep.loggers import Jsonl, Progress, read_until
+from vitswin_jax.train.run.plan import Plan
+
+PLAN = Plan(
+    total_steps=10,
+    warmup_steps=0,
+    log_every=2,
+    eval_every=5,
+    checkpoint_every=5,
+    keep_checkpoints=1,
+    batch_size=4,
+    steps_per_epoch=2.5,
+)
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def test_a_resumed_run_drops_what_lies_beyond_its_checkpoint(tmp_path):
+    """Rows after the checkpoint's step, and the line a killed process was writing."""
+    rows = [{"step": step, "train/loss": float(step)} for step in (1, 2, 3, 4)]
+    text = "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 5, "trai'
+    (tmp_path / "metrics.jsonl").write_text(text)
+    writer = Jsonl(tmp_path, PLAN, start_step=2)
+    writer.write(3, {"train/loss": 0.5, "test/accuracy": float("nan")})
+    writer.close()
+    lines = read_until(tmp_path / "metrics.jsonl", 100)
+    assert [json.loads(line) for line in lines] == [
+        *rows[:2],
+        {"step": 3, "train/loss": 0.5, "test/accuracy": None},
+    ]
+
+
+def test_away_from_a_terminal_progress_is_plain_lines():
+    stream = io.StringIO()
+    progress = Progress(Path(), PLAN, start_step=0, stream=stream)
+    progress.advance(5)
+    progress.write(5, {"train/loss": 1.25})
+    progress.close()
+    line = r"step 5/10  train/loss 1\.25  0:0\d left\n"
+    assert re.fullmatch(line, stream.getvalue())
+
+
+def test_on_a_terminal_it_is_a_bar_with_images_per_second():
+    stream = Terminal()
+    progress = Progress(Path(), PLAN, start_step=2, stream=stream)
+    progress.advance(10)
+    progress.write(10, {"train/loss": 1.25, "lr": 0.1})
+    progress.close()
+    last = stream.getvalue().split("\r")[-1]
+    assert "100%" in last and "40.0/40.0" in last and "img/s" in last
+    assert "train/loss 1.25" in last and "lr" not in last

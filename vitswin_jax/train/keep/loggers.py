@@ -1,0 +1,171 @@
+"""The loggers of a run: metrics.jsonl, TensorBoard events, a progress bar or lines."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
+from tqdm import tqdm
+
+from vitswin_jax.core.atomic import writing
+from vitswin_jax.train.keep.workdir import METRICS
+from vitswin_jax.train.run.plan import Plan
+
+TIME = "time/"
+"""The beginning of the names of shares of time."""
+
+
+def read_until(path: Path, step: int) -> list[str]:
+    """Returns the whole lines of a metrics file up to `step`: what a resumed run keeps."""
+    kept = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:  # the line that a killed process was writing
+            break
+        if row["step"] <= step:
+            kept.append(line)
+    return kept
+
+
+class Logger:
+    """A destination of a run's numbers. `LOGGERS` lists them; only the first host has them."""
+
+    def advance(self, step: int) -> None:
+        """Takes note of each step, at once."""
+
+    def write(self, step: int, row: Mapping[str, float]) -> None:
+        """Writes the numbers of `step`; training's arrive one window late."""
+
+    def close(self) -> None:
+        """Releases what the logger holds."""
+
+
+class Jsonl(Logger):
+    """Appends rows to metrics.jsonl.
+
+    A resumed run drops the rows after its checkpoint, `start_step`, and writes them again. Raises
+    UserError if the file cannot be written.
+    """
+
+    def __init__(self, workdir: Path, plan: Plan, *, start_step: int) -> None:
+        self._path = path = workdir / METRICS
+        with writing(path):
+            kept = read_until(path, start_step)
+            part = path.with_suffix(".part")
+            part.write_text("".join(f"{line}\n" for line in kept))
+            part.replace(path)
+            self._file = path.open("a", buffering=1)
+
+    def write(self, step: int, row: Mapping[str, float]) -> None:
+        """Writes one row; numbers that are not finite become null, which JSON has."""
+        finite = {key: value if math.isfinite(value) else None for key, value in row.items()}
+        with writing(self._path):
+            self._file.write(json.dumps({"step": step, **finite}) + "\n")
+
+    def close(self) -> None:
+        """Closes the file."""
+        with writing(self._path):
+            self._file.close()
+
+
+class TensorBoard(Logger):
+    """Writes events for TensorBoard, which hides events of earlier files after `start_step`.
+
+    tensorboardX's own writer leaves the file to a thread, and a full disk goes unnoticed there; so
+    this one writes at once, and raises UserError if it cannot.
+    """
+
+    def __init__(self, workdir: Path, plan: Plan, *, start_step: int) -> None:
+        self._path = workdir / "events"
+        with writing(self._path):
+            self._events = EventsWriter(str(self._path))
+            self._add(start_step + 1, session_log=SessionLog(status=SessionLog.START))
+            self._events.flush()
+
+    def _add(self, step: int, **content: Any) -> None:
+        self._events.write_event(Event(wall_time=time.time(), step=step, **content))
+
+    def write(self, step: int, row: Mapping[str, float]) -> None:
+        """Writes one event per number."""
+        with writing(self._path):
+            for key, value in row.items():
+                self._add(step, summary=scalar(key, value))
+            self._events.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        with writing(self._path):
+            self._events.close()
+
+
+class Progress(Logger):
+    """Shows how far a run is, images/s and time left: a bar on a terminal, else plain lines."""
+
+    HEADLINE = ("train/loss", "test/accuracy")
+
+    def __init__(
+        self,
+        workdir: Path,
+        plan: Plan,
+        *,
+        start_step: int,
+        stream: io.TextIOBase = sys.stderr,
+    ) -> None:
+        self._total, self._batch_size = plan.total_steps, plan.batch_size
+        self._stream = stream
+        self._begin = (time.monotonic(), start_step)
+        self._bar = None
+        self._headline: dict[str, float] = {}
+        if stream.isatty():
+            self._bar = tqdm(
+                total=self._total * self._batch_size,
+                initial=start_step * self._batch_size,
+                unit="img",
+                unit_scale=True,
+                file=stream,
+                dynamic_ncols=True,
+            )
+
+    def advance(self, step: int) -> None:
+        """Moves the bar to `step`."""
+        if self._bar is not None:
+            self._bar.update(step * self._batch_size - self._bar.n)
+
+    def write(self, step: int, row: Mapping[str, float]) -> None:
+        """Shows a row as a line with the time left; after a bar there is room for two numbers.
+
+        Only the files get the shares of time.
+        """
+        if self._bar is not None:
+            self._headline |= {key: row[key] for key in self.HEADLINE if key in row}
+            self._bar.set_postfix_str(_text(self._headline))
+        else:
+            (begin, first), now = self._begin, time.monotonic()
+            left = (now - begin) / max(step - first, 1) * (self._total - step)
+            eta = f"{int(left) // 60}:{int(left) % 60:02d} left"
+            shown = {key: value for key, value in row.items() if not key.startswith(TIME)}
+            line = f"step {step}/{self._total}  {_text(shown)}  {eta}"
+            print(line, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Ends the bar's line."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _text(row: Mapping[str, float]) -> str:
+    return "  ".join(f"{key} {value:.4g}" for key, value in row.items())
+
+
+LOGGERS: tuple[Callable[..., Logger], ...] = (Jsonl, TensorBoard, Progress)
+"""Makers of the loggers of a run, each given `workdir`, `plan` and `start_step`."""
