@@ -1,4 +1,4 @@
-"""The run: the one place where models, data, steps, checkpoints and metrics meet."""
+"""The run: training, its evaluation and its page meet here, and nowhere else."""
 
 from __future__ import annotations
 
@@ -80,9 +80,8 @@ def train_and_evaluate(
     teacher = load_teacher(run)
     train_step = make_step(run, shardings, jax.tree.map(lambda leaf: leaf.sharding, teacher))
     constants = () if teacher is None else (teacher,)
-    weights, evaluator = make_evaluation(
-        run, shardings, scores=pair_of(run).scores, features=features_step
-    )
+    scores = PAIRS[type(options.task)].scores
+    weights, evaluator = make_evaluation(run, shardings, scores=scores, features=features_step)
     with (
         stop_on_sigterm() as stop,
         Checkpoints(
@@ -219,11 +218,6 @@ PAIRS = {
 }
 
 
-def pair_of(run: Run) -> Pair:
-    """Returns the evaluation and the page of the run's task."""
-    return PAIRS[type(run.options.task)]
-
-
 def finish(
     config: ConfigDict,
     run: Run,
@@ -235,29 +229,11 @@ def finish(
     command: str | None,
 ) -> Result | PretrainingResult:
     """Tests a step's parameters on the whole split; the first host writes weights and report."""
-    tested = pair_of(run).test(config, run, evaluator, params, step=step)
-    params = multihost_utils.process_allgather(params, tiled=True)  # whole, in the host's memory
-    with raising_together():
-        if jax.process_index() == 0:
-            write_results(config, run, workdir, params, tested, step=step, command=command)
-    return tested.result(workdir / WEIGHTS, workdir / REPORT)
-
-
-def write_results(
-    config: ConfigDict,
-    run: Run,
-    workdir: Path,
-    params: Params,
-    tested: Tested,
-    *,
-    step: int,
-    command: str | None,
-) -> None:
-    """Writes the weights and the report."""
+    pair = PAIRS[type(run.options.task)]
+    tested = pair.test(config, run, evaluator, params, step=step)
     origin = None if run.start.origin is None else dataclasses.asdict(run.start.origin)
     data = ("dataset", "data_dir", "train_split", "test_split", "holdout")
-    provenance = {
-        **{key: config.data[key] for key in data},
+    provenance = {key: config.data[key] for key in data} | {
         "multi_label": run.train.multi_label,
         "init_from": origin,
         "seed": config.seed,
@@ -266,18 +242,21 @@ def write_results(
         "version": __version__,
     }
     metadata = {"name": config.model.name, "preprocess": run.preprocess, "provenance": provenance}
-    save_pretrained(
-        workdir / WEIGHTS, run.model, {"params": params}, metadata=metadata | tested.metadata
-    )
-    pair_of(run).write_page(
-        workdir / REPORT,
-        title=f"{config.model.name} on {config.data.dataset}",
-        model=run.model,
-        params=params,
-        source=run.test,
-        preprocess=run.preprocess,
-        workdir=workdir,
-        command=command,
-        origin=origin,
-        **tested.page,
-    )
+    metadata |= tested.metadata
+    params = multihost_utils.process_allgather(params, tiled=True)  # whole, in the host's memory
+    with raising_together():
+        if jax.process_index() == 0:
+            save_pretrained(workdir / WEIGHTS, run.model, {"params": params}, metadata=metadata)
+            pair.write_page(
+                workdir / REPORT,
+                title=f"{config.model.name} on {config.data.dataset}",
+                model=run.model,
+                params=params,
+                source=run.test,
+                preprocess=run.preprocess,
+                workdir=workdir,
+                command=command,
+                origin=origin,
+                **tested.page,
+            )
+    return tested.result(workdir / WEIGHTS, workdir / REPORT)
