@@ -9,7 +9,7 @@ from jaxtyping import Array, Key, UInt8
 from vitswin_jax.core.types import Params
 from vitswin_jax.evaluate.step import Metrics
 from vitswin_jax.models.masked import MaskedModel, Reconstruction
-from vitswin_jax.nn.batch import Triple, normalize
+from vitswin_jax.nn.batch import Triple, infer, normalize
 
 _MASK_SEED = 0
 
@@ -20,7 +20,7 @@ def reconstruct(
     """Fills in a batch; an image always gets the same mask, whatever else the batch contains."""
     images = normalize(batch["image"], mean=mean, std=std)
     masks = jax.vmap(lambda key: model.draw(key, 1)[0])(_image_keys(batch["image"]))
-    return model.apply({"params": params}, images, masks, train=False)
+    return infer(model, params, images, masks)
 
 
 def reconstruction_step(

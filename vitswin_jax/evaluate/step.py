@@ -54,7 +54,7 @@ def features_step(
 ) -> Metrics:
     """Returns the float32 features (b, d) of whole images as `logits`, with labels and mask."""
     images = normalize(batch["image"], mean=mean, std=std)
-    features = model.apply({"params": params}, images, method="features")
+    features: Array = infer(model, params, images, method="features")
     return {"logits": features, "label": batch["label"], "mask": batch["mask"]}
 
 
