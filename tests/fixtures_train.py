@@ -75,7 +75,7 @@ def environment(tmp_path_factory):
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def train(train_command, environment):
     """Runs train.py to its end; returns the finished process."""
 

@@ -38,20 +38,27 @@ def read_rows(workdir):
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-    """The workdir of a run that nothing stopped; made by the first test that needs it."""
-    return tmp_path_factory.mktemp("unbroken") / "run"
+def whole_run(train, tmp_path_factory):
+    """(workdir, finished process) of a run that nothing stopped."""
+    workdir = tmp_path_factory.mktemp("unbroken") / "run"
+    return workdir, finish(train, workdir, "--profile=2:4")
 
 
-def finish(train, workdir):
-    """Runs the recipe to its end, unless it has been."""
-    done = train(workdir)
+@pytest.fixture(scope="module")
+def unbroken(whole_run):
+    """The workdir of that run."""
+    return whole_run[0]
+
+
+def finish(train, workdir, *more, **options):
+    """Runs the recipe to its end; returns the finished process."""
+    done = train(workdir, *more, **options)
     assert done.returncode == 0, done.stderr
     return done
 
 
-def test_a_run_leaves_all_that_its_users_need(train, unbroken):
-    done = finish(lambda workdir: train(workdir, "--profile=2:4"), unbroken)
+def test_a_run_leaves_all_that_its_users_need(whole_run):
+    unbroken, done = whole_run
     assert done.stdout.startswith("vit  test accuracy ") and "(450 images)  report:" in done.stdout
     assert f"step {STEPS}/{STEPS}" in done.stderr and "left" in done.stderr
     assert json.loads((unbroken / "config.json").read_text())["data"]["dataset"] == "digits"
@@ -76,8 +83,8 @@ def test_a_run_leaves_all_that_its_users_need(train, unbroken):
     assert "http://" not in page.replace("http://www.w3.org", "") and "<img" in page
 
 
-def test_a_finished_run_says_its_result_again_and_changes_nothing(train, unbroken):
-    first = finish(train, unbroken)
+def test_a_finished_run_says_its_result_again_and_changes_nothing(train, whole_run):
+    unbroken, first = whole_run
     weights = (unbroken / "model.safetensors").read_bytes()
     rows = read_rows(unbroken)
     assert finish(train, unbroken).stdout == first.stdout
@@ -99,8 +106,10 @@ def test_killing_a_run_at_any_moment_loses_nothing(
     train, train_command, environment, unbroken, tmp_path, family
 ):
     """kill -9 after a random wait, again and again, until the run gets through."""
-    whole = unbroken if family == "vit" else tmp_path / "whole"
-    finish(lambda workdir: train(workdir, family=family), whole)
+    whole = unbroken
+    if family != "vit":
+        whole = tmp_path / "whole"
+        finish(train, whole, family=family)
     broken = tmp_path / "broken"
     dice = random.Random(family)
     kills = 0
@@ -116,7 +125,7 @@ def test_killing_a_run_at_any_moment_loses_nothing(
             process.kill()
         kills += process.returncode == -signal.SIGKILL
     assert kills >= 1
-    finish(lambda workdir: train(workdir, family=family), broken)
+    finish(train, broken, family=family)
     assert_same_weights(whole, broken)
     keys = ("step", "train/loss", "test/accuracy", "test/loss")
     told, expected = (
@@ -129,7 +138,6 @@ def test_killing_a_run_at_any_moment_loses_nothing(
 def test_sigterm_saves_and_the_same_command_goes_on(
     train, train_command, environment, unbroken, tmp_path
 ):
-    finish(train, unbroken)
     with subprocess.Popen(
         train_command(tmp_path / "run"),
         stderr=subprocess.PIPE,
@@ -166,7 +174,6 @@ def test_a_full_disk_ends_the_run_with_one_line_and_room_lets_it_go_on(
     train, train_command, environment, unbroken, tmp_path
 ):
     """The second checkpoint finds no room; the first is whole, and the run goes on from it."""
-    finish(train, unbroken)
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
     kept.mkdir()
@@ -246,8 +253,7 @@ def train_here(train_command, tmp_path, monkeypatch):
     return train
 
 
-def test_the_workdir_of_another_config_is_refused_with_what_differs(train, train_here, unbroken):
-    finish(train, unbroken)
+def test_the_workdir_of_another_config_is_refused_with_what_differs(train_here, unbroken):
     status, told = train_here(unbroken, "--config.optim.peak_lr=0.5", "--config.optim.b1=0.8")
     (line,) = told.strip().splitlines()
     assert status == 1
