@@ -23,6 +23,7 @@ from vitswin_jax.train.keep.timing import KINDS
 from vitswin_jax.trainer import train_and_evaluate
 
 STEPS = 8  # what the cut-down recipe comes to
+PROFILE = "--profile=2:4"
 
 
 def assert_same_weights(one, other):
@@ -41,7 +42,7 @@ def read_rows(workdir):
 def whole_run(train, tmp_path_factory):
     """(workdir, finished process) of a run that nothing stopped."""
     workdir = tmp_path_factory.mktemp("unbroken") / "run"
-    return workdir, finish(train, workdir, "--profile=2:4")
+    return workdir, finish(train, workdir, PROFILE)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_a_finished_run_says_its_result_again_and_changes_nothing(train, whole_r
     unbroken, first = whole_run
     weights = (unbroken / "model.safetensors").read_bytes()
     rows = read_rows(unbroken)
-    assert finish(train, unbroken).stdout == first.stdout
+    assert finish(train, unbroken, PROFILE).stdout == first.stdout
     assert (unbroken / "model.safetensors").read_bytes() == weights
     assert read_rows(unbroken) == rows
 
