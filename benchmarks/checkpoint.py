@@ -1,6 +1,6 @@
 """How long the trainer's checkpoints take: what the loop waits for, until written, and restoring.
 
-python benchmarks/checkpoint.py [--model NAME] [--rounds 3] [--folder FOLDER] [--json]
+python benchmarks/checkpoint.py [--model NAME] [--rounds 3] [--folder FOLDER] [--json] [--smoke]
 
 A state of parameters and AdamW's moments, random numbers all, is saved and restored as a run does
 it. Beside it, in turns, the same arrays by `np.save`, one file an array: a writer that does nothing
@@ -78,7 +78,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="on the disk that is measured")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--smoke", action="store_true", help="once, with the smallest model")
     options = parser.parse_args()
+    if options.smoke:
+        options.model, options.rounds = "vit_tiny_patch16_224", 1
     state = make_state(options.model)
     runs: dict[str, list[dict[str, float]]] = {"checkpoints": [], "np.save": []}
     for _ in range(options.rounds):

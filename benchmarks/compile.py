@@ -1,6 +1,6 @@
 """How long a training step of ViT-B/16 takes until it has run once: compilation and the call.
 
-python benchmarks/compile.py [what `vitswin benchmark` takes]
+python benchmarks/compile.py [--smoke] [what `vitswin benchmark` takes]
 
 The column is "first, s". The scanned variant compiles one block for all.
 """
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import sys
 
-from vitswin_jax.cli import main
+from suites import run
 
 OPTIONS = ["--model", "vit_base_patch16_224", "--task", "train", "--rounds", "1"]
+SUITES = {"all": [[*OPTIONS, "--variant", "scan=True"]]}
 
 if __name__ == "__main__":
-    sys.exit(main(["benchmark", *OPTIONS, "--variant", "scan=True", *sys.argv[1:]]))
+    sys.exit(run(SUITES, smoke=["--variant=scan=True"]))

@@ -1,6 +1,6 @@
 """On a GPU: ViT and Swin in bfloat16, with each kernel for attention, beside timm.
 
-python benchmarks/gpu.py [what `vitswin benchmark` takes]
+python benchmarks/gpu.py [--smoke] [what `vitswin benchmark` takes]
 
 A suite at a time: --suite vit|swin (default: both). The rows of "ours" are XLA's attention; the
 ratio beside a variant is what its kernel gains over that, in time, "MB" and "temporary" what it
@@ -9,11 +9,10 @@ saves. MFU is of the chip's bfloat16 peak.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 
-from vitswin_jax.cli import main
+from suites import run
 
 COMMON = ["--dtype", "bfloat16", "--peer", "timm", "--peer", "timm-compiled"]
 CUDNN, FUSED = ["--variant", "attn_impl=cudnn"], ["--variant", "attn_impl=fused"]
@@ -23,20 +22,18 @@ SWIN = (
     "swinv2_base_window8_256",
 )
 TASKS = ["--task", "inference", "train", "--batch-size", "64"]
+LARGE = ["--model", "vit_large_patch16_224"]
 SUITES = {
     "vit": [
-        ["--model", "vit_base_patch16_224", *TASKS, *CUDNN],
+        [*COMMON, "--model", "vit_base_patch16_224", *TASKS, *CUDNN],
         # Four contestants share the memory, and half of this batch fills what one of them has.
-        ["--model", "vit_large_patch16_224", "--batch-size", "64", *CUDNN],
-        ["--model", "vit_large_patch16_224", "--task", "train", "--batch-size", "32", *CUDNN],
+        [*COMMON, *LARGE, "--batch-size", "64", *CUDNN],
+        [*COMMON, *LARGE, "--task", "train", "--batch-size", "32", *CUDNN],
     ],
-    "swin": [["--model", *SWIN, *TASKS, *FUSED]],
+    "swin": [[*COMMON, "--model", *SWIN, *TASKS, *FUSED]],
 }
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--suite", nargs="+", choices=SUITES, default=list(SUITES))
-    chosen, rest = parser.parse_known_args()
     # Asked in a process of its own: this one leaves the GPU's memory to the contestants.
     found = subprocess.run(
         [sys.executable, "-c", "import jax; print(jax.default_backend())"],
@@ -46,10 +43,4 @@ if __name__ == "__main__":
     ).stdout.strip()
     if found != "gpu":
         sys.exit(f"benchmarks/gpu.py needs a GPU, and JAX finds none here, but {found}.")
-    sys.exit(
-        max(
-            main(["benchmark", *COMMON, *options, *rest])
-            for suite in chosen.suite
-            for options in SUITES[suite]
-        )
-    )
+    sys.exit(run(SUITES))

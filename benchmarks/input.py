@@ -1,6 +1,7 @@
 """Decoding, augmentation and the whole input pipeline, next to PyTorch's and TensorFlow's.
 
 python benchmarks/input.py [--peer torch=PYTHON] [--peer tf=PYTHON] [--big-vision AUTOAUGMENT_PY]
+                           [--smoke]
 
 Prints what one image of about 500x375 costs a core, in CPU milliseconds, level by level: the best
 of some rounds in which every library has its turn; and images/s of the whole training pipeline by
@@ -142,7 +143,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=int, default=12)
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--smoke", action="store_true", help="few images, and no peers")
     options = parser.parse_args()
+    if options.smoke:
+        options.images, options.rounds, options.batches, options.workers = 2, 1, 1, [0]
     pythons = dict.fromkeys(NEEDS, sys.executable) | dict(
         pair.split("=", 1) for pair in options.peer
     )
@@ -152,7 +156,7 @@ def main() -> None:
         write_images(Path(folder), options.images)
         peers = [Peer("ours", sys.executable, folder)]
         for name, python in pythons.items():
-            if not is_there(name, python):
+            if options.smoke or not is_there(name, python):
                 print(f"{name}: {', '.join(NEEDS[name])} not all there for {python}; left out")
                 continue
             extra = [options.big_vision] if name == "tf" and options.big_vision else []

@@ -39,7 +39,7 @@ def ours(folder: Path) -> tuple[Levels, Callable[[int], Iterator]]:
     from vitswin_jax.data.augment.transforms import Preprocess, TrainTransform
     from vitswin_jax.data.decode import decode_image
     from vitswin_jax.data.pipeline import make_train_iterator
-    from vitswin_jax.data.sources.folders import FolderSource
+    from vitswin_jax.data.sources.files import FileSource
 
     keep_freed_images()  # as the pipeline does
 
@@ -66,7 +66,7 @@ def ours(folder: Path) -> tuple[Levels, Callable[[int], Iterator]]:
     def pipeline(workers: int) -> Iterator:
         # As long as a dataset: the order of so few images alone would take Grain as long as one.
         files = [(str(path.relative_to(folder)), 0) for path in folder.rglob("*.jpg")]
-        source = FolderSource(folder, files * 1000, ("one",), "benchmark")
+        source = FileSource(str(folder), files * 1000, ("one",), "benchmark")
         transform = TrainTransform((SIZE, SIZE), mean=MEAN, rand_augment=RAND_AUGMENT)
         return make_train_iterator(
             source, batch_size=BATCH, transform=transform, seed=0, workers=workers

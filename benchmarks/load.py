@@ -1,6 +1,7 @@
 """How long loading takes, and how much memory, beside the readers that files come from.
 
 python benchmarks/load.py [--model NAME] [--formats npz,pth,...] [--rounds 5] [--json]
+                          [--smoke]
 
 For each format a stand-in file of the model is written; then `load_pretrained` and the format's own
 reader (np.load, torch.load, safetensors) load it in turns, each time in a fresh process that has
@@ -138,17 +139,20 @@ def run_worker(*arguments: str) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def compare(name: str, model_name: str, rounds: int, folder: Path) -> dict[str, Any]:
-    """Returns a format's measurements: its file's size, and a list of rounds for each reader."""
+def compare(name: str, model_name: str, rounds: int, folder: Path, warm: int) -> dict[str, Any]:
+    """Returns a format's measurements: its file's size, and a list of rounds for each reader.
+
+    The first `warm` rounds are not counted: they fill the page cache.
+    """
     form = FORMATS[name]
     path = folder / f"{name}{form.suffix}"
     run_worker("--write", str(path), "--model", model_name, "--layout", form.layout)
     readers = ("load_pretrained", form.peer)
     runs: dict[str, list[dict[str, float]]] = {reader: [] for reader in readers}
-    for i in range(rounds + 1):
+    for i in range(rounds + warm):
         for reader in readers if i % 2 else readers[::-1]:
             result = json.loads(run_worker("--read", str(path), "--reader", reader))
-            if i:  # the first round warms the cache
+            if i >= warm:
                 runs[reader].append(result)
     size = path.stat().st_size
     path.unlink()
@@ -216,6 +220,7 @@ def main() -> None:
     parser.add_argument("--formats", default=",".join(FORMATS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--smoke", action="store_true", help="one format of the smallest model")
     parser.add_argument(
         "--folder", type=Path, help="where the stand-ins are written, one at a time"
     )
@@ -230,9 +235,14 @@ def main() -> None:
     if args.read is not None:
         print(json.dumps(measure(args.reader, args.read)))
         return
+    if args.smoke:
+        args.model, args.formats, args.rounds = "vit_tiny_patch16_224", "native", 1
     names = [name for name in args.formats.split(",") if _has_peer(FORMATS[name].peer)]
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        results = [compare(name, args.model, args.rounds, Path(folder)) for name in names]
+        results = [
+            compare(name, args.model, args.rounds, Path(folder), warm=not args.smoke)
+            for name in names
+        ]
     if args.json:
         print(json.dumps([result | judge(result) for result in results]))
     else:

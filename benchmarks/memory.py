@@ -1,6 +1,6 @@
 """What a training step keeps in memory; what scan, rematerialisation and accumulation save of it.
 
-python benchmarks/memory.py [what `vitswin benchmark` takes]
+python benchmarks/memory.py [--smoke] [what `vitswin benchmark` takes]
 
 The columns are "MB", the peak of the process or of the accelerator, and "temporary", what XLA plans
 besides the state and the batch.
@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import sys
 
-from vitswin_jax.cli import main
+from suites import run
 
 OPTIONS = ["--task", "train", "--rounds", "1", "--model", "vit_small_patch16_224"]
 VARIANTS = ("scan=True", "scan=True,remat=full", "scan=True,remat=dots", "accum_steps=2")
+SUITES = {"all": [[*OPTIONS, *(f"--variant={variant}" for variant in VARIANTS)]]}
 
 if __name__ == "__main__":
-    variants = [f"--variant={variant}" for variant in VARIANTS]
-    sys.exit(main(["benchmark", *OPTIONS, *variants, *sys.argv[1:]]))
+    sys.exit(run(SUITES, smoke=["--variant=scan=True"]))

@@ -1,16 +1,15 @@
 """Inference and training steps of every family, beside the peers at hand.
 
-python benchmarks/throughput.py [what `vitswin benchmark` takes]
+python benchmarks/throughput.py [--smoke] [what `vitswin benchmark` takes]
 
 A suite at a time: --suite inference|batch-1|large|train|dtypes (default: all of them).
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 
-from vitswin_jax.cli import main
+from suites import run
 
 VIT = ("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224")
 SWIN = ("swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256")
@@ -23,10 +22,4 @@ SUITES = {
 }
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--suite", nargs="+", choices=SUITES, default=list(SUITES))
-    chosen, rest = parser.parse_known_args()
-    statuses = [
-        main(["benchmark", *options, *rest]) for suite in chosen.suite for options in SUITES[suite]
-    ]
-    sys.exit(max(statuses))
+    sys.exit(run(SUITES, smoke=["--products"]))

@@ -1,6 +1,6 @@
 """A week on machines that fail, in minutes: what becomes of a run that is broken off all the time.
 
-python benchmarks/week.py [--faults 50] [--seed 0] [--folder DIR]
+python benchmarks/week.py [--faults 50] [--seed 0] [--folder DIR] [--smoke]
 
 Trains a tiny ViT on the embedded digits: once unbroken; then, with half of the faults, on devices
 that stay the same ("stays"); then, with the others, on other devices at each start ("moves"). A
@@ -312,7 +312,10 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="a new folder, which is kept")
+    parser.add_argument("--smoke", action="store_true", help="a single fault")
     options = parser.parse_args()
+    if options.smoke:
+        options.faults = 1
     dice = random.Random(options.seed)
     counts = {"stays": (options.faults + 1) // 2, "moves": options.faults // 2}
     steps = STEPS_PER_FAULT * (max(counts.values()) + 1)
@@ -321,6 +324,7 @@ def main() -> int:
         os.environ |= {
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
             "JAX_PLATFORMS": "cpu",
+            "JAX_ENABLE_COMPILATION_CACHE": "true",
             "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
@@ -331,6 +335,8 @@ def main() -> int:
         kept = True
         broken = {}
         for name, count in counts.items():
+            if not count:
+                continue
             series = broken[name] = Series(folder / name, steps)
             faults = plan_faults(dice, count, moves=name == "moves")
             suffer_all(name, series, faults, dice)

@@ -1,6 +1,7 @@
 """What windows cost on a TPU, by what its compiler makes of them: nothing is run.
 
 python benchmarks/windows.py [--model swin_tiny_patch4_window7_224] [--topology v5e:1x1] > table.md
+                             [--smoke]
 
 Needs the extra `tpu` and no TPU. A row is the attention of a shifted block, with its projections,
 as wide and on as large a map as the model has it in a stage, in bfloat16; the forward pass alone,
@@ -87,9 +88,15 @@ def main() -> None:
     parser.add_argument("--stage", nargs="+", type=int, help="default: all")
     parser.add_argument("--topology", default="v5e:1x1")
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--smoke", action="store_true", help="a small stage, on this machine")
     args = parser.parse_args()
-    device = open_topology(args.topology).devices[0]
+    import jax
+
     from vitswin_jax.models.registry import create_model
+
+    if args.smoke:
+        args.stage, args.batch_size = [3], 1
+    device = jax.devices()[0] if args.smoke else open_topology(args.topology).devices[0]
 
     print(f"| {' | '.join(HEADER)} |", f"|{' --- |' * len(HEADER)}", sep="\n")
     model = create_model(args.model, dtype="bfloat16")
