@@ -3,19 +3,15 @@
 import numpy as np
 
 from vitswin_jax.explain import pictures
-from vitswin_jax.explain.attention import LayerAttention, on_image, window_tokens
-
-
-def layer_of(size, window, shift, stride):
-    tokens = window_tokens(size, window_size=window, shift=shift, pad_before_roll=True)
-    weights = np.zeros((1, *tokens.shape[:1], 1, *tokens.shape[1:] * 2), np.float32)
-    return LayerAttention("stage_0/block_1", weights, None, tokens, 0, size, window, stride)
+from vitswin_jax.explain.attention import on_image
+from vitswin_jax.models.geometry import BlockGeometry
+from vitswin_jax.nn.windows import Cut
 
 
 def test_window_edges_lie_between_windows():
     """Windows of 2x3 on 4x6, shifted by (1, 1): they begin at rows 1, 3 and columns 1, 4."""
-    layer = layer_of((4, 6), (2, 3), (1, 1), (8, 10))
-    lines = pictures.window_edges(layer)
+    cut = Cut((2, 3), (1, 1), pad_before_roll=True)
+    lines = pictures.window_edges(BlockGeometry("block_1", 0, (4, 6), (8, 10), cut=cut))
     level = {y for (y, _), (end, _) in lines if y == end}
     upright = {x for (_, x), (_, end) in lines if x == end}
     assert (level, upright) == ({8, 24}, {10, 40})

@@ -101,7 +101,7 @@ def test_scanned_parameters_give_the_same_page(tmp_path, model_and_params, sourc
 def test_bias_maps_show_keys_where_they_lie(model_and_params):
     """In the map of a head, the place (dy, dx) from the centre has the bias of that key."""
     model, params = model_and_params
-    maps = report._bias_tables(model, params, 0)
+    maps = report._bias_maps(model.geometry(), params)[0]
     height, width = window = (2, 4)
     assert maps.shape == (2, 2, 2 * height - 1, 2 * width - 1)
     table = params["stage_0"]["block_1"]["attn"]["relative_position_bias_table"]

@@ -13,51 +13,26 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 from einops import rearrange
 from flax.traverse_util import flatten_dict
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from PIL import Image
 
 from vitswin_jax.core.types import Params, UserError
-from vitswin_jax.models.resnet import total_stride
-from vitswin_jax.models.swin import Swin
-from vitswin_jax.models.swin_block import SwinBlock
-from vitswin_jax.models.vit import ViT
+from vitswin_jax.models.geometry import BlockGeometry, Geometry, Tokens, geometry_of
 from vitswin_jax.nn.blocks import unstack_blocks
-from vitswin_jax.nn.layers import pair
-from vitswin_jax.nn.windows import Cut, Size, map_windows, relative_position_index
-
-Tokens = Int[np.ndarray, "windows n"]
+from vitswin_jax.nn.windows import Size, relative_position_index
 
 
-@dataclass(frozen=True)
-class LayerAttention:
-    """One block's attention, and where its tokens lie.
+@dataclass(frozen=True, kw_only=True)
+class LayerAttention(BlockGeometry):
+    """Attention weights of one block, and the place of its tokens."""
 
-    A layer's tokens are numbered: a ViT's prefix, then the places of the map, row-major. `tokens`
-    has the numbers of each window's, -1 for padding. A ViT is one window of all its tokens.
-    """
-
-    name: str
-    """The block's, such as "block_3" or "stage_1/block_0"."""
     weights: Float[np.ndarray, "b windows heads n n"]
     """A row for each query; it sums to 1."""
-    position_bias: Float[np.ndarray, "heads n n"] | None
-    tokens: Tokens
-    prefix: int
-    size: Size
-    """The map's, (height, width) in tokens."""
-    window: Size
-    stride: Size
-    """Pixels from one place of the map to the next, (down, across)."""
-
-    @property
-    def num_tokens(self) -> int:
-        """How many tokens the layer has, without padding."""
-        return self.prefix + self.size[0] * self.size[1]
+    position_bias: Float[np.ndarray, "heads n n"] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,25 +49,24 @@ class Attention:
 def attention_maps(
     model: nn.Module, variables: Mapping[str, Params], images: Float[np.ndarray, "b h w 3"]
 ) -> Attention:
-    """Returns the attention weights of a ViT or Swin (not Swin-MLP) to normalised images.
+    """Returns the attention weights that a model gives to normalised images.
 
-    They come out of the model's own forward pass, in evaluation, whatever its `attn_impl`.
-    Variables may be in loop or scan layout. Raises UserError for a model without attention.
+    The model's own forward pass, in evaluation, gives them, whatever its `attn_impl`. Variables
+    may be in loop or scan layout. Raises UserError for a model without attention.
     """
+    geometry = geometry_of(model, images.shape[1:3])
+    if geometry.attention is None:
+        raise UserError(f"{type(model).__name__} has no attention to show.")
     model = model.clone(scan=False, remat="none")
     variables = {"params": unstack_blocks(variables["params"])}
     sown = jax.device_get(_sown(model, variables, images))
-    if not sown:
-        raise UserError(f"{type(model).__name__} has no attention to show.")
-    vit = isinstance(model, ViT)
-    geometry = _vit_geometry(model) if vit else _swin_geometry(model, images.shape)
     layers = []
-    for block, where in geometry.items():
-        weights = sown[block, "attn"]["attention"]
-        windowed = weights[:, None] if weights.ndim == 4 else weights
-        bias = sown[block, "attn"].get("position_bias")
-        layers.append(LayerAttention(block, windowed, bias, **where))
-    return Attention(tuple(layers), *_pooling(model, sown, layers[-1], len(images)))
+    for block in geometry.blocks:
+        found = sown[block.name, geometry.attention]
+        weights = found["attention"] if block.cut else found["attention"][:, None]
+        bias = found.get("position_bias")
+        layers.append(LayerAttention(**vars(block), weights=weights, position_bias=bias))
+    return Attention(tuple(layers), *_pooling(geometry, sown, len(images)))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -106,94 +80,17 @@ def _sown(model: nn.Module, variables: Mapping[str, Params], images: jax.Array) 
     return sown
 
 
-def _vit_geometry(model: ViT) -> dict[str, dict[str, Any]]:
-    grid, prefix = model.grid, model.num_prefix_tokens
-    tokens = np.arange(prefix + grid[0] * grid[1])[None]
-    where = {"size": grid, "window": grid, "stride": patch_pixels(model)}
-    return {f"block_{i}": {**where, "tokens": tokens, "prefix": prefix} for i in range(model.depth)}
-
-
-@functools.lru_cache(maxsize=8)
-def _swin_geometry(model: Swin, shape: tuple[int, ...]) -> dict[str, dict[str, Any]]:
-    """Returns where each block's tokens lie: what the blocks are called with, on no numbers."""
-    found: dict[str, dict[str, Any]] = {}
-    patch = patch_pixels(model)
-
-    def note(call, args, kwargs, context):
-        block = context.module
-        if isinstance(block, SwinBlock) and context.method_name == "mix_windows":
-            stage, size = int(block.path[0].removeprefix("stage_")), args[0].shape[1:3]
-            tokens = window_tokens(
-                size,
-                window_size=block.cut.window_size,
-                shift=block.cut.shift,
-                pad_before_roll=block.cut.pad_before_roll,
-            )
-            found["/".join(block.path)] = {
-                "size": size,
-                "window": block.cut.window_size,
-                "stride": (patch[0] << stage, patch[1] << stage),
-                "tokens": tokens,
-                "prefix": 0,
-            }
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(note):
-        images = jax.ShapeDtypeStruct(shape, jnp.float32)
-        jax.eval_shape(model.init, jax.random.key(0), images)
-    return found
-
-
-def patch_pixels(model: ViT | Swin) -> Size:
-    """Returns how many pixels (height, width) a patch has: with a hybrid's ResNet, strides wide."""
-    stride = 1
-    if isinstance(model, ViT) and model.resnet_layers is not None:
-        stride = total_stride(model.resnet_layers)
-    height, width = pair(model.patch_size)
-    return height * stride, width * stride
-
-
-def window_tokens(
-    size: Size, *, window_size: Size, shift: Size, pad_before_roll: bool
-) -> Int[np.ndarray, "windows n"]:
-    """Returns which token of a map stands where in its (shifted) windows, -1 for padding.
-
-    The numbers go the model's own way: they are cut into windows like a map of one channel.
-    """
-    numbers = np.arange(1, size[0] * size[1] + 1, dtype=np.float32).reshape(1, *size, 1)
-    seen = []
-
-    def note(windows, mask):
-        del mask
-        seen.append(windows)
-        return windows
-
-    with jax.ensure_compile_time_eval():
-        map_windows(
-            note,
-            jnp.asarray(numbers),
-            Cut(window_size, shift, pad_before_roll),
-        )
-        return np.asarray(seen[0])[0, :, :, 0].astype(int) - 1
-
-
 def _pooling(
-    model: ViT | Swin, sown: Mapping[Any, Any], last: LayerAttention, images: int
+    geometry: Geometry, sown: Mapping[Any, Any], images: int
 ) -> tuple[Float[np.ndarray, "b n"], int | None]:
     """Returns each token's share in what the head reads, and the token that alone is read."""
-    n = last.num_tokens
-    patches = (np.arange(n) >= last.prefix) / (n - last.prefix)
-    first = np.eye(n)
-    if isinstance(model, Swin) or model.global_pool == "avg":
-        share, query = patches, None
-    elif model.global_pool == "map":
-        return sown["", "attn_pool"]["attention"].mean(1)[:, 0].astype(np.float64), None
-    elif model.global_pool == "token_avg":
-        share, query = (first[0] + patches) / 2, None
-    else:
-        heads = 2 if model.dist_token and model.dist_head else 1
-        share, query = first[:heads].mean(0), 0
-    return np.tile(share, (images, 1)), query
+    last, pooling = geometry.blocks[-1], geometry.pooling
+    if pooling.attention is not None:
+        return sown["", pooling.attention]["attention"].mean(1)[:, 0].astype(np.float64), None
+    share = np.zeros(last.num_tokens)
+    share[: pooling.tokens] = (1 - pooling.patches) / max(pooling.tokens, 1)
+    share[last.prefix :] += pooling.patches / (last.num_tokens - last.prefix)
+    return np.tile(share, (images, 1)), None if pooling.patches else 0
 
 
 def stitch(

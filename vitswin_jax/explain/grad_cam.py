@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vitswin_jax.core.types import Params, UserError
-from vitswin_jax.models.vit import ViT
+from vitswin_jax.models.geometry import geometry_of
 from vitswin_jax.nn.blocks import unstack_blocks
 
 
@@ -27,9 +27,10 @@ def grad_cam(
 ) -> Float[np.ndarray, "b i j"]:
     """Returns ReLU(Σ_c α_c A_c) of each image's class, α_c a channel's mean gradient (eqs. 1, 2).
 
-    A is the map that Swin's last stage ends with. Of a ViT it is the patches' tokens as they enter
-    the last block, for behind it a head that reads the class token sees no other. Variables may be
-    in loop or scan layout. Raises UserError for a model without a head, or without such a class.
+    A is the input of the module that the model's geometry calls `evidence`: for a Swin, the output
+    of the last stage; for a ViT, the patches' tokens before the last block, because a head that
+    reads the class token sees no other token after it. Variables may be in loop or scan layout.
+    Raises UserError for a model without a head, or without such a class.
     """
     if not model.num_classes:
         raise UserError("the model has no head, and so no class to explain.")
@@ -41,13 +42,12 @@ def grad_cam(
     model = model.clone(scan=False, remat="none")
     variables = {"params": unstack_blocks(variables["params"])}
     features, gradient = jax.device_get(_features_and_gradient(model, variables, images, classes))
-    if isinstance(model, ViT):
-        features, gradient = (
-            x[:, model.num_prefix_tokens :].reshape(len(x), *model.grid, -1)
-            for x in (features, gradient)
-        )
-    alpha = gradient.mean((1, 2))
-    return np.maximum(np.einsum("bhwc,bc->bhw", features, alpha), 0)
+    last = geometry_of(model, images.shape[1:3]).blocks[-1]
+    features, gradient = (
+        x.reshape(len(x), last.num_tokens, -1)[:, last.prefix :] for x in (features, gradient)
+    )
+    heat = np.einsum("bnc,bc->bn", features, gradient.mean(1))
+    return np.maximum(heat, 0).reshape(len(heat), *last.size)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -70,21 +70,14 @@ def _apply(
     model: nn.Module, variables: Mapping[str, Params], images: Array, added: Array | float
 ) -> tuple[Array, Array]:
     """Applies a model with something added to the features; returns its logits and the features."""
-    seen = []
+    seen, place = [], geometry_of(model).evidence
 
     def tap(call, args, kwargs, context):
         if context.method_name != "__call__" or context.module.path != (place,):
             return call(*args, **kwargs)
-        if isinstance(model, ViT):
-            seen.append(args[0])
-            return call(args[0] + added, *args[1:], **kwargs)
-        merged, features = call(*args, **kwargs)
-        seen.append(features)
-        return merged, features + added
+        seen.append(args[0])
+        return call(args[0] + added, *args[1:], **kwargs)
 
-    place = (
-        f"block_{model.depth - 1}" if isinstance(model, ViT) else (f"stage_{len(model.depths) - 1}")
-    )
     with nn.intercept_methods(tap):
         logits = model.apply(variables, images, train=False)
     return logits, seen[0]

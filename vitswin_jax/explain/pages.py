@@ -17,18 +17,16 @@ from vitswin_jax.core.types import Params, UserError
 from vitswin_jax.explain import pictures
 from vitswin_jax.explain.attention import (
     Attention,
+    LayerAttention,
     attention_maps,
     mean_attention_distance,
-    patch_pixels,
     received,
     relative_bias_maps,
     rollout,
 )
 from vitswin_jax.explain.grad_cam import grad_cam
 from vitswin_jax.explain.learned import patch_filters, position_embedding
-from vitswin_jax.models.swin import Swin
-from vitswin_jax.models.swin_mlp import SwinMlp
-from vitswin_jax.models.vit import ViT
+from vitswin_jax.models.geometry import by_stage, geometry_of
 from vitswin_jax.nn.blocks import unstack_blocks
 from vitswin_jax.report import figures
 from vitswin_jax.report.page import template
@@ -100,16 +98,16 @@ class Section:
 
 def available_parts(model: nn.Module, params: Params) -> tuple[str, ...]:
     """Returns the parts that a model has, in the order of PARTS."""
-    attends = not isinstance(model, SwinMlp)
-    swin, vit = isinstance(model, Swin), isinstance(model, ViT)
+    geometry = geometry_of(model)
+    attends = geometry.attention is not None
     has = {
         "rollout": attends,
         "gradcam": model.num_classes > 0,
-        "windows": attends and swin,
+        "windows": attends and geometry.blocks[0].cut is not None,
         "heads": attends,
         "distance": attends,
-        "positions": position_embedding(model, params) is not None,
-        "biases": (attends and swin) or (vit and model.pos_embed == "relative"),
+        "positions": geometry.positions is not None,
+        "biases": geometry.biases,
         "filters": patch_filters(model, params) is not None,
     }
     return tuple(part for part in PARTS if has[part])
@@ -154,7 +152,7 @@ class Explainer:
         Which only a model without a head does without.
         """
         inputs, variables = image[None], {"params": self._params}
-        stride = patch_pixels(self._model)
+        blocks = geometry_of(self._model).blocks
         if {"rollout", "windows", "heads", "distance", "biases"} & set(self.parts):
             self._last = attention_maps(self._model, variables, inputs)
         if "distance" in self.parts:
@@ -162,21 +160,19 @@ class Explainer:
             self._distances.append([mean_attention_distance(layer)[0] for layer in layers])
         if "rollout" in self.parts:
             heat = rollout(self._last)[0]
-            figure = pictures.heat_on_image(pixels, heat, stride=stride, least=heat.min())
+            figure = pictures.heat_on_image(pixels, heat, stride=blocks[0].stride, least=heat.min())
             yield _picture("rollout", figure)
         if "gradcam" in self.parts:
             heat = grad_cam(self._model, variables, inputs, np.array([label]))[0]
-            halved = len(self._model.depths) - 1 if isinstance(self._model, Swin) else 0
-            last = (stride[0] << halved, stride[1] << halved)
-            figure = pictures.heat_on_image(pixels, heat, stride=last, least=0.0)
+            figure = pictures.heat_on_image(pixels, heat, stride=blocks[-1].stride, least=0.0)
             yield _picture("gradcam", figure)
         if "windows" in self.parts:
-            shown = [layer for stage in _stages(self._last) for layer in stage[-2:]]
+            shown = [layer for stage in by_stage(self._last.layers) for layer in stage[-2:]]
             maps = [(layer, received(layer)[0].mean(0)) for layer in shown]
             yield _picture("windows", pictures.windows(pixels, maps))
         if "heads" in self.parts:
             query = self._last.query
-            for name, stage in _named("heads", _stages(self._last)):
+            for name, stage in _named("heads", self._last):
                 maps = np.stack([received(layer, query=query)[0] for layer in stage])
                 yield _picture(name, pictures.heads(maps))
 
@@ -189,7 +185,7 @@ class Explainer:
             embedding = position_embedding(self._model, self._params)
             yield _picture("positions", figures.draw_position_similarity(embedding))
         if "biases" in self.parts:
-            for name, stage in _named("biases", _stages(self._last)):
+            for name, stage in _named("biases", self._last):
                 maps = np.stack([relative_bias_maps(layer) for layer in stage])
                 maps = maps - maps.mean((2, 3), keepdims=True)  # a constant no softmax sees
                 yield _picture(name, figures.draw_bias_maps(maps))
@@ -234,14 +230,8 @@ def _picture(name: str, figure: Figure) -> Picture:
     return Picture(name, figures.png(figure))
 
 
-def _stages(attention: Attention) -> list[list]:
-    """Returns the layers of each stage; a ViT is one stage."""
-    stages: dict[str, list] = {}
-    for layer in attention.layers:
-        stages.setdefault(layer.name.rpartition("/")[0], []).append(layer)
-    return list(stages.values())
-
-
-def _named(part: str, stages: list[list]) -> Iterator[tuple[str, list]]:
+def _named(part: str, attention: Attention) -> Iterator[tuple[str, Sequence[LayerAttention]]]:
+    """Yields the picture's name and the layers of each stage."""
+    stages = by_stage(attention.layers)
     for i, stage in enumerate(stages):
         yield (part if len(stages) == 1 else f"{part}.stage_{i}"), stage

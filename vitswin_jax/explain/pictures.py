@@ -14,6 +14,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from vitswin_jax.explain.attention import LayerAttention, on_image
+from vitswin_jax.models.geometry import BlockGeometry
 from vitswin_jax.nn.windows import Size
 from vitswin_jax.report.figures import cell_ticks, mosaic
 
@@ -70,7 +71,7 @@ def windows(
     return figure
 
 
-def window_edges(layer: LayerAttention) -> list[tuple[Size, Size]]:
+def window_edges(layer: BlockGeometry) -> list[tuple[Size, Size]]:
     """Returns the lines ((y, x), (y, x)) between neighbours of different windows, in pixels."""
     of = np.zeros(layer.num_tokens, int)
     for window, tokens in enumerate(layer.tokens):

@@ -14,6 +14,7 @@ from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
+from vitswin_jax.models.geometry import geometry_of
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.windows import Size
 
@@ -100,21 +101,28 @@ class MaskedModel(nn.Module):
 
     def check_encoder(self) -> list[str]:
         """Returns what no method can do with the encoder."""
-        encoder, wrong = self.encoder, []
-        if getattr(encoder, "resnet_layers", None) is not None:
+        encoder, geometry, wrong = self.encoder, geometry_of(self.encoder), []
+        if geometry.filters is None:
             wrong.append("a ResNet in front of the patches would see what is hidden")
-        if getattr(encoder, "fc_norm", False) or getattr(encoder, "global_pool", "") == "map":
+        if not geometry.normed or geometry.pooling.attention is not None:
             wrong.append("the encoder needs a norm behind its blocks: no fc_norm, no map pooling")
         if encoder.num_classes:
             wrong.append(f"the encoder has num_classes={encoder.num_classes}, which must be 0")
         return wrong
-
-    def with_encoder(self, **fields: Any) -> MaskedModel:
-        """Returns the same model with fields of its encoder changed."""
-        return self.clone(encoder=self.encoder.clone(**fields))
 
     def features(
         self, images: Float[Array, "b h w channels"], *, train: bool = False
     ) -> Float[Array, "b d"]:
         """Returns the encoder's features of whole images."""
         return self.encoder.features(images, train=train)
+
+
+def encoder_of(model: nn.Module) -> nn.Module:
+    """Returns the encoder of a model that pre-trains one; any other model is its own encoder."""
+    return model.encoder if isinstance(model, MaskedModel) else model
+
+
+def with_encoder(model: nn.Module, **fields: Any) -> nn.Module:
+    """Returns the same model with fields of its encoder changed; see `encoder_of`."""
+    encoder = encoder_of(model).clone(**fields)
+    return model.clone(encoder=encoder) if isinstance(model, MaskedModel) else encoder

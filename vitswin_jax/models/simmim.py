@@ -14,9 +14,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from vitswin_jax.core.types import UserError
+from vitswin_jax.models.geometry import geometry_of
 from vitswin_jax.models.masked import MaskedModel, Reconstruction, enlarge
 from vitswin_jax.models.stages import table_init
-from vitswin_jax.models.swin import Swin
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.windows import Size
 
@@ -56,9 +56,7 @@ class SimMIM(MaskedModel):
     @property
     def stride(self) -> Size:
         """How many pixels a cell of the encoder's last map stands for, (height, width)."""
-        stages = len(self.encoder.depths) if isinstance(self.encoder, Swin) else 1
-        p, q = pair(self.encoder.patch_size)
-        return p << (stages - 1), q << (stages - 1)
+        return geometry_of(self.encoder).blocks[-1].stride
 
     @property
     def units(self) -> Size:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from vitswin_jax.core.choices import wrong_choice
 from vitswin_jax.core.types import UserError
+from vitswin_jax.models.geometry import BlockGeometry, Geometry
 from vitswin_jax.models.stages import PatchMerging, Stage, table_init
 from vitswin_jax.models.swin_block import SwinBlock, WindowAttention
 from vitswin_jax.nn.block import BlockOptions
@@ -132,24 +133,30 @@ class Swin(nn.Module):
             self.head = create_head(self.num_classes)
 
     def _stage(self, stage: int, rates: tuple[float, ...]) -> Stage:
-        window, shift = fit_window(
-            self.resolutions[stage], self.window_sizes[stage], window_clip=self.window_clip
-        )
         blocks = tuple(
             functools.partial(
                 self._block_class,
                 self._options,
-                attention=self._attention(stage, window),
+                attention=self._attention(stage, cut.window_size),
                 mlp=self._mlp(stage, shifted=shifted),
-                cut=Cut(window, shift if shifted else (0, 0), self.pad_before_roll),
+                cut=cut,
             )
-            for shifted in (False, True)
+            for shifted, cut in zip((False, True), self._cuts(stage), strict=True)
         )
         merging = functools.partial(
             PatchMerging, self.norm_eps, self._kernel_init, self.dtype, self._norm_last
         )
         last = stage == len(self.depths) - 1
         return Stage(blocks, rates, None if last else merging, self.remat, self.scan)
+
+    @nn.nowrap
+    def _cuts(self, stage: int) -> tuple[Cut, Cut]:
+        """Returns how a stage's plain blocks and its shifted blocks cut maps."""
+        window, shift = fit_window(
+            self.resolutions[stage], self.window_sizes[stage], window_clip=self.window_clip
+        )
+        plain, shifted = (Cut(window, by, self.pad_before_roll) for by in ((0, 0), shift))
+        return plain, shifted
 
     @property
     def _options(self) -> BlockOptions:
@@ -227,3 +234,24 @@ class Swin(nn.Module):
             x, before_merging = stage(x, train=train)
             maps.append(before_merging)
         return tuple(maps)
+
+    @nn.nowrap
+    def geometry(self, size: Size | None = None) -> Geometry:
+        """Returns the geometry; see `HasGeometry`. Windows fit `img_size`, whatever the `size`."""
+        maps = (self if size is None else self.clone(img_size=size)).resolutions
+        p, q = pair(self.patch_size)
+        blocks = []
+        for stage, depth in enumerate(self.depths):
+            where = {"stage": stage, "size": maps[stage], "stride": (p << stage, q << stage)}
+            cuts = self._cuts(stage)
+            blocks += [
+                BlockGeometry(f"stage_{stage}/block_{i}", cut=cuts[i % 2], **where)
+                for i in range(depth)
+            ]
+        return Geometry(
+            tuple(blocks),
+            evidence="norm",
+            attention="attn",
+            biases=True,
+            positions=(lambda params: params["absolute_pos_embed"][0]) if self.ape else None,
+        )

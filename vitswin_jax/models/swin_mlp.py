@@ -5,6 +5,7 @@ Official code, models/swin_mlp.py. Axes: b batch, h w map, n tokens of a window,
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import ClassVar
@@ -15,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vitswin_jax.core.types import UserError
+from vitswin_jax.models.geometry import Geometry
 from vitswin_jax.models.swin import Swin
 from vitswin_jax.models.swin_block import SwinBlock
 from vitswin_jax.nn.windows import Size, pad_to_multiple, window_partition, window_reverse
@@ -83,3 +85,8 @@ class SwinMlp(Swin):
     def _attention(self, stage: int, window: Size) -> Callable[..., nn.Module]:
         del window  # it shows in the windows
         return functools.partial(SpatialMlp, self.num_heads[stage], self._kernel_init, self.dtype)
+
+    @nn.nowrap
+    def geometry(self, size: Size | None = None) -> Geometry:
+        """Returns the geometry of a Swin without attention; see `HasGeometry`."""
+        return dataclasses.replace(super().geometry(size), attention=None, biases=False)

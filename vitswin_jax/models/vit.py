@@ -5,8 +5,7 @@ Axes: b batch, h w image, i j patch grid, n tokens, c embed_dim, k classes.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -15,7 +14,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from vitswin_jax.core.choices import wrong_choice
-from vitswin_jax.core.types import UserError
+from vitswin_jax.core.types import Params, UserError
+from vitswin_jax.models.geometry import BlockGeometry, Geometry, Pooling
 from vitswin_jax.models.resnet import Numerics, ResNet, total_stride
 from vitswin_jax.models.vit_block import AttentionPool, Block
 from vitswin_jax.nn.block import BlockOptions
@@ -23,6 +23,7 @@ from vitswin_jax.nn.blocks import apply_blocks, drop_path_schedule
 from vitswin_jax.nn.execution import FOR_SEQUENCES
 from vitswin_jax.nn.layers import LayerNorm, PatchEmbed, create_head, pair
 from vitswin_jax.nn.posemb import POS_EMBED_PLACES, POS_EMBEDS, create_positions
+from vitswin_jax.nn.windows import Size
 
 GLOBAL_POOLS = ("token", "avg", "token_avg", "map")
 
@@ -153,15 +154,7 @@ class ViT(nn.Module):
             self.dist = self.param("dist_token", zeros, (1, 1, c), jnp.float32)
         if self.reg_tokens:
             self.reg = self.param("reg_token", normal, (1, self.reg_tokens, c), jnp.float32)
-        positions = functools.partial(
-            create_positions,
-            kind=self.pos_embed,
-            grid=self.grid,
-            prefix=self.num_prefix_tokens,
-            embed_prefix=not self.no_embed_class,
-            embed_dim=c,
-            num_heads=self.num_heads,
-        )
+        positions = self._create_positions
         every = self.pos_embed_at == "every" and self.pos_embed != "none"
         self.positions = None if every or self.pos_embed == "none" else positions(self.param)
         self.embed_drop = nn.Dropout(self.drop_rate)
@@ -325,3 +318,47 @@ class ViT(nn.Module):
         if self.pre_logits is not None:
             x = jnp.tanh(self.pre_logits_layer(x))
         return x.astype(jnp.float32)
+
+    @nn.nowrap
+    def _create_positions(self, param: Callable[..., Array]) -> Float[Array, "_ n _"]:
+        return create_positions(
+            param,
+            kind=self.pos_embed,
+            grid=self.grid,
+            prefix=self.num_prefix_tokens,
+            embed_prefix=not self.no_embed_class,
+            embed_dim=self.embed_dim,
+            num_heads=self.num_heads,
+        )
+
+    @nn.nowrap
+    def geometry(self, size: Size | None = None) -> Geometry:
+        """Returns the geometry; see `HasGeometry`. A ViT takes images of `img_size` only."""
+        del size
+        hybrid, prefix = self.resnet_layers is not None, self.num_prefix_tokens
+        pixels = total_stride(self.resnet_layers) if hybrid else 1
+        p, q = pair(self.patch_size)
+        where = {"stage": 0, "size": self.grid, "stride": (p * pixels, q * pixels)}
+        pooling = {
+            "token": Pooling(self._heads, 0.0),
+            "avg": Pooling(),
+            "token_avg": Pooling(1, 0.5),
+            "map": Pooling(attention="attn_pool"),
+        }
+        added = self.pos_embed not in ("none", "relative") and self.pos_embed_at != "every"
+
+        def positions(params: Params) -> Float[Array, "h w c"]:
+            table = self._create_positions(lambda name, *_: params[name])
+            return table[0, prefix:].reshape(*self.grid, -1)
+
+        return Geometry(
+            tuple(BlockGeometry(f"block_{i}", prefix=prefix, **where) for i in range(self.depth)),
+            # A head that reads the class token sees no other token after the last block.
+            evidence=f"block_{self.depth - 1}",
+            filters=None if hybrid else "patch_embed/proj/kernel",
+            attention="attn",
+            biases=self.pos_embed == "relative",
+            positions=positions if added else None,
+            pooling=pooling[self.global_pool],
+            normed=not self.fc_norm,
+        )

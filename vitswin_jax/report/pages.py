@@ -12,8 +12,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from einops import rearrange
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
+from jaxtyping import Float
 
 from vitswin_jax.core.atomic import replacing
 from vitswin_jax.core.types import Params, Source, UserError
@@ -21,10 +23,8 @@ from vitswin_jax.core.version import __version__
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.evaluate.evaluation import Evaluation
 from vitswin_jax.evaluate.mistakes import worst_mistakes
-from vitswin_jax.models.swin import Swin
-from vitswin_jax.models.vit import ViT
+from vitswin_jax.models.geometry import Geometry, HasGeometry, by_stage
 from vitswin_jax.nn.blocks import unstack_blocks
-from vitswin_jax.nn.windows import fit_window
 from vitswin_jax.report import figures
 from vitswin_jax.report.page import percent, template
 from vitswin_jax.report.runs import compare, read_config, read_metrics
@@ -159,43 +159,46 @@ def _mistakes(
 
 
 def _positions(model: nn.Module, params: Params) -> dict[str, Any] | None:
-    """Returns what the model has learned about positions, for the families that have it."""
-    if isinstance(model, ViT) and "pos_embed" in params:
-        grid = model.grid
-        patches = np.asarray(params["pos_embed"])[0, -grid[0] * grid[1] :]
+    """Returns pictures of the learned tables of positions, for models that have them."""
+    if not isinstance(model, HasGeometry):
+        return None
+    geometry = model.geometry()
+    if geometry.positions is not None and "pos_embed" in params:
+        embedding = np.asarray(geometry.positions(params))
         return {
             "title": "Position embeddings",
             "text": "Each small map shows how similar the embedding of one patch, at the map's "
             "place in the grid, is to those of all patches: what the model has learned about "
             "neighbourhood (ViT, figure 7 centre).",
-            "figures": [(None, figures.position_similarity(patches.reshape(*grid, -1)))],
+            "figures": [(None, figures.position_similarity(embedding))],
         }
-    if type(model) is Swin:  # V2 has no tables
+    if stages := _bias_maps(geometry, params):
         return {
             "title": "Relative position biases",
             "text": "What each head adds to the attention of a query, at the centre, to the keys "
             "around it in its window: red draws attention, blue turns it away. Each block has its "
             "own scale.",
-            "figures": [
-                (f"Stage {stage}", figures.bias_maps(_bias_tables(model, params, stage)))
-                for stage in range(len(model.depths))
-            ],
+            "figures": [(f"Stage {i}", figures.bias_maps(maps)) for i, maps in enumerate(stages)],
         }
     return None
 
 
-def _bias_tables(model: Swin, params: Params, stage: int) -> np.ndarray:
-    window, _ = fit_window(
-        model.resolutions[stage], model.window_sizes[stage], window_clip=model.window_clip
-    )
-    blocks = params[f"stage_{stage}"]
-    tables = [
-        np.asarray(blocks[f"block_{i}"]["attn"]["relative_position_bias_table"])
-        for i in range(model.depths[stage])
-    ]
-    # Rows run over the query's place less the key's; turned round, a map shows keys where they lie.
-    maps = np.stack(tables)[:, ::-1].reshape(len(tables), 2 * window[0] - 1, 2 * window[1] - 1, -1)
-    return np.moveaxis(maps, -1, 1)
+def _bias_maps(
+    geometry: Geometry, params: Params
+) -> list[Float[np.ndarray, "blocks heads _ _"]] | None:
+    """Returns the bias tables of each stage as maps, or None if a block has no table."""
+    leaves, stages = flatten_dict(params, sep="/"), []
+    for blocks in by_stage(geometry.blocks):
+        names = [f"{b.name}/{geometry.attention}/relative_position_bias_table" for b in blocks]
+        if not leaves.keys() >= set(names):
+            return None
+        # Rows run over the query's place less the key's. Reversed, a map shows keys in their place.
+        tables = np.stack([leaves[name] for name in names])[:, ::-1]
+        height, width = blocks[0].window
+        stages.append(
+            rearrange(tables, "b (h w) heads -> b heads h w", h=2 * height - 1, w=2 * width - 1)
+        )
+    return stages
 
 
 def environment() -> list[tuple[str, str]]:

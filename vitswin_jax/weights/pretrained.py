@@ -32,7 +32,7 @@ from vitswin_jax.weights.formats.tensors import Tensor
 from vitswin_jax.weights.locate import WEIGHTS
 from vitswin_jax.weights.metadata import Metadata
 from vitswin_jax.weights.open import Weights, divide_encoder, open_weights
-from vitswin_jax.weights.shapes import parameter_shapes, swin_buffers
+from vitswin_jax.weights.shapes import parameter_shapes, window_buffers
 from vitswin_jax.weights.sources.preprocess import timm_preprocess
 from vitswin_jax.weights.sources.source import IMAGENET
 
@@ -155,7 +155,7 @@ def _write_theirs(
     encoder = model.encoder if masked else model
     source = write.choose_target(format, family_of(encoder), metadata.fields, origin=str(path))
     own, others = divide_encoder(tensors) if masked else (tensors, {})
-    buffers = functools.partial(swin_buffers, encoder)
+    buffers = functools.partial(window_buffers, encoder)
     theirs = write.as_theirs(source, own, buffers, origin=str(path))
     if masked:
         method = method_of(model)

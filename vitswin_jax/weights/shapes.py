@@ -1,4 +1,4 @@
-"""What of a model follows from its fields alone: shapes, sizes, and the buffers others store."""
+"""Shapes and sizes that follow from a model's fields, and buffers that the originals store."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from vitswin_jax.core.types import Shapes
-from vitswin_jax.models.masked import MaskedModel
-from vitswin_jax.models.swin import Swin
+from vitswin_jax.models.geometry import geometry_of
+from vitswin_jax.models.masked import with_encoder
 from vitswin_jax.models.swinv2 import log_spaced_coordinates
 from vitswin_jax.nn.attention import MASKED
 from vitswin_jax.nn.blocks import unstack_blocks
 from vitswin_jax.nn.layers import pair
-from vitswin_jax.nn.windows import fit_window, relative_position_index, shifted_window_mask
+from vitswin_jax.nn.windows import relative_position_index, shifted_window_mask
 from vitswin_jax.weights.adapt import Sizes
 
 
@@ -27,9 +27,8 @@ def parameter_shapes(model: nn.Module) -> Shapes:
     """Returns the flat names of a model's parameters, in loop layout, with their shapes."""
     height, width = pair(model.img_size)
     images = jax.ShapeDtypeStruct((1, height, width, model.in_chans), jnp.float32)
-    # Which traces one block where the loop would trace all.
-    masked = isinstance(model, MaskedModel)
-    scanned = model.with_encoder(scan=True) if masked else model.clone(scan=True)
+    # A scan traces one block; the loop would trace all of them.
+    scanned = with_encoder(model, scan=True)
 
     def init(key: jax.Array, images: jax.Array) -> Any:
         return unstack_blocks(scanned.init(key, images)["params"])
@@ -39,37 +38,32 @@ def parameter_shapes(model: nn.Module) -> Shapes:
 
 
 def sizes_of(model: nn.Module) -> Sizes:
-    """Returns what the shapes of a model's parameters do not tell."""
-    windows = ()
-    if isinstance(model, Swin):
-        stages = zip(model.resolutions, model.window_sizes, strict=True)
-        windows = tuple(fit_window(*s, window_clip=model.window_clip)[0] for s in stages)
-    grid = model.resolutions[0] if isinstance(model, Swin) else model.grid
-    return Sizes(grid, windows, model.num_classes, model.in_chans)
+    """Returns the sizes of a model that do not follow from the shapes of its parameters."""
+    geometry = geometry_of(model)
+    windows = {block.stage: block.cut.window_size for block in geometry.blocks if block.cut}
+    return Sizes(geometry.grid, tuple(windows.values()), model.num_classes, model.in_chans)
 
 
-def swin_buffers(model: Swin, kind: str) -> dict[str, np.ndarray]:
-    """Returns what the originals store of a Swin though it follows from sizes, by our blocks.
+def window_buffers(model: nn.Module, kind: str) -> dict[str, np.ndarray]:
+    """Returns buffers that the originals store in files of a Swin, by the names of our blocks.
 
-    `kind` is "relative_position_index", "relative_coords_table" or "attn_mask".
+    They follow from the model's sizes. `kind` is "relative_position_index",
+    "relative_coords_table" or "attn_mask".
     """
     arrays = {}
-    windows = sizes_of(model).windows
-    for stage, depth in enumerate(model.depths):
-        window, resolution = windows[stage], model.resolutions[stage]
-        shift = fit_window(resolution, model.window_sizes[stage], window_clip=model.window_clip)[1]
-        for block in range(depth):
-            if kind == "attn_mask":
-                if not (block % 2 and any(shift)):
-                    continue
-                padded = (n + -n % side for n, side in zip(resolution, window, strict=True))
-                may_attend = shifted_window_mask(*padded, window_size=window, shift=shift)
-                array = np.where(may_attend, 0.0, MASKED).astype(np.float32)
-            elif kind == "relative_position_index":
-                array = relative_position_index(window).astype(np.int64)
-            else:
-                before = pair(model.pretrained_window_sizes[stage])
-                table = log_spaced_coordinates(window, before)
-                array = table.reshape(1, 2 * window[0] - 1, 2 * window[1] - 1, 2)
-            arrays[f"stage_{stage}/block_{block}"] = array
+    for block in geometry_of(model).blocks:
+        window, shift = block.cut.window_size, block.cut.shift
+        if kind == "relative_position_index":
+            array = relative_position_index(window).astype(np.int64)
+        elif kind == "relative_coords_table":
+            before = pair(model.pretrained_window_sizes[block.stage])
+            table = log_spaced_coordinates(window, before)
+            array = table.reshape(1, 2 * window[0] - 1, 2 * window[1] - 1, 2)
+        elif any(shift):
+            padded = (n + -n % side for n, side in zip(block.size, window, strict=True))
+            may_attend = shifted_window_mask(*padded, window_size=window, shift=shift)
+            array = np.where(may_attend, 0.0, MASKED).astype(np.float32)
+        else:
+            continue
+        arrays[block.name] = array
     return arrays
