@@ -268,6 +268,9 @@ def test_what_the_mesh_does_not_divide_is_named_with_what_would_do():
 
 
 def test_paths_that_no_rule_covers_are_all_named():
-    state = {"params": {"head": {"kernle": jnp.zeros(2), "bais": jnp.zeros(2)}}, "other": 0}
+    state = {
+        "params": {"head": {"kernle": jnp.zeros(2), "bais": jnp.zeros(2)}},
+        "other": jnp.zeros(2),
+    }
     with pytest.raises(ValueError, match="covers other, params/head/bais, params/head/kernle"):
         state_shardings(create_mesh(), state)

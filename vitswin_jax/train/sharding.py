@@ -23,10 +23,9 @@ from vitswin_jax.train.optim.groups import path_of
 AXES = ("data", "fsdp", "tensor")
 
 # (pattern of a whole path in a state, its mesh axes), the first that matches: for arrays other than
-# parameters and their averages and moments, which have a parameter's shape.
+# parameters and their averages and moments, which have a parameter's shape. Scalars need no row.
 STATE_RULES: tuple[tuple[str, P], ...] = (
-    (r"step", P()),
-    (r"opt_state/(.*/)?count", P()),
+    (r"opt_state/(.*/)?count", P()),  # one for each block of a stack, if a rule is applied to each
     (r"opt_state/.*/ns_coeffs", P()),  # Muon's polynomial
     (r"opt_state/.*/v(_row|_col)?/.*", P()),  # Adafactor's means over rows and columns
 )
@@ -149,6 +148,8 @@ def _spec(path: str, shape: tuple[int, ...], params: Mapping[str, tuple[int, ...
     names = path.split("/")
     endings = ("/".join(names[i:]) for i in range(len(names)))
     param = next((ending for ending in endings if ending in params), None)
+    if not shape:
+        return P()
     if param is None or params[param] != shape:
         return next((spec for pattern, spec in STATE_RULES if re.fullmatch(pattern, path)), None)
     if uncovered([param]):

@@ -14,7 +14,8 @@ from optax.contrib import MuonDimensionNumbers
 from vitswin_jax.core.types import UserError
 from vitswin_jax.nn.blocks import stack_blocks, unstack_blocks
 from vitswin_jax.train.optim.groups import Groups
-from vitswin_jax.train.optim.optimizers import OPTIMIZERS, make_optim, make_tx
+from vitswin_jax.train.optim.optimizers import OPTIMIZERS, Optimizer, make_optim, make_tx
+from vitswin_jax.train.sharding import create_mesh, state_shardings
 
 
 def test_adamw_is_the_paper_formula():
@@ -279,3 +280,23 @@ def test_a_pattern_that_matches_nothing_raises_before_there_is_a_state():
     tx = make_tx(lambda step: 0.1, groups=Groups(freeze=("haed/.*",)))
     with pytest.raises(UserError, match=r"matches no parameter; the nearest are head/"):
         tx.init(make_tree(0))
+
+
+def test_a_new_optimizer_is_one_function_and_one_row(monkeypatch):
+    """One without `momentum_dtype`, and with scalars of its own in its state."""
+
+    def rule(*, b2=0.5):
+        def update(grads, state, params=None):
+            del params
+            return jax.tree.map(lambda g: g * b2 * state["warmth"], grads), state
+
+        return optax.GradientTransformation(lambda params: {"warmth": jnp.float32(2.0)}, update)
+
+    monkeypatch.setitem(OPTIMIZERS, "ours", Optimizer(rule, "rate"))
+    tx = make_tx(lambda step: 0.1, name="ours", b2=0.25)
+    params = {"head": {"kernel": jnp.array([4.0])}}
+    updates, _ = tx.update(params, tx.init(params), params)
+    np.testing.assert_allclose(updates["head"]["kernel"], -0.1 * 4.0 * 0.25 * 2.0, rtol=1e-6)
+    state = {"params": params, "opt_state": tx.init(params), "step": jnp.int32(0)}
+    layout = state_shardings(create_mesh(), state)
+    assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(layout["opt_state"]))

@@ -135,7 +135,8 @@ def make_tx(
     optimizer, groups = one_of("optim.name", name, OPTIMIZERS), groups or Groups()
     _check_values(weight_decay, max_grad_norm)
     own = own_keys(f"name={name!r}", optimizer.rule, own)
-    one_of("optim.momentum_dtype", own["momentum_dtype"], DTYPES)
+    if "momentum_dtype" in own:
+        one_of("optim.momentum_dtype", own["momentum_dtype"], DTYPES)
     if optimizer.decay == "schedule" and weight_decay:
         if not peak_lr:
             raise UserError(f"optim.name={name!r} needs a peak_lr above 0 for its weight_decay.")
