@@ -8,7 +8,7 @@ from PIL import Image
 from vitswin_jax.data.sources.open import open_source
 from vitswin_jax.evaluate.evaluation import summarize
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.weights.pretrained import parameter_shapes
+from vitswin_jax.weights.shapes import parameter_shapes
 
 CLASS_NAMES = ("$x_ & {{y}}", "<b>bold<script>", "日本")
 TINY = {

@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 
 import vitswin_jax
-from vitswin_jax.weights.open import parameter_shapes
+from vitswin_jax.weights.shapes import parameter_shapes
 
 ROOT = Path(__file__).parents[1]
 

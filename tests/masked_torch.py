@@ -293,7 +293,7 @@ def main():
     """Writes the goldens; of the package come the names and the shapes of the parameters."""
     from vitswin_jax.models.pretraining import create_pretraining
     from vitswin_jax.models.registry import create_model
-    from vitswin_jax.weights.open import parameter_shapes
+    from vitswin_jax.weights.shapes import parameter_shapes
 
     arrays = {}
     for name, (family, fields, method) in CASES.items():

@@ -29,7 +29,7 @@ from vitswin_jax.train.state import create_state
 from vitswin_jax.train.step import StepOptions, make_train_step
 from vitswin_jax.train.task.masked import Masked
 from vitswin_jax.trainer import train_and_evaluate
-from vitswin_jax.weights.pretrained import load_pretraining
+from vitswin_jax.weights.load import load_pretraining
 
 ROOT = Path(__file__).parents[1]
 STEPS = 6

@@ -16,7 +16,8 @@ from PIL import Image
 
 from vitswin_jax.core.version import __version__
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.weights.pretrained import parameter_shapes, save_pretrained
+from vitswin_jax.weights.save import save_pretrained
+from vitswin_jax.weights.shapes import parameter_shapes
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,23 +14,23 @@ from vitswin_jax.core.version import __version__
 
 if TYPE_CHECKING:
     from vitswin_jax.models.registry import create_model, model_names
-    from vitswin_jax.weights.pretrained import (
-        load_metadata,
-        load_pretrained,
-        make_preprocess,
-        save_pretrained,
-    )
+    from vitswin_jax.weights.load import load_metadata, load_pretrained, make_preprocess
+    from vitswin_jax.weights.open import Pretrained, open_pretrained
+    from vitswin_jax.weights.save import save_pretrained
 
 _HOMES = {
     "create_model": "models.registry",
     "model_names": "models.registry",
-    "load_metadata": "weights.pretrained",
-    "load_pretrained": "weights.pretrained",
-    "make_preprocess": "weights.pretrained",
-    "save_pretrained": "weights.pretrained",
+    "load_metadata": "weights.load",
+    "load_pretrained": "weights.load",
+    "make_preprocess": "weights.load",
+    "open_pretrained": "weights.open",
+    "Pretrained": "weights.open",
+    "save_pretrained": "weights.save",
 }
 
 __all__ = [
+    "Pretrained",
     "UserError",
     "__version__",
     "create_model",
@@ -38,6 +38,7 @@ __all__ = [
     "load_pretrained",
     "make_preprocess",
     "model_names",
+    "open_pretrained",
     "save_pretrained",
 ]
 

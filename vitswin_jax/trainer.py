@@ -51,7 +51,8 @@ from vitswin_jax.train.state import (
 )
 from vitswin_jax.train.task.masked import Masked
 from vitswin_jax.train.task.supervised import Supervised
-from vitswin_jax.weights.pretrained import WEIGHTS, save_pretrained
+from vitswin_jax.weights.locate import WEIGHTS
+from vitswin_jax.weights.save import save_pretrained
 
 log = logging.getLogger(__name__)
 

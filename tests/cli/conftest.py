@@ -9,7 +9,8 @@ from vitswin_jax.cli import main
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.data.sources.open import open_source
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.weights.pretrained import parameter_shapes, save_pretrained
+from vitswin_jax.weights.save import save_pretrained
+from vitswin_jax.weights.shapes import parameter_shapes
 
 
 @pytest.fixture(scope="session")

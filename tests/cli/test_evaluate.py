@@ -14,8 +14,10 @@ from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.data.sources.open import open_source
 from vitswin_jax.evaluate.probes import Features, knn_accuracies
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.weights.pretrained import load_metadata, parameter_shapes, save_pretrained
+from vitswin_jax.weights.load import load_metadata
 from vitswin_jax.weights.published import synsets
+from vitswin_jax.weights.save import save_pretrained
+from vitswin_jax.weights.shapes import parameter_shapes
 
 
 def pixels(records):

@@ -11,8 +11,8 @@ from flax.traverse_util import unflatten_dict
 from PIL import Image
 
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.weights.open import parameter_shapes
-from vitswin_jax.weights.pretrained import save_pretrained
+from vitswin_jax.weights.save import save_pretrained
+from vitswin_jax.weights.shapes import parameter_shapes
 
 
 @pytest.fixture

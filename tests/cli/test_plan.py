@@ -18,7 +18,7 @@ from vitswin_jax.plan.topology import TPUS, open_topology
 from vitswin_jax.train.run.compile import make_step
 from vitswin_jax.train.run.prepare import prepare
 from vitswin_jax.train.run.recipe import read_recipe
-from vitswin_jax.weights.pretrained import parameter_shapes
+from vitswin_jax.weights.shapes import parameter_shapes
 
 ROOT = Path(__file__).parents[2]
 RECIPE = f"{ROOT / 'configs' / 'vit.py'}:i1k,vit_tiny_patch16_224"

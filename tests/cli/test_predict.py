@@ -17,8 +17,9 @@ from web_server import serving
 
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.weights.open import parameter_shapes
-from vitswin_jax.weights.pretrained import load_metadata, save_pretrained
+from vitswin_jax.weights.load import load_metadata
+from vitswin_jax.weights.save import save_pretrained
+from vitswin_jax.weights.shapes import parameter_shapes
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from vitswin_jax.explain import attention
 from vitswin_jax.models.registry import create_model
 from vitswin_jax.models.swinv2 import ContinuousPositionBias, log_spaced_coordinates
 from vitswin_jax.nn.blocks import stack_blocks
-from vitswin_jax.weights.open import parameter_shapes
+from vitswin_jax.weights.shapes import parameter_shapes
 
 SWIN = {
     "img_size": 14,

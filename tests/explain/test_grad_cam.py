@@ -10,7 +10,7 @@ from vitswin_jax.core.types import UserError
 from vitswin_jax.explain.grad_cam import grad_cam
 from vitswin_jax.models.registry import create_model
 from vitswin_jax.nn.blocks import stack_blocks
-from vitswin_jax.weights.open import parameter_shapes
+from vitswin_jax.weights.shapes import parameter_shapes
 
 CLASSES = np.array([2, 0])
 

@@ -6,7 +6,7 @@ from sklearn.decomposition import PCA
 
 from vitswin_jax.explain.learned import patch_filters, position_embedding
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.weights.open import parameter_shapes
+from vitswin_jax.weights.shapes import parameter_shapes
 
 VIT = {"img_size": 8, "patch_size": 2, "embed_dim": 40, "depth": 1, "num_heads": 2}
 

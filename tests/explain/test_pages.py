@@ -7,7 +7,7 @@ from flax.traverse_util import unflatten_dict
 from vitswin_jax.core.types import UserError
 from vitswin_jax.explain.pages import PARTS, Explainer, available_parts
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.weights.open import parameter_shapes
+from vitswin_jax.weights.shapes import parameter_shapes
 
 VIT = {"img_size": 16, "embed_dim": 8, "num_heads": 2, "depth": 1, "patch_size": 4}
 SWIN = {"img_size": 12, "patch_size": 2, "embed_dim": 8, "depths": (1, 2), "window_size": 4}

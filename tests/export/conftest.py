@@ -10,7 +10,7 @@ from vitswin_jax.export.program import make_program
 from vitswin_jax.models.registry import create_model
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.weights.metadata import Metadata
-from vitswin_jax.weights.open import parameter_shapes
+from vitswin_jax.weights.shapes import parameter_shapes
 
 _SWIN = {
     "img_size": (20, 28), "patch_size": 4, "embed_dim": 8, "depths": (2, 1), "num_heads": (2, 4),

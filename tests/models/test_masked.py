@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from vitswin_jax.models.masked import cut_patches, draw_masks, enlarge, join_patches
 from vitswin_jax.models.pretraining import create_pretraining
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.weights.open import parameter_shapes
+from vitswin_jax.weights.shapes import parameter_shapes
 
 
 def create(name):

@@ -16,7 +16,7 @@ from vitswin_jax import create_model
 from vitswin_jax.nn.layers import LayerNorm
 from vitswin_jax.plan.cost import describe
 from vitswin_jax.plan.variant_costs import variant_costs
-from vitswin_jax.weights.open import parameter_shapes
+from vitswin_jax.weights.shapes import parameter_shapes
 
 MULTIPLY_ADDS = {
     "vit_tiny_patch16_224": 1.26,

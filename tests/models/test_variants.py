@@ -10,7 +10,7 @@ from vitswin_jax.models.registry import FAMILIES, family_of, model_kwargs, resol
 from vitswin_jax.models.variants import ALIASES, VARIANTS
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.train.optim.optimizers import decay_mask
-from vitswin_jax.weights.pretrained import default_preprocess
+from vitswin_jax.weights.sources.preprocess import default_preprocess
 
 
 def test_every_family_has_variants_and_each_is_of_its_family():
@@ -32,7 +32,7 @@ def test_every_family_can_be_trained_and_fed(family):
         "fc2_kernel",
     }
     assert not any(yes for path, yes in decayed.items() if "cpb_mlp" in path)
-    assert default_preprocess(name).img_size == pair(model.img_size)
+    assert default_preprocess(model, name).img_size == pair(model.img_size)
 
 
 def test_names_are_unique_and_aliases_lead_to_variants():

@@ -17,8 +17,8 @@ import vitswin_jax
 from vitswin_jax.cli import main
 from vitswin_jax.core.types import UserError
 from vitswin_jax.weights.locate import locate
-from vitswin_jax.weights.open import parameter_shapes
 from vitswin_jax.weights.published import published
+from vitswin_jax.weights.shapes import parameter_shapes
 
 TINY = {"img_size": 16, "patch_size": 4, "embed_dim": 192, "depth": 1, "num_heads": 3,
         "num_classes": 5, "mlp_ratio": 0.5}  # fmt: skip

@@ -21,7 +21,7 @@ import vitswin_jax
 from vitswin_jax.core.types import UserError
 from vitswin_jax.weights.formats import read as formats
 from vitswin_jax.weights.formats.pth_write import write_pth
-from vitswin_jax.weights.pretrained import parameter_shapes
+from vitswin_jax.weights.shapes import parameter_shapes
 from vitswin_jax.weights.sources.source import BUFFERS
 
 VIT = {"img_size": 16, "patch_size": 4, "embed_dim": 192, "depth": 1, "num_heads": 3,

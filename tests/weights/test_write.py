@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 import vitswin_jax
 from vitswin_jax.models.registry import FAMILIES
-from vitswin_jax.weights.open import parameter_shapes
+from vitswin_jax.weights.shapes import parameter_shapes
 from vitswin_jax.weights.sources.detect import SOURCES
 from vitswin_jax.weights.sources.source import SOME
 from vitswin_jax.weights.write import choose_target

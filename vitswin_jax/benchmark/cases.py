@@ -15,7 +15,7 @@ import numpy as np
 from vitswin_jax.models.registry import create_model, family_of
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.plan.cost import describe
-from vitswin_jax.weights.pretrained import save_pretrained
+from vitswin_jax.weights.save import save_pretrained
 
 TASKS = {"inference": 1, "train": 3}
 """The multiply-adds of a task, in forward passes: a backward pass takes two."""

@@ -19,7 +19,7 @@ from vitswin_jax.train.optim.optimizers import make_optim
 from vitswin_jax.train.sharding import create_mesh, shard_batch, state_shardings
 from vitswin_jax.train.state import state_of_copies
 from vitswin_jax.train.step import StepOptions, make_train_step
-from vitswin_jax.weights.pretrained import load_pretrained
+from vitswin_jax.weights.load import load_pretrained
 
 
 def ours(job: Job) -> Work:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from vitswin_jax.core.types import Source
     from vitswin_jax.data.augment.transforms import Preprocess
     from vitswin_jax.evaluate.evaluation import Evaluation
-    from vitswin_jax.weights.pretrained import Metadata
+    from vitswin_jax.weights.metadata import Metadata
+    from vitswin_jax.weights.open import Pretrained
 
 _SHOWN_CLASSES = 20
 
@@ -71,18 +72,17 @@ def run(args: argparse.Namespace) -> int:
         predict_dataset,
         summarize,
     )
-    from vitswin_jax.weights.pretrained import default_preprocess, load_metadata, load_pretrained
+    from vitswin_jax.weights.open import open_pretrained
 
-    metadata = load_metadata(args.weights, args.model)
-    model, variables = load_pretrained(args.weights, args.model)
+    pretrained = open_pretrained(args.weights, args.model)
+    model, metadata, preprocess = pretrained.model, pretrained.metadata, pretrained.preprocess
     source = open_evaluated(args, metadata)
-    preprocess = metadata.preprocess or default_preprocess(metadata.name, metadata.fields)
 
     def read(source: Source, make: Callable[..., Any]) -> tuple[np.ndarray, np.ndarray]:
         batches = make_eval_batches(
             source, batch_size=args.batch_size, preprocess=preprocess, workers=args.workers
         )
-        return predict_dataset(make(model, variables["params"], preprocess), batches)
+        return predict_dataset(make(model, pretrained.variables["params"], preprocess), batches)
 
     if probe.is_wanted(args):
         train = open_evaluated(args, metadata, train=True)
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     if args.real is not None:
         labels = likeliest_of_several(logits, labels)
     evaluation = summarize(logits, labels, match.class_names)
-    verdict = _verdict(evaluation, metadata, preprocess, judged=match.validation)
+    verdict = _verdict(evaluation, pretrained, judged=match.validation)
     if args.json:
         facts = {"dataset": source.name, "scored": match.note, "published": verdict or None}
         print(json.dumps(facts | evaluation.as_json(), ensure_ascii=False))
@@ -115,8 +115,7 @@ def run(args: argparse.Namespace) -> int:
         print_scores(evaluation, title=f"{source.name}, {len(source):,} images", note=match.note)
         print("".join(f"\n{line}" for line in verdict), end="\n" if verdict else "")
     written = {"evaluation": evaluation, "source": source, "preprocess": preprocess}
-    about = {"metadata": metadata, "model": model, "params": variables["params"]}
-    report = _write_report(args, **about, **written)
+    report = _write_report(args, pretrained, **written)
     paths = [] if report is None else [f"report: {report}"]
     paths += [f"figure: {path}" for path in _write_figures(args, **written)]
     if paths and not args.json:
@@ -136,17 +135,15 @@ def _check_outputs(args: argparse.Namespace) -> None:
         check_writable(Path(args.figures) / "mistakes.png")
 
 
-def _verdict(
-    evaluation: Evaluation, metadata: Metadata, preprocess: Preprocess, *, judged: bool
-) -> list[str]:
-    """Returns the lines that set the accuracy beside the published one, where there is one.
+def _verdict(evaluation: Evaluation, pretrained: Pretrained, *, judged: bool) -> list[str]:
+    """Returns lines that compare the accuracy with the published one; none without one.
 
-    It is `judged` where the images may be those with which it was published.
+    It is `judged` if the images may be those with which it was published.
     """
     from vitswin_jax.evaluate import verdict
     from vitswin_jax.weights.published import find_published
 
-    known = metadata.provenance
+    known, preprocess = pretrained.provenance, pretrained.preprocess
     if "expected_top1" not in known:
         return []
     top1, by = known["expected_top1"], known["expected_top1_by"]
@@ -194,7 +191,7 @@ def _write_figures(
     return paths + ([write_sheet(folder / "mistakes.png", pictures)] if pictures else [])
 
 
-def _write_report(args: argparse.Namespace, *, metadata: Metadata, **report: Any) -> Path | None:
+def _write_report(args: argparse.Namespace, pretrained: Pretrained, **report: Any) -> Path | None:
     weights = Path(args.weights)
     workdir = weights if weights.is_dir() else None
     if args.output is None and workdir is None:
@@ -204,8 +201,10 @@ def _write_report(args: argparse.Namespace, *, metadata: Metadata, **report: Any
     return write_report(
         args.output or workdir / "report.html",
         title=weights.resolve().name,
+        model=pretrained.model,
+        params=pretrained.variables["params"],
         workdir=workdir,
-        command=metadata.provenance.get("command"),
+        command=pretrained.provenance.get("command"),
         **report,
     )
 

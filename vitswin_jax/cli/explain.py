@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitswin_jax.cli.inputs import ImageReader, add_inputs, make_classifier, names_of_classes
+from vitswin_jax.cli.inputs import ImageReader, add_inputs, make_classifier
 from vitswin_jax.core.choices import one_of
 from vitswin_jax.core.types import UserError, nearest
 
@@ -40,15 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Writes the pictures and index.html; 1 where an image could not be read."""
     from vitswin_jax.explain.pages import Explainer, Section, write_page
-    from vitswin_jax.weights.pretrained import default_preprocess, load_metadata, load_pretrained
+    from vitswin_jax.weights.open import open_pretrained
 
     _check_parts(args.only)
-    metadata = load_metadata(args.weights, args.model)
-    model, variables = load_pretrained(args.weights, args.model)
-    names = names_of_classes(metadata, model.num_classes) if model.num_classes else ()
+    pretrained = open_pretrained(args.weights, args.model)
+    model, variables = pretrained.model, pretrained.variables
+    names, preprocess = pretrained.class_names, pretrained.preprocess
     label = None if args.label is None else _class_of(args.label, names, origin=args.weights)
     explainer = Explainer(model, variables, parts=args.only)
-    preprocess = metadata.preprocess or default_preprocess(metadata.name, metadata.fields)
     classify = make_classifier(model, variables)
     reader = ImageReader(preprocess.image)
     folder, taken, sections = Path(args.out), {_MODEL}, []

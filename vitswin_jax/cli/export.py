@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import functools
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,6 @@ from vitswin_jax.core.types import UserError
 
 if TYPE_CHECKING:
     from vitswin_jax.export.program import Program, Run
-    from vitswin_jax.weights.metadata import Metadata
 
 _FORMATS = ("onnx", "stablehlo")  # each a module of vitswin_jax.export, and a suffix
 
@@ -57,24 +56,26 @@ def run(args: argparse.Namespace) -> int:
     kind = _format(args.target, args.to)
     write, load = _exporter(kind)
     from vitswin_jax.export.program import compare, make_program, sample_images
-    from vitswin_jax.weights.open import weights_file
-    from vitswin_jax.weights.pretrained import load_pretrained
+    from vitswin_jax.weights.open import open_pretrained
 
-    fields = {} if args.img_size is None else {"img_size": args.img_size}
-    source, target = weights_file(args.weights), Path(args.target)
-    if target.exists() and target.resolve() == source.resolve():
+    pretrained = open_pretrained(args.weights, args.model, img_size=args.img_size)
+    target = Path(args.target)
+    if target.exists() and target.resolve() == pretrained.file.resolve():
         raise UserError(f"{target}: is the file to be exported; give another name.")
-    model, variables = load_pretrained(args.weights, args.model, **fields)
-    metadata = _metadata(args, model, fields)
-    plain = make_program(model, variables, metadata=metadata, uint8=args.uint8)
-    program = plain
-    if args.quantize:
-        program = make_program(model, variables, metadata=metadata, uint8=args.uint8, quantize=True)
+    make = functools.partial(
+        make_program,
+        pretrained.model,
+        pretrained.variables,
+        metadata=pretrained.metadata,
+        uint8=args.uint8,
+    )
+    plain = make()
+    program = make(quantize=True) if args.quantize else plain
     images = np.concatenate([sample_images(program), *_read_images(program, args.images)])
     difference = write(args.target, program, images=images)
     described = program.describe()
     size = target.stat().st_size
-    print(f"{args.target}: {metadata.name}, {described['weights']}, {size / 1e6:,.2f} MB")
+    print(f"{args.target}: {described['name']}, {described['weights']}, {size / 1e6:,.2f} MB")
     print(f"takes {described['input']}; gives {described['output']}")
     print(f"largest difference from JAX: {difference}, over {len(images)} images")
     if args.quantize:
@@ -103,17 +104,6 @@ def _exporter(kind: str) -> tuple[Any, Any]:
     return getattr(module, f"export_{kind}"), getattr(module, f"load_{kind}")
 
 
-def _metadata(args: argparse.Namespace, model: Any, fields: Mapping[str, Any]) -> Metadata:
-    """Returns what the weights say of themselves, at the model's image size."""
-    from vitswin_jax.nn.layers import pair
-    from vitswin_jax.weights.pretrained import default_preprocess, load_metadata
-
-    metadata = load_metadata(args.weights, args.model, **fields)
-    preprocess = metadata.preprocess or default_preprocess(metadata.name, metadata.fields)
-    preprocess = dataclasses.replace(preprocess, img_size=pair(model.img_size))
-    return dataclasses.replace(metadata, preprocess=preprocess)
-
-
 def _read_images(program: Program, paths: Sequence[str]) -> list[np.ndarray]:
     """Returns images as the program takes them, each a batch of one."""
     from vitswin_jax.data.decode import decode_image
@@ -121,9 +111,8 @@ def _read_images(program: Program, paths: Sequence[str]) -> list[np.ndarray]:
 
     if paths and program.image_shape[2] != 3:
         raise UserError(f"--images are of 3 channels; the model takes {program.image_shape[2]}.")
-    preprocess = program.metadata.preprocess
-    pixels = (preprocess.image(decode_image(read_file(path), name=path)) for path in paths)
-    return [program.take(image[None], preprocess) for image in pixels]
+    pixels = (program.preprocess.image(decode_image(read_file(path), name=path)) for path in paths)
+    return [program.take(image[None]) for image in pixels]
 
 
 def _print_accuracy(args: argparse.Namespace, program: Program, runs: Mapping[str, Run]) -> None:
@@ -138,9 +127,9 @@ def _print_accuracy(args: argparse.Namespace, program: Program, runs: Mapping[st
     match = match_classes(metadata.class_names, program.model.num_classes, source)
     print(f"{source.name}, {len(source):,} images")
     for name, run in runs.items():
-        batches = make_eval_batches(source, batch_size=64, preprocess=metadata.preprocess)
+        batches = make_eval_batches(source, batch_size=64, preprocess=program.preprocess)
         logits, labels = predict_dataset(
-            lambda batch, run=run: run(program.take(batch["image"], metadata.preprocess)), batches
+            lambda batch, run=run: run(program.take(batch["image"])), batches
         )
         top1 = summarize(match.select(logits), labels, match.class_names).top1
         print(f"  top-1 {100 * top1:6.2f} %  {name}")

@@ -32,16 +32,6 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help="the variant, where the file is unclear")
 
 
-def names_of_classes(metadata, num_classes: int) -> tuple[str, ...]:
-    """Returns what the classes are called: by the file, by its list of classes, else by number."""
-    from vitswin_jax.weights.published import class_names
-
-    names = metadata.class_names or class_names(metadata.provenance.get("class_list")) or ()
-    if len(names) != num_classes:
-        return tuple(f"class {i}" for i in range(num_classes))
-    return names
-
-
 class ImageReader:
     """Reads images and prepares them; says which could not be read, and goes on."""
 

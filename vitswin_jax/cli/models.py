@@ -69,10 +69,10 @@ def _one_model(name: str) -> tuple[str, nn.Module] | None:
     from vitswin_jax.models.registry import create_model, resolve_name  # imports Flax
 
     if not exact and Path(name).exists():
-        from vitswin_jax.weights.pretrained import load_metadata
+        from vitswin_jax.weights.open import open_pretrained
 
-        metadata = load_metadata(name)
-        return f"{name} ({metadata.name})", create_model(metadata.name, **metadata.fields)
+        pretrained = open_pretrained(name)
+        return f"{name} ({pretrained.metadata.name})", pretrained.model
     variant, _ = resolve_name(name)
     return variant if variant == name else f"{name} ({variant})", create_model(name)
 

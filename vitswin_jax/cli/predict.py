@@ -15,14 +15,15 @@ import numpy as np
 from tqdm import tqdm
 
 from vitswin_jax.cli.images import find_images, read_image
-from vitswin_jax.cli.inputs import add_inputs, names_of_classes
+from vitswin_jax.cli.inputs import add_inputs
 from vitswin_jax.core.atomic import check_writable, replacing
 from vitswin_jax.core.types import Params, UserError
 from vitswin_jax.report.sheet import AT_MOST, Picture, thumbnail, write_sheet
 
 if TYPE_CHECKING:
-    from flax import linen as nn
     from jax import Array
+
+    from vitswin_jax.weights.open import Pretrained
 
 
 _BATCH = 16
@@ -52,25 +53,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the most probable classes of each image; 1 where an image could not be read."""
-    from vitswin_jax.weights.pretrained import load_metadata, load_pretrained, make_preprocess
+    from vitswin_jax.weights.open import open_pretrained
 
     for path in filter(None, (args.sheet, args.features)):
         check_writable(path)
     images = find_images(args.images)
     _check_sheet(args, len(images))
-    metadata = load_metadata(args.weights, args.model)
-    model, variables = load_pretrained(args.weights, args.model)
-    if not model.num_classes and not (args.features and args.sheet is None):
+    pretrained = open_pretrained(args.weights, args.model)
+    if not pretrained.model.num_classes and not (args.features and args.sheet is None):
         raise UserError(f"{args.weights}: the model has no head and names no classes.")
-    look = _make_look(
-        model,
-        variables,
-        size=1 if len(images) == 1 else _BATCH,  # one shape to compile for
-        several=metadata.provenance.get("multi_label", False),
-    )
-    preprocess = make_preprocess(args.weights, args.model)
-    read = functools.partial(_read, preprocess=preprocess, small=args.sheet is not None)
-    results = _Results(args, names_of_classes(metadata, model.num_classes))
+    look = _make_look(pretrained, size=1 if len(images) == 1 else _BATCH)  # compiled for one shape
+    small = args.sheet is not None
+    read = functools.partial(_read, preprocess=pretrained.preprocess, small=small)
+    results = _Results(args, pretrained.class_names)
     disable = None if len(images) >= _PROGRESS else True  # None: where no terminal is
     with (
         ThreadPoolExecutor(_THREADS) as pool,
@@ -109,17 +104,20 @@ def _read(
         image = read_image(name)
     except UserError as error:  # it is reported in its turn, and the others are done
         return error
-    return _Item(name, preprocess(image)[0], thumbnail(image) if small else None)
+    return _Item(name, preprocess(image), thumbnail(image) if small else None)
 
 
 def _make_look(
-    model: nn.Module, variables: Params, *, size: int, several: bool
+    pretrained: Pretrained, *, size: int
 ) -> Callable[[Sequence[np.ndarray]], list[_Answer]]:
-    """Returns a function from at most `size` images to what the model says of each.
+    """Returns a function from at most `size` images to the model's answer for each.
 
-    Probabilities are softmax's or, for a model of several classes an image, each class's own.
+    Probabilities are softmax's or, if an image may have several classes, each class's own.
     """
     import jax
+
+    model, variables = pretrained.model, pretrained.variables
+    as_probabilities = jax.nn.sigmoid if pretrained.multi_label else jax.nn.softmax
 
     @jax.jit
     def apply(variables: Params, images: Array) -> tuple[Array, Array | None]:
@@ -127,7 +125,7 @@ def _make_look(
         if not model.num_classes:
             return features, None
         logits = model.apply(variables, images, train=False)  # compiled, the two share their work
-        return features, jax.nn.sigmoid(logits) if several else jax.nn.softmax(logits)
+        return features, as_probabilities(logits)
 
     def look(images: Sequence[np.ndarray]) -> list[_Answer]:
         if not images:

@@ -29,11 +29,12 @@ from vitswin_jax.nn.batch import infer
 from vitswin_jax.nn.blocks import unstack_blocks
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.weights.metadata import Metadata
+from vitswin_jax.weights.sources.preprocess import default_preprocess
 
 TOLERANCE = 1e-4
 """How far an export's logits may be from the model's, in their standard deviations."""
 
-Weights = Mapping[str, Any]
+Arrays = Mapping[str, Any]
 """Flat paths to float32 arrays, or to int8 codes with their scales."""
 
 Run = Callable[[np.ndarray], np.ndarray]
@@ -57,7 +58,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Program:
-    """A model with its weights, and what is to be said of both; `make_program` makes it."""
+    """A model with its weights and its metadata; `make_program` makes it."""
 
     model: nn.Module
     params: Mapping[str, np.ndarray]
@@ -65,8 +66,10 @@ class Program:
     codes: Mapping[str, tuple[np.ndarray, np.ndarray]]
     """Of the quantised: int8 codes and scales."""
     pixels: Preprocess | None
-    """How uint8 images are normalised, where the program does it itself."""
+    """How the program normalises uint8 images; None: it takes normalised ones."""
     metadata: Metadata
+    preprocess: Preprocess
+    """The metadata's, else the default of the model; at the model's image size."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -83,18 +86,16 @@ class Program:
         """What its output is called."""
         return "logits" if self.model.num_classes else "features"
 
-    def take(
-        self, pixels: UInt8[np.ndarray, "b h w c"], preprocess: Preprocess
-    ) -> Shaped[np.ndarray, "b h w c"]:
+    def take(self, pixels: UInt8[np.ndarray, "b h w c"]) -> Shaped[np.ndarray, "b h w c"]:
         """Returns resized and cropped images in [0, 255] as the program takes them."""
-        return pixels if self.pixels is not None else preprocess.normalize(pixels)
+        return pixels if self.pixels is not None else self.preprocess.normalize(pixels)
 
     def image_spec(self) -> jax.ShapeDtypeStruct:
         """Returns images in a batch of any size."""
         (batch,) = export.symbolic_shape("batch")
         return jax.ShapeDtypeStruct((batch, *self.image_shape), self.image_dtype)
 
-    def apply(self, weights: Weights, images: Array) -> Float32[Array, "b k"]:
+    def apply(self, weights: Arrays, images: Array) -> Float32[Array, "b k"]:
         """Returns the logits of images; traced by every exporter."""
         if self.pixels is not None:
             mean, std = (jnp.asarray(x, jnp.float32) for x in (self.pixels.mean, self.pixels.std))
@@ -118,13 +119,12 @@ class Program:
         """Returns plain data: what the program takes and gives, and whose weights it has."""
         sides = ", ".join(map(str, self.image_shape))
         normal = "normalised, (pixel / 255 - mean) / std" if self.pixels is None else "in [0, 255]"
-        preprocess = self.metadata.preprocess
         return {
             "name": self.metadata.name,
             "input": f"images {self.image_dtype} (batch, {sides}), {normal}",
             "output": f"{self.output} float32 (batch, {self.model.num_classes or 'channels'})",
             "weights": "int8, one scale for each output channel" if self.codes else "float32",
-            "preprocess": None if preprocess is None else dataclasses.asdict(preprocess),
+            "preprocess": dataclasses.asdict(self.preprocess),
             "class_names": self.metadata.class_names,
             "provenance": dict(self.metadata.provenance),
             "versions": {"vitswin_jax": __version__, "jax": jax.__version__},
@@ -140,22 +140,23 @@ def make_program(
     uint8: bool = False,
     quantize: bool = False,
 ) -> Program:
-    """Returns a model, in any layout and dtype, as it is exported.
+    """Returns the program of a model in any layout and dtype.
 
-    `uint8` makes it take pixels, which it normalises by the metadata's mean and std; `quantize`
-    rounds matrices to int8. Raises UserError where pixels cannot be normalised.
+    Preprocessing is the metadata's, else the default of the model (`default_preprocess`). With
+    `uint8` the program takes pixels and normalises them by its mean and std; `quantize` rounds
+    matrices to int8. Raises UserError for uint8 images of other than 3 channels.
     """
     metadata = metadata or Metadata(name=family_of(model), fields={})
-    if uint8 and (metadata.preprocess is None or model.in_chans != 3):
-        raise UserError(
-            "uint8 images need weights that say their mean and std, and a model of 3 channels."
-        )
+    preprocess = metadata.preprocess or default_preprocess(model, metadata.name)
+    preprocess = dataclasses.replace(preprocess, img_size=pair(model.img_size))
+    if uint8 and model.in_chans != 3:
+        raise UserError(f"uint8 images have 3 channels; the model has in_chans={model.in_chans}.")
     model = plain(model, dtype=jnp.dtype("float32"))
     flat = flatten_dict(unstack_blocks(variables["params"]), sep="/")
     flat = {path: np.asarray(leaf, np.float32) for path, leaf in sorted(flat.items())}
     codes = quantize_parameters(flat) if quantize else {}
     flat |= {path: code.astype(np.float32) * scale for path, (code, scale) in codes.items()}
-    return Program(model, flat, codes, metadata.preprocess if uint8 else None, metadata)
+    return Program(model, flat, codes, preprocess if uint8 else None, metadata, preprocess)
 
 
 def sample_images(program: Program) -> np.ndarray:
@@ -163,15 +164,13 @@ def sample_images(program: Program) -> np.ndarray:
     height, width, channels = program.image_shape
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (1, height, width, channels), np.uint8)
-    preprocess = program.metadata.preprocess or Preprocess(img_size=(height, width))
-    preprocess = dataclasses.replace(preprocess, img_size=(height, width))
     if channels != 3:
         return (noise / 127.5 - 1).astype(np.float32)
     from sklearn.datasets import load_sample_images
 
-    photos = [preprocess.image(np.asarray(image)) for image in load_sample_images().images]
+    photos = [program.preprocess.image(np.asarray(image)) for image in load_sample_images().images]
     pixels = np.concatenate([np.stack(photos), noise])
-    return program.take(pixels, preprocess)
+    return program.take(pixels)
 
 
 def compare(run: Run, other: Run, batches: Iterable[np.ndarray]) -> Difference:

@@ -5,6 +5,7 @@ Axes: b batch, h w image, i j patch grid, p q pixels of a patch, c channels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -126,3 +127,10 @@ def with_encoder(model: nn.Module, **fields: Any) -> nn.Module:
     """Returns the same model with fields of its encoder changed; see `encoder_of`."""
     encoder = encoder_of(model).clone(**fields)
     return model.clone(encoder=encoder) if isinstance(model, MaskedModel) else encoder
+
+
+def divide_encoder(named: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Divides what has the flat names of a `MaskedModel`'s parameters: its encoder's, the rest."""
+    prefix = "encoder/"
+    encoder = {n.removeprefix(prefix): x for n, x in named.items() if n.startswith(prefix)}
+    return encoder, {n: x for n, x in named.items() if not n.startswith(prefix)}

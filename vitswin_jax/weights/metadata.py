@@ -1,4 +1,4 @@
-"""What a weights file says of itself."""
+"""The metadata of a weights file."""
 
 from __future__ import annotations
 
@@ -7,16 +7,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax.numpy as jnp
+from flax import linen as nn
+
 from vitswin_jax.core.types import UserError, with_tuples
 from vitswin_jax.data.augment.transforms import Preprocess
+
+_EXECUTION = ("attn_impl", "remat", "scan")  # how a run computed, not what: never stored
+
+
+def model_fields(model: nn.Module) -> dict[str, Any]:
+    """Returns a model's fields as plain data, as `Metadata.fields` has them."""
+    names = {f.name for f in dataclasses.fields(model)} - {"parent", "name", *_EXECUTION}
+    fields = {name: getattr(model, name) for name in sorted(names)}
+    return fields | {"dtype": jnp.dtype(model.dtype).name}
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a weights file says of itself."""
+    """The facts that a weights file states about its model."""
 
     name: str
-    """The variant, or the family where the sizes are nobody's."""
+    """The variant, or the family for sizes that no variant has."""
     fields: Mapping[str, Any]
     """The model's fields, as `create_model` takes them."""
     preprocess: Preprocess | None = None

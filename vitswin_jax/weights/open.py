@@ -1,41 +1,45 @@
-"""Weights files of every source as one thing: our parameters, unread, and what is known of them."""
+"""Weights files of every source as one object, `Pretrained`; each file is opened and parsed once.
+
+The rooms, in the order in which opening enters them: `locate` finds the file, `formats` parses it
+into unread tensors, `sources` gives them our names, and `models` has the shapes that they must fit.
+Only then does `Pretrained.variables` read a number.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import functools
 import logging
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 from flax import linen as nn
+from flax.traverse_util import unflatten_dict
 
-from vitswin_jax.core.types import Shapes, UserError
+from vitswin_jax.core.types import UserError
 from vitswin_jax.data.augment.transforms import Preprocess
-from vitswin_jax.models.masked import MaskedModel
+from vitswin_jax.models.masked import MaskedModel, divide_encoder
 from vitswin_jax.models.pretraining import create_pretraining, describe_method
-from vitswin_jax.models.registry import (
-    FAMILIES,
-    create_model,
-    family_of,
-    model_kwargs,
-    resolve_name,
-)
-from vitswin_jax.models.variants import VARIANTS
+from vitswin_jax.models.registry import create_model, family_of
+from vitswin_jax.nn.blocks import stack_blocks
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.weights.adapt import Methods, adapt, check_parameters
-from vitswin_jax.weights.formats import native as files
-from vitswin_jax.weights.formats import read as formats
-from vitswin_jax.weights.formats.tensors import Tensor, Tensors, is_float
-from vitswin_jax.weights.locate import locate
+from vitswin_jax.weights.formats import native
+from vitswin_jax.weights.formats.read import Contents, read_tensors
+from vitswin_jax.weights.formats.tensors import Tensor, is_float
+from vitswin_jax.weights.locate import Located, locate
 from vitswin_jax.weights.metadata import Metadata
+from vitswin_jax.weights.published import class_names
 from vitswin_jax.weights.shapes import parameter_shapes, sizes_of
-from vitswin_jax.weights.sources.detect import Detected, detect
-from vitswin_jax.weights.sources.masked import Decoder, find_decoder
-from vitswin_jax.weights.sources.rules import apply_rules
-from vitswin_jax.weights.sources.source import BUFFERS
+from vitswin_jax.weights.sources.masked import DecoderWeights
+from vitswin_jax.weights.sources.preprocess import default_preprocess
+from vitswin_jax.weights.sources.read import check_family, read_original
 
 log = logging.getLogger(__name__)
 
@@ -58,231 +62,244 @@ NUMERICS = (
 """Fields that are a code's own, or that not every format's file shows."""
 
 
-@dataclass(frozen=True)
-class Pretraining:
-    """What a weights file has besides an encoder: what goes on with its pre-training."""
+@dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A model from a weights file of any source, and all that the file states about it.
 
-    fields: Mapping[str, Any]
-    """What `create_pretraining` takes besides the encoder; what no file shows is not there."""
-    tensors: Mapping[str, Tensor]
-    """The parameters that are not the encoder's."""
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A weights file, its tensors under our names and in our layouts."""
+    `open_pretrained` makes it. Opening reads the file's header; `variables` reads the tensors.
+    """
 
     file: Path
-    tensors: Mapping[str, Tensor]
-    """Exactly the parameters of the file's own model; of a pre-trained one, its encoder's."""
+    """The weights file itself, even if a folder or a published name was given."""
+    model: nn.Module
+    """The Linen module: the file's own model with the fields that were asked for."""
     metadata: Metadata
-    methods: Methods
-    """How its source adapts them to other sizes."""
-    open_pretraining: Callable[[], Pretraining] | None = None
-    """Opens what the file has besides; None where there is nothing to go on pre-training with."""
+    """Name, fields, class names, provenance and metrics of `model`."""
+    own: nn.Module = field(repr=False)
+    """The model as the file has it."""
+    tensors: Mapping[str, Tensor] = field(repr=False)
+    """Exactly the parameters of `own`, unread, under our names and in our layouts."""
+    methods: Methods = field(repr=False, default_factory=Methods)
+    """How the source adapts tensors to other sizes."""
+    open_decoder: Callable[[], DecoderWeights] | None = field(repr=False, default=None)
+    """Opens the decoder of a model that was pre-trained without labels; None: the file has none."""
 
-    def model(self, **fields: Any) -> nn.Module:
-        """Returns the file's own model, but for `fields`."""
-        return create_model(self.metadata.name, **{**self.metadata.fields, **fields})
+    @functools.cached_property
+    def variables(self) -> dict[str, Any]:
+        """The model's variables on the device, in its layout; the tensors are read on first use.
+
+        Each adaptation is logged.
+        """
+        return self.variables_for(self.model)
+
+    @functools.cached_property
+    def preprocess(self) -> Preprocess:
+        """The function from an image, uint8 (h, w, 3), to input of the model, float32 (H, W, 3).
+
+        It is the file's own preprocessing, else the default of the file's model
+        (`default_preprocess`); always at the image size of `model`.
+        """
+        base = self.metadata.preprocess or default_preprocess(self.own, self.metadata.name)
+        return dataclasses.replace(base, img_size=pair(self.model.img_size))
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The model's fields, as `create_model` takes them."""
+        return self.metadata.fields
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Where the weights are from: dataset, split, step, source, published accuracy."""
+        return self.metadata.provenance
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several of the classes, so that each has its own sigmoid."""
+        return bool(self.provenance.get("multi_label", False))
+
+    @functools.cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """A name for each class: the file's, else its list's (`class_list`), else `class 0`, ..."""
+        count = self.model.num_classes
+        names = self.metadata.class_names or class_names(self.provenance.get("class_list")) or ()
+        return names if len(names) == count else tuple(f"class {i}" for i in range(count))
+
+    def changed(self, **fields: Any) -> Pretrained:
+        """Returns the same weights for a model with other fields, such as `img_size`.
+
+        Its metadata keeps no class names of another head and no accuracy of another function.
+        """
+        metadata = self.metadata
+        model = create_model(metadata.name, **{**metadata.fields, **fields})
+        if any(
+            getattr(model, key, None) != getattr(self.model, key, None)
+            for key in (*NUMERICS, "num_classes")
+        ):
+            measured = ("expected_top1", "expected_top1_by")
+            kept = {key: x for key, x in metadata.provenance.items() if key not in measured}
+            metadata = dataclasses.replace(metadata, provenance=kept)
+        if model.num_classes != self.model.num_classes:
+            metadata = dataclasses.replace(metadata, class_names=None)
+        return dataclasses.replace(
+            self,
+            model=model,
+            metadata=dataclasses.replace(metadata, fields={**metadata.fields, **fields}),
+        )
 
     def adapted_to(
-        self, model: nn.Module, *, origin: str, fresh_head: bool = False
+        self, model: nn.Module, *, fresh_head: bool = False
     ) -> tuple[dict[str, Tensor], list[str]]:
-        """Returns a model's parameters, flat and unread, and a line for each adaptation.
+        """Returns the parameters of any model, flat and unread, and a line for each adaptation.
 
-        Raises UserError, naming `origin`, for what cannot be adapted; see `convert.adapt`.
+        Raises UserError that lists all that cannot be adapted; see `weights.adapt`.
         """
         if isinstance(model, MaskedModel):
-            return self._pretraining_for(model, origin=origin)
+            return self._adapted_to_pretraining(model)
         return adapt(
             self.tensors,
             parameter_shapes(model),
-            old=sizes_of(self.model()),
+            old=sizes_of(self.own),
             new=sizes_of(model),
             methods=self.methods,
-            origin=origin,
+            origin=str(self.file),
             fresh_head=fresh_head,
         )
 
-    def pretraining_model(self, **fields: Any) -> MaskedModel:
-        """Returns the model that is pre-trained, as the file has it but for fields of its encoder.
+    def variables_for(self, model: nn.Module) -> dict[str, Any]:
+        """Returns the variables of any model on the device, in its layout."""
+        tensors, notes = self.adapted_to(model)
+        for note in notes:
+            log.info("%s: %s", self.file, note)
+        # jnp.asarray would compile a program for each shape, and an alias would be of the file's
+        # memory.
+        params = read_parameters(tensors, functools.partial(jax.device_put, may_alias=False))
+        return {"params": stack_blocks(params) if model.scan else params}
 
-        Raises UserError for a file that has no decoder.
+    def pretraining_model(self) -> MaskedModel:
+        """Returns `model` with the decoder and the masks of its pre-training.
+
+        Raises UserError for a file without a decoder.
         """
-        return create_pretraining(self.model(**fields), **self._pretraining().fields)
+        return create_pretraining(self.model, **self._decoder.fields)
 
-    def _pretraining(self) -> Pretraining:
-        if self.open_pretraining is None:
+    @functools.cached_property
+    def _decoder(self) -> DecoderWeights:
+        if self.open_decoder is None:
             raise UserError(f"{self.file}: has no decoder to go on pre-training with.")
-        return self.open_pretraining()
+        return self.open_decoder()
 
-    def _pretraining_for(
-        self, model: MaskedModel, *, origin: str
-    ) -> tuple[dict[str, Tensor], list[str]]:
-        """Returns what `adapted_to` does, of the encoder and of all else."""
-        theirs = describe_method(self.pretraining_model())
+    def _adapted_to_pretraining(self, model: MaskedModel) -> tuple[dict[str, Tensor], list[str]]:
+        theirs = describe_method(create_pretraining(self.own, **self._decoder.fields))
         ours = describe_method(model)
         if theirs["method"] != ours["method"]:
             raise UserError(
-                f"{origin}: was pre-trained by {theirs['method']}, and pretrain.method="
+                f"{self.file}: was pre-trained by {theirs['method']}, and pretrain.method="
                 f"{ours['method']!r}."
             )
-        encoder, notes = self.adapted_to(model.encoder, origin=origin)
+        encoder, notes = self.adapted_to(model.encoder)
         notes += [
             f"{key} is {ours[key]!r}, the file's {theirs[key]!r}"
-            for key in self.metadata.pretrain or ()  # which other codes' files do not show
+            for key in self.metadata.pretrain or ()  # files of other codes do not show them
             if ours[key] != theirs[key]
         ]
         tensors = {f"encoder/{name}": tensor for name, tensor in encoder.items()}
-        tensors |= self._pretraining().tensors
+        tensors |= self._decoder.tensors
         found = {name: tensor.shape for name, tensor in tensors.items()}
-        check_parameters(found, parameter_shapes(model), origin=origin)
+        check_parameters(found, parameter_shapes(model), origin=str(self.file))
         return tensors, notes
 
 
-def open_weights(path: str | Path, name: str | None = None, **asked: Any) -> Weights:
-    """Opens a weights file of any source; reads nothing of its tensors.
+def open_pretrained(
+    path: str | os.PathLike[str],
+    name: str | None = None,
+    *,
+    num_classes: int | None = None,
+    img_size: int | tuple[int, int] | None = None,
+    **fields: Any,
+) -> Pretrained:
+    """Opens a weights file of any source, or of a run's workdir, and reads no tensor yet.
 
-    `path` may be all that `locate` takes, a published name too. `name` and `asked`, a variant's
-    name and fields, supply what the file does not show. Raises UserError for a file that is damaged
-    or from no known source, for parameters that do not fit its model, all listed, and for another
-    family than the name's.
+    `path` is a file or a folder, or else a name: of the table of published weights
+    (`augreg/B_16-...`) or of the Hugging Face hub (`hf-hub:org/name[@revision]`), downloaded once.
+    The file decides sizes and numeric details, so that the model gives the original's numbers;
+    `name` supplies only what the file does not show, and explicit fields win over both. None means
+    the file's value. Another `num_classes` gives a fresh (zero) head, unless the source maps its
+    classes; another `img_size` or `window_size` resizes tables by the source's own method. The log
+    lists the adaptations and the unused tensors. Variables are in loop layout, or stacked with
+    `scan=True`. Raises UserError for a file that cannot be read, for what it leaves open, with the
+    candidates, and one that lists every key that is missing, unknown or of another shape.
     """
-    located = locate(path)
-    path, name = located.file, name or _known(located.variant)
-    contents = formats.read_tensors(path)
-    if files.KEY in contents.header:
-        return _open_native(path, contents, name)
-    # A bare family's fields are defaults that nobody named.
-    hints = {} if name is None or name in FAMILIES else model_kwargs(name)
-    found = detect(path, contents, hints, asked)
-    source, family = found.source, found.source.family
-    _check_family(path, f"{source.name} {family}", family, name)
-    model, shapes = _own_model(path, found)
-    tensors, dropped = apply_rules(found.tensors, source.rules, shapes, origin=str(path))
-    unused = [*found.left_out, *(n for n in dropped if not n.endswith(BUFFERS))]
-    if unused:
-        more = f", ... ({len(unused)} in all)" if len(unused) > 5 else ""
-        log.info("%s: not used: %s%s", path, ", ".join(unused[:5]), more)
-    decoder = find_decoder(contents.tensors)
-    # A file looks like any ViT's, and its decoder tells how the encoder was given images.
-    known = name if decoder is None else f"{name or family}.{decoder.method}"
-    images = located.images or source.images(found.fields, known)
-    named = len(located.class_names or ()) == model.num_classes
+    asked = {"num_classes": num_classes, "img_size": img_size}
+    asked = {key: value for key, value in asked.items() if value is not None} | fields
+    if asked.get("window_size", 0) is None:
+        del asked["window_size"]
+    return open_own(path, name, **asked).changed(**asked)
+
+
+def open_own(
+    path: str | os.PathLike[str] | Located, name: str | None = None, **hints: Any
+) -> Pretrained:
+    """Opens a weights file as the model that the file has; otherwise as `open_pretrained`.
+
+    `name` and `hints`, a variant's name and fields, only supply what the file does not show.
+    """
+    located = path if isinstance(path, Located) else locate(path)
+    contents = read_tensors(located.file)
+    if native.KEY in contents.header:
+        return _open_native(located.file, contents, name)
+    found = read_original(located.file, contents, name, hints, called=located.variant)
+    named = len(located.class_names or ()) == found.model.num_classes
+    images = located.images or found.images
     metadata = Metadata(
-        name=_variant(family, found.fields, name) or family,
+        name=found.name,
         fields=found.fields,
-        preprocess=Preprocess(img_size=pair(model.img_size), **images),
+        preprocess=Preprocess(img_size=pair(found.model.img_size), **images),
         class_names=located.class_names if named else None,
-        provenance={**_provenance(path, contents, found), **located.provenance},
+        provenance={**found.provenance, **located.provenance},
     )
-    methods = Methods(source.pos_embed, source.bias_table, source.head_rows)
-    if decoder is None:
-        return Weights(path, tensors, metadata, methods)
-    pretraining = functools.partial(_read_decoder, path, decoder, contents.tensors, model, found)
-    return Weights(path, tensors, metadata, methods, pretraining)
+    source = found.source
+    return Pretrained(
+        file=located.file,
+        model=found.model,
+        metadata=metadata,
+        own=found.model,
+        tensors=found.tensors,
+        methods=Methods(source.pos_embed, source.bias_table, source.head_rows),
+        open_decoder=found.open_decoder,
+    )
 
 
-def weights_file(path: str | Path) -> Path:
-    """Returns the weights file that `path` names, as `locate` does."""
-    return locate(path).file
-
-
-def _own_model(path: Path, found: Detected) -> tuple[nn.Module, Shapes]:
-    try:
-        model = create_model(found.source.family, **found.fields)
-        return model, parameter_shapes(model)
-    except UserError as error:
-        raise UserError(f"{path}: shows no model that could be: {error}") from error
-    except (ArithmeticError, TypeError, ValueError) as error:
-        sizes = ", ".join(f"{name}={value!r}" for name, value in found.fields.items())
-        raise UserError(f"{path}: shows no model that could be: {sizes}.") from error
-
-
-def _provenance(path: Path, contents: formats.Contents, found: Detected) -> dict[str, Any]:
-    """Returns what a file is, and what writing it back needs: its prefix and its dtype."""
-    name = next(iter(found.tensors))
-    whole = [other for other in contents.tensors if other.endswith(name)]
-    dtypes = {tensor.dtype.name for tensor in found.tensors.values() if is_float(tensor)}
-    return {
-        "source": found.source.name,
-        "file": path.name,
-        "format": found.source.format,
-        "prefix": whole[0].removesuffix(name) if whole else found.source.prefix,
-        "dtype": dtypes.pop() if len(dtypes) == 1 else "float32",
-    }
-
-
-def _open_native(path: Path, contents: formats.Contents, name: str | None) -> Weights:
-    metadata = Metadata.from_json(files.native_metadata(path, contents.header), origin=str(path))
+def _open_native(path: Path, contents: Contents, name: str | None) -> Pretrained:
+    header = native.native_metadata(path, contents.header)
+    metadata = Metadata.from_json(header, origin=str(path))
     model = create_model(metadata.name, **metadata.fields)
-    _check_family(path, metadata.name, family_of(model), name)
+    if name is not None:
+        check_family(path, metadata.name, family_of(model), name)
     whole = model
     if metadata.pretrain is not None:
         whole = create_pretraining(model, **metadata.pretrain)
-    found = {name: tensor.shape for name, tensor in contents.tensors.items()}
+    tensors = contents.tensors
+    found = {name: tensor.shape for name, tensor in tensors.items()}
     check_parameters(found, parameter_shapes(whole), origin=str(path))
-    _check_dtypes(path, contents.tensors)
-    if whole is model:
-        return Weights(path, contents.tensors, metadata, Methods())
-    own, others = divide_encoder(contents.tensors)
-    pretraining = Pretraining(metadata.pretrain, others)
-    return Weights(path, own, metadata, Methods(), lambda: pretraining)
-
-
-def _read_decoder(
-    path: Path, decoder: Decoder, tensors: Tensors, encoder: nn.Module, found: Detected
-) -> Pretraining:
-    """Returns what a file of another code has besides its encoder; reads none of its numbers."""
-    theirs = decoder.take(tensors)
-    try:
-        fields = decoder.fields(theirs, found.fields)
-        shapes = parameter_shapes(create_pretraining(encoder.clone(num_classes=0), **fields))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    _, others = divide_encoder(shapes)
-    return Pretraining(fields, apply_rules(theirs, decoder.rules, others, origin=str(path))[0])
-
-
-def divide_encoder(named: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns what is named as a pre-training model's parameters: its encoder's, and the rest."""
-    prefix = "encoder/"
-    encoder = {n.removeprefix(prefix): x for n, x in named.items() if n.startswith(prefix)}
-    return encoder, {n: x for n, x in named.items() if not n.startswith(prefix)}
-
-
-def _check_family(path: Path, holds: str, family: str, name: str | None) -> None:
-    if name is not None and (other := family_of(create_model(name))) != family:
-        raise UserError(f"{path}: holds {holds}, which is no {other} like {name}.")
-
-
-def _check_dtypes(path: Path, tensors: Mapping[str, Tensor]) -> None:
     wrong = [f"{name} ({tensor.dtype})" for name, tensor in tensors.items() if not is_float(tensor)]
     if wrong:
         raise UserError(f"{path}: these are no floating-point numbers: {', '.join(wrong)}.")
+    open_decoder = None
+    if metadata.pretrain is not None:
+        tensors, others = divide_encoder(tensors)
+        open_decoder = functools.partial(DecoderWeights, metadata.pretrain, others)
+    return Pretrained(path, model, metadata, model, tensors, open_decoder=open_decoder)
 
 
-def _known(name: str | None) -> str | None:
-    """Returns the name of a model, or None where there is none of that name."""
-    with contextlib.suppress(UserError):
-        return name if name and resolve_name(name) else None
-    return None
+def read_parameters(
+    tensors: Mapping[str, Tensor], place: Callable[[np.ndarray], Any]
+) -> dict[str, Any]:
+    """Reads flat tensors as float32 arrays and returns the tree of what `place` makes of each."""
 
+    def read(tensor: Tensor) -> Any:
+        array = np.ascontiguousarray(tensor.read(), np.float32)
+        return place(array.reshape(tensor.shape))
 
-def _variant(family: str, fields: Mapping[str, Any], name: str | None) -> str | None:
-    """Returns the variant called `name`, or else that with the most fields, whose these are."""
-    fits = [
-        name
-        for name, (other, sizes) in VARIANTS.items()
-        if other == family and all(_is_size(fields, *size) for size in sizes.items())
-    ]
-    if name is not None and (named := resolve_name(name)[0]) in fits:
-        return named
-    return max(fits, key=lambda name: len(VARIANTS[name][1]), default=None)
-
-
-def _is_size(fields: Mapping[str, Any], key: str, value: Any) -> bool:
-    """Returns whether a field is a variant's; where LayerScale starts, no trained file shows."""
-    if key == "init_values":
-        return bool(fields.get(key)) == bool(value)
-    return fields.get(key) == value
+    with ThreadPoolExecutor(max_workers=4) as pool:  # reading and transposing leave the GIL
+        leaves = pool.map(read, tensors.values())
+        return unflatten_dict(dict(zip(tensors, leaves, strict=True)), sep="/")

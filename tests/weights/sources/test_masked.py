@@ -13,7 +13,7 @@ import vitswin_jax
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.masked import cut_patches
 from vitswin_jax.weights.formats.read import read_tensors
-from vitswin_jax.weights.pretrained import load_pretraining
+from vitswin_jax.weights.load import load_pretraining
 
 CASES = parity.read_cases("masked")
 

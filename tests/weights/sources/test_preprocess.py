@@ -5,8 +5,7 @@ import pytest
 
 from vitswin_jax import load_metadata, make_preprocess, save_pretrained
 from vitswin_jax.models.registry import create_model, model_kwargs
-from vitswin_jax.weights.pretrained import default_preprocess
-from vitswin_jax.weights.sources.preprocess import timm_preprocess
+from vitswin_jax.weights.sources.preprocess import default_preprocess, timm_preprocess
 
 HALF, IMAGENET, CLIP = 0.5, 0.485, 0.48145466
 CONFIGURATIONS = {  # timm 1.0's pretrained_cfg: (first of mean, first of std, crop_pct)
@@ -35,7 +34,7 @@ CONFIGURATIONS = {  # timm 1.0's pretrained_cfg: (first of mean, first of std, c
 
 @pytest.mark.parametrize(("name", "want"), CONFIGURATIONS.items())
 def test_names_give_timms_configurations(name, want):
-    preprocess = default_preprocess(name)
+    preprocess = default_preprocess(create_model(name), name)
     assert (preprocess.mean[0], preprocess.std[0], preprocess.crop_fraction) == want
     assert (preprocess.interpolation, preprocess.crop_mode) == ("bicubic", "center")
 

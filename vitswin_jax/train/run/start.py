@@ -41,8 +41,10 @@ from vitswin_jax.nn.layers import pair
 from vitswin_jax.train.keep.workdir import START
 from vitswin_jax.train.state import fill_head_biases
 from vitswin_jax.weights.download import file_digest
-from vitswin_jax.weights.open import Weights, open_weights, parameter_shapes, weights_file
-from vitswin_jax.weights.pretrained import default_preprocess, read_parameters
+from vitswin_jax.weights.locate import locate
+from vitswin_jax.weights.open import Pretrained, open_own, open_pretrained, read_parameters
+from vitswin_jax.weights.shapes import parameter_shapes
+from vitswin_jax.weights.sources.preprocess import default_preprocess
 
 log = logging.getLogger(__name__)
 
@@ -83,13 +85,14 @@ class Start:
         """
         if self.origin is None:
             return None
-        file = weights_file(self.origin.init_from)
-        if file_digest(file, "sha256") != self.origin.sha256:
+        located = locate(self.origin.init_from)
+        if file_digest(located.file, "sha256") != self.origin.sha256:
             raise UserError(
-                f"{file}: has changed since the run began; choose another --workdir to start anew."
+                f"{located.file}: has changed since the run began; choose another --workdir to "
+                "start anew."
             )
-        weights = open_weights(self.origin.init_from, self.origin.name, **self.origin.hints)
-        params = read_model(weights, self.model, file, fresh_head=self.origin.fresh_head)
+        weights = open_own(located, self.origin.name, **self.origin.hints)
+        params = read_model(weights, self.model, fresh_head=self.origin.fresh_head)
         return fill_head_biases(params, head_bias) if self.origin.fresh_head else params
 
 
@@ -110,22 +113,21 @@ def make_start(
     reconciled.
     """
     if init_from is None:
-        model = _around(create_model(name, **fields), pretrain)
-        base = default_preprocess(name, fields)
+        encoder = create_model(name, **fields)
+        model, base = _around(encoder, pretrain), default_preprocess(encoder, name)
         return Start(model, _preprocess(base, preprocess, model)[0])
     by_default = model_kwargs(name)
     by_hand = {key: value for key, value in fields.items() if with_tuples(value) != by_default[key]}
     hints = {key: value for key, value in by_hand.items() if key not in RUNS_OWN}
-    weights = open_weights(init_from, name, **hints)
+    weights = open_own(init_from, name, **hints)
     file = weights.file
-    theirs = weights.model()
     fresh_head, why = False, []
     if pretrain is None:
-        fresh_head, why = _needs_head(weights, theirs, class_names)
-    chosen, notes = reconcile(name, fields, theirs, origin=str(file), fresh_head=fresh_head)
+        fresh_head, why = _needs_head(weights, class_names)
+    chosen, notes = reconcile(name, fields, weights.own, origin=str(file), fresh_head=fresh_head)
     model = _around(create_model(name, **fields | chosen), pretrain)
-    _, adaptations = weights.adapted_to(model, origin=str(file), fresh_head=fresh_head)
-    transform, other = _preprocess(_as_trained(weights), preprocess, model)
+    _, adaptations = weights.adapted_to(model, fresh_head=fresh_head)
+    transform, other = _preprocess(weights.preprocess, preprocess, model)
     origin = Origin(
         init_from=init_from,
         sha256=file_digest(file, "sha256"),
@@ -182,16 +184,16 @@ def open_teacher(path: str, *, class_names: Sequence[str], dtype: DTypeLike) -> 
 
     Raises UserError where it tells other classes apart than the student's data has.
     """
-    weights = open_weights(path)
-    model, names = weights.model(dtype=jnp.dtype(dtype)), weights.metadata.class_names
+    weights = open_pretrained(path, dtype=jnp.dtype(dtype))
+    model, names = weights.model, weights.metadata.class_names
     if model.num_classes != len(class_names) or names not in (None, tuple(class_names)):
         raise UserError(
             f"distill.teacher={path}: tells {model.num_classes} classes apart, "
             f"{_first(names or ())}, and the data has {len(class_names)}, {_first(class_names)}."
         )
-    preprocess, _ = _preprocess(_as_trained(weights), {}, model)
-    origin = Origin(path, file_digest(weights.file, "sha256"), dataclasses.asdict(preprocess))
-    return Start(model, preprocess, origin)
+    used = weights.preprocess
+    origin = Origin(path, file_digest(weights.file, "sha256"), dataclasses.asdict(used))
+    return Start(model, used, origin)
 
 
 def save_start(workdir: Path, start: Start) -> None:
@@ -219,11 +221,9 @@ def read_start(
     return Start(model, Preprocess(**origin.preprocess), origin)
 
 
-def read_model(
-    weights: Weights, model: nn.Module, file: Path, *, fresh_head: bool = False
-) -> Params:
+def read_model(weights: Pretrained, model: nn.Module, *, fresh_head: bool = False) -> Params:
     """Returns a model's parameters, in its layout, as numpy arrays; no device is touched."""
-    tensors, _ = weights.adapted_to(model, origin=str(file), fresh_head=fresh_head)
+    tensors, _ = weights.adapted_to(model, fresh_head=fresh_head)
     params = read_parameters(tensors, np.asarray)
     if not model.scan:
         return params
@@ -236,23 +236,16 @@ def _around(encoder: nn.Module, pretrain: Mapping[str, Any] | None) -> nn.Module
     return encoder if pretrain is None else create_pretraining(encoder, **pretrain)
 
 
-def _needs_head(
-    weights: Weights, theirs: nn.Module, class_names: Sequence[str]
-) -> tuple[bool, list[str]]:
+def _needs_head(weights: Pretrained, class_names: Sequence[str]) -> tuple[bool, list[str]]:
     """Returns whether the head has to be fresh though a head of the same size may be there."""
-    names = weights.metadata.class_names
-    if theirs.num_classes != len(class_names):
-        return weights.methods.head_rows(theirs.num_classes, len(class_names)) is None, []
+    names, theirs = weights.metadata.class_names, weights.own.num_classes
+    if theirs != len(class_names):
+        return weights.methods.head_rows(theirs, len(class_names)) is None, []
     if names is None:
         return False, ["the head is kept; the file does not name its classes"]
     if tuple(names) != tuple(class_names):
         return True, ["the file's classes have other names"]
     return False, ["the head is kept; the classes are the same"]
-
-
-def _as_trained(weights: Weights) -> Preprocess:
-    metadata = weights.metadata
-    return metadata.preprocess or default_preprocess(metadata.name, metadata.fields)
 
 
 def _first(names: Sequence[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import glob
 import json
 import struct
@@ -103,13 +102,13 @@ def _read_safetensors(path: Path) -> Contents:
     tensors = {}
     for name, entry in header.items():
         start = 8 + size + entry["data_offsets"][0]
-        read_at = functools.partial(_read_from, path, start)
+        read_at = _reader_at(path, start)
         tensors[name] = stored(read_at, tuple(entry["shape"]), _SAFETENSORS[entry["dtype"]])
     return Contents("safetensors", tensors, header=own)
 
 
-def _read_from(path: Path, start: int, offset: int, size: int) -> np.ndarray:
-    return read_bytes(path, start + offset, size)
+def _reader_at(path: Path, start: int) -> Callable[[int, int], np.ndarray]:
+    return lambda offset, size: read_bytes(path, start + offset, size)
 
 
 def _is_npz(path: Path) -> bool:

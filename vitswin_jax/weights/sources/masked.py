@@ -18,7 +18,7 @@ from vitswin_jax.core.types import UserError
 from vitswin_jax.weights import resize
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors
 from vitswin_jax.weights.sources import vit_fields
-from vitswin_jax.weights.sources.rules import Rule, conv, dense, dense_out, locate, match, vector
+from vitswin_jax.weights.sources.rules import Rule, conv, dense, dense_out, gather, match, vector
 from vitswin_jax.weights.sources.source import (
     IMAGENET,
     Fields,
@@ -152,7 +152,17 @@ class Decoder:
 
     def fields(self, tensors: Tensors, encoder: Fields) -> Fields:
         """Returns what `create_pretraining` takes besides the encoder."""
-        return {"method": self.method, **self.describe(locate(tensors, self.rules), encoder)}
+        return {"method": self.method, **self.describe(gather(tensors, self.rules), encoder)}
+
+
+@dataclass(frozen=True)
+class DecoderWeights:
+    """The decoder of a weights file: what pre-training needs besides the encoder."""
+
+    fields: Mapping[str, Any]
+    """The arguments of `create_pretraining` besides the encoder, as far as the file shows them."""
+    tensors: Tensors
+    """The parameters that are not the encoder's."""
 
 
 def _describe_simmim(named: Named, encoder: Fields) -> Fields:

@@ -11,8 +11,16 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from flax import linen as nn
+
+from vitswin_jax.data.augment.transforms import Preprocess
+from vitswin_jax.models.registry import family_of
+from vitswin_jax.nn.layers import pair
+from vitswin_jax.weights.metadata import model_fields
 from vitswin_jax.weights.sources.source import CLIP, HALF, IMAGENET, SOME, Fields
 
+# The Swin families: ImageNet's statistics, 224 of 256 pixels (the official data/build.py).
+_MICROSOFT = IMAGENET | {"crop_fraction": 0.875}
 _LARGE = 300  # pixels: between 256 and 336, the sizes there are
 
 
@@ -42,6 +50,17 @@ _KINDS = (  # the first that fits
     _Kind(None, "", HALF),  # AugReg's and the first ViT's
 )
 # fmt: on
+
+
+def default_preprocess(model: nn.Module, name: str = "") -> Preprocess:
+    """Returns the preprocessing of a model that is from no file, or from a silent one.
+
+    `name` is the model's, with or without timm's tag.
+    """
+    images = _MICROSOFT
+    if family_of(model) == "vit":
+        images = timm_preprocess(model_fields(model), name)
+    return Preprocess(img_size=pair(model.img_size), **images)
 
 
 def timm_preprocess(fields: Fields, name: str = "") -> Mapping[str, Any]:

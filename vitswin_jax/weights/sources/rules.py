@@ -196,7 +196,7 @@ def apply_rules(
     return ours, dropped
 
 
-def locate(tensors: Tensors, rules: Sequence[Rule]) -> dict[str, list[Tensor]]:
+def gather(tensors: Tensors, rules: Sequence[Rule]) -> dict[str, list[Tensor]]:
     """Returns those of their tensors that have a name of ours, by it; shapes are not checked."""
     found: dict[str, list[Tensor]] = {}
     for name in tensors:

@@ -12,7 +12,7 @@ import numpy as np
 
 from vitswin_jax.weights import resize
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors
-from vitswin_jax.weights.sources.rules import Rule, locate
+from vitswin_jax.weights.sources.rules import Rule, gather
 
 Fields = dict[str, Any]
 Named = Mapping[str, list[Tensor]]
@@ -101,7 +101,7 @@ class Source:
 
     def named(self, tensors: Tensors) -> Named:
         """Returns the tensors that have a place, under our names."""
-        return locate(tensors, self.rules)
+        return gather(tensors, self.rules)
 
 
 def unprefixed(*prefixes: str) -> Callable[[Tensors], tuple[Tensors, list[str]]]:

@@ -14,9 +14,10 @@ import vitswin_jax
 from vitswin_jax.core.types import UserError
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.models.registry import FAMILIES
-from vitswin_jax.weights import pretrained
 from vitswin_jax.weights.formats import native as files
-from vitswin_jax.weights.pretrained import Metadata, parameter_shapes
+from vitswin_jax.weights.metadata import Metadata
+from vitswin_jax.weights.shapes import parameter_shapes
+from vitswin_jax.weights.sources.preprocess import default_preprocess
 
 TINY = {
     "vit": {
@@ -304,7 +305,7 @@ def test_preprocess_of_a_name(name, black, size):
 
 def test_every_family_has_a_preprocess():
     for family in FAMILIES:
-        assert pretrained.default_preprocess(family).interpolation == "bicubic"
+        assert default_preprocess(vitswin_jax.create_model(family)).interpolation == "bicubic"
 
 
 def test_preprocess_of_nothing():

@@ -1,0 +1,113 @@
+"""A model with its variables and metadata as one file, ours or of another code."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.traverse_util import flatten_dict
+
+from vitswin_jax.core.types import Params, UserError
+from vitswin_jax.models.masked import MaskedModel, divide_encoder
+from vitswin_jax.models.pretraining import describe_method, method_of
+from vitswin_jax.models.registry import family_of
+from vitswin_jax.nn.blocks import unstack_blocks
+from vitswin_jax.weights import write
+from vitswin_jax.weights.adapt import check_parameters
+from vitswin_jax.weights.formats import native
+from vitswin_jax.weights.locate import WEIGHTS
+from vitswin_jax.weights.metadata import Metadata, model_fields
+from vitswin_jax.weights.shapes import parameter_shapes, window_buffers
+
+log = logging.getLogger(__name__)
+
+
+def save_pretrained(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    variables: Mapping[str, Params],
+    *,
+    format: str = "native",
+    metadata: Metadata | Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes a model and its variables as one file, whole or not at all; returns its path.
+
+    `format` is native, or whose code shall read it: google, timm, microsoft, huggingface. A native
+    file has the metadata, and a folder as `path` gets a `model.safetensors`. `metadata` has what
+    `Metadata` has, but for the fields, which are the model's; that of a file of the same format
+    (`load_metadata`) gives its prefix and dtype back. Raises UserError where the file cannot be
+    written, the format is unknown or cannot have the model, or model, variables and metadata do not
+    fit each other.
+    """
+    path = Path(path)
+    path = path / WEIGHTS if path.is_dir() else path
+    encoder = model.encoder if isinstance(model, MaskedModel) else model
+    metadata = _describe(encoder, metadata, origin=str(path))
+    if encoder is not model:
+        metadata = dataclasses.replace(metadata, pretrain=describe_method(model))
+    params = unstack_blocks(variables["params"])
+    tensors = {key: np.asarray(leaf) for key, leaf in flatten_dict(params, sep="/").items()}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    check_parameters(found, parameter_shapes(model), origin=f"what is to be saved as {path}")
+    if format == "native":
+        native.write_native(path, tensors, metadata=metadata.as_json())
+    else:
+        _write_theirs(path, model, tensors, format, metadata)
+    return path
+
+
+def _write_theirs(
+    path: Path,
+    model: nn.Module,
+    tensors: Mapping[str, np.ndarray],
+    format: str,
+    metadata: Metadata,
+) -> None:
+    masked = isinstance(model, MaskedModel)
+    encoder = model.encoder if masked else model
+    source = write.choose_target(format, family_of(encoder), metadata.fields, origin=str(path))
+    own, others = divide_encoder(tensors) if masked else (tensors, {})
+    buffers = functools.partial(window_buffers, encoder)
+    theirs = write.as_theirs(source, own, buffers, origin=str(path))
+    if masked:
+        method = method_of(model)
+        decoder = write.choose_decoder(format, method, origin=str(path))
+        theirs = {decoder.encoder_prefix + name: array for name, array in theirs.items()}
+        theirs |= write.write_rules(others, decoder.rules, origin=str(path))
+        if decoder.positions is not None:
+            theirs[decoder.positions] = model.decoder_positions()
+    origin = metadata.provenance if metadata.provenance.get("format") == format else {}
+    dtype = jnp.dtype(origin.get("dtype", "float32"))
+    arrays = {
+        origin.get("prefix", source.prefix) + name: array.astype(dtype, copy=False)
+        if array.dtype == np.float32
+        else array
+        for name, array in theirs.items()
+    }
+    write.write_file(path, arrays, source)
+    if others := write.computes_otherwise(source, metadata.fields):
+        log.warning("%s: %s's own code computes with %s", path, source.name, ", ".join(others))
+
+
+def _describe(
+    model: nn.Module, metadata: Metadata | Mapping[str, Any] | None, *, origin: str
+) -> Metadata:
+    given = {} if metadata is None else metadata
+    if isinstance(given, Metadata):
+        given = {f.name: getattr(given, f.name) for f in dataclasses.fields(given)}
+    described = {"name": family_of(model), **given, "fields": model_fields(model)}
+    metadata = Metadata.from_json(described, origin=origin)
+    if metadata.class_names is not None and len(metadata.class_names) != model.num_classes:
+        raise UserError(
+            f"{origin}: {len(metadata.class_names)} class names were given for a model with "
+            f"num_classes={model.num_classes}."
+        )
+    return metadata

@@ -1,0 +1,170 @@
+"""A file of another code as our parameters: which original it is, its fields, and its tensors."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flax import linen as nn
+
+from vitswin_jax.core.types import Shapes, UserError
+from vitswin_jax.models.masked import divide_encoder
+from vitswin_jax.models.pretraining import create_pretraining
+from vitswin_jax.models.registry import (
+    FAMILIES,
+    create_model,
+    family_of,
+    model_kwargs,
+    resolve_name,
+)
+from vitswin_jax.models.variants import VARIANTS
+from vitswin_jax.weights.formats.read import Contents
+from vitswin_jax.weights.formats.tensors import Tensor, Tensors, is_float
+from vitswin_jax.weights.shapes import parameter_shapes
+from vitswin_jax.weights.sources.detect import Detected, detect
+from vitswin_jax.weights.sources.masked import Decoder, DecoderWeights, find_decoder
+from vitswin_jax.weights.sources.rules import apply_rules
+from vitswin_jax.weights.sources.source import BUFFERS, Fields, Source
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Original:
+    """A file of another code, under our names and in our layouts."""
+
+    source: Source
+    model: nn.Module
+    """The file's own model."""
+    name: str
+    """The variant, or the family for sizes that no variant has."""
+    fields: Fields
+    images: Mapping[str, Any]
+    """The fields of `Preprocess`, except for the size, that the original's code uses."""
+    tensors: Mapping[str, Tensor]
+    """Exactly the parameters of `model`, unread."""
+    provenance: Mapping[str, Any]
+    open_decoder: Callable[[], DecoderWeights] | None
+    """Opens the decoder of a file that has one."""
+
+
+def read_original(
+    path: Path,
+    contents: Contents,
+    name: str | None,
+    asked: Mapping[str, Any],
+    *,
+    called: str | None = None,
+) -> Original:
+    """Recognises the original of a file and gives its tensors our names; reads no tensor.
+
+    `name` and `asked`, a variant's name and fields, supply what the file does not show. `called` is
+    the origin's name for the model, and stands in for a `name` that is None. Raises UserError for a
+    file from no known source, for parameters that do not fit its model, all listed, and for another
+    family than the name's.
+    """
+    name = name or _known(called)
+    # A bare family's fields are defaults that nobody named.
+    hints = {} if name is None or name in FAMILIES else model_kwargs(name)
+    found = detect(path, contents, hints, asked)
+    source, family = found.source, found.source.family
+    if name is not None:
+        check_family(path, f"{source.name} {family}", family, name)
+    model, shapes = _own_model(path, found)
+    tensors, dropped = apply_rules(found.tensors, source.rules, shapes, origin=str(path))
+    unused = [*found.left_out, *(n for n in dropped if not n.endswith(BUFFERS))]
+    if unused:
+        more = f", ... ({len(unused)} in all)" if len(unused) > 5 else ""
+        log.info("%s: not used: %s%s", path, ", ".join(unused[:5]), more)
+    decoder = find_decoder(contents.tensors)
+    open_decoder, known = None, name
+    if decoder is not None:  # only the decoder shows how a plain ViT was given images
+        open_decoder = functools.partial(
+            _read_decoder, path, decoder, contents.tensors, model, found
+        )
+        known = f"{name or family}.{decoder.method}"
+    return Original(
+        source=source,
+        model=model,
+        name=_variant(family, found.fields, name) or family,
+        fields=found.fields,
+        images=source.images(found.fields, known),
+        tensors=tensors,
+        provenance=_provenance(path, contents, found),
+        open_decoder=open_decoder,
+    )
+
+
+def check_family(path: Path, holds: str, family: str, name: str) -> None:
+    """Raises UserError if the model called `name` is of another family than the file's."""
+    if (other := family_of(create_model(name))) != family:
+        raise UserError(f"{path}: holds {holds}, which is no {other} like {name}.")
+
+
+def _own_model(path: Path, found: Detected) -> tuple[nn.Module, Shapes]:
+    try:
+        model = create_model(found.source.family, **found.fields)
+        return model, parameter_shapes(model)
+    except UserError as error:
+        raise UserError(f"{path}: shows no model that could be: {error}") from error
+    except (ArithmeticError, TypeError, ValueError) as error:
+        sizes = ", ".join(f"{name}={value!r}" for name, value in found.fields.items())
+        raise UserError(f"{path}: shows no model that could be: {sizes}.") from error
+
+
+def _provenance(path: Path, contents: Contents, found: Detected) -> dict[str, Any]:
+    """Returns a file's source, and what writing it back needs: its prefix and its dtype."""
+    name = next(iter(found.tensors))
+    whole = [other for other in contents.tensors if other.endswith(name)]
+    dtypes = {tensor.dtype.name for tensor in found.tensors.values() if is_float(tensor)}
+    return {
+        "source": found.source.name,
+        "file": path.name,
+        "format": found.source.format,
+        "prefix": whole[0].removesuffix(name) if whole else found.source.prefix,
+        "dtype": dtypes.pop() if len(dtypes) == 1 else "float32",
+    }
+
+
+def _read_decoder(
+    path: Path, decoder: Decoder, tensors: Tensors, encoder: nn.Module, found: Detected
+) -> DecoderWeights:
+    theirs = decoder.take(tensors)
+    try:
+        fields = decoder.fields(theirs, found.fields)
+        shapes = parameter_shapes(create_pretraining(encoder.clone(num_classes=0), **fields))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    _, others = divide_encoder(shapes)
+    return DecoderWeights(fields, apply_rules(theirs, decoder.rules, others, origin=str(path))[0])
+
+
+def _known(name: str | None) -> str | None:
+    """Returns the name of a model, or None if no model has that name."""
+    with contextlib.suppress(UserError):
+        return name if name and resolve_name(name) else None
+    return None
+
+
+def _variant(family: str, fields: Mapping[str, Any], name: str | None) -> str | None:
+    """Returns the variant with these fields: the one called `name`, else the most specific one."""
+    fits = [
+        name
+        for name, (other, sizes) in VARIANTS.items()
+        if other == family and all(_is_size(fields, *size) for size in sizes.items())
+    ]
+    if name is not None and (named := resolve_name(name)[0]) in fits:
+        return named
+    return max(fits, key=lambda name: len(VARIANTS[name][1]), default=None)
+
+
+def _is_size(fields: Mapping[str, Any], key: str, value: Any) -> bool:
+    """Returns whether a field is a variant's; no trained file shows where LayerScale starts."""
+    if key == "init_values":
+        return bool(fields.get(key)) == bool(value)
+    return fields.get(key) == value
