@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +41,7 @@ class Located:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-def locate(path: str | Path) -> Located:
+def locate(path: str | os.PathLike[str]) -> Located:
     """Returns the weights file of a path, a folder, a published name or a hub's name.
 
     A path that exists wins. What is not in the cache is downloaded. Raises UserError where there

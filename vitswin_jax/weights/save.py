@@ -40,19 +40,20 @@ def save_pretrained(
 ) -> Path:
     """Writes a model and its variables as one file, whole or not at all; returns its path.
 
-    `format` is native, or whose code shall read it: google, timm, microsoft, huggingface. A native
-    file has the metadata, and a folder as `path` gets a `model.safetensors`. `metadata` has what
-    `Metadata` has, but for the fields, which are the model's; that of a file of the same format
-    (`load_metadata`) gives its prefix and dtype back. Raises UserError where the file cannot be
-    written, the format is unknown or cannot have the model, or model, variables and metadata do not
-    fit each other.
+    `format` is native, or names the code that shall read the file: google, timm, microsoft,
+    huggingface. A native file holds the metadata too; a folder as `path` gets a
+    `model.safetensors`. `metadata` has the keys of `Metadata`, except the fields, which are the
+    model's; with the metadata of a file of the same format (`Pretrained.metadata`) the new file
+    gets that file's prefix and dtype. Raises UserError if the file cannot be written, if the format
+    is unknown or cannot hold the model, or if model, variables and metadata do not fit each other.
     """
     path = Path(path)
     path = path / WEIGHTS if path.is_dir() else path
-    encoder = model.encoder if isinstance(model, MaskedModel) else model
-    metadata = _describe(encoder, metadata, origin=str(path))
-    if encoder is not model:
+    if isinstance(model, MaskedModel):
+        metadata = _describe(model.encoder, metadata, origin=str(path))
         metadata = dataclasses.replace(metadata, pretrain=describe_method(model))
+    else:
+        metadata = _describe(model, metadata, origin=str(path))
     params = unstack_blocks(variables["params"])
     tensors = {key: np.asarray(leaf) for key, leaf in flatten_dict(params, sep="/").items()}
     found = {name: tensor.shape for name, tensor in tensors.items()}

@@ -20,7 +20,7 @@ from vitswin_jax.weights.metadata import model_fields
 from vitswin_jax.weights.sources.source import CLIP, HALF, IMAGENET, SOME, Fields
 
 # The Swin families: ImageNet's statistics, 224 of 256 pixels (the official data/build.py).
-_MICROSOFT = IMAGENET | {"crop_fraction": 0.875}
+_MICROSOFT: Mapping[str, Any] = IMAGENET | {"crop_fraction": 0.875}
 _LARGE = 300  # pixels: between 256 and 336, the sizes there are
 
 
