@@ -12,13 +12,13 @@ from flax import linen as nn
 
 from vitswin_jax.core.types import UserError, with_tuples
 from vitswin_jax.data.augment.transforms import Preprocess
-
-_EXECUTION = ("attn_impl", "remat", "scan")  # how a run computed, not what: never stored
+from vitswin_jax.models.fields import EXECUTION, LAYOUT
 
 
 def model_fields(model: nn.Module) -> dict[str, Any]:
-    """Returns a model's fields as plain data, as `Metadata.fields` has them."""
-    names = {f.name for f in dataclasses.fields(model)} - {"parent", "name", *_EXECUTION}
+    """Returns a model's fields as plain data, except those that say how a run computed it."""
+    others = {"parent", "name", *EXECUTION, *LAYOUT}
+    names = {f.name for f in dataclasses.fields(model)} - others
     fields = {name: getattr(model, name) for name in sorted(names)}
     return fields | {"dtype": jnp.dtype(model.dtype).name}
 
