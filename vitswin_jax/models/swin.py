@@ -163,12 +163,8 @@ class Swin(nn.Module):
         return BlockOptions.of(self, kernel_init=self._kernel_init)
 
     def _attention(self, stage: int, window: Size) -> Callable[..., nn.Module]:
-        return functools.partial(
-            WindowAttention,
-            num_heads=self.num_heads[stage],
-            options=self._options,
-            window_size=window,
-        )
+        heads = self.num_heads[stage]
+        return functools.partial(WindowAttention, heads, self._options, window_size=window)
 
     def _mlp(self, stage: int, *, shifted: bool) -> Callable[..., nn.Module]:
         del shifted  # the same in both blocks of a pair

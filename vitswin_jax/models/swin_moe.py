@@ -19,13 +19,14 @@ from jaxtyping import Array, Float
 from vitswin_jax.core.choices import wrong_choice
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.swin import Swin
-from vitswin_jax.models.swinv2 import ContinuousPositionBias, log_spaced_coordinates
-from vitswin_jax.nn.block import SelfAttention
+from vitswin_jax.models.swinv2 import CpbAttention
 from vitswin_jax.nn.layers import activation, pair
-from vitswin_jax.nn.windows import Size, relative_position_index
+from vitswin_jax.nn.windows import Size
 
 CAPACITIES = ("image", "batch")
 ROUTERS = ("linear", "cosine")
+ROUTING = ("num_experts", "capacity_factor", "capacity_over", "router", "balance", "gate_noise")
+"""Fields of `SwinMoe` that its `MoeMlp`s have too."""
 BALANCES = ("load_importance", "gshard")
 
 
@@ -178,19 +179,6 @@ class MoeMlp(nn.Module):
         return x + param("fc2_bias", e, c)[:, None, None] if self.use_out_bias else x
 
 
-class CpbAttention(SelfAttention):
-    """V1's attention in windows, with V2's continuous position bias, here without a bound."""
-
-    window_size: Size = (12, 12)
-    pretrained_window_size: Size = (0, 0)
-
-    def position_bias(self) -> Float[Array, "heads n n"]:
-        """Returns the bias by the relative position of query and key."""
-        offsets = log_spaced_coordinates(self.window_size, self.pretrained_window_size)
-        table = ContinuousPositionBias(self.num_heads, name="cpb_mlp")(offsets)
-        return jnp.moveaxis(table[relative_position_index(self.window_size)], -1, 0)
-
-
 class SwinMoe(Swin):
     """Swin-MoE; what `Swin` has, and the experts of the second block of each pair in `moe_stages`.
 
@@ -249,13 +237,8 @@ class SwinMoe(Swin):
             return functools.partial(dense, use_out_bias=self.mlp_out_bias)
         return functools.partial(
             MoeMlp,
-            num_experts=self.num_experts,
+            **{field: getattr(self, field) for field in ROUTING},
             hidden_dim=round(self.embed_dim * 2**stage * self.mlp_ratio),
-            capacity_factor=self.capacity_factor,
-            capacity_over=self.capacity_over,
-            router=self.router,
-            balance=self.balance,
-            gate_noise=self.gate_noise,
             act=self.act,
             drop_rate=self.moe_drop_rate,
             use_out_bias=self.mlp_out_bias,

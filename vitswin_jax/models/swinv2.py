@@ -61,7 +61,24 @@ class ContinuousPositionBias(nn.Module):
         )
 
 
-class CosineAttention(SelfAttention):
+class CpbAttention(SelfAttention):
+    """Attention in windows with a continuous position bias (Swin V2, eq. 3; Swin-MoE)."""
+
+    window_size: Size = (8, 8)
+    pretrained_window_size: Size = (0, 0)
+
+    def position_bias(self) -> Float[Array, "heads n n"]:
+        """Returns B by the relative position of query and key."""
+        offsets = log_spaced_coordinates(self.window_size, self.pretrained_window_size)
+        table = self.bound(ContinuousPositionBias(self.num_heads, name="cpb_mlp")(offsets))
+        return jnp.moveaxis(table[relative_position_index(self.window_size)], -1, 0)
+
+    def bound(self, table: Float[Array, "rows heads"]) -> Float[Array, "rows heads"]:
+        """Returns the biases as they are: Swin-MoE's have no bound."""
+        return table
+
+
+class CosineAttention(CpbAttention):
     """Attention in windows, softmax(cos(q, k) / τ + B) v (Swin V2, eq. 2).
 
     The bias of the key would change no softmax and is left out: `qkv` has none (`qkv_bias=False`),
@@ -71,14 +88,10 @@ class CosineAttention(SelfAttention):
     normalizes: ClassVar[bool] = True
 
     qv_bias: bool = True
-    window_size: Size = (8, 8)
-    pretrained_window_size: Size = (0, 0)
 
-    def position_bias(self) -> Float[Array, "heads n n"]:
-        """Returns B, in (0, 16), by the relative position of query and key."""
-        offsets = log_spaced_coordinates(self.window_size, self.pretrained_window_size)
-        table = 16 * jax.nn.sigmoid(ContinuousPositionBias(self.num_heads, name="cpb_mlp")(offsets))
-        return jnp.moveaxis(table[relative_position_index(self.window_size)], -1, 0)
+    def bound(self, table: Float[Array, "rows heads"]) -> Float[Array, "rows heads"]:
+        """Returns biases in (0, 16)."""
+        return 16 * jax.nn.sigmoid(table)
 
     def prepare(self, q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
         """Adds the biases and makes q·k the cosine over the temperature, at least 0.01."""

@@ -16,8 +16,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,31 +29,10 @@ from vitswin_jax.nn import xla
 from vitswin_jax.nn.attention import Dropout, attend
 from vitswin_jax.nn.windows import Cut, Size, map_windows, pad_to_multiple
 
-
-@runtime_checkable
-class Attention(Protocol):
-    """What an implementation calls of a module: `block.SelfAttention` has it."""
-
-    normalizes: ClassVar[bool]
-    options: Any  # block.BlockOptions
-
-    def __call__(self, x: Array, mask: np.ndarray | None = None, *, train: bool) -> Array: ...
-    def is_initializing(self) -> bool: ...
-    def is_mutable_collection(self, col: str) -> bool: ...
-    def position_bias(self) -> Array | None: ...
-    def prepare(self, q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]: ...
-    def attend(
-        self, qkv: Array, bias: Array | None, mask: np.ndarray | None, *, train: bool
-    ) -> Array: ...
-    def project(
-        self, x: Array, mix: Callable[[Array], Array], *, heads_first: bool = True, train: bool
-    ) -> Array: ...
-
-
 Attend = Callable[..., Array]
 """Called as `attention.attend` is."""
 MixWindows = Callable[..., Array]
-"""Called with an attention module, maps (b, h, w, c), a `Cut` and `train`; returns maps."""
+"""Called with a `block.SelfAttention`, maps (b, h, w, c), a `Cut` and `train`; returns maps."""
 
 
 def _attend_cudnn(
@@ -73,7 +53,7 @@ def _attend_auto(
     return xla.attend_in_cache(attend, q, k, v)
 
 
-def mix_cut(attention: Attention, x: Array, cut: Cut, *, train: bool) -> Array:
+def mix_cut(attention: nn.Module, x: Array, cut: Cut, *, train: bool) -> Array:
     """Cuts maps into windows, attends within each, and puts the windows back."""
     return map_windows(functools.partial(attention, train=train), x, cut)
 
@@ -102,7 +82,7 @@ def biases_in_pairs(
     return jnp.where(together, biases[:, token[:, None], token[None, :]], -np.inf)
 
 
-def _mix_pairs(attention: Attention, x: Array, cut: Cut, *, train: bool) -> Array:
+def _mix_pairs(attention: nn.Module, x: Array, cut: Cut, *, train: bool) -> Array:
     height, width = cut.window_size
     if not come_in_pairs(x.shape[2], cut.window_size):
         return mix_cut(attention, x, cut, train=train)
@@ -118,7 +98,7 @@ def _mix_pairs(attention: Attention, x: Array, cut: Cut, *, train: bool) -> Arra
 
 
 def _mix_fused(
-    attention: Attention, x: Array, cut: Cut, *, train: bool, interpret: bool = False
+    attention: nn.Module, x: Array, cut: Cut, *, train: bool, interpret: bool = False
 ) -> Array:
     if train and attention.options.attn_drop_rate:
         raise UserError(
@@ -143,7 +123,7 @@ def _mix_fused(
     return attention.project(padded, mix, heads_first=False, train=train)
 
 
-def _prepare_map(attention: Attention, qkv: Array) -> tuple[Array, float]:
+def _prepare_map(attention: nn.Module, qkv: Array) -> tuple[Array, float]:
     """Returns queries, keys and values for the kernel, and the factor of its logits."""
     if not attention.normalizes:
         return qkv, qkv.shape[-1] ** -0.5
@@ -175,7 +155,7 @@ class Execution:
     windows: MixWindows = mix_cut
 
     def mix_windows(
-        self, attention: Attention, x: Float[Array, "b h w c"], cut: Cut, *, train: bool
+        self, attention: nn.Module, x: Float[Array, "b h w c"], cut: Cut, *, train: bool
     ) -> Float[Array, "b h w c"]:
         """Returns maps whose tokens `attention` has mixed within (shifted) windows.
 
