@@ -1,7 +1,7 @@
 """Every key of every section, with its type and its default; recipes change some of them.
 
-A section is handed whole to the function named beside it, so that a key is used or raises. `None`
-is a placeholder: the key has a type and no value.
+Each section goes whole to the function named beside it, so that a key is used or raises. `None` is
+a placeholder: the key has a type and no value.
 """
 
 from collections.abc import Iterable, Mapping
@@ -67,7 +67,7 @@ def _augment() -> dict[str, object]:
         "auto_augment": placeholder(str),  # "original", "originalr", "v0", "v0r", "3a"
         "color_jitter": 0.0,  # of brightness, contrast, saturation
         "hue": 0.0,  # in turns, up to 0.5
-        "grayscale": 0.0,  # how likely
+        "grayscale": 0.0,  # probability
         "repeats": 1,  # of each image in its batch, each augmented anew
         "erase_prob": 0.0,
         "erase_mode": "pixel",  # "pixel", "rand", "const"
@@ -113,7 +113,7 @@ def _optim() -> dict[str, object]:
         "schedule_unit": "step",  # "epoch": the rate changes once an epoch
         "warmup_lr": 0.0,
         "end_lr": 0.0,
-        "warmup_prefix": True,  # the decay begins behind the warmup
+        "warmup_prefix": True,  # the decay begins after the warmup
         "gamma": placeholder(float),  # of "multistep"; None: 0.1
         "epochs": 100.0,
         "total_steps": placeholder(int),
@@ -168,7 +168,7 @@ def _distill() -> dict[str, object]:
 
 
 def _ema() -> dict[str, object]:
-    """The average of what is trained (train.ema.make_ema)."""
+    """The average of what is trained (train.optim.ema.make_ema)."""
     return {
         "decay": placeholder(float),  # None: no average; DeiT: 0.99996
         "warmup": False,  # lower decays at first
@@ -177,7 +177,7 @@ def _ema() -> dict[str, object]:
 
 
 def _lora() -> dict[str, object]:
-    """Adapters (train.lora.make_lora); patterns are of whole paths of parameters."""
+    """Adapters (train.optim.lora.make_lora); patterns are of whole paths of parameters."""
     return {
         "rank": placeholder(int),  # None: every parameter is trained
         "alpha": 16.0,  # adapters are scaled by alpha / rank
@@ -189,14 +189,14 @@ def _lora() -> dict[str, object]:
 def _mesh() -> dict[str, object]:
     """The axes that multiply to the devices (train.sharding.create_mesh)."""
     return {
-        "data": -1,  # copies of the model; -1, of one axis: the rest of the devices
-        "fsdp": 1,  # a copy's parameters are divided over so many, and the batch as well
-        "tensor": 1,  # heads, hidden channels and experts are divided over so many
+        "data": -1,  # copies of the model; -1, for one axis: all remaining devices
+        "fsdp": 1,  # devices that divide a copy's parameters, and the batch
+        "tensor": 1,  # devices that divide heads, hidden channels and experts
     }
 
 
 def _run() -> dict[str, object]:
-    """Cadences, each in one unit, the others 0 (train.plan.make_plan)."""
+    """Cadences, each in one unit, the others 0 (train.run.plan.make_plan)."""
     return {
         "log_steps": 50,
         "log_epochs": placeholder(float),
@@ -209,7 +209,7 @@ def _run() -> dict[str, object]:
         "checkpoint_examples": placeholder(int),
         "keep_checkpoints": 2,  # the newest
         "keep_best": 0,  # in test accuracy besides; where it is above 0 every evaluation saves
-        "keep_every_epochs": placeholder(float),  # these for good
+        "keep_every_epochs": placeholder(float),  # never deleted
         "keep_every_steps": placeholder(int),
         "keep_every_examples": placeholder(int),
         "final": "last",  # or "best": of the checkpoints, the one whose weights the run ends with
