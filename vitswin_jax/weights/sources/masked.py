@@ -18,7 +18,17 @@ from vitswin_jax.core.types import UserError
 from vitswin_jax.weights import resize
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors
 from vitswin_jax.weights.sources import vit_fields
-from vitswin_jax.weights.sources.rules import Rule, conv, dense, dense_out, gather, match, vector
+from vitswin_jax.weights.sources.rules import (
+    Rule,
+    affine,
+    conv,
+    dense,
+    dense_out,
+    gather,
+    match,
+    norm,
+    vector,
+)
 from vitswin_jax.weights.sources.source import (
     IMAGENET,
     Fields,
@@ -39,31 +49,24 @@ MASK_PATCH = 32  # as every SimMIM was trained
 _QKV = tuple(f"blocks.{{i}}.attn.{part}_bias" for part in "qkv")
 _SIMMIM_VIT_RULES = (
     Rule(_QKV,                                    "block_{i}/attn/qkv/bias",           vector),
-    *(rule for rule in TIMM_RULES if rule.theirs != "blocks.{i}.attn.qkv.bias"),
+    *(rule for rule in TIMM_RULES if rule.ours != "block_{i}/attn/qkv/bias"),
     Rule(f"rel_pos_bias.{TABLE}",                 TABLE),
     Rule(f"blocks.{{i}}.attn.{TABLE}",            f"block_{{i}}/{TABLE}"),
     Rule("{p:.*}relative_position_index",         None),
 )
 _SIMMIM_RULES = (
     Rule("encoder.mask_token",                    "mask_token"),
-    Rule("decoder.0.weight",                      "decoder/kernel",                    conv),
-    Rule("decoder.0.bias",                        "decoder/bias"),
+    *affine("decoder.0.",                          "decoder/", conv),
 )
 _BLOCK, _BLOCK_ = "decoder_blocks.{i}.", "decoder/block_{i}/"
 _MAE_RULES = (
     Rule("mask_token",                            "mask_token"),
-    Rule("decoder_{p:embed|pred}.weight",         "decoder/{p}/kernel",                dense),
-    Rule("decoder_{p:embed|pred}.bias",           "decoder/{p}/bias"),
-    Rule("decoder_norm.weight",                   "decoder/norm/scale"),
-    Rule("decoder_norm.bias",                     "decoder/norm/bias"),
-    Rule(_BLOCK + "{n:norm[12]}.weight",          _BLOCK_ + "{n}/scale"),
-    Rule(_BLOCK + "{n:norm[12]}.bias",            _BLOCK_ + "{n}/bias"),
-    Rule(_BLOCK + "attn.qkv.weight",              _BLOCK_ + "attn/qkv/kernel",         dense),
-    Rule(_BLOCK + "attn.qkv.bias",                _BLOCK_ + "attn/qkv/bias",           vector),
-    Rule(_BLOCK + "attn.proj.weight",             _BLOCK_ + "attn/proj/kernel",        dense_out),
-    Rule(_BLOCK + "attn.proj.bias",               _BLOCK_ + "attn/proj/bias"),
-    Rule(_BLOCK + "mlp.{f:fc[12]}.weight",        _BLOCK_ + "mlp/{f}/kernel",          dense),
-    Rule(_BLOCK + "mlp.{f:fc[12]}.bias",          _BLOCK_ + "mlp/{f}/bias"),
+    *affine("decoder_{p:embed|pred}.",             "decoder/{p}/"),
+    *norm("decoder_norm.",                         "decoder/norm/"),
+    *norm(_BLOCK + "{n:norm[12]}.",                _BLOCK_ + "{n}/"),
+    *affine(_BLOCK + "attn.qkv.",                  _BLOCK_ + "attn/qkv/", dense, vector),
+    *affine(_BLOCK + "attn.proj.",                 _BLOCK_ + "attn/proj/", dense_out),
+    *affine(_BLOCK + "mlp.{f:fc[12]}.",            _BLOCK_ + "mlp/{f}/"),
     Rule("decoder_pos_embed",                     None),                     # fixed: recomputed
 )
 # fmt: on

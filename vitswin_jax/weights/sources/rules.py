@@ -119,6 +119,20 @@ class Rule:
         return (self.theirs,) if isinstance(self.theirs, str) else self.theirs
 
 
+def affine(
+    theirs: str | tuple[str, ...], ours: str, kernel: How = dense, bias: How = same
+) -> tuple[Rule, Rule]:
+    """Returns the rules of a PyTorch layer, by the beginnings of its names: weight and bias."""
+    names = (theirs,) if isinstance(theirs, str) else theirs
+    weights, biases = (tuple(name + kind for name in names) for kind in ("weight", "bias"))
+    return Rule(weights, f"{ours}kernel", kernel), Rule(biases, f"{ours}bias", bias)
+
+
+def norm(theirs: str, ours: str) -> tuple[Rule, Rule]:
+    """Returns the rules of a PyTorch normalisation, by the beginnings of its names."""
+    return Rule(f"{theirs}weight", f"{ours}scale"), Rule(f"{theirs}bias", f"{ours}bias")
+
+
 @functools.cache
 def _pattern(template: str) -> re.Pattern[str]:
     """Returns a template as an expression; a name that comes twice must match the same twice."""

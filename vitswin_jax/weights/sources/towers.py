@@ -16,7 +16,17 @@ import numpy as np
 from vitswin_jax.core.types import UserError
 from vitswin_jax.weights import resize
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors
-from vitswin_jax.weights.sources.rules import Rule, conv, dense, dense_out, row, unbatched, vector
+from vitswin_jax.weights.sources.rules import (
+    Rule,
+    affine,
+    conv,
+    dense,
+    dense_out,
+    norm,
+    row,
+    unbatched,
+    vector,
+)
 from vitswin_jax.weights.sources.source import CLIP, HALF, Fields, Named, Source, only
 from vitswin_jax.weights.sources.vit_fields import Prepared, clip_activation, describe_vit
 
@@ -26,21 +36,14 @@ OPEN_CLIP_RULES = (
     Rule("conv1.weight",                       "patch_embed/proj/kernel",         conv),
     Rule("class_embedding",                    "cls_token",                       vector),
     Rule("positional_embedding",               "pos_embed",                       unbatched),
-    Rule("ln_pre.weight",                      "norm_pre/scale"),
-    Rule("ln_pre.bias",                        "norm_pre/bias"),
-    Rule(BLOCK + "ln_{n}.weight",              BLOCK_ + "norm{n}/scale"),
-    Rule(BLOCK + "ln_{n}.bias",                BLOCK_ + "norm{n}/bias"),
-    Rule(BLOCK + "attn.in_proj_weight",        BLOCK_ + "attn/qkv/kernel",        dense),
-    Rule(BLOCK + "attn.in_proj_bias",          BLOCK_ + "attn/qkv/bias",          vector),
-    Rule(BLOCK + "attn.out_proj.weight",       BLOCK_ + "attn/proj/kernel",       dense_out),
-    Rule(BLOCK + "attn.out_proj.bias",         BLOCK_ + "attn/proj/bias"),
+    *norm("ln_pre.",                           "norm_pre/"),
+    *norm(BLOCK + "ln_{n}.",                   BLOCK_ + "norm{n}/"),
+    *affine(BLOCK + "attn.in_proj_",           BLOCK_ + "attn/qkv/", dense, vector),
+    *affine(BLOCK + "attn.out_proj.",          BLOCK_ + "attn/proj/", dense_out),
     Rule(BLOCK + "ls_{n}.gamma",               BLOCK_ + "ls{n}/gamma"),
-    Rule(BLOCK + "mlp.c_fc.weight",            BLOCK_ + "mlp/fc1/kernel",         dense),
-    Rule(BLOCK + "mlp.c_fc.bias",              BLOCK_ + "mlp/fc1/bias"),
-    Rule(BLOCK + "mlp.c_proj.weight",          BLOCK_ + "mlp/fc2/kernel",         dense),
-    Rule(BLOCK + "mlp.c_proj.bias",            BLOCK_ + "mlp/fc2/bias"),
-    Rule("ln_post.weight",                     "norm/scale"),
-    Rule("ln_post.bias",                       "norm/bias"),
+    *affine(BLOCK + "mlp.c_fc.",               BLOCK_ + "mlp/fc1/"),
+    *affine(BLOCK + "mlp.c_proj.",             BLOCK_ + "mlp/fc2/"),
+    *norm("ln_post.",                          "norm/"),
     Rule("proj",                               "head/kernel"),
     Rule("proj_bias",                          "head/bias"),
 )
@@ -48,47 +51,27 @@ OPEN_CLIP_RULES = (
 MODEL = "vision_model."
 LAYER, ATTN = MODEL + "encoder.layers.{i}.", MODEL + "encoder.layers.{i}.self_attn."
 EMBEDDINGS, POOL = MODEL + "embeddings.", MODEL + "head."
-QKV = tuple(ATTN + part for part in ("q_proj", "k_proj", "v_proj"))
+QKV = tuple(ATTN + f"{part}_proj." for part in "qkv")
 HUGGINGFACE_RULES = (
-    Rule(EMBEDDINGS + "patch_embedding.weight", "patch_embed/proj/kernel",        conv),
-    Rule(EMBEDDINGS + "patch_embedding.bias",  "patch_embed/proj/bias"),
+    *affine(EMBEDDINGS + "patch_embedding.",   "patch_embed/proj/", conv),
     Rule(EMBEDDINGS + "class_embedding",       "cls_token",                       vector),
     Rule(EMBEDDINGS + "position_embedding.weight", "pos_embed",                   unbatched),
     Rule(EMBEDDINGS + "position_ids",          None),                             # 0, 1, 2, ...
-    Rule(MODEL + "pre_layrnorm.weight",        "norm_pre/scale"),
-    Rule(MODEL + "pre_layrnorm.bias",          "norm_pre/bias"),
-    Rule(LAYER + "layer_norm{n}.weight",       BLOCK_ + "norm{n}/scale"),
-    Rule(LAYER + "layer_norm{n}.bias",         BLOCK_ + "norm{n}/bias"),
-    Rule(tuple(part + ".weight" for part in QKV), BLOCK_ + "attn/qkv/kernel",     dense),
-    Rule(tuple(part + ".bias" for part in QKV), BLOCK_ + "attn/qkv/bias",         vector),
-    Rule(ATTN + "out_proj.weight",             BLOCK_ + "attn/proj/kernel",       dense_out),
-    Rule(ATTN + "out_proj.bias",               BLOCK_ + "attn/proj/bias"),
-    Rule(LAYER + "mlp.{f:fc[12]}.weight",      BLOCK_ + "mlp/{f}/kernel",         dense),
-    Rule(LAYER + "mlp.{f:fc[12]}.bias",        BLOCK_ + "mlp/{f}/bias"),
-    Rule(MODEL + "post_layernorm.weight",      "norm/scale"),
-    Rule(MODEL + "post_layernorm.bias",        "norm/bias"),
+    *norm(MODEL + "pre_layrnorm.",             "norm_pre/"),
+    *norm(LAYER + "layer_norm{n}.",            BLOCK_ + "norm{n}/"),
+    *affine(QKV,                               BLOCK_ + "attn/qkv/", dense, vector),
+    *affine(ATTN + "out_proj.",                BLOCK_ + "attn/proj/", dense_out),
+    *affine(LAYER + "mlp.{f:fc[12]}.",         BLOCK_ + "mlp/{f}/"),
+    *norm(MODEL + "post_layernorm.",           "norm/"),
     Rule(POOL + "probe",                       "attn_pool/latent",                row),
-    Rule(POOL + "attention.q_proj_weight",     "attn_pool/q/kernel",              dense),
-    Rule(POOL + "attention.q_proj_bias",       "attn_pool/q/bias",                vector),
-    Rule(POOL + "attention.kv_proj_weight",    "attn_pool/kv/kernel",             dense),
-    Rule(POOL + "attention.kv_proj_bias",      "attn_pool/kv/bias",               vector),
-    Rule(POOL + "attention.out_proj.weight",   "attn_pool/proj/kernel",           dense_out),
-    Rule(POOL + "attention.out_proj.bias",     "attn_pool/proj/bias"),
-    Rule(POOL + "layernorm.weight",            "attn_pool/norm/scale"),
-    Rule(POOL + "layernorm.bias",              "attn_pool/norm/bias"),
-    Rule(POOL + "mlp.{f:fc[12]}.weight",       "attn_pool/mlp/{f}/kernel",        dense),
-    Rule(POOL + "mlp.{f:fc[12]}.bias",         "attn_pool/mlp/{f}/bias"),
+    *affine(POOL + "attention.q_proj_",        "attn_pool/q/", dense, vector),
+    *affine(POOL + "attention.kv_proj_",       "attn_pool/kv/", dense, vector),
+    *affine(POOL + "attention.out_proj.",      "attn_pool/proj/", dense_out),
+    *norm(POOL + "layernorm.",                 "attn_pool/norm/"),
+    *affine(POOL + "mlp.{f:fc[12]}.",          "attn_pool/mlp/{f}/"),
 )
-CLIP_RULES = (
-    *HUGGINGFACE_RULES,
-    Rule("visual_projection.weight",           "head/kernel",                     dense),
-    Rule("visual_projection.bias",             "head/bias"),
-)
-SIGLIP_RULES = (
-    *HUGGINGFACE_RULES,
-    Rule("classifier.weight",                  "head/kernel",                     dense),
-    Rule("classifier.bias",                    "head/bias"),
-)
+CLIP_RULES = (*HUGGINGFACE_RULES, *affine("visual_projection.", "head/"))
+SIGLIP_RULES = (*HUGGINGFACE_RULES, *affine("classifier.", "head/"))
 # fmt: on
 
 

@@ -14,44 +14,40 @@ from typing import Any
 from vitswin_jax.weights import resize
 from vitswin_jax.weights.sources import vit_fields
 from vitswin_jax.weights.sources.preprocess import timm_preprocess
-from vitswin_jax.weights.sources.rules import Rule, conv, dense, dense_out, map_vector, row, vector
+from vitswin_jax.weights.sources.rules import (
+    Rule,
+    affine,
+    conv,
+    dense,
+    dense_out,
+    map_vector,
+    norm,
+    row,
+    vector,
+)
 from vitswin_jax.weights.sources.source import HALF, IMAGENET, SOME, Source, only
 
 # fmt: off
 BLOCK, BLOCK_ = "blocks.{i}.", "block_{i}/"
 TIMM_RULES = (
-    Rule("patch_embed.proj.weight",               "patch_embed/proj/kernel",           conv),
-    Rule("patch_embed.proj.bias",                 "patch_embed/proj/bias"),
+    *affine("patch_embed.proj.",                   "patch_embed/proj/", conv),
     Rule("{t:(cls|dist|reg)_token|pos_embed}",    "{t}"),
-    Rule(BLOCK + "{n:norm[12]}.weight",           BLOCK_ + "{n}/scale"),
-    Rule(BLOCK + "{n:norm[12]}.bias",             BLOCK_ + "{n}/bias"),
-    Rule(BLOCK + "attn.qkv.weight",               BLOCK_ + "attn/qkv/kernel",          dense),
-    Rule(BLOCK + "attn.qkv.bias",                 BLOCK_ + "attn/qkv/bias",            vector),
-    Rule(BLOCK + "attn.proj.weight",              BLOCK_ + "attn/proj/kernel",         dense_out),
-    Rule(BLOCK + "attn.proj.bias",                BLOCK_ + "attn/proj/bias"),
+    *norm(BLOCK + "{n:norm[12]}.",                 BLOCK_ + "{n}/"),
+    *affine(BLOCK + "attn.qkv.",                   BLOCK_ + "attn/qkv/", dense, vector),
+    *affine(BLOCK + "attn.proj.",                  BLOCK_ + "attn/proj/", dense_out),
     Rule(BLOCK + "ls{k}.gamma",                   BLOCK_ + "ls{k}/gamma"),
     Rule(BLOCK + "gamma_{k}",                     BLOCK_ + "ls{k}/gamma"),             # DeiT-3
-    Rule(BLOCK + "mlp.{f:fc[12]}.weight",         BLOCK_ + "mlp/{f}/kernel",           dense),
-    Rule(BLOCK + "mlp.{f:fc[12]}.bias",           BLOCK_ + "mlp/{f}/bias"),
-    Rule(BLOCK + "mlp.w12.weight",                BLOCK_ + "mlp/fc1/kernel",           dense),
-    Rule(BLOCK + "mlp.w12.bias",                  BLOCK_ + "mlp/fc1/bias"),            # DINOv2-g
-    Rule(BLOCK + "mlp.w3.weight",                 BLOCK_ + "mlp/fc2/kernel",           dense),
-    Rule(BLOCK + "mlp.w3.bias",                   BLOCK_ + "mlp/fc2/bias"),
-    Rule("{n:norm|fc_norm|norm_pre}.weight",      "{n}/scale"),
-    Rule("{n:norm|fc_norm|norm_pre}.bias",        "{n}/bias"),
+    *affine(BLOCK + "mlp.{f:fc[12]}.",             BLOCK_ + "mlp/{f}/"),
+    *affine(BLOCK + "mlp.w12.",                    BLOCK_ + "mlp/fc1/"),  # DINOv2-g
+    *affine(BLOCK + "mlp.w3.",                     BLOCK_ + "mlp/fc2/"),
+    *norm("{n:norm|fc_norm|norm_pre}.",            "{n}/"),
     Rule("attn_pool.latent",                      "attn_pool/latent",                  row),
-    Rule("attn_pool.{p:q|kv}.weight",             "attn_pool/{p}/kernel",              dense),
-    Rule("attn_pool.{p:q|kv}.bias",               "attn_pool/{p}/bias",                vector),
-    Rule("attn_pool.proj.weight",                 "attn_pool/proj/kernel",             dense_out),
-    Rule("attn_pool.proj.bias",                   "attn_pool/proj/bias"),
-    Rule("attn_pool.norm.weight",                 "attn_pool/norm/scale"),
-    Rule("attn_pool.norm.bias",                   "attn_pool/norm/bias"),
-    Rule("attn_pool.mlp.{f:fc[12]}.weight",       "attn_pool/mlp/{f}/kernel",          dense),
-    Rule("attn_pool.mlp.{f:fc[12]}.bias",         "attn_pool/mlp/{f}/bias"),
-    Rule("pre_logits.fc.weight",                  "pre_logits/kernel",                 dense),
-    Rule("pre_logits.fc.bias",                    "pre_logits/bias"),
-    Rule("{h:head|head_dist}.weight",             "{h}/kernel",                        dense),
-    Rule("{h:head|head_dist}.bias",               "{h}/bias"),
+    *affine("attn_pool.{p:q|kv}.",                 "attn_pool/{p}/", dense, vector),
+    *affine("attn_pool.proj.",                     "attn_pool/proj/", dense_out),
+    *norm("attn_pool.norm.",                       "attn_pool/norm/"),
+    *affine("attn_pool.mlp.{f:fc[12]}.",           "attn_pool/mlp/{f}/"),
+    *affine("pre_logits.fc.",                      "pre_logits/"),
+    *affine("{h:head|head_dist}.",                 "{h}/"),
     Rule("mask_token",                            None),
     Rule("decoder{d:[._].*}",                     None),
 )
@@ -63,14 +59,11 @@ def _timm_hybrid(stem: str) -> tuple[Rule, ...]:
     return (
         *TIMM_RULES,
         Rule(stem + "conv.weight",             "backbone/root_conv/kernel",            conv),
-        Rule(stem + "norm.weight",             "backbone/root_norm/scale"),
-        Rule(stem + "norm.bias",               "backbone/root_norm/bias"),
+        *norm(stem + "norm.",                      "backbone/root_norm/"),
         Rule(unit + "conv{k}.weight",          unit_ + "conv{k}/kernel",               conv),
-        Rule(unit + "norm{k}.weight",          unit_ + "norm{k}/scale"),
-        Rule(unit + "norm{k}.bias",            unit_ + "norm{k}/bias"),
+        *norm(unit + "norm{k}.",                   unit_ + "norm{k}/"),
         Rule(unit + "downsample.conv.weight",  unit_ + "downsample_conv/kernel",       conv),
-        Rule(unit + "downsample.norm.weight",  unit_ + "downsample_norm/scale"),
-        Rule(unit + "downsample.norm.bias",    unit_ + "downsample_norm/bias"),
+        *norm(unit + "downsample.norm.",           unit_ + "downsample_norm/"),
     )
 
 
@@ -83,36 +76,27 @@ def _huggingface(
     norms = ("norm1", "norm2") if dinov2 else ("layernorm_before", "layernorm_after")
     mlp = ("mlp.fc1", "mlp.fc2") if dinov2 else ("intermediate.dense", "output.dense")
     mlp = ("mlp.weights_in", "mlp.weights_out") if gated else mlp
-    qkv = tuple(attn + part for part in ("query", "key", "value"))
+    qkv = tuple(attn + part for part in ("query.", "key.", "value."))
     rules = [
-        Rule(embeddings + "patch_embeddings.projection.weight", "patch_embed/proj/kernel", conv),
-        Rule(embeddings + "patch_embeddings.projection.bias",   "patch_embed/proj/bias"),
+        *affine(embeddings + "patch_embeddings.projection.", "patch_embed/proj/", conv),
         Rule(embeddings + "cls_token",                     "cls_token"),
         Rule(embeddings + "distillation_token",            "dist_token"),
         Rule(embeddings + "register_tokens",               "reg_token"),
         Rule(embeddings + "position_embeddings",           "pos_embed"),
         Rule(embeddings + "mask_token",                    None),
-        Rule(tuple(part + ".weight" for part in qkv),      BLOCK_ + "attn/qkv/kernel",     dense),
-        Rule(tuple(part + ".bias" for part in qkv),        BLOCK_ + "attn/qkv/bias",       vector),
-        Rule(layer + "attention.output.dense.weight",      BLOCK_ + "attn/proj/kernel", dense_out),
-        Rule(layer + "attention.output.dense.bias",        BLOCK_ + "attn/proj/bias"),
+        *affine(qkv,                               BLOCK_ + "attn/qkv/", dense, vector),
+        *affine(layer + "attention.output.dense.", BLOCK_ + "attn/proj/", dense_out),
         Rule(layer + "layer_scale{k}.lambda1",             BLOCK_ + "ls{k}/gamma"),
-        Rule(prefix + "layernorm.weight",                  "norm/scale"),
-        Rule(prefix + "layernorm.bias",                    "norm/bias"),
-        Rule(prefix + "pooler.dense.weight",               "pre_logits/kernel",            dense),
-        Rule(prefix + "pooler.dense.bias",                 "pre_logits/bias"),
-        Rule(f"{head}.weight",                             "head/kernel",                  dense),
-        Rule(f"{head}.bias",                               "head/bias"),
-        Rule("distillation_classifier.weight",             "head_dist/kernel",             dense),
-        Rule("distillation_classifier.bias",               "head_dist/bias"),
+        *norm(prefix + "layernorm.",               "norm/"),
+        *affine(prefix + "pooler.dense.",          "pre_logits/"),
+        *affine(f"{head}.",                        "head/"),
+        *affine("distillation_classifier.",        "head_dist/"),
         Rule("decoder.{d:.*}",                             None),                          # MAE's
     ]
     for n in (0, 1):
         rules += [
-            Rule(f"{layer}{norms[n]}.weight",              f"{BLOCK_}norm{n + 1}/scale"),
-            Rule(f"{layer}{norms[n]}.bias",                f"{BLOCK_}norm{n + 1}/bias"),
-            Rule(f"{layer}{mlp[n]}.weight",                f"{BLOCK_}mlp/fc{n + 1}/kernel", dense),
-            Rule(f"{layer}{mlp[n]}.bias",                  f"{BLOCK_}mlp/fc{n + 1}/bias"),
+            *norm(f"{layer}{norms[n]}.",           f"{BLOCK_}norm{n + 1}/"),
+            *affine(f"{layer}{mlp[n]}.",           f"{BLOCK_}mlp/fc{n + 1}/"),
         ]
     return tuple(rules)
 
@@ -120,13 +104,13 @@ def _huggingface(
 def _google(*, linen: bool) -> tuple[Rule, ...]:
     """Returns Google's table; both numberings are read, and the one asked for is written."""
     rules = []
-    for attention, norm, mlp in ((0, 1, 0), (1, 2, 3))[:: 1 if linen else -1]:
+    for attention, second, mlp in ((0, 1, 0), (1, 2, 3))[:: 1 if linen else -1]:
         block = "Transformer/encoderblock_{i}/"
         attn = f"{block}MultiHeadDotProductAttention_{attention}/"
         qkv = (attn + "query/", attn + "key/", attn + "value/")
         rules += [
             Rule(block + "LayerNorm_0/{p:scale|bias}",       BLOCK_ + "norm1/{p}"),
-            Rule(f"{block}LayerNorm_{norm}/{{p:scale|bias}}", BLOCK_ + "norm2/{p}"),
+            Rule(f"{block}LayerNorm_{second}/{{p:scale|bias}}", BLOCK_ + "norm2/{p}"),
             Rule(tuple(part + "{p:kernel|bias}" for part in qkv), BLOCK_ + "attn/qkv/{p}"),
             Rule(attn + "out/{p:kernel|bias}",               BLOCK_ + "attn/proj/{p}"),
             Rule(f"{block}MlpBlock_{mlp}/Dense_0/{{p:kernel|bias}}", BLOCK_ + "mlp/fc1/{p}"),
