@@ -112,6 +112,33 @@ def test_images_are_opened_by_listed_decoders(path):
             assert "formats" in [keyword.arg for keyword in node.keywords], ast.unparse(node)
 
 
+def classes_tested(tree):
+    """The names of the classes that a file tests for: isinstance, issubclass or `type(x) is`."""
+    for node in ast.walk(tree):
+        tested = []
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            tested = node.args[1:] if node.func.id in ("isinstance", "issubclass") else []
+        elif isinstance(node, ast.Compare) and "type(" in ast.unparse(node):
+            tested = [node.left, *node.comparators]
+        yield from (part.id for x in tested for part in ast.walk(x) if isinstance(part, ast.Name))
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_name)
+def test_no_tool_tests_for_a_family(path):
+    """Tools ask a model for its geometry. A MaskedModel is a kind of training, not a family."""
+    if room_of(module_name(path)) == "models":
+        return
+    tree = ast.parse(path.read_text())
+    families = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("vitswin_jax.models.")
+        for alias in node.names
+        if node.module != "vitswin_jax.models.geometry" and alias.name != "MaskedModel"
+    }
+    assert not families & set(classes_tested(tree)), f"{path}: tests for a model's family"
+
+
 def test_data_workers_need_no_jax_of_ours():
     for path in (PACKAGE / "data").rglob("*.py"):
         assert not roots_of(path) & {"jax", "flax"}, path

@@ -118,15 +118,11 @@ class MaskedModel(nn.Module):
         return self.encoder.features(images, train=train)
 
 
-def encoder_of(model: nn.Module) -> nn.Module:
-    """Returns the encoder of a model that pre-trains one; any other model is its own encoder."""
-    return model.encoder if isinstance(model, MaskedModel) else model
-
-
 def with_encoder(model: nn.Module, **fields: Any) -> nn.Module:
-    """Returns the same model with fields of its encoder changed; see `encoder_of`."""
-    encoder = encoder_of(model).clone(**fields)
-    return model.clone(encoder=encoder) if isinstance(model, MaskedModel) else encoder
+    """Returns a model with fields changed; those of its encoder, if the model pre-trains one."""
+    if isinstance(model, MaskedModel):
+        return model.clone(encoder=model.encoder.clone(**fields))
+    return model.clone(**fields)
 
 
 def divide_encoder(named: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
