@@ -29,7 +29,7 @@ _COMMANDS = {  # each a module of this package, with add_arguments(parser) and r
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand; returns the exit status: 0, 1 for a mistake (one line says which), 2."""
     own_process = argv is None
-    argv = sys.argv[1:] if own_process else list(argv)
+    argv = list(sys.argv[1:] if argv is None else argv)
     parser = _parser(argv)
     args, rest = parser.parse_known_args(argv)
     if rest and not hasattr(args, "overrides"):  # a config's keys are no arguments to declare

@@ -160,7 +160,7 @@ def _circumstances() -> dict[str, str]:
 
 def format_results(results: Sequence[Mapping[str, Any]]) -> str:
     """Returns a heading for each result, with the machine's load, and a line a contestant."""
-    cells = [("", *COLUMNS, "MFU")]
+    cells: list[tuple[str, ...]] = [("", *COLUMNS, "MFU")]
     for result in results:
         cells += [_row(result, name) for name in result["contestants"]]
     first, *rest = format_table(cells, align="<" + ">" * (len(COLUMNS) + 1)).splitlines()

@@ -92,7 +92,7 @@ def _verify(path: Path, source: Pretrained) -> int:
 
 def image_size(text: str) -> int | tuple[int, int]:
     """Reads N or HxW; argparse says so where it is neither."""
-    sides = tuple(int(side) for side in text.lower().split("x"))
-    if len(sides) > 2 or min(sides) < 1:
+    height, *width = (int(side) for side in text.lower().split("x"))
+    if len(width) > 1 or min(height, *width) < 1:
         raise ValueError(text)
-    return sides[0] if len(sides) == 1 else sides
+    return (height, width[0]) if width else height

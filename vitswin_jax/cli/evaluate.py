@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         print_scores(evaluation, title=f"{source.name}, {len(source):,} images", note=match.note)
         print("".join(f"\n{line}" for line in verdict), end="\n" if verdict else "")
-    written = {"evaluation": evaluation, "source": source, "preprocess": preprocess}
+    written: dict[str, Any] = {"evaluation": evaluation, "source": source, "preprocess": preprocess}
     report = _write_report(args, pretrained, **written)
     paths = [] if report is None else [f"report: {report}"]
     paths += [f"figure: {path}" for path in _write_figures(args, **written)]
@@ -194,12 +194,13 @@ def _write_figures(
 def _write_report(args: argparse.Namespace, pretrained: Pretrained, **report: Any) -> Path | None:
     weights = Path(args.weights)
     workdir = weights if weights.is_dir() else None
-    if args.output is None and workdir is None:
+    output = args.output or (workdir and workdir / "report.html")
+    if output is None:
         return None
     from vitswin_jax.report.pages import write_report
 
     return write_report(
-        args.output or workdir / "report.html",
+        output,
         title=weights.resolve().name,
         model=pretrained.model,
         params=pretrained.variables["params"],

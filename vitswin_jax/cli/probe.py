@@ -68,11 +68,11 @@ def measure(
         )
     if train.class_names != test.class_names:
         raise UserError(f"{train.name} and {test.name} do not have the same classes.")
-    features = [Features(*read_features(source)) for source in (train, test)]
-    check_features(*features, len(test.class_names))
-    rows = list(_measured(args, *features, num_classes=len(test.class_names)))
+    known, asked = (Features(*read_features(source)) for source in (train, test))
+    check_features(known, asked, len(test.class_names))
+    rows = list(_measured(args, known, asked, num_classes=len(test.class_names)))
     facts = {"dataset": test.name, "images": len(test), "train": train.name}
-    facts |= {"train_images": len(train), "width": features[0].x.shape[1]}
+    facts |= {"train_images": len(train), "width": known.x.shape[1]}
     print(json.dumps(facts | {"probes": rows}) if args.json else _as_table(facts, rows))
 
 

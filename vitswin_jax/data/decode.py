@@ -14,7 +14,7 @@ from vitswin_jax.core.types import UserError
 MAX_PIXELS = 89_478_485
 """The largest image that is decoded: Pillow's own limit, a quarter gigabyte of RGB."""
 
-FORMATS = ("JPEG", "PNG", "WebP", "BMP", "GIF", "TIFF")
+FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WebP", "BMP", "GIF", "TIFF")
 """The formats that are decoded. Pillow's others stay shut: its EPS reader starts Ghostscript."""
 if "avif" in features.modules and features.check("avif"):  # from Pillow 11.3, in most wheels
     FORMATS += ("AVIF",)

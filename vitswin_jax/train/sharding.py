@@ -110,11 +110,12 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
         for path, shape in shapes.items()
         if path.startswith("params/")
     }
-    specs = {path: _spec(path, shape, params) for path, shape in shapes.items()}
-    if without := [path for path, spec in specs.items() if spec is None]:
+    found = {path: _spec(path, shape, params) for path, shape in shapes.items()}
+    specs = {path: spec for path, spec in found.items() if spec is not None}
+    if without := [path for path in found if path not in specs]:
         raise ValueError(f"no row of PARAMETERS or STATE_RULES covers {', '.join(without)}.")
     check_divides(mesh, {path: (shape, specs[f"params/{path}"]) for path, shape in params.items()})
-    return tree.unflatten(NamedSharding(mesh, spec) for spec in specs.values())
+    return jax.tree.unflatten(tree, [NamedSharding(mesh, spec) for spec in specs.values()])
 
 
 def check_divides(mesh: Mesh, layouts: Mapping[str, tuple[tuple[int, ...], P]]) -> None:

@@ -59,7 +59,7 @@ def state_of_copies(params: Params, tx: optax.GradientTransformation) -> TrainSt
 def fill_head_biases(params: Params, value: float) -> Params:
     """Returns the parameters with every bias of a head at `value`, the odds a fresh head gives."""
 
-    def fill(path: tuple[str, ...], leaf: Any) -> Any:
+    def fill(path: tuple[Any, ...], leaf: Any) -> Any:
         return jnp.full_like(leaf, value) if re.fullmatch(HEAD_BIASES, "/".join(path)) else leaf
 
     return path_aware_map(fill, params) if value else params
@@ -172,7 +172,7 @@ def _place(loaded: Params, shardings: Params) -> Params:
     """Gives each device its part of arrays in the host's memory."""
     layout = flatten_dict(shardings)
 
-    def place(path: tuple[str, ...], leaf: np.ndarray) -> jax.Array:
+    def place(path: tuple[Any, ...], leaf: np.ndarray) -> jax.Array:
         return jax.make_array_from_callback(leaf.shape, layout[path], lambda index: leaf[index])
 
     return path_aware_map(place, loaded)

@@ -155,7 +155,7 @@ def _give_up(timeout: int) -> NoReturn:
     here = f"host {state.process_id}"
     try:
         if state.process_id:
-            host, port = state.coordinator_address.rsplit(":", 1)
+            host, port = str(state.coordinator_address).rsplit(":", 1)
             socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
         told = (
             f"{here} waited {timeout} s at {state.coordinator_address} and not all hosts came; "

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tensorstore as ts
 from jax import lax
 from jax.experimental import multihost_utils
@@ -175,20 +176,19 @@ def _read_tree(folder: Path, layout: Any) -> Any:
             for store, (_, leaf) in zip(opening, leaves, strict=True)
         ]
         arrays = [
-            jax.make_array_from_callback(
-                leaf.shape, leaf.sharding, lambda index, reads=reads: reads[str(index)].result()
-            )
-            for reads, (_, leaf) in zip(reading, leaves, strict=True)
+            jax.make_array_from_callback(leaf.shape, leaf.sharding, read)
+            for read, (_, leaf) in zip(reading, leaves, strict=True)
         ]
     except (OSError, ValueError) as error:
         raise DamagedError(f"{folder.name} cannot be read: {_in_short(error)}") from error
-    return tree.unflatten(arrays)
+    return jax.tree.unflatten(tree, arrays)
 
 
-def _begin_reads(store: ts.TensorStore, leaf: jax.ShapeDtypeStruct) -> dict[str, ts.Future]:
-    """Begins to read this host's parts of an array, each once; by what `index` they have."""
+def _begin_reads(store: ts.TensorStore, leaf: Any) -> Callable[[Any], np.ndarray]:
+    """Begins to read this host's parts of an array, each once; returns what waits for a part."""
     parts = leaf.sharding.addressable_devices_indices_map(leaf.shape).values()
-    return {name: store[part].read() for name, part in {str(part): part for part in parts}.items()}
+    reads = {name: store[part].read() for name, part in {str(part): part for part in parts}.items()}
+    return lambda index: reads[str(index)].result()
 
 
 def _in_short(error: Exception) -> str:

@@ -44,7 +44,7 @@ MAY_CHANGE = (  # keys that change how a run computes or reports, not what
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns {"section.key": value} of a nested mapping."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")

@@ -21,7 +21,7 @@ def matrix_axes(params: Params) -> Params:
 
     def axes(path: tuple[Any, ...], _: Any) -> MuonDimensionNumbers | None:
         row = facts(path_of(path))
-        return MuonDimensionNumbers(*row.matrix) if "muon" in row.uses else None
+        return MuonDimensionNumbers(*row.matrix) if "muon" in row.uses and row.matrix else None
 
     return jax.tree_util.tree_map_with_path(axes, params)
 

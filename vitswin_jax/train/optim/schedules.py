@@ -100,6 +100,7 @@ def make_schedule(
     rate = _between(decay, start, peak_lr=peak_lr, warmup_lr=warmup_lr, end_lr=end_lr, **counts)
     if schedule_unit == "step":
         return rate
+    assert steps_per_epoch is not None  # as `_in_epochs` has seen
     # Exact for any number of steps an epoch, which a division in float32 is not.
     epochs = range(1, counts["total"])
     starts = np.array([math.ceil(round(i * steps_per_epoch, 6)) for i in epochs], np.int32)

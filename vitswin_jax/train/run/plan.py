@@ -97,7 +97,8 @@ def make_plan(
     `config.run`. Raises UserError that lists every count that is given twice, is negative, or is
     not above 0 where it has to be, and ValueError for a key of `run` that nothing reads.
     """
-    sections, wrong, steps = {"optim": optim, "run": run}, [], {}
+    sections, wrong = {"optim": optim, "run": run}, []
+    steps: dict[str, Any] = {}
     for count in COUNTS:
         section = sections[count.section]
         given = {unit: section.pop(count.key(unit)) for unit in UNITS if count.key(unit) in section}

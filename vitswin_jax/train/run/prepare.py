@@ -76,7 +76,7 @@ class Run:
     @property
     def facts(self) -> dict[str, Any]:
         """What hosts with the same config may still differ in, by what lies on their disks."""
-        facts = {}
+        facts: dict[str, Any] = {}
         for what, source in (("data.train_split", self.train), ("data.test_split", self.test)):
             facts[f"images of {what}"] = len(source)
             facts[f"classes of {what}"] = list(source.class_names)
@@ -282,7 +282,9 @@ def open_start(
         "fields": fields | {"num_classes": classes},
         "pretrain": pretrain,
     }
-    begun = None if None in (config.init_from, workdir) else read_start(workdir, **model)
+    begun = None
+    if config.init_from is not None and workdir is not None:
+        begun = read_start(workdir, **model)
     return begun or make_start(
         config.init_from,
         **model,

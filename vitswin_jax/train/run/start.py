@@ -121,11 +121,12 @@ def make_start(
     hints = {key: value for key, value in by_hand.items() if key not in RUNS_OWN}
     weights = open_own(init_from, name, **hints)
     file = weights.file
-    fresh_head, why = False, []
+    fresh_head = False
+    why: list[str] = []
     if pretrain is None:
         fresh_head, why = _needs_head(weights, class_names)
     chosen, notes = reconcile(name, fields, weights.own, origin=str(file), fresh_head=fresh_head)
-    model = _around(create_model(name, **fields | chosen), pretrain)
+    model = _around(create_model(name, **{**fields, **chosen}), pretrain)
     _, adaptations = weights.adapted_to(model, fresh_head=fresh_head)
     transform, other = _preprocess(weights.preprocess, preprocess, model)
     origin = Origin(
@@ -217,7 +218,7 @@ def read_start(
     saved = json.loads(path.read_text())
     tuples = {key: with_tuples(saved[key]) for key in ("hints", "fields", "adapted")}
     origin = Origin(**saved | tuples)
-    model = _around(create_model(name, **fields | dict(origin.fields)), pretrain)
+    model = _around(create_model(name, **{**fields, **origin.fields}), pretrain)
     return Start(model, Preprocess(**origin.preprocess), origin)
 
 

@@ -72,5 +72,7 @@ def trajectory(
         mask = np.ones(len(batch["label"]), np.float32)
         state, metrics = step(state, shard_batch({"mask": mask, **batch}, mesh), jax.random.key(0))
         rows.append(jax.device_get(metrics))
-    columns = (np.stack([row[key] for row in rows]) for key in ("loss", "grad_norm", "logits"))
-    return Trajectory(*columns, {"params": state.params})
+    losses, norms, logits = (
+        np.stack([row[key] for row in rows]) for key in ("loss", "grad_norm", "logits")
+    )
+    return Trajectory(losses, norms, logits, {"params": state.params})
