@@ -174,7 +174,8 @@ class MAE(MaskedModel):
         if self.is_initializing():
             self._fix_positions()
         target = cut_patches(images, patch)
-        mean, deviation = 0.0, 1.0
+        mean: Array | float = 0.0
+        deviation: Array | float = 1.0
         if self.norm_pix:
             mean = target.mean(-1, keepdims=True)
             deviation = jnp.sqrt(target.var(-1, ddof=1, keepdims=True) + 1e-6)

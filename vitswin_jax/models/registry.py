@@ -60,7 +60,7 @@ def model_kwargs(name: str) -> dict[str, Any]:
     """Returns every field of the model called `name`, as `create_model` would set it by default."""
     base, added = resolve_name(name)
     family, fields = VARIANTS.get(base, (base, {}))
-    defaults = {
+    defaults: dict[str, Any] = {
         field.name: field.default
         for field in dataclasses.fields(FAMILIES[family])
         if field.name not in ("parent", "name")

@@ -133,7 +133,7 @@ class Swin(nn.Module):
             self.head = create_head(self.num_classes)
 
     def _stage(self, stage: int, rates: tuple[float, ...]) -> Stage:
-        blocks = tuple(
+        still, moved = (
             functools.partial(
                 self._block_class,
                 self._options,
@@ -147,7 +147,7 @@ class Swin(nn.Module):
             PatchMerging, self.norm_eps, self._kernel_init, self.dtype, self._norm_last
         )
         last = stage == len(self.depths) - 1
-        return Stage(blocks, rates, None if last else merging, self.remat, self.scan)
+        return Stage((still, moved), rates, None if last else merging, self.remat, self.scan)
 
     @nn.nowrap
     def _cuts(self, stage: int) -> tuple[Cut, Cut]:

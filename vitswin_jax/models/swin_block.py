@@ -6,6 +6,7 @@ Axes: b batch, h w map, n tokens of a window, c channels.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ class SwinBlock(ResidualBlock):
     `attention` and `mlp` create the two branches' modules, each called with a name.
     """
 
-    attention: Callable[..., nn.Module]
+    attention: Callable[..., Any]
     mlp: Callable[..., nn.Module]
     cut: Cut
 

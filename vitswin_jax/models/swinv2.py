@@ -38,12 +38,12 @@ def log_spaced_coordinates(
     An offset of a whole window is 8 before the logarithm and 1 behind it; the window is the
     pretrained one where that is not 0, so that a larger window extrapolates.
     """
-    offsets = np.stack(np.mgrid[tuple(slice(1 - side, side) for side in window_size)], -1)
+    offsets = np.mgrid[tuple(slice(1 - side, side) for side in window_size)]
     whole = [
         max((before or side) - 1, 1)  # a window of one token has the offset 0 alone
         for side, before in zip(window_size, pretrained_window_size, strict=True)
     ]
-    scaled = 8.0 * offsets.reshape(-1, 2) / np.asarray(whole)
+    scaled = 8.0 * offsets.reshape(2, -1).T / np.asarray(whole)
     return (np.sign(scaled) * np.log2(1 + np.abs(scaled)) / np.log2(8)).astype(np.float32)
 
 

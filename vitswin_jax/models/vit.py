@@ -6,6 +6,7 @@ Axes: b batch, h w image, i j patch grid, n tokens, c embed_dim, k classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -235,9 +236,7 @@ class ViT(nn.Module):
         patches = (outputs[block][:, self.num_prefix_tokens :] for block in chosen)
         return tuple(x.reshape(x.shape[0], *self.grid, -1) for x in patches)
 
-    def _tokens(
-        self, images: Array, *, train: bool, keep_all: bool = False
-    ) -> tuple[Array, Sequence[Array] | Array | None]:
+    def _tokens(self, images: Array, *, train: bool, keep_all: bool = False) -> tuple[Array, Any]:
         """Returns the last block's un-normed tokens (b, n, c), and every block's (`keep_all`)."""
         x = self.embed_patches(images)
         x = self._embed(x.reshape(x.shape[0], -1, self.embed_dim), self.positions)

@@ -89,7 +89,9 @@ def _mix_pairs(attention: nn.Module, x: Array, cut: Cut, *, train: bool) -> Arra
 
     def attend_pairs(tokens: Array, mask: np.ndarray | None) -> Array:
         def mix(qkv: Array) -> Array:
-            biases = biases_in_pairs(attention.position_bias(), cut.window_size)
+            bias = attention.position_bias()
+            assert bias is not None  # as attention in windows has one
+            biases = biases_in_pairs(bias, cut.window_size)
             return attention.attend(qkv, biases, mask, train=train)
 
         return attention.project(tokens, mix, train=train)

@@ -149,10 +149,11 @@ class Mlp(nn.Module):
         shape = (width, self.hidden_dim)
         y = linear(shape, "nc,cd->nd", name="fc1")(xla.rows(x), train=train)
         gated = jax.eval_shape(act, y).shape != y.shape
-        if gated or (train and self.drop_rate):  # then fc2 cannot take act upon itself
-            y, act = nn.Dropout(self.drop_rate, deterministic=not train)(act(y)), None
-        shape = (y.shape[-1], width)
-        fc2 = linear(shape, "nc,cd->nd", act, use_bias=self.use_out_bias, name="fc2")
+        apart = gated or (train and self.drop_rate)  # then fc2 cannot take act upon itself
+        if apart:
+            y = nn.Dropout(self.drop_rate, deterministic=not train)(act(y))
+        shape, before = (y.shape[-1], width), None if apart else act
+        fc2 = linear(shape, "nc,cd->nd", before, use_bias=self.use_out_bias, name="fc2")
         y = fc2(y, train=train)
         return nn.Dropout(self.drop_rate, deterministic=not train)(y).reshape(x.shape)
 

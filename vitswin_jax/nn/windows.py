@@ -68,7 +68,7 @@ def relative_position_index(window_size: Size) -> Int[np.ndarray, "n n"]:
     Row (dy + height - 1) * (2 width - 1) + (dx + width - 1), with (dy, dx) = query - key.
     """
     height, width = window_size
-    place = np.stack(np.mgrid[:height, :width], -1).reshape(-1, 2)
+    place = np.moveaxis(np.mgrid[:height, :width], 0, -1).reshape(-1, 2)
     dy, dx = np.moveaxis(place[:, None] - place[None], -1, 0)
     return (dy + height - 1) * (2 * width - 1) + (dx + width - 1)
 
@@ -93,8 +93,9 @@ def shifted_window_mask(
 
 def _clip_per_axis(resolution: Size, window: Size) -> tuple[Size, Size]:
     fits = [size <= side for size, side in zip(resolution, window, strict=True)]
-    clipped = tuple(np.where(fits, resolution, window).tolist())
-    return clipped, tuple(0 if fit else side // 2 for fit, side in zip(fits, window, strict=True))
+    height, width = np.where(fits, resolution, window).tolist()
+    down, right = (0 if fit else side // 2 for fit, side in zip(fits, window, strict=True))
+    return (height, width), (down, right)
 
 
 def _clip_min(resolution: Size, window: Size) -> tuple[Size, Size]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import NamedSharding, Sharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
@@ -73,7 +73,7 @@ def _attend_backward(
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _shardings(mesh: Any, maps: Sharding) -> tuple[Any, tuple[NamedSharding, ...]]:
+def _shardings(mesh: Any, maps: Any) -> tuple[Any, tuple[NamedSharding, ...]]:
     """Returns the batch's mesh axes, and how queries, keys and values, biases and outputs lie."""
     batch, _, _, _, heads, _ = (*maps.spec, *6 * (None,))[:6]
     specs = P(batch, None, None, None, heads), P(heads), P(batch, None, None, heads)

@@ -80,8 +80,8 @@ class Tiling:
     @property
     def across(self) -> Size:
         """Windows of a map, down and across."""
-        sides = zip(self.shape[1:3], self.task.cut.window_size, strict=True)
-        return tuple(side // step for side, step in sides)
+        height, width = self.task.cut.window_size
+        return self.shape[1] // height, self.shape[2] // width
 
     @property
     def windows(self) -> int:

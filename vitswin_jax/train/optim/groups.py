@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from vitswin_jax.core.types import Params, UserError
 from vitswin_jax.nn.blocks import row_paths
 from vitswin_jax.nn.params import facts, uncovered
 
+T = TypeVar("T")
 Table = Sequence[tuple[str, float]]
 
 # What stands before the first block is layer 0, block i is layer i + 1, counted through all stages,
@@ -42,7 +43,7 @@ def _rows(path: str, leaf: Any) -> list[str]:
     return row_paths(path, np.shape(leaf)) or [path]
 
 
-def _first(path: str, table: Table, otherwise: float | None = None) -> float | None:
+def _first(path: str, table: Table, otherwise: T) -> float | T:
     return next((value for pattern, value in table if re.fullmatch(pattern, path)), otherwise)
 
 
@@ -204,7 +205,7 @@ class Groups:
         """
 
         def given(path: str) -> float | None:
-            return _first(path, self.decay_mults)
+            return _first(path, self.decay_mults, None)
 
         if without := uncovered(path for path in all_paths(params) if given(path) is None):
             raise ValueError(f"no row of PARAMETERS covers {', '.join(without)}.")
