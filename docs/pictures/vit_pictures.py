@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from panels import BLUE, INK, ORANGE, SIDE, grid, matrix, panels, photo
 
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.nn.attention import SelfAttention
+from vitswin_jax.nn.block import SelfAttention
 from vitswin_jax.nn.windows import window_partition
 from vitswin_jax.plan.cost import describe
 
