@@ -241,7 +241,9 @@ def open_own(
 ) -> Pretrained:
     """Opens a weights file as the model that the file has; otherwise as `open_pretrained`.
 
-    `name` and `hints`, a variant's name and fields, only supply what the file does not show.
+    `name` and `hints`, a variant's name and fields, only supply what the file does not show. Facts
+    from beside the file (a `config.json`, the published table) come with `Located`: here they meet
+    those of the file, and win.
     """
     located = path if isinstance(path, Located) else locate(path)
     contents = read_tensors(located.file)
