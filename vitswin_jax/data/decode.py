@@ -14,10 +14,9 @@ from vitswin_jax.core.types import UserError
 MAX_PIXELS = 89_478_485
 """The largest image that is decoded: Pillow's own limit, a quarter gigabyte of RGB."""
 
-FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WebP", "BMP", "GIF", "TIFF")
+_AVIF = ("AVIF",) if features.modules.get("avif") and features.check("avif") else ()  # Pillow 11.3
+FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WebP", "BMP", "GIF", "TIFF", *_AVIF)
 """The formats that are decoded. Pillow's others stay shut: its EPS reader starts Ghostscript."""
-if "avif" in features.modules and features.check("avif"):  # from Pillow 11.3, in most wheels
-    FORMATS += ("AVIF",)
 
 _TRANSPOSES = {  # EXIF orientation to what undoes it, as quarter turns and a mirror
     2: (0, True),
@@ -89,8 +88,7 @@ def _decode_jpeg(data: bytes, *, name: str, reduction: int) -> np.ndarray | None
     except ValueError:
         return None  # Pillow knows which damage can be lived with, and what to call the rest
     turns, mirror = _TRANSPOSES.get(_orientation(data), (0, False))
-    image = np.rot90(image, turns)
-    return np.ascontiguousarray(image[:, ::-1] if mirror else image)
+    return np.ascontiguousarray(np.rot90(image, turns)[:, :: -1 if mirror else 1])
 
 
 def _orientation(data: bytes) -> int:
@@ -138,9 +136,8 @@ def _to_rgb(image: Image.Image, *, name: str) -> Image.Image:
         levels = np.asarray(image).astype(np.int64)
         image = Image.fromarray(np.clip(np.round(levels / 257), 0, 255).astype(np.uint8))
     if image.has_transparency_data:
-        image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
 
 
