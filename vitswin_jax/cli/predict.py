@@ -116,15 +116,17 @@ def _make_look(
     """
     import jax
 
+    from vitswin_jax.nn.batch import infer
+
     model, variables = pretrained.model, pretrained.variables
     as_probabilities = jax.nn.sigmoid if pretrained.multi_label else jax.nn.softmax
 
     @jax.jit
     def apply(variables: Params, images: Array) -> tuple[Array, Array | None]:
-        features = model.apply(variables, images, train=False, method="features")
+        features = infer(model, variables["params"], images, method="features")
         if not model.num_classes:
             return features, None
-        logits = model.apply(variables, images, train=False)  # compiled, the two share their work
+        logits = infer(model, variables["params"], images)  # compiled, the two share their work
         return features, as_probabilities(logits)
 
     def look(images: Sequence[np.ndarray]) -> list[_Answer]:

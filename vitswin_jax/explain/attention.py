@@ -6,7 +6,6 @@ Axes: b images, n tokens of a window, h w a layer's map, d channels.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -133,8 +132,9 @@ def transitions(
     `merging`. Each is (tokens behind, tokens before).
     """
     matrices = []
-    for before, layer in itertools.pairwise((None, *attention.layers)):
-        if before is not None and before.size != layer.size:
+    layers = attention.layers
+    for before, layer in zip(layers[:1] + layers[:-1], layers, strict=True):
+        if before.size != layer.size:
             matrices.append(merging(before.size))
         mean = layer.weights[image].mean(1)
         mixed = stitch(mean, layer.tokens, num_tokens=layer.num_tokens)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from vitswin_jax.core.types import Params, UserError
 from vitswin_jax.models.geometry import geometry_of
+from vitswin_jax.nn.batch import infer
 from vitswin_jax.nn.blocks import unstack_blocks
 
 
@@ -79,5 +80,5 @@ def _apply(
         return call(args[0] + added, *args[1:], **kwargs)
 
     with nn.intercept_methods(tap):
-        logits = model.apply(variables, images, train=False)
+        logits = infer(model, variables["params"], images)
     return logits, seen[0]

@@ -92,7 +92,7 @@ def distances(layers: Sequence[Float[np.ndarray, " _"]]) -> Figure:
     for block, heads_of in enumerate(layers):
         axes.plot(np.full(len(heads_of), block), heads_of, ".", color="#334e68", ms=7)
     axes.set(xlabel="block", ylabel="mean attention distance (pixels)", ylim=(0, None))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params("x", integer=True)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     return figure

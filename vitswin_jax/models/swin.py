@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -238,7 +238,8 @@ class Swin(nn.Module):
         p, q = pair(self.patch_size)
         blocks = []
         for stage, depth in enumerate(self.depths):
-            where = {"stage": stage, "size": maps[stage], "stride": (p << stage, q << stage)}
+            stride = p << stage, q << stage
+            where: dict[str, Any] = {"stage": stage, "size": maps[stage], "stride": stride}
             cuts = self._cuts(stage)
             blocks += [
                 BlockGeometry(f"stage_{stage}/block_{i}", cut=cuts[i % 2], **where)

@@ -335,9 +335,9 @@ class ViT(nn.Module):
         """Returns the geometry; see `HasGeometry`. A ViT takes images of `img_size` only."""
         del size
         hybrid, prefix = self.resnet_layers is not None, self.num_prefix_tokens
-        pixels = total_stride(self.resnet_layers) if hybrid else 1
+        pixels = 1 if self.resnet_layers is None else total_stride(self.resnet_layers)
         p, q = pair(self.patch_size)
-        where = {"stage": 0, "size": self.grid, "stride": (p * pixels, q * pixels)}
+        where: dict[str, Any] = {"stage": 0, "size": self.grid, "stride": (p * pixels, q * pixels)}
         pooling = {
             "token": Pooling(self._heads, 0.0),
             "avg": Pooling(),

@@ -102,7 +102,7 @@ class SelfAttention(nn.Module):
     ) -> Float[Array, "*batch heads n d"]:
         """Returns softmax(q kᵀ/√d + bias) v, with `mask_value` added where `mask` is False."""
         q, k, v = self.prepare(*qkv)
-        biases = () if bias is None else (bias,)
+        biases: tuple[Array, ...] = () if bias is None else (bias,)
         for by_position in biases:
             self.sow("intermediates", "position_bias", by_position)
         if mask is not None:

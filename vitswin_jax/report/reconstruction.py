@@ -46,7 +46,7 @@ class Pictures:
     ) -> Pictures:
         """Returns the pictures of the first images of an evaluation batch."""
         images = np.asarray(batch["image"])[:_PICTURES][np.asarray(batch["mask"][:_PICTURES]) > 0]
-        how = {"mean": preprocess.mean, "std": preprocess.std}
+        how: dict[str, Any] = {"mean": preprocess.mean, "std": preprocess.std}
         out = jax.jit(functools.partial(reconstruct, model=model, **how))(params, {"image": images})
         return cls.of(images, out, **how)
 

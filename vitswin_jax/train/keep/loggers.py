@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -119,7 +118,7 @@ class Progress(Logger):
         plan: Plan,
         *,
         start_step: int,
-        stream: io.TextIOBase = sys.stderr,
+        stream: TextIO = sys.stderr,
     ) -> None:
         self._total, self._batch_size = plan.total_steps, plan.batch_size
         self._stream = stream

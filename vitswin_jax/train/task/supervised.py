@@ -69,6 +69,7 @@ class Supervised:
         if self.distillation is None:
             losses = self.loss(logits, part["target"])
         else:
+            assert teacher is not None  # as `distillation` has one
             heads = outputs if outputs.ndim == 3 else outputs[:, None]
             theirs = self.distillation.teacher_logits(teacher, part["image"])
             losses = self.distillation.loss(heads, part["target"], theirs, base=self.loss)

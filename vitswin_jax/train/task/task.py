@@ -27,5 +27,5 @@ class Task(Protocol):
     ) -> tuple[Float[Array, " b"], Float[Array, "b k"] | None]:
         """Returns each example's loss, and the logits of a classifier."""
 
-    def metrics(self, logits: Array | None, targets: dict[str, Array]) -> dict[str, Array]:
+    def metrics(self, logits: Any, targets: dict[str, Array]) -> dict[str, Array]:
         """Returns metrics of the batch besides `loss` and `grad_norm`."""

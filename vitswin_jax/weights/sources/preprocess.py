@@ -75,9 +75,8 @@ def timm_preprocess(fields: Fields, name: str = "") -> Mapping[str, Any]:
     kind = next(shown, None) or next(named)
     size = fields["img_size"]
     large = (min(size) if isinstance(size, tuple) else size) > _LARGE
-    return kind.images | {
-        "crop_fraction": kind.large_crop_fraction if large else kind.crop_fraction
-    }
+    fraction = kind.large_crop_fraction if large else kind.crop_fraction
+    return {**kind.images, "crop_fraction": fraction}
 
 
 def _fits(shows: Mapping[str, tuple[Any, ...]], fields: Fields) -> bool:

@@ -140,7 +140,8 @@ def resnet_fields(named: Named, *, torch: bool) -> Fields:
     """Returns the fields that a hybrid's ResNet shows: nothing where there is none."""
     if "backbone/root_conv/kernel" not in named:
         return {}
-    layers, unit = [], "backbone/stage_{}/block_{{}}/conv1/kernel"
+    layers: list[int] = []
+    unit = "backbone/stage_{}/block_{{}}/conv1/kernel"
     while blocks := count(named, unit.format(len(layers))):
         layers.append(blocks)
     shape = named["backbone/root_conv/kernel"][0].shape
