@@ -93,6 +93,6 @@ def _verify(path: Path, source: Pretrained) -> int:
 def image_size(text: str) -> int | tuple[int, int]:
     """Reads N or HxW; argparse says so where it is neither."""
     height, *width = (int(side) for side in text.lower().split("x"))
-    if len(width) > 1 or min(height, *width) < 1:
+    if len(width) > 1 or min([height, *width]) < 1:
         raise ValueError(text)
     return (height, width[0]) if width else height

@@ -22,15 +22,14 @@ from vitswin_jax.weights.sources.preprocess import default_preprocess
 
 
 def load_pretrained(
-    path: str | os.PathLike[str],
-    name: str | None = None,
-    *,
-    num_classes: int | None = None,
-    img_size: int | tuple[int, int] | None = None,
-    **fields: Any,
+    path: str | os.PathLike[str], name: str | None = None, **fields: Any
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Returns (model, variables) of a weights file: those of `open_pretrained`, which see."""
-    opened = open_pretrained(path, name, num_classes=num_classes, img_size=img_size, **fields)
+    """Returns (model, variables) of a weights file.
+
+    Arguments and errors are those of `open_pretrained`: `num_classes`, `img_size` and other fields
+    of the model are keywords.
+    """
+    opened = open_pretrained(path, name, **fields)
     return opened.model, opened.variables
 
 

@@ -44,21 +44,10 @@ from vitswin_jax.weights.sources.read import check_family, read_original
 log = logging.getLogger(__name__)
 
 NUMERICS = (
-    "act",
-    "norm_eps",
-    "window_clip",
-    "pad_before_roll",
-    "global_pool",
-    "window_size",
-    "pretrained_window_sizes",
-    "num_heads",
-    "img_size",
-    "group_norm_eps",
-    "weight_var_eps",
-    "weight_std_eps",
-    "mask_value",
-    "capacity_over",
-)
+    "act", "norm_eps", "window_clip", "pad_before_roll", "global_pool", "window_size",
+    "pretrained_window_sizes", "num_heads", "img_size", "group_norm_eps", "weight_var_eps",
+    "weight_std_eps", "mask_value", "capacity_over",
+)  # fmt: skip
 """Fields that are a code's own, or that not every format's file shows."""
 
 
@@ -129,22 +118,15 @@ class Pretrained:
 
         Its metadata keeps no class names of another head and no accuracy of another function.
         """
-        metadata = self.metadata
-        model = create_model(metadata.name, **{**metadata.fields, **fields})
-        if any(
-            getattr(model, key, None) != getattr(self.model, key, None)
-            for key in (*NUMERICS, "num_classes")
-        ):
-            measured = ("expected_top1", "expected_top1_by")
-            kept = {key: x for key, x in metadata.provenance.items() if key not in measured}
-            metadata = dataclasses.replace(metadata, provenance=kept)
-        if model.num_classes != self.model.num_classes:
-            metadata = dataclasses.replace(metadata, class_names=None)
-        return dataclasses.replace(
-            self,
-            model=model,
-            metadata=dataclasses.replace(metadata, fields={**metadata.fields, **fields}),
-        )
+        old, merged = self.model, {**self.metadata.fields, **fields}
+        model, kept = create_model(self.metadata.name, **merged), dict(self.provenance)
+        others = ("num_classes", *NUMERICS)
+        if any(getattr(model, key, None) != getattr(old, key, None) for key in others):
+            kept = {key: x for key, x in kept.items() if not key.startswith("expected_top1")}
+        names = self.metadata.class_names if model.num_classes == old.num_classes else None
+        changes = {"fields": merged, "class_names": names, "provenance": kept}
+        metadata = dataclasses.replace(self.metadata, **changes)
+        return dataclasses.replace(self, model=model, metadata=metadata)
 
     def adapted_to(
         self, model: nn.Module, *, fresh_head: bool = False
@@ -259,15 +241,10 @@ def open_own(
         class_names=located.class_names if named else None,
         provenance={**found.provenance, **located.provenance},
     )
-    source = found.source
+    model, tensors, source = found.model, found.tensors, found.source
+    methods = Methods(source.pos_embed, source.bias_table, source.head_rows)
     return Pretrained(
-        file=located.file,
-        model=found.model,
-        metadata=metadata,
-        own=found.model,
-        tensors=found.tensors,
-        methods=Methods(source.pos_embed, source.bias_table, source.head_rows),
-        open_decoder=found.open_decoder,
+        located.file, model, metadata, model, tensors, methods, open_decoder=found.open_decoder
     )
 
 

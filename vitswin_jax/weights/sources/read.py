@@ -88,16 +88,9 @@ def read_original(
             _read_decoder, path, decoder, contents.tensors, model, found
         )
         known = f"{name or family}.{decoder.method}"
-    return Original(
-        source=source,
-        model=model,
-        name=_variant(family, found.fields, name) or family,
-        fields=found.fields,
-        images=source.images(found.fields, known),
-        tensors=tensors,
-        provenance=_provenance(path, contents, found),
-        open_decoder=open_decoder,
-    )
+    variant = _variant(family, found.fields, name) or family
+    images, provenance = source.images(found.fields, known), _provenance(path, contents, found)
+    return Original(source, model, variant, found.fields, images, tensors, provenance, open_decoder)
 
 
 def check_family(path: Path, holds: str, family: str, name: str) -> None:
