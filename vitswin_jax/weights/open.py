@@ -124,8 +124,9 @@ class Pretrained:
         if any(getattr(model, key, None) != getattr(old, key, None) for key in others):
             kept = {key: x for key, x in kept.items() if not key.startswith("expected_top1")}
         names = self.metadata.class_names if model.num_classes == old.num_classes else None
-        changes = {"fields": merged, "class_names": names, "provenance": kept}
-        metadata = dataclasses.replace(self.metadata, **changes)
+        metadata = dataclasses.replace(
+            self.metadata, fields=merged, class_names=names, provenance=kept
+        )
         return dataclasses.replace(self, model=model, metadata=metadata)
 
     def adapted_to(
