@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitswin_jax.nn.blocks import stack_blocks, unstack_blocks
+from vitswin_jax.nn.scan import stack_blocks, unstack_blocks
 
 
 @pytest.fixture

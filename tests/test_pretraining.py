@@ -20,7 +20,7 @@ from vitswin_jax.core.types import UserError
 from vitswin_jax.evaluate.reconstruction import reconstruct
 from vitswin_jax.models.pretraining import create_pretraining
 from vitswin_jax.models.registry import model_kwargs
-from vitswin_jax.nn.blocks import stack_blocks
+from vitswin_jax.nn.scan import stack_blocks
 from vitswin_jax.train.optim.optimizers import make_tx
 from vitswin_jax.train.run.prepare import prepare
 from vitswin_jax.train.run.start import make_start

@@ -9,7 +9,7 @@ from flax.traverse_util import unflatten_dict
 from vitswin_jax.core.types import UserError
 from vitswin_jax.explain.grad_cam import grad_cam
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.nn.blocks import stack_blocks
+from vitswin_jax.nn.scan import stack_blocks
 from vitswin_jax.weights.shapes import parameter_shapes
 
 CLASSES = np.array([2, 0])

@@ -9,7 +9,7 @@ import pytest
 from vitswin_jax import create_model
 from vitswin_jax.models.fields import EXECUTION, LAYOUT, TRAINING, plain
 from vitswin_jax.models.registry import FAMILIES
-from vitswin_jax.nn.blocks import stack_blocks
+from vitswin_jax.nn.scan import stack_blocks
 
 SWIN = {"img_size": 8, "patch_size": 2, "embed_dim": 8, "depths": (2,), "num_heads": (2,),
         "window_size": 2}  # fmt: skip

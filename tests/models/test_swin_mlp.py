@@ -10,7 +10,7 @@ import pytest
 from vitswin_jax import create_model
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.swin_mlp import SpatialMlp
-from vitswin_jax.nn.blocks import stack_blocks
+from vitswin_jax.nn.scan import stack_blocks
 
 TINY = {
     "img_size": 16,

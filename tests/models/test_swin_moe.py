@@ -14,7 +14,7 @@ from vitswin_jax.models.swin_moe import (
     load_importance_loss,
     route,
 )
-from vitswin_jax.nn.blocks import stack_blocks
+from vitswin_jax.nn.scan import stack_blocks
 
 TINY = {
     "img_size": 16,

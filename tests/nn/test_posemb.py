@@ -9,8 +9,8 @@ import pytest
 
 from vitswin_jax import create_model
 from vitswin_jax.core.types import UserError
-from vitswin_jax.nn.blocks import stack_blocks
 from vitswin_jax.nn.posemb import create_positions, relative_bias_index, sincos_2d
+from vitswin_jax.nn.scan import stack_blocks
 
 TINY = {
     "img_size": (8, 12),

@@ -12,7 +12,7 @@ from PIL import Image
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.data.augment.transforms import Preprocess
-from vitswin_jax.nn.blocks import stack_blocks
+from vitswin_jax.nn.scan import stack_blocks
 from vitswin_jax.nn.windows import relative_position_index
 from vitswin_jax.report import pages as report
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from vitswin_jax.core.types import Params, UserError
 from vitswin_jax.models.geometry import BlockGeometry, Geometry, Tokens, geometry_of
-from vitswin_jax.nn.blocks import unstack_blocks
+from vitswin_jax.nn.scan import unstack_blocks
 from vitswin_jax.nn.windows import Size, relative_position_index
 
 

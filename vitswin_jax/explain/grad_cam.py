@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from vitswin_jax.core.types import Params, UserError
 from vitswin_jax.models.geometry import geometry_of
 from vitswin_jax.nn.batch import infer
-from vitswin_jax.nn.blocks import unstack_blocks
+from vitswin_jax.nn.scan import unstack_blocks
 
 
 def grad_cam(

@@ -27,7 +27,7 @@ from vitswin_jax.explain.attention import (
 from vitswin_jax.explain.grad_cam import grad_cam
 from vitswin_jax.explain.learned import patch_filters, position_embedding
 from vitswin_jax.models.geometry import by_stage, geometry_of
-from vitswin_jax.nn.blocks import unstack_blocks
+from vitswin_jax.nn.scan import unstack_blocks
 from vitswin_jax.report import figures
 from vitswin_jax.report.page import template
 

@@ -26,8 +26,8 @@ from vitswin_jax.export.quantize import quantize_parameters
 from vitswin_jax.models.fields import plain
 from vitswin_jax.models.registry import family_of
 from vitswin_jax.nn.batch import infer
-from vitswin_jax.nn.blocks import unstack_blocks
 from vitswin_jax.nn.layers import pair
+from vitswin_jax.nn.scan import unstack_blocks
 from vitswin_jax.weights.metadata import Metadata
 from vitswin_jax.weights.sources.preprocess import default_preprocess
 

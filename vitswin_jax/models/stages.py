@@ -12,8 +12,8 @@ from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vitswin_jax.nn.blocks import apply_blocks
 from vitswin_jax.nn.layers import LayerNorm
+from vitswin_jax.nn.scan import apply_blocks
 from vitswin_jax.nn.windows import pad_to_multiple
 
 table_init = nn.initializers.truncated_normal(0.02)

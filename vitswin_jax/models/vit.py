@@ -20,10 +20,10 @@ from vitswin_jax.models.geometry import BlockGeometry, Geometry, Pooling
 from vitswin_jax.models.resnet import Numerics, ResNet, total_stride
 from vitswin_jax.models.vit_block import AttentionPool, Block
 from vitswin_jax.nn.block import BlockOptions
-from vitswin_jax.nn.blocks import apply_blocks, drop_path_schedule
 from vitswin_jax.nn.execution import FOR_SEQUENCES
 from vitswin_jax.nn.layers import LayerNorm, PatchEmbed, create_head, pair
 from vitswin_jax.nn.posemb import POS_EMBED_PLACES, POS_EMBEDS, create_positions
+from vitswin_jax.nn.scan import apply_blocks, drop_path_schedule
 from vitswin_jax.nn.windows import Size
 
 GLOBAL_POOLS = ("token", "avg", "token_avg", "map")

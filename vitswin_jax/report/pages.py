@@ -24,7 +24,7 @@ from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.evaluate.evaluation import Evaluation
 from vitswin_jax.evaluate.mistakes import worst_mistakes
 from vitswin_jax.models.geometry import Geometry, HasGeometry, by_stage
-from vitswin_jax.nn.blocks import unstack_blocks
+from vitswin_jax.nn.scan import unstack_blocks
 from vitswin_jax.report import figures
 from vitswin_jax.report.page import percent, template
 from vitswin_jax.report.runs import compare, read_config, read_metrics

@@ -16,8 +16,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vitswin_jax.core.types import UserError
-from vitswin_jax.nn.blocks import row_paths
 from vitswin_jax.nn.params import facts, uncovered
+from vitswin_jax.nn.scan import row_paths
 from vitswin_jax.train.optim.groups import path_of
 
 AXES = ("data", "fsdp", "tensor")

@@ -19,7 +19,7 @@ from vitswin_jax.core.types import Params, UserError
 from vitswin_jax.models.masked import MaskedModel, divide_encoder
 from vitswin_jax.models.pretraining import describe_method, method_of
 from vitswin_jax.models.registry import family_of
-from vitswin_jax.nn.blocks import unstack_blocks
+from vitswin_jax.nn.scan import unstack_blocks
 from vitswin_jax.weights import write
 from vitswin_jax.weights.adapt import check_parameters
 from vitswin_jax.weights.formats import native

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vitswin_jax import create_model, load_pretrained
 from vitswin_jax.core.types import UserError
-from vitswin_jax.nn.blocks import stack_blocks
+from vitswin_jax.nn.scan import stack_blocks
 from vitswin_jax.train.optim.groups import Groups, decay_mask
 from vitswin_jax.train.optim.muon import matrix_axes
 from vitswin_jax.train.optim.optimizers import make_tx

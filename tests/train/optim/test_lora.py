@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vitswin_jax import create_model
 from vitswin_jax.core.types import UserError
-from vitswin_jax.nn.blocks import stack_blocks, unstack_blocks
+from vitswin_jax.nn.scan import stack_blocks, unstack_blocks
 from vitswin_jax.train.optim.groups import Groups
 from vitswin_jax.train.optim.lora import Lora, add_lora, join, merge_lora, model_params, split
 from vitswin_jax.train.optim.optimizers import make_tx

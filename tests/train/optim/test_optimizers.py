@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from optax.contrib import MuonDimensionNumbers
 
 from vitswin_jax.core.types import UserError
-from vitswin_jax.nn.blocks import stack_blocks, unstack_blocks
+from vitswin_jax.nn.scan import stack_blocks, unstack_blocks
 from vitswin_jax.train.optim.groups import Groups
 from vitswin_jax.train.optim.optimizers import OPTIMIZERS, Optimizer, make_optim, make_tx
 from vitswin_jax.train.sharding import create_mesh, state_shardings

@@ -16,8 +16,8 @@ import jax
 import numpy as np
 
 from vitswin_jax.core.types import Params, UserError
-from vitswin_jax.nn.blocks import row_paths
 from vitswin_jax.nn.params import facts, uncovered
+from vitswin_jax.nn.scan import row_paths
 
 T = TypeVar("T")
 Table = Sequence[tuple[str, float]]

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 from vitswin_jax.core.choices import one_of, own_keys
 from vitswin_jax.core.types import Params, UserError
-from vitswin_jax.nn.blocks import row_paths
+from vitswin_jax.nn.scan import row_paths
 from vitswin_jax.train.optim.groups import Groups, decay_mask, path_of
 from vitswin_jax.train.optim.muon import muon_directions
 from vitswin_jax.train.optim.schedules import make_schedule

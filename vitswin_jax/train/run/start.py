@@ -36,8 +36,8 @@ from vitswin_jax.models.fields import EXECUTION, LAYOUT, TRAINING
 from vitswin_jax.models.pretraining import create_pretraining
 from vitswin_jax.models.registry import create_model, model_kwargs, resolve_name
 from vitswin_jax.models.variants import VARIANTS
-from vitswin_jax.nn.blocks import stack_blocks
 from vitswin_jax.nn.layers import pair
+from vitswin_jax.nn.scan import stack_blocks
 from vitswin_jax.train.keep.workdir import START
 from vitswin_jax.train.state import fill_head_biases
 from vitswin_jax.weights.download import file_digest
