@@ -2,7 +2,7 @@
 
 import pytest
 
-from vitswin_jax.core.choices import one_of, wrong_choice
+from vitswin_jax.core.choices import Faults, one_of, wrong_choice
 from vitswin_jax.core.types import UserError
 
 
@@ -24,3 +24,15 @@ def test_an_unknown_value_is_one_line_with_the_key_the_nearest_and_all():
 def test_a_value_that_is_no_text_is_one_line_too(value):
     with pytest.raises(UserError, match=r"^optim\.name=.* must be one of adamw, sgd\.$"):
         one_of("optim.name", value, {"adamw": 1, "sgd": 2})
+
+
+def test_faults_are_one_error_of_all_lines_in_order_and_none_without():
+    faults = Faults()
+    faults.need(True, "not this")
+    faults.check("optim: ")
+    faults.need(False, "rank=0 must be above 0")
+    faults += wrong_choice("kind", "hart", ("soft", "hard"))
+    with pytest.raises(UserError) as error:
+        faults.check("lora: ")
+    told = "kind='hart' must be one of soft, hard (did you mean 'hard'?)"
+    assert str(error.value) == f"lora: rank=0 must be above 0; {told}."

@@ -1,4 +1,4 @@
-"""Values that must be one of several, and the keys of `config.optim` that a choice reads."""
+"""Checks of what a user sets: one error for all faults, one of several values, keys unread."""
 
 from __future__ import annotations
 
@@ -8,6 +8,20 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from vitswin_jax.core.types import UserError
+
+
+class Faults(list[str]):
+    """Lines about values that a user must change, gathered so that one error names them all."""
+
+    def need(self, holds: Any, line: str) -> None:
+        """Adds a line unless what it asks for holds."""
+        if not holds:
+            self.append(line)
+
+    def check(self, where: str = "") -> None:
+        """Raises UserError of all lines, after `where`, if there are any."""
+        if self:
+            raise UserError(f"{where}{'; '.join(self)}.")
 
 
 def wrong_choice(key: str, value: Any, known: Iterable[Any]) -> list[str]:

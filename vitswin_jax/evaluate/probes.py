@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from vitswin_jax.core.types import UserError
+from vitswin_jax.core.choices import Faults
 
 KS = (5, 10, 20, 50)
 """Neighbours, DINO's 10 and 20 among them."""
@@ -39,16 +39,15 @@ class Features(NamedTuple):
 
 def check_features(train: Features, test: Features, num_classes: int) -> None:
     """Raises UserError, which lists all that is wrong, where nothing can be learned or measured."""
-    wrong = [
+    faults = Faults(
         f"{int((~np.isfinite(x)).any(-1).sum())} of {len(x)} {name} images have features that are "
         "not finite"
         for name, (x, _) in (("training", train), ("test", test))
         if not np.isfinite(x).all()
-    ]
-    if len(np.unique(train.labels)) < 2:
-        wrong.append(f"the training images are of one class only, of {num_classes}")
-    if wrong:
-        raise UserError(f"the features cannot be measured: {'; '.join(wrong)}.")
+    )
+    several = len(np.unique(train.labels)) > 1
+    faults.need(several, f"the training images are of one class only, of {num_classes}")
+    faults.check("the features cannot be measured: ")
 
 
 def knn_accuracies(

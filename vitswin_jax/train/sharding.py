@@ -15,6 +15,7 @@ from flax.linen.module import InterceptorContext
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from vitswin_jax.core.choices import Faults
 from vitswin_jax.core.types import UserError
 from vitswin_jax.nn.params import facts, uncovered
 from vitswin_jax.nn.scan import row_paths
@@ -123,7 +124,7 @@ def check_divides(mesh: Mesh, layouts: Mapping[str, tuple[tuple[int, ...], P]]) 
 
     `layouts` has the shape and the layout of each parameter.
     """
-    wrong = []
+    faults = Faults()
     for axis, size in mesh.shape.items():
         divided = [
             (path, shape, i)
@@ -137,12 +138,11 @@ def check_divides(mesh: Mesh, layouts: Mapping[str, tuple[tuple[int, ...], P]]) 
             common = math.gcd(mesh.size, *(shape[i] for _, shape, i in divided))
             others = f" (and {len(misfits) - 1} more)" if len(misfits) > 1 else ""
             fits = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
-            wrong.append(
+            faults.append(
                 f"mesh.{axis}={size} does not divide axis {i} of {path} {shape}{others}; on "
                 f"{mesh.size} devices it can be {fits}"
             )
-    if wrong:
-        raise UserError("; ".join(wrong) + ".")
+    faults.check()
 
 
 def _spec(path: str, shape: tuple[int, ...], params: Mapping[str, tuple[int, ...]]) -> P | None:

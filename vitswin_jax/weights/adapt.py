@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitswin_jax.core.types import Shapes, UserError
+from vitswin_jax.core.choices import Faults
+from vitswin_jax.core.types import Shapes
 from vitswin_jax.weights import resize
 from vitswin_jax.weights.formats.tensors import Tensor
 
@@ -88,18 +89,16 @@ def adapt(
 
 def check_parameters(found: Shapes, shapes: Shapes, *, origin: str) -> None:
     """Raises UserError that lists all parameters that are missing, extra or of another shape."""
-    wrong = []
-    if missing := sorted(shapes.keys() - found.keys()):
-        wrong.append(f"missing {', '.join(missing)}")
-    if extra := sorted(found.keys() - shapes.keys()):
-        wrong.append(f"not in the model {', '.join(extra)}")
-    wrong += [
+    faults = Faults()
+    missing, extra = sorted(shapes.keys() - found.keys()), sorted(found.keys() - shapes.keys())
+    faults.need(not missing, f"missing {', '.join(missing)}")
+    faults.need(not extra, f"not in the model {', '.join(extra)}")
+    faults += [
         f"{name} has shape {found[name]}, the model's {shapes[name]}"
         for name in sorted(shapes.keys() & found.keys())
         if found[name] != shapes[name]
     ]
-    if wrong:
-        raise UserError(f"{origin}: does not fit the model: {'; '.join(wrong)}.")
+    faults.check(f"{origin}: does not fit the model: ")
 
 
 def _adapt_head(

@@ -15,8 +15,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from vitswin_jax.core.choices import wrong_choice
-from vitswin_jax.core.types import UserError
+from vitswin_jax.core.choices import Faults, wrong_choice
 from vitswin_jax.data.augment.auto_augment import parse_auto_augment
 from vitswin_jax.data.augment.crop import cut_and_resize
 from vitswin_jax.data.augment.jitter import color_jitter, random_affine
@@ -55,16 +54,14 @@ class Preprocess:
     def __post_init__(self) -> None:
         for name in ("img_size", "mean", "std"):  # JSON has lists; here they are tuples
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        wrong = [
-            *_wrong_size(self.img_size),
-            *wrong_choice("interpolation", self.interpolation, get_args(Interpolation)),
-            *wrong_choice("crop_mode", self.crop_mode, get_args(CropMode)),
-        ]
-        if not 0 < self.crop_fraction <= 1:
-            wrong.append(f"crop_fraction={self.crop_fraction} must be in (0, 1]")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            wrong.append(f"mean={self.mean} and std={self.std} must be three numbers, std above 0")
-        _raise_all("preprocess", wrong)
+        faults = _wrong_size(self.img_size)
+        faults += wrong_choice("interpolation", self.interpolation, get_args(Interpolation))
+        faults += wrong_choice("crop_mode", self.crop_mode, get_args(CropMode))
+        fraction, mean, std = self.crop_fraction, self.mean, self.std
+        faults.need(0 < fraction <= 1, f"crop_fraction={fraction} must be in (0, 1]")
+        numbers = len(mean) == len(std) == 3 and min(std) > 0
+        faults.need(numbers, f"mean={mean} and std={std} must be three numbers, std above 0")
+        faults.check("preprocess: ")
 
     def __call__(self, image: bytes | Pixels) -> Float32[np.ndarray, "H W 3"]:
         """Returns the model's input for an encoded or a decoded uint8 image."""
@@ -133,13 +130,11 @@ class TrainTransform:
     def __post_init__(self) -> None:
         for name in ("img_size", "scale", "ratio", "mean"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        wrong = [
-            *_wrong_size(self.img_size),
-            *wrong_choice("crop", self.crop, get_args(TrainCrop)),
-            *wrong_choice("interpolation", self.interpolation, get_args(Interpolation)),
-            *wrong_choice("resizer", self.resizer, get_args(Resizer)),
-            *self._wrong_numbers(),
-        ]
+        faults = _wrong_size(self.img_size)
+        faults += wrong_choice("crop", self.crop, get_args(TrainCrop))
+        faults += wrong_choice("interpolation", self.interpolation, get_args(Interpolation))
+        faults += wrong_choice("resizer", self.resizer, get_args(Resizer))
+        faults += self._wrong_numbers()
         policies = [
             parse(text)
             for parse, text in (
@@ -148,36 +143,31 @@ class TrainTransform:
             )
             if text is not None
         ]
-        wrong += [policy for policy in policies if isinstance(policy, str)]
-        if len(policies) == 2:
-            wrong.append("rand_augment and auto_augment cannot both be given")
+        faults += [policy for policy in policies if isinstance(policy, str)]
+        faults.need(len(policies) < 2, "rand_augment and auto_augment cannot both be given")
         if policies:
-            wrong += wrong_choice("a policy's interpolation", self.interpolation, AFFINE_RESAMPLING)
-        _raise_all("augment", wrong)
+            kind = "a policy's interpolation"
+            faults += wrong_choice(kind, self.interpolation, AFFINE_RESAMPLING)
+        faults.check("augment: ")
         object.__setattr__(self, "policy", policies[0] if policies else None)
 
-    def _wrong_numbers(self) -> list[str]:
-        wrong = []
-        if not (len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1] <= 1):
-            wrong.append(f"scale={self.scale} must be (smallest, largest) in (0, 1]")
-        if not (len(self.ratio) == 2 and 0 < self.ratio[0] <= self.ratio[1]):
-            wrong.append(f"ratio={self.ratio} must be (smallest, largest), above 0")
-        if not 0 < self.crop_fraction <= 1:
-            wrong.append(f"crop_fraction={self.crop_fraction} must be in (0, 1]")
-        if not 0 <= self.shift < 1:
-            wrong.append(f"shift={self.shift} must be in [0, 1)")
-        if not 0 <= self.rotate <= 180:
-            wrong.append(f"rotate={self.rotate} must be in [0, 180] degrees")
-        if not 0 <= self.hue <= 0.5:
-            wrong.append(f"hue={self.hue} must be in [0, 0.5]")
-        wrong += [
-            f"{name}={getattr(self, name)} must be in [0, 1]"
-            for name in ("zoom", "color_jitter", "grayscale")
-            if not 0 <= getattr(self, name) <= 1
-        ]
-        if len(self.mean) != 3 or not all(0 <= level <= 1 for level in self.mean):
-            wrong.append(f"mean={self.mean} must be three numbers in [0, 1]")
-        return wrong
+    def _wrong_numbers(self) -> Faults:
+        scale, ratio, fraction, mean = self.scale, self.ratio, self.crop_fraction, self.mean
+        parts = len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1
+        ratios = len(ratio) == 2 and 0 < ratio[0] <= ratio[1]
+        levels = len(mean) == 3 and all(0 <= level <= 1 for level in mean)
+        faults = Faults()
+        faults.need(parts, f"scale={scale} must be (smallest, largest) in (0, 1]")
+        faults.need(ratios, f"ratio={ratio} must be (smallest, largest), above 0")
+        faults.need(0 < fraction <= 1, f"crop_fraction={fraction} must be in (0, 1]")
+        faults.need(0 <= self.shift < 1, f"shift={self.shift} must be in [0, 1)")
+        faults.need(0 <= self.rotate <= 180, f"rotate={self.rotate} must be in [0, 180] degrees")
+        faults.need(0 <= self.hue <= 0.5, f"hue={self.hue} must be in [0, 0.5]")
+        for name in ("zoom", "color_jitter", "grayscale"):
+            value = getattr(self, name)
+            faults.need(0 <= value <= 1, f"{name}={value} must be in [0, 1]")
+        faults.need(levels, f"mean={mean} must be three numbers in [0, 1]")
+        return faults
 
     def __call__(
         self, image: bytes | Pixels, rng: np.random.Generator, *, name: str = "image"
@@ -274,12 +264,8 @@ def _resize_and_crop(
     return _resize(rows, (resized[0], size[1]), interpolation, box=None)[top:bottom]
 
 
-def _wrong_size(img_size: Sequence[int]) -> list[str]:
-    if len(img_size) == 2 and all(isinstance(side, int) and side > 0 for side in img_size):
-        return []
-    return [f"img_size={img_size} must be (height, width), whole numbers above 0"]
-
-
-def _raise_all(what: str, wrong: Sequence[str]) -> None:
-    if wrong:
-        raise UserError(f"{what}: {'; '.join(wrong)}.")
+def _wrong_size(img_size: Sequence[int]) -> Faults:
+    faults, whole = Faults(), all(isinstance(side, int) and side > 0 for side in img_size)
+    need = f"img_size={img_size} must be (height, width), whole numbers above 0"
+    faults.need(whole and len(img_size) == 2, need)
+    return faults

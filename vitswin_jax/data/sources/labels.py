@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from vitswin_jax.core.choices import Faults
 from vitswin_jax.core.types import Label, Source, UserError
 from vitswin_jax.data.sources.mixtures import MixtureSource
 
@@ -60,15 +61,12 @@ def check_trained(train: Source, others: Mapping[str, Source]) -> None:
     """Raises UserError where a class has examples in another split and none in `train`."""
     here = present_classes(train)
     there = {name: present_classes(source) for name, source in others.items()}
-    missing = [
+    faults = Faults(
         f"{listed([train.class_names[label] for label in sorted(labels - here)])} in {name}"
         for name, labels in there.items()
         if labels - here
-    ]
-    if missing:
-        raise UserError(
-            f"{train.name}: has no example of classes that other splits have: {'; '.join(missing)}."
-        )
+    )
+    faults.check(f"{train.name}: has no example of classes that other splits have: ")
 
 
 def present_classes(source: Source) -> set[int]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from vitswin_jax.core.types import Source, UserError
+from vitswin_jax.core.choices import Faults
+from vitswin_jax.core.types import Source
 from vitswin_jax.data.sources.digits import EMBEDDED, digits_directory
 from vitswin_jax.data.sources.files import is_file, is_folder, is_remote
 from vitswin_jax.data.sources.folders import is_written_like_a_path, open_folder
@@ -99,17 +100,12 @@ def prepared_folder(dataset: str) -> str | None:
 def check_same_classes(train: Source, test: Source) -> None:
     """Raises UserError unless both splits number the same classes in the same way."""
     ours, theirs = set(train.class_names), set(test.class_names)
-    differences = []
-    if theirs - ours:
-        differences.append(f"{test.name} alone has {', '.join(sorted(theirs - ours))}")
-    if ours - theirs:
-        differences.append(f"{train.name} alone has {', '.join(sorted(ours - theirs))}")
-    if not differences and train.class_names != test.class_names:
-        differences.append("they have the same classes in another order")
+    faults = Faults()
+    faults.need(theirs <= ours, f"{test.name} alone has {', '.join(sorted(theirs - ours))}")
+    faults.need(ours <= theirs, f"{train.name} alone has {', '.join(sorted(ours - theirs))}")
+    ordered = faults or train.class_names == test.class_names
+    faults.need(ordered, "they have the same classes in another order")
     if train.multi_label != test.multi_label:
         one, other = (test, train) if train.multi_label else (train, test)
-        differences.append(f"{one.name} has one label an image, {other.name} several")
-    if differences:
-        raise UserError(
-            f"{train.name} and {test.name} must have the same classes: {'; '.join(differences)}."
-        )
+        faults.append(f"{one.name} has one label an image, {other.name} several")
+    faults.check(f"{train.name} and {test.name} must have the same classes: ")

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 import jax
 from jax._src import clusters, distributed  # the store has no public name; Orbax takes it so too
 
+from vitswin_jax.core.choices import Faults
 from vitswin_jax.core.types import UserError
 from vitswin_jax.train.hosts.watch import Watch
 
@@ -112,16 +113,13 @@ def _check_said(said: Mapping[str, Any]) -> None:
             f"--coordinator, --num_hosts and --host_index go together; {' and '.join(missing)} "
             f"{'is' if len(missing) == 1 else 'are'} missing."
         )
-    wrong = []
-    if not re.fullmatch(r".+:\d+", said["coordinator"]):
-        wrong.append(f"--coordinator={said['coordinator']} must be HOST:PORT, host 0's address")
-    if not 0 <= said["host_index"] < said["num_hosts"]:
-        wrong.append(
-            f"--host_index={said['host_index']} must lie in [0, {said['num_hosts']}), which "
-            "--num_hosts says"
-        )
-    if wrong:
-        raise UserError(f"{'; '.join(wrong)}.")
+    address, hosts, index = said["coordinator"], said["num_hosts"], said["host_index"]
+    is_address = re.fullmatch(r".+:\d+", address)
+    faults = Faults()
+    faults.need(is_address, f"--coordinator={address} must be HOST:PORT, host 0's address")
+    need = f"--host_index={index} must lie in [0, {hosts}), which --num_hosts says"
+    faults.need(0 <= index < hosts, need)
+    faults.check()
 
 
 def _is_found() -> bool:

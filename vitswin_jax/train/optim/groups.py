@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from vitswin_jax.core.choices import Faults
 from vitswin_jax.core.types import Params, UserError
 from vitswin_jax.nn.params import facts, uncovered
 from vitswin_jax.nn.scan import row_paths
@@ -117,16 +118,14 @@ class Groups:
     layer_decay: float | None = None
 
     def __post_init__(self) -> None:
-        wrong = [
-            *_wrong_pairs("lr_mults", self.lr_mults),
-            *_wrong_pairs("decay_mults", self.decay_mults),
-            *_wrong_patterns("freeze", self.freeze),
-            *_wrong_patterns("train_only", self.train_only),
-        ]
-        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
-            wrong.append(f"optim.layer_decay={self.layer_decay} must be above 0 and at most 1")
-        if wrong:
-            raise UserError("; ".join(wrong) + ".")
+        faults, decay = Faults(), self.layer_decay
+        for key in ("lr_mults", "decay_mults"):
+            faults += _wrong_pairs(key, getattr(self, key))
+        for key in ("freeze", "train_only"):
+            faults += _wrong_patterns(key, getattr(self, key))
+        fits = decay is None or 0 < decay <= 1
+        faults.need(fits, f"optim.layer_decay={decay} must be above 0 and at most 1")
+        faults.check()
 
     def check(self, params: Params) -> None:
         """Raises UserError for patterns that match nothing, and where nothing is left to train."""
@@ -137,17 +136,13 @@ class Groups:
             "freeze": self.freeze,
             "train_only": self.train_only,
         }
-        wrong = []
-        for key, patterns in tables.items():
-            for pattern in patterns:
-                if not any(re.fullmatch(pattern, path) for path in paths):
-                    near = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.0)
-                    wrong.append(
-                        f"optim.{key}: {pattern!r} matches no parameter; the nearest are "
-                        f"{', '.join(near)}"
-                    )
-        if wrong:
-            raise UserError("; ".join(wrong) + ".")
+        Faults(
+            f"optim.{key}: {pattern!r} matches no parameter; the nearest are "
+            f"{', '.join(difflib.get_close_matches(pattern, paths, n=3, cutoff=0.0))}"
+            for key, patterns in tables.items()
+            for pattern in patterns
+            if not any(re.fullmatch(pattern, path) for path in paths)
+        ).check()
         if not any(jax.tree.leaves(self.trained(params))):
             raise UserError("optim: freeze and train_only leave no parameter to train.")
 

@@ -19,6 +19,7 @@ from flax.linen.initializers import variance_scaling
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Key
 
+from vitswin_jax.core.choices import Faults
 from vitswin_jax.core.types import Params, UserError
 from vitswin_jax.nn.params import facts
 
@@ -43,15 +44,15 @@ class Lora:
     train: str
 
     def __post_init__(self) -> None:
-        wrong = [] if self.rank > 0 else [f"rank={self.rank} must be above 0"]
-        wrong += [] if self.alpha > 0 else [f"alpha={self.alpha} must be above 0"]
+        faults = Faults()
+        faults.need(self.rank > 0, f"rank={self.rank} must be above 0")
+        faults.need(self.alpha > 0, f"alpha={self.alpha} must be above 0")
         for field in ("kernels", "train"):
             try:
                 re.compile(getattr(self, field))
             except re.error as error:
-                wrong.append(f"{field}={getattr(self, field)!r} is no expression ({error})")
-        if wrong:
-            raise UserError(f"lora: {'; '.join(wrong)}.")
+                faults.append(f"{field}={getattr(self, field)!r} is no expression ({error})")
+        faults.check("lora: ")
 
 
 def make_lora(*, rank: int | None, alpha: float, kernels: str, train: str) -> Lora | None:

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from vitswin_jax.core.choices import one_of, own_keys
+from vitswin_jax.core.choices import Faults, one_of, own_keys
 from vitswin_jax.core.types import Params, UserError
 from vitswin_jax.nn.scan import row_paths
 from vitswin_jax.train.optim.groups import Groups, decay_mask, path_of
@@ -133,7 +133,10 @@ def make_tx(
     that do not fit the parameters.
     """
     optimizer, groups = one_of("optim.name", name, OPTIMIZERS), groups or Groups()
-    _check_values(weight_decay, max_grad_norm)
+    faults, norm = Faults(), max_grad_norm
+    faults.need(weight_decay >= 0, f"optim.weight_decay={weight_decay} must be 0 or more")
+    faults.need(norm is None or norm > 0, f"optim.max_grad_norm={norm} must be above 0")
+    faults.check()
     own = own_keys(f"name={name!r}", optimizer.rule, own)
     if "momentum_dtype" in own:
         one_of("optim.momentum_dtype", own["momentum_dtype"], DTYPES)
@@ -204,16 +207,6 @@ def train_alone(rule: optax.GradientTransformation, groups: Groups) -> optax.Gra
         )
 
     return optax.partition({"trained": rule, "frozen": optax.set_to_zero()}, labels)
-
-
-def _check_values(weight_decay: float, max_grad_norm: float | None) -> None:
-    wrong = []
-    if not weight_decay >= 0:
-        wrong.append(f"optim.weight_decay={weight_decay} must be 0 or more")
-    if max_grad_norm is not None and not max_grad_norm > 0:
-        wrong.append(f"optim.max_grad_norm={max_grad_norm} must be above 0")
-    if wrong:
-        raise UserError("; ".join(wrong) + ".")
 
 
 class Optim(NamedTuple):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vitswin_jax.core.choices import one_of, own_keys
+from vitswin_jax.core.choices import Faults, one_of, own_keys
 from vitswin_jax.core.types import UserError
 
 # A decay is made from the peak, the end and its length, and from keys that it alone reads; it
@@ -136,28 +136,27 @@ def _check(
     schedule: str, counts: Mapping[str, int], own: Mapping[str, Any], *, end_lr: float
 ) -> None:
     total, warmup, cooldown = counts["total"], counts["warmup"], counts["cooldown"]
-    wrong = []
+    faults = Faults()
     if warmup and warmup >= total:
-        wrong.append(f"the warmup of {warmup} steps must be shorter than the run of {total}")
+        faults.append(f"the warmup of {warmup} steps must be shorter than the run of {total}")
     elif cooldown and warmup + cooldown > total:
-        wrong.append(
+        faults.append(
             f"the warmup of {warmup} and the cooldown of {cooldown} steps do not fit in the run of "
             f"{total}"
         )
-    if end_lr and not cooldown and schedule not in END_BY_THEMSELVES:
-        wrong.append(f"end_lr={end_lr} is for a cooldown, without which {schedule!r} never ends")
+    ends = not end_lr or cooldown or schedule in END_BY_THEMSELVES
+    faults.need(ends, f"end_lr={end_lr} is for a cooldown, without which {schedule!r} never ends")
     if schedule == "multistep":
         milestones = own["milestone_steps"]
         if not milestones:
-            wrong.append("'multistep' needs milestones, such as milestone_epochs=(60.0, 90.0)")
+            faults.append("'multistep' needs milestones, such as milestone_epochs=(60.0, 90.0)")
         elif sorted(set(milestones)) != list(milestones) or milestones[0] < warmup:
-            wrong.append(
+            faults.append(
                 f"the milestones at steps {milestones} must rise, from the warmup's end at {warmup}"
             )
-    if own.get("timescale_steps", 1) <= 0:
-        wrong.append(f"the timescale of {own['timescale_steps']} steps must be above 0")
-    if wrong:
-        raise UserError(f"optim: {'; '.join(wrong)}.")
+    timescale = own.get("timescale_steps", 1)
+    faults.need(timescale > 0, f"the timescale of {timescale} steps must be above 0")
+    faults.check("optim: ")
 
 
 def _in_epochs(

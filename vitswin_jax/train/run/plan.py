@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vitswin_jax.core.choices import wrong_choice
-from vitswin_jax.core.types import UserError
+from vitswin_jax.core.choices import Faults, wrong_choice
 
 UNITS = ("steps", "epochs", "examples")
 FINALS = ("last", "best")
@@ -97,12 +96,12 @@ def make_plan(
     `config.run`. Raises UserError that lists every count that is given twice, is negative, or is
     not above 0 where it has to be, and ValueError for a key of `run` that nothing reads.
     """
-    sections, wrong = {"optim": optim, "run": run}, []
+    sections, faults = {"optim": optim, "run": run}, Faults()
     steps: dict[str, Any] = {}
     for count in COUNTS:
         section = sections[count.section]
         given = {unit: section.pop(count.key(unit)) for unit in UNITS if count.key(unit) in section}
-        wrong += _wrong(count, given)
+        faults += _wrong(count, given)
         per_step = {
             "steps": 1.0,
             "epochs": batch_size / num_examples,
@@ -112,9 +111,8 @@ def make_plan(
             (_to_steps(value, per_step[unit]) for unit, value in given.items() if value), None
         )
     kept = {key: run.pop(key) for key in ("keep_checkpoints", "keep_best", "final")}
-    wrong += _wrong_kept(**kept)
-    if wrong:
-        raise UserError("; ".join(wrong) + ".")
+    faults += _wrong_kept(**kept)
+    faults.check()
     if run:
         raise ValueError(f"nothing reads run.{', run.'.join(run)}.")
     return Plan(
@@ -133,16 +131,13 @@ def make_plan(
     )
 
 
-def _wrong_kept(*, keep_checkpoints: int, keep_best: int, final: str) -> list[str]:
-    wrong = []
-    if not keep_checkpoints > 0:
-        wrong.append(f"run.keep_checkpoints={keep_checkpoints} must be above 0")
-    if keep_best < 0:
-        wrong.append(f"run.keep_best={keep_best} must be 0 or more")
-    wrong += wrong_choice("run.final", final, FINALS)
-    if final == "best" and keep_best == 0:
-        wrong.append("run.final='best' needs run.keep_best above 0")
-    return wrong
+def _wrong_kept(*, keep_checkpoints: int, keep_best: int, final: str) -> Faults:
+    faults = Faults()
+    faults.need(keep_checkpoints > 0, f"run.keep_checkpoints={keep_checkpoints} must be above 0")
+    faults.need(keep_best >= 0, f"run.keep_best={keep_best} must be 0 or more")
+    faults += wrong_choice("run.final", final, FINALS)
+    faults.need(keep_best or final != "best", "run.final='best' needs run.keep_best above 0")
+    return faults
 
 
 def _to_steps(value: Any, per_step: float) -> Any:

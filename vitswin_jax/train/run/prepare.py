@@ -16,6 +16,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from vitswin_jax.core.choices import Faults
 from vitswin_jax.core.types import Source, UserError
 from vitswin_jax.data.augment.transforms import Preprocess, TrainTransform
 from vitswin_jax.data.pipeline import (
@@ -175,14 +176,13 @@ def build_augmentation(
     """Divides `config.augment` among what reads it; raises one UserError for all that is wrong."""
     parts = split_fields(section, TrainTransform, Erasing, Mixing)
     parts[0] |= {"img_size": preprocess.img_size, "mean": preprocess.mean}
-    built, wrong = [], []
+    built, faults = [], Faults()
     for kind, fields in zip((TrainTransform, Erasing, Mixing), parts, strict=True):
         try:
             built.append(kind(**fields))
         except UserError as error:
-            wrong.append(str(error).removeprefix("augment: ").removesuffix("."))
-    if wrong:
-        raise UserError(f"augment: {'; '.join(wrong)}.")
+            faults.append(str(error).removeprefix("augment: ").removesuffix("."))
+    faults.check("augment: ")
     return tuple(built)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vitswin_jax.core.choices import Faults
 from vitswin_jax.core.types import Shapes, UserError
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors, is_float
 
@@ -181,32 +182,32 @@ def apply_rules(
     ours: dict[str, Tensor] = {}
     sources: dict[str, list[str]] = {}
     used: set[str] = set()
-    dropped, wrong = [], []
+    dropped, faults = [], Faults()
     for name in tensors:
         if name in used:
             continue
         rule, target, parts = _find(name, rules)
         if rule is None:
-            wrong.append(f"{name} is unknown")
+            faults.append(f"{name} is unknown")
         elif target is None:
             dropped.append(name)
         elif target not in shapes:
-            wrong.append(f"{name} has no place in the model")
+            faults.append(f"{name} has no place in the model")
         elif absent := [part for part in parts if part not in tensors]:
-            wrong.append(f"{name} is there without {', '.join(absent)}")
+            faults.append(f"{name} is there without {', '.join(absent)}")
         elif target in ours:
-            wrong.append(f"{', '.join(parts)} and {', '.join(sources[target])} are one thing twice")
+            both = f"{', '.join(parts)} and {', '.join(sources[target])}"
+            faults.append(f"{both} are one thing twice")
         else:
             used.update(parts)
             sources[target] = parts
             found = [tensors[part] for part in parts]
             ours[target] = _combine(found, rule.how, shapes[target])
-            wrong += _misfits(parts, found, rule.how, shapes[target])
+            faults += _misfits(parts, found, rule.how, shapes[target])
     for target in sorted(shapes.keys() - ours.keys()):
         expected = next(_names(target, rules), None)
-        wrong.append(f"{' and '.join(expected or [target])} is missing")
-    if wrong:
-        raise UserError(f"{origin}: does not fit the model: {'; '.join(wrong)}.")
+        faults.append(f"{' and '.join(expected or [target])} is missing")
+    faults.check(f"{origin}: does not fit the model: ")
     return ours, dropped
 
 
