@@ -18,19 +18,16 @@ FORMATS = ("native", "google", "timm", "microsoft", "huggingface")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "source", metavar="SRC", help="a weights file of any source, a workdir, or a published name"
     )
-    parser.add_argument("target", metavar="DST", help="the file to write")
-    parser.add_argument("--to", choices=FORMATS, default="native", help="default: native")
-    parser.add_argument("--model", metavar="NAME", help="the variant, where the file is unclear")
-    parser.add_argument(
-        "--img-size", type=image_size, metavar="N|HxW", help="resize to this image size"
-    )
-    parser.add_argument(
-        "--num-classes", type=int, metavar="N", help="another number gives a fresh head; 0: none"
-    )
-    parser.add_argument(
+    add("target", metavar="DST", help="the file to write")
+    add("--to", choices=FORMATS, default="native", help="default: native")
+    add("--model", metavar="NAME", help="the variant, where the file is unclear")
+    add("--img-size", type=image_size, metavar="N|HxW", help="resize to this image size")
+    add("--num-classes", type=int, metavar="N", help="another number gives a fresh head; 0: none")
+    add(
         "--verify",
         action="store_true",
         help="load what was written and print the largest difference of the logits",

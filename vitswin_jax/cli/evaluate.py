@@ -32,32 +32,23 @@ _SHOWN_CLASSES = 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
     add_weights(parser)
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "dataset",
         metavar="DATASET",
         nargs="?",
         help="digits, a folder, a table.csv, shards.tar, hf:NAME, a mixture or a TFDS name, as "
         "config.data.dataset (default: what the weights were trained on)",
     )
-    parser.add_argument(
-        "--split", help="which part of it, such as test[:500] (default: the run's, else test)"
-    )
-    parser.add_argument("--model", metavar="NAME", help="the variant, where the file is unclear")
-    parser.add_argument("--data-dir", metavar="DIR", help="where TFDS keeps its datasets")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: 64")
-    parser.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="processes that load images"
-    )
-    parser.add_argument(
-        "--output", metavar="FILE", help="the report (default: report.html in the workdir)"
-    )
-    parser.add_argument(
-        "--figures", metavar="DIR", help="write reliability.png, confusion.png and mistakes.png"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument(
-        "--real", metavar="FILE", help="ReaL's real.json: score by its labels of ImageNet's images"
-    )
+    add("--split", help="which part of it, such as test[:500] (default: the run's, else test)")
+    add("--model", metavar="NAME", help="the variant, where the file is unclear")
+    add("--data-dir", metavar="DIR", help="where TFDS keeps its datasets")
+    add("--batch-size", type=int, default=64, metavar="N", help="default: 64")
+    add("--workers", type=int, default=0, metavar="N", help="processes that load images")
+    add("--output", metavar="FILE", help="the report (default: report.html in the workdir)")
+    add("--figures", metavar="DIR", help="write reliability.png, confusion.png and mistakes.png")
+    add("--json", action="store_true", help="print one JSON object")
+    add("--real", metavar="FILE", help="ReaL's real.json: score by its labels of ImageNet's images")
     probe.add_arguments(parser)
 
 

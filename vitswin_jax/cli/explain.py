@@ -20,16 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from vitswin_jax.explain.pages import PARTS
 
     add_inputs(parser)
-    parser.add_argument(
-        "--out", metavar="DIR", default="explain", help="where to write (default: ./explain)"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--out", metavar="DIR", default="explain", help="where to write (default: ./explain)")
+    add(
         "--class",
         dest="label",
         metavar="N|NAME",
         help="the class that Grad-CAM explains, by number or name (default: the predicted one)",
     )
-    parser.add_argument(
+    add(
         "--only",
         metavar="PART,...",
         type=lambda text: text.split(","),

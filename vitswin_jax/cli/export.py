@@ -25,30 +25,23 @@ _FORMATS = ("onnx", "stablehlo")  # each a module of vitswin_jax.export, and a s
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
     add_weights(parser)
-    parser.add_argument("target", metavar="DST", help="the file to write")
-    parser.add_argument("--to", choices=_FORMATS, help="default: by the suffix of DST")
-    parser.add_argument("--model", metavar="NAME", help="the variant, where the file is unclear")
-    parser.add_argument(
-        "--img-size", type=image_size, metavar="N|HxW", help="resize to this image size"
-    )
-    parser.add_argument(
-        "--uint8", action="store_true", help="take pixels, and normalise them in the program"
-    )
-    parser.add_argument(
-        "--quantize", choices=("int8",), help="store matrices as 8-bit integers and scales"
-    )
-    parser.add_argument(
-        "--images", nargs="+", metavar="IMAGE", default=(), help="compare on these files as well"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("target", metavar="DST", help="the file to write")
+    add("--to", choices=_FORMATS, help="default: by the suffix of DST")
+    add("--model", metavar="NAME", help="the variant, where the file is unclear")
+    add("--img-size", type=image_size, metavar="N|HxW", help="resize to this image size")
+    add("--uint8", action="store_true", help="take pixels, and normalise them in the program")
+    add("--quantize", choices=("int8",), help="store matrices as 8-bit integers and scales")
+    add("--images", nargs="+", metavar="IMAGE", default=(), help="compare on these files as well")
+    add(
         "--dataset",
         metavar="DATASET",
         nargs="?",
         const="",
         help="measure the accuracy of both on it (no name: what the weights were trained on)",
     )
-    parser.add_argument("--split", help="which part of it (default: the run's, else test)")
-    parser.add_argument("--data-dir", metavar="DIR", help="where TFDS keeps its datasets")
+    add("--split", help="which part of it (default: the run's, else test)")
+    add("--data-dir", metavar="DIR", help="where TFDS keeps its datasets")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "pattern",
         nargs="?",
         default="*",
@@ -32,14 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a part of the names, or with * and ? as in a shell: 'swin_*_384' (default: all); "
         "one model, by its name or its weights, is shown part by part",
     )
-    parser.add_argument(
+    add(
         "--sources",
         action="store_true",
         help="list the published weights, by the names that every command takes",
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object per model or file"
-    )
+    add("--json", action="store_true", help="print one JSON object per model or file")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -19,28 +19,27 @@ MIB = 2**20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "recipe",
         metavar="CONFIG",
         help="a recipe, configs/X.py[:argument]; --config.section.key=value changes a key, as in "
         "train.py",
     )
-    parser.add_argument(
+    add(
         "--topology",
         metavar="NAME",
         help="v5e:16x16 and the like, TPUs that need not be here; cpu:8; gpu, those of this "
         "machine (default: the devices here)",
     )
-    parser.add_argument(
-        "--batch", type=int, metavar="N", help="the global batch (default: data.batch_size)"
-    )
-    parser.add_argument(
+    add("--batch", type=int, metavar="N", help="the global batch (default: data.batch_size)")
+    add(
         "--classes",
         type=int,
         metavar="N",
         help="how many the data has, where it is not here (default: as published, or the data's)",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(overrides=[])  # arguments that are not declared here: the config's keys
 
 

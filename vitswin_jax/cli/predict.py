@@ -37,14 +37,11 @@ Class = tuple[int, str, float]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
     add_inputs(parser)
-    parser.add_argument(
-        "--top-k", type=_positive, default=5, metavar="K", help="classes to name (default: 5)"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object per image")
-    parser.add_argument(
-        "--sheet", metavar="FILE.png", help="write a contact sheet: each image and its first class"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--top-k", type=_positive, default=5, metavar="K", help="classes to name (default: 5)")
+    add("--json", action="store_true", help="print one JSON object per image")
+    add("--sheet", metavar="FILE.png", help="write a contact sheet: each image and its first class")
+    add(
         "--features",
         metavar="FILE.npz",
         help="write what the head reads: `features` float32 (images, width) and `paths`",

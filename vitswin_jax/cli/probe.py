@@ -21,19 +21,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "probes", "measure the features that the head reads, by the training split, and no head"
     )
-    group.add_argument(
-        "--knn", action="store_true", help="weighted nearest neighbours (5, 10, 20 and 50)"
-    )
-    group.add_argument("--linear-probe", action="store_true", help="logistic regression")
-    group.add_argument(
+    add = group.add_argument
+    add("--knn", action="store_true", help="weighted nearest neighbours (5, 10, 20 and 50)")
+    add("--linear-probe", action="store_true", help="logistic regression")
+    add(
         "--few-shot",
         type=_counts,
         metavar="N,...",
         help="least squares on so many images a class, such as 1,5,10",
     )
-    group.add_argument(
-        "--train-split", metavar="SPLIT", help="where they learn (default: the run's, else train)"
-    )
+    add("--train-split", metavar="SPLIT", help="where they learn (default: the run's, else train)")
 
 
 def is_wanted(args: argparse.Namespace) -> bool:

@@ -177,13 +177,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=usage,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("dataset", help="a name, a folder or a file, as above")
-    parser.add_argument("--data_dir", help="root to write under (default: that of TFDS)")
-    parser.add_argument("--name", help="name of what is packed (default: the folder's)")
-    parser.add_argument(
-        "--holdout", type=float, default=0.25, help="fraction to test on of what is undivided"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="which images those are")
+    add = parser.add_argument
+    add("dataset", help="a name, a folder or a file, as above")
+    add("--data_dir", help="root to write under (default: that of TFDS)")
+    add("--name", help="name of what is packed (default: the folder's)")
+    add("--holdout", type=float, default=0.25, help="fraction to test on of what is undivided")
+    add("--seed", type=int, default=0, help="which images those are")
     try:
         directory = prepare(**vars(parser.parse_args(arguments)))
         print(_summary(directory))
