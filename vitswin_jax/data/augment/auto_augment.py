@@ -102,18 +102,9 @@ class AutoAugment:
         self, image: Pixels, rng: np.random.Generator, *, fill: Colour, interpolation: str
     ) -> Pixels:
         """Returns the augmented image."""
-        policy, how = POLICIES[self.name], TimmOps(self.mstd)
-        for name, prob, magnitude in policy[rng.integers(len(policy))]:
-            image = how.apply(
-                name,
-                image,
-                rng,
-                prob=prob,
-                magnitude=magnitude,
-                fill=fill,
-                interpolation=interpolation,
-            )
-        return image
+        policy = POLICIES[self.name]
+        steps, how = policy[rng.integers(len(policy))], TimmOps(self.mstd)
+        return how.apply(steps, image, rng, fill=fill, interpolation=interpolation)
 
 
 def parse_auto_augment(text: str) -> Policy | str:

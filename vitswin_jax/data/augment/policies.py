@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -130,28 +130,29 @@ class TimmOps:
 
     def apply(
         self,
-        name: str,
+        steps: Iterable[tuple[str, float, float]],
         image: Pixels,
         rng: np.random.Generator,
-        *,
-        prob: float,
-        magnitude: float,
-        fill: Colour,
-        interpolation: str,
+        **where: Any,
     ) -> Pixels:
-        """Returns the image, with probability `prob` changed by the operation called `name`."""
-        if rng.random() >= prob:
-            return image
-        op = TIMM_OPS[name]
-        if op.amount is None:
-            return op.apply(image)
-        if self.mstd > 100:
-            magnitude = rng.uniform(0, magnitude)
-        elif self.mstd > 0:
-            magnitude = rng.normal(magnitude, self.mstd)
-        amount = op.amount(max(0.0, min(magnitude, self.mmax)), _draw_sign(rng))
-        where = {"fill": fill, "interpolation": interpolation} if op.is_affine else {}
-        return op.apply(image, amount, **where)
+        """Applies each step in turn: an operation's name, its probability and its magnitude.
+
+        `where` are the arguments of affine operations: `fill` and `interpolation`.
+        """
+        for name, prob, magnitude in steps:
+            if rng.random() >= prob:
+                continue
+            op = TIMM_OPS[name]
+            amounts: list[float] = []
+            if op.amount is not None:
+                level = magnitude
+                if self.mstd > 100:
+                    level = rng.uniform(0, magnitude)
+                elif self.mstd > 0:
+                    level = rng.normal(magnitude, self.mstd)
+                amounts = [op.amount(max(0.0, min(level, self.mmax)), _draw_sign(rng))]
+            image = op.apply(image, *amounts, **(where if op.is_affine else {}))
+        return image
 
 
 @dataclass(frozen=True)
@@ -173,18 +174,9 @@ class RandAugment:
     ) -> Pixels:
         """Returns the augmented image."""
         names = _RAND_INCREASING_OPS if self.inc else _RAND_OPS
-        chosen, how = rng.integers(len(names), size=self.n), TimmOps(self.mstd, self.mmax)
-        for index in chosen:
-            image = how.apply(
-                names[index],
-                image,
-                rng,
-                prob=self.p,
-                magnitude=self.m,
-                fill=fill,
-                interpolation=interpolation,
-            )
-        return image
+        steps = [(names[i], self.p, self.m) for i in rng.integers(len(names), size=self.n)]
+        how = TimmOps(self.mstd, self.mmax)
+        return how.apply(steps, image, rng, fill=fill, interpolation=interpolation)
 
 
 @dataclass(frozen=True)
