@@ -74,6 +74,17 @@ def cut_and_resize(
     return _resize_fraction(pixels, [side / reduction for side in box], size, interpolation)
 
 
+def pillow_resize(
+    image: Pixels,
+    size: Sequence[int],
+    interpolation: str,
+    box: tuple[float, float, float, float] | None = None,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Resizes `box` (left, top, right, bottom) of an image, or all of it, to (height, width)."""
+    resample = Image.Resampling[interpolation.upper()]
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), resample, box=box))
+
+
 def resize_box(
     image: Pixels, box: Box, size: Sequence[int], *, interpolation: str, resizer: str
 ) -> UInt8[np.ndarray, "H W 3"]:
@@ -86,8 +97,7 @@ def resize_box(
     left, top, right, bottom = box
     part = image[top:bottom, left:right]
     if resizer == "pillow" or interpolation not in OPENCV_INTERPOLATION:
-        resample = Image.Resampling[interpolation.upper()]
-        return np.asarray(Image.fromarray(part).resize((size[1], size[0]), resample))
+        return pillow_resize(part, size, interpolation)
     kernel = OPENCV_INTERPOLATION[interpolation]
     height, width = (
         side * math.ceil(given / side) for side, given in zip(size, part.shape[:2], strict=True)
@@ -104,7 +114,5 @@ def _resize_fraction(
     """Resizes a box whose edges lie between pixels; only Pillow can."""
     left, top, right, bottom = box
     x, y = math.floor(left), math.floor(top)
-    part = Image.fromarray(image[y : math.ceil(bottom), x : math.ceil(right)])
-    inner = (left - x, top - y, right - x, bottom - y)
-    resample = Image.Resampling[interpolation.upper()]
-    return np.asarray(part.resize((size[1], size[0]), resample, box=inner))
+    part = image[y : math.ceil(bottom), x : math.ceil(right)]
+    return pillow_resize(part, size, interpolation, (left - x, top - y, right - x, bottom - y))

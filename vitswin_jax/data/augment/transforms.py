@@ -13,11 +13,10 @@ from typing import Literal, get_args
 import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
-from PIL import Image
 
 from vitswin_jax.core.choices import Faults, wrong_choice
 from vitswin_jax.data.augment.auto_augment import parse_auto_augment
-from vitswin_jax.data.augment.crop import cut_and_resize
+from vitswin_jax.data.augment.crop import cut_and_resize, pillow_resize
 from vitswin_jax.data.augment.jitter import color_jitter, random_affine
 from vitswin_jax.data.augment.ops import AFFINE_RESAMPLING, grey
 from vitswin_jax.data.augment.policies import Policy, parse_rand_augment
@@ -75,7 +74,7 @@ class Preprocess:
         Equal, bit for bit, to resizing the whole image by Pillow and then cropping it.
         """
         if self.crop_mode == "squash":
-            return _resize(image, self.img_size, self.interpolation, box=None)
+            return pillow_resize(image, self.img_size, self.interpolation)
         return _resize_and_crop(image, self.img_size, self.crop_fraction, self.interpolation)
 
     def normalize(self, images: UInt8[np.ndarray, "*b h w 3"]) -> Float32[np.ndarray, "*b h w 3"]:
@@ -195,7 +194,7 @@ class TrainTransform:
                     image, self.img_size, self.crop_fraction, self.interpolation, rng=rng
                 )
             else:
-                image = _resize(image, self.img_size, self.interpolation, box=None)
+                image = pillow_resize(image, self.img_size, self.interpolation)
         shift = self.shift if self.crop == "shift" else 0.0
         if shift or self.rotate or self.zoom:
             image = random_affine(image, rng, shift=shift, rotate=self.rotate, zoom=self.zoom)
@@ -213,18 +212,6 @@ class TrainTransform:
         if self.grayscale and rng.random() < self.grayscale:
             image = grey(image)
         return image
-
-
-def _resize(
-    image: np.ndarray,
-    size: Sequence[int],
-    interpolation: str,
-    *,
-    box: tuple[float, float, float, float] | None,
-) -> np.ndarray:
-    """Resizes `box` (left, top, right, bottom) of an image to (height, width)."""
-    resample = Image.Resampling[interpolation.upper()]
-    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), resample, box=box))
 
 
 def _resize_and_crop(
@@ -256,12 +243,12 @@ def _resize_and_crop(
     if max(resized) > _LONGEST * max(size):  # a strip: the whole of it would be gigabytes
         y, x = h / resized[0], w / resized[1]
         box = left * x, top * y, min(right * x, float(w)), min(bottom * y, float(h))
-        return _resize(image, size, interpolation, box=box)
+        return pillow_resize(image, size, interpolation, box)
     # One axis at a time. Pillow rounds between the two, always did rows first, and from
     # version 13 on does columns first where that is faster, which changes grey levels.
     # Its `box` would save the work outside the crop, but is float32: it changes them too.
-    rows = _resize(image, (h, resized[1]), interpolation, box=None)[:, left:right]
-    return _resize(rows, (resized[0], size[1]), interpolation, box=None)[top:bottom]
+    rows = pillow_resize(image, (h, resized[1]), interpolation)[:, left:right]
+    return pillow_resize(rows, (resized[0], size[1]), interpolation)[top:bottom]
 
 
 def _wrong_size(img_size: Sequence[int]) -> Faults:
