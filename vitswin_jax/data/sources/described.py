@@ -21,7 +21,21 @@ LENGTH = KNOWN["imagenet2012"][1]
 """Of a dataset of which only the classes are given: the schedule's numbers come from it."""
 
 
-class DescribedSource:
+class Numbered:
+    """Records of a source that are known by their numbers."""
+
+    name: str
+
+    def key(self, index: int) -> str:
+        """Returns the number of a record."""
+        return str(index)
+
+    def describe(self, index: int) -> str:
+        """Returns the name and the number of a record, "cifar10:test[12]"."""
+        return f"{self.name}[{index}]"
+
+
+class DescribedSource(Numbered):
     """A source without images: it has a length and classes, with as many images each."""
 
     multi_label = False
@@ -40,14 +54,6 @@ class DescribedSource:
     def label(self, index: int) -> Label:
         """Returns a class, each in its turn."""
         return operator.index(index) % len(self.class_names)
-
-    def key(self, index: int) -> str:
-        """Returns the number of the record."""
-        return str(index)
-
-    def describe(self, index: int) -> str:
-        """Returns what a message calls a record."""
-        return f"{self.name}[{index}]"
 
 
 def describe_source(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, SupportsIndex
 
 from vitswin_jax.core.types import Label, Record, UserError
+from vitswin_jax.data.sources.described import Numbered
 from vitswin_jax.data.sources.files import is_file, is_folder, read_file
 from vitswin_jax.data.sources.labels import listed
 from vitswin_jax.data.sources.splits import ALL, Dataset
@@ -62,7 +63,7 @@ def _reopen(dataset: str, split: str) -> HuggingFaceSource:
     return HuggingFaceSource(dataset, split, table)
 
 
-class HuggingFaceSource:
+class HuggingFaceSource(Numbered):
     """One split of a dataset; images stay encoded."""
 
     def __init__(self, dataset: str, split: str, table: Any) -> None:
@@ -106,14 +107,6 @@ class HuggingFaceSource:
                 f"{len(self.class_names)}); use a split whose labels are public."
             )
         return classes if self.multi_label else classes[0]
-
-    def key(self, index: int) -> str:
-        """Returns the number of a record."""
-        return str(index)
-
-    def describe(self, index: int) -> str:
-        """Returns the name and the number of a record, "hf:cifar10:test[12]"."""
-        return f"{self.name}[{index}]"
 
 
 def _image_and_label(features: Any, dataset: str) -> tuple[str, str]:

@@ -7,7 +7,6 @@ Nothing is ever unpacked to disk, so a member's name cannot lead anywhere.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import logging
@@ -30,9 +29,9 @@ from vitswin_jax.data.sources.files import (
     read_text,
     version_of,
 )
-from vitswin_jax.data.sources.labels import check_trained, listed, number_classes, parse_label
+from vitswin_jax.data.sources.labels import listed, number_classes, parse_label
 from vitswin_jax.data.sources.patterns import by_split, expand
-from vitswin_jax.data.sources.splits import TRAIN, Dataset
+from vitswin_jax.data.sources.splits import Dataset, dataset_of
 
 log = logging.getLogger(__name__)
 
@@ -98,9 +97,7 @@ def open_shards(pattern: str) -> Dataset:
         )
         for split, archives in groups.items()
     }
-    if TRAIN in sources:
-        check_trained(sources[TRAIN], sources)
-    return Dataset(pattern, {s: functools.partial(sources.__getitem__, s) for s in sources})
+    return dataset_of(pattern, sources)
 
 
 class ShardSource:

@@ -7,6 +7,7 @@ does the order in which files are listed, the machine or the folder's place chan
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import operator
@@ -20,7 +21,7 @@ from typing import SupportsIndex
 import numpy as np
 
 from vitswin_jax.core.types import Label, Record, Source, UserError
-from vitswin_jax.data.sources.labels import listed, present_classes
+from vitswin_jax.data.sources.labels import check_trained, listed, present_classes
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,13 @@ class Dataset:
         raise UserError(
             f"{self.name}: no split {name!r}; there are {', '.join(self.splits)}{hint}."
         )
+
+
+def dataset_of(name: str, sources: Mapping[str, Source]) -> Dataset:
+    """Returns opened splits as a dataset; raises UserError unless "train" has every class."""
+    if TRAIN in sources:
+        check_trained(sources[TRAIN], sources)
+    return Dataset(name, {s: functools.partial(sources.__getitem__, s) for s in sources})
 
 
 class Subset:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import collections
 import csv
-import functools
 import io
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.data.sources.files import FileSource, is_file, is_remote, join, read_text
-from vitswin_jax.data.sources.labels import check_trained, listed, number_classes, parse_label
+from vitswin_jax.data.sources.labels import listed, number_classes, parse_label
 from vitswin_jax.data.sources.patterns import by_split, expand
-from vitswin_jax.data.sources.splits import ALL, TRAIN, Dataset
+from vitswin_jax.data.sources.splits import ALL, Dataset, dataset_of
 
 PATH, LABEL, SPLIT = "path", "label", "split"
 
@@ -56,9 +55,7 @@ def open_table(pattern: str) -> Dataset:
         split: FileSource(root, images, names, f"{pattern}:{split}", multi_label=multi_label)
         for split, images in splits.items()
     }
-    if TRAIN in sources:
-        check_trained(sources[TRAIN], sources)
-    return Dataset(pattern, {s: functools.partial(sources.__getitem__, s) for s in sources})
+    return dataset_of(pattern, sources)
 
 
 def _read(table: str, split: str) -> Iterator[Row]:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import SupportsIndex
 
 from vitswin_jax.core.types import Label, Record, UserError, nearest
+from vitswin_jax.data.sources.described import Numbered
 from vitswin_jax.data.sources.digits import EMBEDDED
 
 
-class TfdsSource:
+class TfdsSource(Numbered):
     """One split of a prepared TFDS dataset; images stay encoded and TensorFlow stays out.
 
     Splits are cut by TFDS itself, "train[:99%]", so that a part is what it is elsewhere.
@@ -68,14 +69,6 @@ class TfdsSource:
     def label(self, index: int) -> Label:
         """Returns the class of a record, for which the whole record is read."""
         return self[index]["label"]
-
-    def key(self, index: int) -> str:
-        """Returns the number of a record."""
-        return str(index)
-
-    def describe(self, index: int) -> str:
-        """Returns the name and the number of a record, "cifar10:test[12]"."""
-        return f"{self.name}[{index}]"
 
 
 def _open_tfds(directory: str, split: str, name: str) -> TfdsSource:
