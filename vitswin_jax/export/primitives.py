@@ -6,6 +6,7 @@ the equation; an input may still have 1 where it is to be broadcast (`Value.shap
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -144,26 +145,16 @@ def _slice(graph: Graph, eqn: Any, x: Value) -> Value:
 
 
 def _split(graph: Graph, eqn: Any, x: Value) -> list[Value]:
+    """The parts along an axis; or its rows, each without it, as newer JAX unpacks an array."""
     (x,) = wholes(graph, eqn, [x])
     axis, steps, parts = eqn.params["axis"], [1] * len(x.shape), []
     starts, stops = [0] * len(x.shape), list(x.shape)
-    for size in eqn.params["sizes"]:
+    for size, out in zip(eqn.params.get("sizes") or itertools.repeat(1), eqn.outvars, strict=False):
         stops[axis] = starts[axis] + int(size)
-        parts.append(graph.slice(x, tuple(starts), tuple(stops), steps))
+        part = graph.slice(x, tuple(starts), tuple(stops), steps)
+        parts.append(graph.reshape(part, shape_of(out.aval.shape)))
         starts[axis] = stops[axis]
     return parts
-
-
-def _unstack(graph: Graph, eqn: Any, x: Value) -> list[Value]:
-    """The rows along an axis, each without it; what unpacking an array becomes in newer JAX."""
-    (x,) = wholes(graph, eqn, [x])
-    axis, steps, rows = eqn.params["axis"], [1] * len(x.shape), []
-    starts, stops = [0] * len(x.shape), list(x.shape)
-    for row, out in enumerate(eqn.outvars):
-        starts[axis], stops[axis] = row, row + 1
-        part = graph.slice(x, tuple(starts), tuple(stops), steps)
-        rows.append(graph.reshape(part, shape_of(out.aval.shape)))
-    return rows
 
 
 def _gather(graph: Graph, eqn: Any, x: Value, indices: Value) -> Value:
@@ -224,5 +215,5 @@ HANDLERS: dict[str, Handler] = {
     "stack": _stack,
     "stop_gradient": _same,
     "transpose": _transpose,
-    "unstack": _unstack,
+    "unstack": _split,
 }
