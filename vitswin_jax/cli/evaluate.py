@@ -15,7 +15,7 @@ import numpy as np
 from vitswin_jax.cli import probe
 from vitswin_jax.cli.inputs import add_weights
 from vitswin_jax.cli.table import format_table
-from vitswin_jax.core.atomic import check_writable
+from vitswin_jax.core.atomic import check_writable, writing
 from vitswin_jax.core.types import UserError
 from vitswin_jax.plan.variant_costs import variant_costs
 
@@ -119,10 +119,8 @@ def _check_outputs(args: argparse.Namespace) -> None:
     if args.output is not None:
         check_writable(args.output)
     if args.figures is not None:
-        try:
+        with writing(args.figures):
             Path(args.figures).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write {args.figures}: {error.strerror}.") from error
         check_writable(Path(args.figures) / "mistakes.png")
 
 

@@ -138,12 +138,7 @@ def _table(costs: dict[str, Cost]) -> str:
 
 def _counts(item: tuple[str, Cost]) -> dict[str, object]:
     name, cost = item
-    return {
-        "model": name,
-        "parameters": cost.parameters,
-        "multiply_adds": cost.multiply_adds,
-        "img_size": cost.img_size,
-    }
+    return {"model": name, **dataclasses.asdict(cost)}
 
 
 def _sources(rows: list[Published]) -> str:

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from vitswin_jax.core.atomic import replacing
+from vitswin_jax.core.atomic import replacing, writing
 from vitswin_jax.core.types import UserError
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def fetch(address: str, path: Path, *, digest: str | None = None) -> Record:
     """
     if (record := _record(path)) and path.exists() and _size(path) == record["size"]:
         return record
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path):
             if path.exists():
@@ -58,8 +58,6 @@ def fetch(address: str, path: Path, *, digest: str | None = None) -> Record:
                 raise UserError(f"{address}: what came {wrong}; it is removed.")
             part.replace(path)
             return _write_record(address, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
 
 
 def read_address(address: str, *, at_most: int) -> bytes:
