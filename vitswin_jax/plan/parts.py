@@ -12,7 +12,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import jax
@@ -83,20 +83,13 @@ def merge_equal(parts: Iterable[Part]) -> list[Part]:
     for _, group in itertools.groupby(parts, key=_kind):
         run = list(group)
         first, last = run[0].name, run[-1].name.rpartition("/")[2]
-        merged.append(
-            Part(
-                first if len(run) == 1 else f"{first} ... {last}",
-                sum(part.parameters for part in run),
-                sum(part.multiply_adds for part in run),
-                sum(part.activation_bytes for part in run),
-            )
-        )
+        sums = map(sum, zip(*(astuple(part)[1:] for part in run), strict=True))
+        merged.append(Part(first if len(run) == 1 else f"{first} ... {last}", *sums))
     return merged
 
 
-def _kind(part: Part) -> tuple[str, int, int, int]:
-    name = re.sub(r"block_\d+$", "block", part.name)
-    return name, part.parameters, part.multiply_adds, part.activation_bytes
+def _kind(part: Part) -> tuple[Any, ...]:
+    return re.sub(r"block_\d+$", "block", part.name), *astuple(part)[1:]
 
 
 def _make_part_of(params: Params) -> Callable[[Sequence[str]], str]:
