@@ -21,7 +21,7 @@ from vitswin_jax.core.types import UserError
 from vitswin_jax.train.hosts.join import check_same, raising_together
 from vitswin_jax.train.keep.stored import (
     DamagedError,
-    agree,
+    agreed,
     check_same_arrays,
     describe,
     read_meta,
@@ -171,7 +171,8 @@ class Checkpoints:
         for step in steps:
             folder = self._folder / str(step)
             try:
-                meta = _agreed_meta(folder)
+                with agreed():
+                    meta = read_meta(folder)
                 if found is None:
                     check_same_arrays(folder, meta, layout)
                     needed = layout.replace(**dict.fromkeys(leave_out))
@@ -194,17 +195,6 @@ class Checkpoints:
                 found[1]["step"],
             )
         return found
-
-
-def _agreed_meta(folder: Path) -> dict[str, Any]:
-    """Returns what is said of a checkpoint where all hosts can read it; raises DamagedError."""
-    meta, problem = {}, None
-    try:
-        meta = read_meta(folder)
-    except DamagedError as error:
-        problem = str(error)
-    agree(problem)
-    return meta
 
 
 def _steps_in(folder: Path) -> list[int]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,13 +132,8 @@ def read_state(folder: Path, meta: Mapping[str, Any], layout: TrainState) -> Tra
     Raises DamagedError on every host where one of them cannot read its part, or an array is not
     what it was. All hosts call it; none waits for another while it reads.
     """
-    problem, restored = None, {}
-    try:
-        for name, tree in trees_of(layout).items():
-            restored[name] = _read_tree(folder / name, tree)
-    except DamagedError as error:
-        problem = str(error)
-    agree(problem)
+    with agreed():
+        restored = {name: _read_tree(folder / name, t) for name, t in trees_of(layout).items()}
     sums = jax.device_get(checksums(_leaves(restored)))
     changed = [path for path, total in sums.items() if int(total) != meta["arrays"][path][2]]
     if changed:
@@ -147,11 +143,17 @@ def read_state(folder: Path, meta: Mapping[str, Any], layout: TrainState) -> Tra
     return layout.replace(step=step, **restored)
 
 
-def agree(problem: str | None) -> None:
-    """Raises DamagedError on all hosts where one of them has a problem."""
+@contextlib.contextmanager
+def agreed() -> Iterator[None]:
+    """Raises DamagedError on all hosts if the block raises it on one; all hosts run the block."""
+    problem: DamagedError | None = None
+    try:
+        yield
+    except DamagedError as error:
+        problem = error
     others = multihost_utils.process_allgather(jnp.asarray(problem is not None))
     if problem is not None:
-        raise DamagedError(problem)
+        raise problem
     if others.any():
         raise DamagedError("another host cannot read it")
 
