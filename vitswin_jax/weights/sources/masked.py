@@ -75,13 +75,12 @@ _MAE_RULES = (
 def prepare_simmim_vit(tensors: Tensors) -> tuple[dict[str, Tensor], list[str]]:
     """Returns the encoder's tensors alone, with biases of zero for keys, which have none there."""
     tensors, _ = unprefixed("module.")(tensors)
-    prefix = "encoder." if any(name.startswith("encoder.") for name in tensors) else ""
-    kept = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    kept, left_out = unprefixed("encoder.")(tensors)
     for name, tensor in list(kept.items()):
         if name.endswith(".attn.q_bias"):
             zeros = np.zeros(tensor.shape, np.float32)
             kept[name.replace(".q_bias", ".k_bias")] = Tensor.of(zeros)
-    return kept, [name for name in tensors if not name.startswith(prefix)]
+    return kept, left_out
 
 
 def describe_simmim_vit(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:

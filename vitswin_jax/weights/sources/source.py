@@ -104,10 +104,10 @@ class Source:
         return gather(tensors, self.rules)
 
 
-def unprefixed(*prefixes: str) -> Callable[[Tensors], tuple[Tensors, list[str]]]:
+def unprefixed(*prefixes: str) -> Callable[[Tensors], tuple[dict[str, Tensor], list[str]]]:
     """Returns a `prepare` that takes the first prefix there is off, and leaves the others' out."""
 
-    def prepare(tensors: Tensors) -> tuple[Tensors, list[str]]:
+    def prepare(tensors: Tensors) -> tuple[dict[str, Tensor], list[str]]:
         prefix = next((p for p in prefixes if any(name.startswith(p) for name in tensors)), "")
         kept = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         return kept, [name for name in tensors if not name.startswith(prefix)]
