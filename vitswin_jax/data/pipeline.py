@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import grain
@@ -75,7 +76,7 @@ def make_train_iterator(
     if repeats < 1:
         raise UserError(f"repeats={repeats} must be 1 (off) or more.")
     keys = _TrainKeys(_stream(source, seed), len(source), batch_size, rows, repeats)
-    load = _LoadBatch(source, _Augment(transform, seed), transform.img_size, on_unreadable)
+    load = _LoadBatch(source, partial(_augment, transform, seed), transform.img_size, on_unreadable)
     stop = sys.maxsize // batch_size if num_batches is None else start_batch + num_batches
     batches = grain.MapDataset.range(start_batch, stop).map(keys).map(load)
     return _iterate(batches, workers, threads)
@@ -98,8 +99,8 @@ def make_eval_batches(
     number. An unreadable image raises UserError: an accuracy is of the whole split.
     """
     rows = _host_rows(source, batch_size, host_index, host_count)
-    keys = _EvalKeys(len(source), batch_size, rows)
-    load = _LoadBatch(source, _Evaluate(preprocess), preprocess.img_size, "raise")
+    keys = partial(_eval_keys, len(source), batch_size, rows)
+    load = _LoadBatch(source, partial(_evaluate, preprocess), preprocess.img_size, "raise")
     batches = grain.MapDataset.range(-(-len(source) // batch_size)).map(keys).map(load)
     return EvalBatches(batches, workers, threads)
 
@@ -135,7 +136,7 @@ def _shuffled(length: int, seed: int, *, part: int = 0) -> grain.MapDataset:
     """Returns the keys of all epochs in one row, each epoch shuffled anew; parts are unrelated."""
     numbers = [seed, _SHUFFLE, part] if part else [seed, _SHUFFLE]
     shuffle_seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
-    keys = grain.MapDataset.range(length).map_with_index(_ToKey(length))
+    keys = grain.MapDataset.range(length).map_with_index(partial(_to_key, length))
     return keys.shuffle(seed=shuffle_seed).repeat()
 
 
@@ -220,12 +221,8 @@ def _close(left: list[Iterator[Batch]], batches: grain.DatasetIterator) -> None:
     batches.close()
 
 
-@dataclass(frozen=True)
-class _ToKey:
-    length: int
-
-    def __call__(self, position: int, record: int) -> Key:
-        return Key(position // self.length, record)
+def _to_key(length: int, position: int, record: int) -> Key:
+    return Key(position // length, record)
 
 
 @dataclass(frozen=True)
@@ -247,38 +244,23 @@ class _TrainKeys:
         return self.stream[epoch * self.length + which]._replace(copy=copy)
 
 
-@dataclass(frozen=True)
-class _EvalKeys:
-    length: int
-    batch_size: int
-    rows: range
-
-    def __call__(self, batch: int) -> list[Key | None]:
-        records = [batch * self.batch_size + row for row in self.rows]
-        return [Key(0, record) if record < self.length else None for record in records]
+def _eval_keys(length: int, batch_size: int, rows: range, batch: int) -> list[Key | None]:
+    records = [batch * batch_size + row for row in rows]
+    return [Key(0, record) if record < length else None for record in records]
 
 
-@dataclass(frozen=True)
-class _Augment:
-    transform: TrainTransform
-    seed: int
-
-    def __call__(self, image: bytes, key: Key, name: str) -> np.ndarray:
-        # Counters 2**64 apart never meet: the lowest word counts the numbers drawn.
-        philox = np.random.Philox(
-            key=np.array([self.seed, _AUGMENT], np.uint64),
-            counter=np.array([0, key.copy, key.epoch, key.record], np.uint64),
-        )
-        return self.transform(image, np.random.Generator(philox), name=name)
+def _augment(transform: TrainTransform, seed: int, image: bytes, key: Key, name: str) -> np.ndarray:
+    # Counters 2**64 apart never meet: the lowest word counts the numbers drawn.
+    philox = np.random.Philox(
+        key=np.array([seed, _AUGMENT], np.uint64),
+        counter=np.array([0, key.copy, key.epoch, key.record], np.uint64),
+    )
+    return transform(image, np.random.Generator(philox), name=name)
 
 
-@dataclass(frozen=True)
-class _Evaluate:
-    preprocess: Preprocess
-
-    def __call__(self, image: bytes, key: Key, name: str) -> np.ndarray:
-        del key
-        return self.preprocess.image(decode_image(image, name=name))
+def _evaluate(preprocess: Preprocess, image: bytes, key: Key, name: str) -> np.ndarray:
+    del key
+    return preprocess.image(decode_image(image, name=name))
 
 
 @dataclass(frozen=True)
