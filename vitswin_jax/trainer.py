@@ -79,7 +79,7 @@ def train_and_evaluate(
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, layout)
     teacher = load_teacher(run)
-    train_step = make_step(run, shardings, jax.tree.map(lambda leaf: leaf.sharding, teacher))
+    compiled = make_step(run, shardings, jax.tree.map(lambda leaf: leaf.sharding, teacher))
     constants = () if teacher is None else (teacher,)
     scores = PAIRS[type(options.task)].scores
     weights, evaluator = make_evaluation(run, shardings, scores=scores, features=features_step)
@@ -91,7 +91,7 @@ def train_and_evaluate(
             best=plan.keep_best,
             every=plan.keep_every,
         ) as checkpoints,
-        profiled(train_step, profile, workdir / PROFILE) as train_step,
+        profiled(compiled, profile, workdir / PROFILE) as train_step,
     ):
         state, step = checkpoints.restore_or(lambda: create(run, init_key), layout)
         with (
@@ -147,9 +147,8 @@ def create(run: Run, key: jax.Array) -> TrainState:
 
 def load_teacher(run: Run) -> Params | None:
     """Returns the parameters of the run's teacher on its mesh, None where it has no teacher."""
-    if run.teacher is None:
-        return None
-    return place_constants(run.teacher.load(head_bias=0.0), run.mesh)
+    params = None if run.teacher is None else run.teacher.load(head_bias=0.0)
+    return None if params is None else place_constants(params, run.mesh)
 
 
 def evaluate(run: Run, evaluator: Evaluator, params: Params, *, step: int) -> dict[str, float]:

@@ -14,7 +14,7 @@ import numpy as np
 from vitswin_jax.cli.convert import image_size
 from vitswin_jax.cli.inputs import add_weights
 from vitswin_jax.core.choices import one_of
-from vitswin_jax.core.types import UserError
+from vitswin_jax.core.types import Batch, UserError
 
 if TYPE_CHECKING:
     from vitswin_jax.export.program import Program, Run
@@ -121,8 +121,10 @@ def _print_accuracy(args: argparse.Namespace, program: Program, runs: Mapping[st
     print(f"{source.name}, {len(source):,} images")
     for name, run in runs.items():
         batches = make_eval_batches(source, batch_size=64, preprocess=program.preprocess)
-        logits, labels = predict_dataset(
-            lambda batch, run=run: run(program.take(batch["image"])), batches
-        )
+
+        def predict(batch: Batch, run: Any = run) -> Any:
+            return run(program.take(batch["image"]))
+
+        logits, labels = predict_dataset(predict, batches)
         top1 = summarize(match.select(logits), labels, match.class_names).top1
         print(f"  top-1 {100 * top1:6.2f} %  {name}")

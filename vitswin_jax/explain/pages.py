@@ -137,7 +137,7 @@ class Explainer:
                 f"{', '.join(known)}."
             )
         self.parts = known if parts is None else tuple(part for part in known if part in parts)
-        self._last: Attention | None = None
+        self._last: Attention
         self._distances: list[list[np.ndarray]] = []
 
     def of_image(
@@ -173,24 +173,26 @@ class Explainer:
         if "heads" in self.parts:
             query = self._last.query
             for name, stage in _named("heads", self._last):
-                maps = np.stack([received(layer, query=query)[0] for layer in stage])
-                yield _picture(name, pictures.heads(maps))
+                heads = np.stack([received(layer, query=query)[0] for layer in stage])
+                yield _picture(name, pictures.heads(heads))
 
     def of_model(self) -> Iterator[Picture]:
         """Yields the pictures of the model itself, after at least one image."""
         if "distance" in self.parts:
             means = [np.mean(images, axis=0) for images in zip(*self._distances, strict=True)]
             yield _picture("distance", pictures.distances(means))
-        if "positions" in self.parts:
-            embedding = position_embedding(self._model, self._params)
+        embedding = position_embedding(self._model, self._params)
+        if "positions" in self.parts and embedding is not None:
             yield _picture("positions", figures.draw_position_similarity(embedding))
         if "biases" in self.parts:
             for name, stage in _named("biases", self._last):
-                maps = np.stack([relative_bias_maps(layer) for layer in stage])
+                found = (relative_bias_maps(layer) for layer in stage)
+                maps = np.stack([each for each in found if each is not None])
                 maps = maps - maps.mean((2, 3), keepdims=True)  # a constant no softmax sees
                 yield _picture(name, figures.draw_bias_maps(maps))
-        if "filters" in self.parts:
-            yield _picture("filters", pictures.filters(patch_filters(self._model, self._params)))
+        kernels = patch_filters(self._model, self._params)
+        if "filters" in self.parts and kernels is not None:
+            yield _picture("filters", pictures.filters(kernels))
 
 
 def write_page(

@@ -117,7 +117,8 @@ def _adopt(address: str, path: Path, digest: str | None) -> Record:
 
 
 def _write_record(address: str, path: Path) -> Record:
-    record = {"address": address, "size": _size(path), "sha256": file_digest(path, "sha256")}
+    sha256 = file_digest(path, "sha256")
+    record: Record = {"address": address, "size": _size(path), "sha256": sha256}
     with replacing(_record_of(path)) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n")
     return record

@@ -72,15 +72,13 @@ def _write_theirs(
     format: str,
     metadata: Metadata,
 ) -> None:
-    masked = isinstance(model, MaskedModel)
-    encoder = model.encoder if masked else model
+    encoder = model.encoder if isinstance(model, MaskedModel) else model
     source = write.choose_target(format, family_of(encoder), metadata.fields, origin=str(path))
-    own, others = divide_encoder(tensors) if masked else (tensors, {})
+    own, others = (tensors, {}) if encoder is model else divide_encoder(tensors)
     buffers = functools.partial(window_buffers, encoder)
     theirs = write.as_theirs(source, own, buffers, origin=str(path))
-    if masked:
-        method = method_of(model)
-        decoder = write.choose_decoder(format, method, origin=str(path))
+    if isinstance(model, MaskedModel):
+        decoder = write.choose_decoder(format, method_of(model), origin=str(path))
         theirs = {decoder.encoder_prefix + name: array for name, array in theirs.items()}
         theirs |= write.write_rules(others, decoder.rules, origin=str(path))
         if decoder.positions is not None:
@@ -94,8 +92,8 @@ def _write_theirs(
         for name, array in theirs.items()
     }
     write.write_file(path, arrays, source)
-    if others := write.computes_otherwise(source, metadata.fields):
-        log.warning("%s: %s's own code computes with %s", path, source.name, ", ".join(others))
+    if differing := write.computes_otherwise(source, metadata.fields):
+        log.warning("%s: %s's own code computes with %s", path, source.name, ", ".join(differing))
 
 
 def _describe(

@@ -51,8 +51,8 @@ def window_buffers(model: nn.Module, kind: str) -> dict[str, np.ndarray]:
     "relative_coords_table" or "attn_mask".
     """
     arrays = {}
-    for block in geometry_of(model).blocks:
-        window, shift = block.cut.window_size, block.cut.shift
+    for block, cut in ((block, block.cut) for block in geometry_of(model).blocks if block.cut):
+        window, shift = cut.window_size, cut.shift
         if kind == "relative_position_index":
             array = relative_position_index(window).astype(np.int64)
         elif kind == "relative_coords_table":

@@ -77,7 +77,7 @@ def as_theirs(
     return arrays
 
 
-def write_file(path: Path, arrays: Mapping[str, np.ndarray], source: Source) -> None:
+def write_file(path: Path, arrays: Mapping[str, Any], source: Source) -> None:
     """Writes arrays under their names in the format of their code, by the path's suffix.
 
     Raises UserError for a suffix that the code does not read, and where the file cannot be written.

@@ -51,13 +51,17 @@ class Stub:
     extend = add = append
 
 
+def _missing(offset: int, size: int) -> np.ndarray:
+    raise ValueError("a storage is missing")
+
+
 @dataclass
 class _Storage:
     """A run of elements in the file, which tensors are views of."""
 
     dtype: np.dtype
     count: int
-    read: Callable[[int, int], np.ndarray] | None = None  # bytes [offset, offset + size)
+    read: Callable[[int, int], np.ndarray] = _missing  # bytes [offset, offset + size)
 
 
 def read_pth(path: Path) -> Any:
@@ -116,6 +120,11 @@ def zip_member_reader(
     start = info.header_offset + 30 + name + extra
     if start + info.file_size > file.seek(0, 2):
         raise ValueError(f"{info.filename} is cut short")
+    return _reader(path, start)
+
+
+def _reader(path: Path, start: int) -> Callable[[int, int], np.ndarray]:
+    """Returns a function to `size` bytes of a file, `offset` after `start`."""
     return lambda offset, size: read_bytes(path, start + offset, size)
 
 
@@ -147,7 +156,7 @@ def _read_legacy(path: Path, file: io.BufferedIOBase) -> Any:
         size = count * storage.dtype.itemsize
         if count < storage.count or file.seek(0, 2) < start + size:
             raise ValueError(f"storage {key} is cut short")
-        storage.read = lambda offset, n, start=start: read_bytes(path, start + offset, n)
+        storage.read = _reader(path, start)
         file.seek(start + size)
     if missing := storages.keys() - set(keys):
         raise ValueError(f"{len(missing)} storages are missing")
@@ -175,7 +184,7 @@ def _rebuild_tensor(storage: Any, offset: int, shape: Any, strides: Any, *_: Any
     return Tensor(shape, dtype, read)
 
 
-def _drop_state(unpickler: pickle._Unpickler) -> None:
+def _drop_state(unpickler: Any) -> None:
     unpickler.stack.pop()
 
 

@@ -79,6 +79,6 @@ def _plain(value: Any) -> bytes:
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     info = zipfile.ZipInfo(name)  # of 1980: the same tensors give the same bytes
-    padding = -(archive.fp.tell() + 30 + len(name.encode()) + 4) % ALIGNMENT
+    padding = -(archive.start_dir + 30 + len(name.encode()) + 4) % ALIGNMENT
     info.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
     archive.writestr(info, data)

@@ -81,6 +81,6 @@ def timm_preprocess(fields: Fields, name: str = "") -> Mapping[str, Any]:
 
 def _fits(shows: Mapping[str, tuple[Any, ...]], fields: Fields) -> bool:
     return all(
-        fields[field] in values or (SOME in values and bool(fields[field]))
+        fields.get(field) in values or (SOME in values and bool(fields.get(field)))
         for field, values in shows.items()
     )

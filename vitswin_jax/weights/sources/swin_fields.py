@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,15 +48,21 @@ def describe_swin_mlp(named: Named, tensors: Tensors, hints: Mapping[str, Any]) 
     """Returns a Swin-MLP's fields; windows and heads are in its matrices."""
     matrix = "stage_{}/block_0/spatial_mlp/kernel"  # (heads * n, n, 1) over there
     fields = _common_fields(named, matrix, heads_axis=0)
-    sides, heads = [], []
-    for stage, rows in enumerate(fields["num_heads"]):
-        places = named[matrix.format(stage)][0].shape[1]
-        heads.append(rows // places)
-        sides.append(square(places))
-    fields |= {"num_heads": tuple(heads), "qkv_bias": True}  # a default, for there is no attention
-    if None in sides:
+    rows = fields["num_heads"]
+    places = [named[matrix.format(stage)][0].shape[1] for stage in range(len(rows))]
+    heads = tuple(n // m for n, m in zip(rows, places, strict=True))
+    fields |= {"num_heads": heads, "qkv_bias": True}  # a default, for there is no attention
+    sides = _complete(map(square, places))
+    if sides is None:
         return fields | _hinted_windows(hints, "windows that are no squares")
     return fields | _sizes(sides, _image_side(named, tensors, fields), fields, hints)
+
+
+def _complete(values: Iterable[int | None]) -> list[int] | None:
+    """Returns the values, or None if one of them is unknown."""
+    values = list(values)
+    known = [value for value in values if value is not None]
+    return known if len(known) == len(values) else None
 
 
 def _sizes(
@@ -117,8 +123,8 @@ def _buffered_windows(
     """
     fields = dict(fields)
     stages = range(len(fields["depths"]))
-    windows = [_buffer_window(tensors, stage) for stage in stages]
-    if None in windows:
+    windows = _complete(_buffer_window(tensors, stage) for stage in stages)
+    if windows is None:
         fields |= _hinted_windows(hints, "no buffers of its windows")
     else:
         image = _image_side(named, tensors, fields)
@@ -127,8 +133,8 @@ def _buffered_windows(
         window = max(windows)
         image = image or V2_SIZES.get(window, 32 * window)
         fields |= {"window_size": window, "img_size": image}
-    before = None if None in windows else _pretrained_windows(tensors, windows)
-    if before is None and len(hints.get("pretrained_window_sizes", ())) == len(windows):
+    before = None if windows is None else _pretrained_windows(tensors, windows)
+    if before is None and len(hints.get("pretrained_window_sizes", ())) == len(stages):
         before = hints["pretrained_window_sizes"]
     if before is None:
         published = known.get((fields["embed_dim"], fields["window_size"]), ())
@@ -137,7 +143,7 @@ def _buffered_windows(
                 "the file does not show the windows it was pre-trained with; give a name, or "
                 f"pretrained_window_sizes=: {' or '.join(map(str, published))}."
             )
-        before = published[0] if published else (0,) * len(windows)
+        before = published[0] if published else (0,) * len(stages)
     return fields | {"pretrained_window_sizes": tuple(before)}
 
 

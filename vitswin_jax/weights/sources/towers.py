@@ -148,9 +148,10 @@ def _fuse_pool(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns what is written with the pool's query, key and value in one array."""
     arrays = dict(arrays)
     for kind in ("weight", "bias"):
-        parts = [arrays.pop(f"{POOL}attention.{p}_proj_{kind}", None) for p in ("q", "kv")]
-        if parts[0] is not None:
-            arrays[f"{POOL}attention.in_proj_{kind}"] = np.concatenate(parts)
+        names = [f"{POOL}attention.{part}_proj_{kind}" for part in ("q", "kv")]
+        if names[0] in arrays:
+            fused = np.concatenate([arrays.pop(name) for name in names])
+            arrays[f"{POOL}attention.in_proj_{kind}"] = fused
     return arrays
 
 

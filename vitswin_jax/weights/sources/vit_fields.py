@@ -246,5 +246,5 @@ def prepare_google(tensors: Tensors) -> Prepared:
     for name, tensor in unstacked.items():
         if re.search(r"(^|/)gn[^/]*/(scale|bias)$", name) and len(tensor.shape) == 1:
             shape = (1, 1, 1, *tensor.shape)  # as in the older files
-            unstacked[name] = tensor.map(lambda array, shape=shape: array.reshape(shape), shape)
+            unstacked[name] = tensor.map(lambda array: array[None, None, None], shape)
     return unstacked, training_state + other_towers
