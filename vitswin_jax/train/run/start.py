@@ -30,6 +30,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from vitswin_jax.core.atomic import replacing
+from vitswin_jax.core.choices import Faults
 from vitswin_jax.core.types import Params, UserError, with_tuples
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.models.fields import EXECUTION, LAYOUT, TRAINING
@@ -154,7 +155,7 @@ def reconcile(
     _, row = VARIANTS.get(base, (base, {}))
     by_default = model_kwargs(name)
     chosen: dict[str, Any] = {}
-    wrong, notes = [], []
+    faults, notes = Faults(), []
     for key, value in fields.items():
         ours, other = with_tuples(value), getattr(theirs, key)
         by_hand = ours != by_default[key]
@@ -168,15 +169,12 @@ def reconcile(
         elif _begins_anew(theirs, key, ours, fresh_head=fresh_head):
             continue  # the adaptation says so
         elif _changes_parameters(theirs, key, ours):
-            wrong.append(f"model.{key} is {ours!r} and the file's {other!r}")
+            faults.append(f"model.{key} is {ours!r} and the file's {other!r}")
         elif by_hand:
             notes.append(f"{key} is {ours!r}, the file's {other!r}")
         else:
             chosen[key] = other
-    if wrong:
-        raise UserError(
-            f"{origin}: config.model ({name}) is of another architecture: {'; '.join(wrong)}."
-        )
+    faults.check(f"{origin}: config.model ({name}) is of another architecture: ")
     return chosen, notes
 
 
