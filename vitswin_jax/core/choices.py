@@ -44,8 +44,7 @@ def one_of(key: str, value: Any, known: Iterable[Any]) -> Any:
     `key` is where the user set it, such as `optim.name`. Raises UserError, with the nearest known
     value, for any other.
     """
-    if wrong := wrong_choice(key, value, known):
-        raise UserError(f"{wrong[0]}.")
+    Faults(wrong_choice(key, value, known)).check()
     return known[value] if isinstance(known, Mapping) else value
 
 

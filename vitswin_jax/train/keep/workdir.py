@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax.traverse_util import flatten_dict
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.fields import EXECUTION
@@ -42,15 +43,9 @@ MAY_CHANGE = (  # keys that change how a run computes or reports, not what
 )
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns {"section.key": value} of a nested mapping."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+    return flatten_dict(dict(config), sep=".")
 
 
 def claim_workdir(workdir: str | os.PathLike[str], config: Mapping[str, Any]) -> Path:

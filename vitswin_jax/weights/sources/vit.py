@@ -77,7 +77,7 @@ def _huggingface(
     mlp = ("mlp.fc1", "mlp.fc2") if dinov2 else ("intermediate.dense", "output.dense")
     mlp = ("mlp.weights_in", "mlp.weights_out") if gated else mlp
     qkv = tuple(attn + part for part in ("query.", "key.", "value."))
-    rules = [
+    return (
         *affine(embeddings + "patch_embeddings.projection.", "patch_embed/proj/", conv),
         Rule(embeddings + "cls_token",                     "cls_token"),
         Rule(embeddings + "distillation_token",            "dist_token"),
@@ -92,13 +92,11 @@ def _huggingface(
         *affine(f"{head}.",                        "head/"),
         *affine("distillation_classifier.",        "head_dist/"),
         Rule("decoder.{d:.*}",                             None),                          # MAE's
-    ]
-    for n in (0, 1):
-        rules += [
-            *norm(f"{layer}{norms[n]}.",           f"{BLOCK_}norm{n + 1}/"),
-            *affine(f"{layer}{mlp[n]}.",           f"{BLOCK_}mlp/fc{n + 1}/"),
-        ]
-    return tuple(rules)
+        *norm(f"{layer}{norms[0]}.",               BLOCK_ + "norm1/"),
+        *affine(f"{layer}{mlp[0]}.",               BLOCK_ + "mlp/fc1/"),
+        *norm(f"{layer}{norms[1]}.",               BLOCK_ + "norm2/"),
+        *affine(f"{layer}{mlp[1]}.",               BLOCK_ + "mlp/fc2/"),
+    )
 
 
 def _google(*, linen: bool) -> tuple[Rule, ...]:
