@@ -219,12 +219,8 @@ def open_evaluated(args: argparse.Namespace, metadata: Metadata, *, train: bool 
         split = args.train_split or trained.get("train_split", "train")
     else:
         split = args.split or trained.get("test_split", "test")
-    return open_source(
-        dataset,
-        split=split,
-        data_dir=args.data_dir or trained.get("data_dir"),
-        **division,
-    )
+    data_dir = args.data_dir or trained.get("data_dir")
+    return open_source(dataset, split=split, data_dir=data_dir, **division)
 
 
 def print_scores(evaluation: Evaluation, *, title: str, note: str | None) -> None:

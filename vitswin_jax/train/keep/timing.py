@@ -51,15 +51,11 @@ class Laps:
 
     def waiting(self, items: Iterable[Item]) -> Iterator[Item]:
         """Gives the items of a run's input; what comes before one is asked for is saving."""
-        iterator = iter(items)
-        while True:
-            self.lap(SAVE)
-            try:
-                item = next(iterator)
-            except StopIteration:
-                return
+        self.lap(SAVE)
+        for item in items:
             self.lap(INPUT)
             yield item
+            self.lap(SAVE)
 
 
 def shares(spent: Mapping[str, float]) -> dict[str, float]:
