@@ -41,9 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         keep_freed_memory()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes about the hardware it missed
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    logging.getLogger("vitswin_jax.weights.download").setLevel(
-        logging.INFO
-    )  # what takes minutes is said
+    # Downloads take minutes and are announced.
+    logging.getLogger("vitswin_jax.weights.download").setLevel(logging.INFO)
     try:
         status = args.run(args)
         sys.stdout.flush()  # here, where a broken pipe is caught
