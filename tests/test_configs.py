@@ -110,14 +110,15 @@ def test_a_recipe_builds_its_model_its_optimizer_and_a_batch(name, arg):
     assert batch["image"].shape == (16, height, width, 3)
     assert np.ptp(np.asarray(batch["image"])) > 0
 
-    def two_steps(key):
+    def step(key):
         state, _ = create_state(run.model, run.tx, key, head_bias=run.head_bias, **run.state)
         options = {"model": run.model, "tx": run.tx, "options": run.options}
-        state, _ = train_step(state, batch, key, **options)
-        return train_step(state, batch, key, **options)
+        return state, *train_step(state, batch, key, **options)
 
-    state, metrics = jax.eval_shape(two_steps, jax.random.key(0))
+    begun, state, metrics = jax.eval_shape(step, jax.random.key(0))
     assert metrics["loss"].shape == ()
+    kinds = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), each) for each in (begun, state)]
+    assert kinds[0] == kinds[1]  # so that the next step is the same program
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype("float32")}
 
 

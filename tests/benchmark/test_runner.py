@@ -27,7 +27,11 @@ SCAN = Contestant("scan", "ours", variant={"scan": True})
 
 
 @pytest.mark.parametrize(
-    ("task", "other"), [("inference", "--products"), ("train", "--variant=scan=True,accum_steps=2")]
+    ("task", "other"),
+    [
+        ("inference", "--products"),
+        pytest.param("train", "--variant=scan=True,accum_steps=2", marks=pytest.mark.long),
+    ],
 )
 def test_the_same_work_is_timed_in_turns(task, other, capsys, tmp_path):
     plot = tmp_path / "times.png"

@@ -48,7 +48,13 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
     ],
 }
 RUN_BY_OTHERS = {"input_peers", "suites"}
-TRAIN = {"pretrain", "week"}  # whole runs of the trainer
+LONG = {"pretrain", "week"}  # whole runs of the trainer
+LONG |= {
+    "checkpoint",
+    "compile",
+    "memory",
+    "scaling",
+}  # the last three are `throughput` in other words
 
 
 def test_every_script_is_here():
@@ -57,7 +63,7 @@ def test_every_script_is_here():
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.long] * (name in TRAIN)) for name in TABLES],
+    [pytest.param(name, marks=[pytest.mark.long] * (name in LONG)) for name in TABLES],
 )
 def test_it_prints_its_table(name):
     if name == "gpu" and jax.default_backend() == "gpu":

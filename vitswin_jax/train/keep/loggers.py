@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -118,7 +118,7 @@ class Progress(Logger):
         plan: Plan,
         *,
         start_step: int,
-        stream: TextIO = sys.stderr,
+        stream: Any = sys.stderr,
     ) -> None:
         self._total, self._batch_size = plan.total_steps, plan.batch_size
         self._stream = stream
