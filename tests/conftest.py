@@ -13,6 +13,7 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count=8 {UNOPTIMISED}"
 )
 
+import hypothesis
 import jax
 import matplotlib as mpl
 import pytest
@@ -21,6 +22,9 @@ pytest_plugins = ["fixtures_models", "fixtures_analysis", "fixtures_train", "fix
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 mpl.use("Agg")
+hypothesis.settings.register_profile("ci", derandomize=True)  # the same draws in every run
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 
 @pytest.fixture

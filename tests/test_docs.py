@@ -25,7 +25,7 @@ ALL = {
     path.relative_to(ROOT).as_posix(): path
     for path in [*ROOT.glob("README*.md"), *sorted((ROOT / "docs").glob("*.md"))]
 }
-FIRST = ("README", "docs/concepts", "docs/data", "docs/export", "docs/train", "docs/weights")
+FIRST = ("README", "docs/concepts", "docs/data", "docs/export", "docs/weights")  # README trains
 PAGES = [
     pytest.param(name, marks=() if name.removesuffix(".md") in FIRST else pytest.mark.long)
     for name in ALL

@@ -174,6 +174,7 @@ def test_fine_tuning_takes_the_encoder_and_a_fresh_head(finished):
             np.testing.assert_array_equal(leaf, stored[f"encoder/{name}"])
 
 
+@pytest.mark.long
 def test_the_positions_of_a_masked_autoencoder_stay_where_they_are(tmp_path):
     config = make_config("mae,vit", **{"optim.weight_decay": 0.5})
     run = prepare(config)
@@ -243,7 +244,7 @@ def steps(method, *, devices=1, **mesh):
     return losses, flatten_dict(jax.device_get(state.params), sep="/")
 
 
-@pytest.mark.parametrize("method", MODELS)
+@pytest.mark.parametrize("method", ["mae", pytest.param("simmim", marks=pytest.mark.long)])
 def test_eight_devices_are_one(method):
     losses, params = steps(method)
     assert losses[0] != losses[1]

@@ -204,6 +204,7 @@ def test_a_full_disk_ends_the_run_with_one_line_and_room_lets_it_go_on(
     assert_same_weights(unbroken, kept)
 
 
+@pytest.mark.long
 def test_the_best_weights_are_those_of_the_best_evaluation(make_config, tmp_path):
     """Whatever comes after it; a run that has ended can be asked for the last."""
     changes = {

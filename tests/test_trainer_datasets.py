@@ -51,6 +51,7 @@ def table(tmp_path):
     return tmp_path / "labels.csv"
 
 
+@pytest.mark.long
 def test_a_script_trains_on_several_labels_and_the_result_is_evaluated(
     table, tmp_path, environment, capsys
 ):

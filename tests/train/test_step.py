@@ -90,7 +90,7 @@ def run(family, *, devices, mesh=None, tx="sgd", fields=None, **options):
     return np.array(losses), jax.device_get(state.params), jax.device_get(out)
 
 
-@pytest.mark.parametrize("family", ["vit", "swin"])
+@pytest.mark.parametrize("family", ["vit", pytest.param("swin", marks=pytest.mark.long)])
 def test_eight_devices_give_what_one_gives(family):
     """With dropout, stochastic depth and mixing on: chance does not depend on the devices."""
     fields = {"drop_rate": 0.1, "drop_path_rate": 0.2}
@@ -101,6 +101,7 @@ def test_eight_devices_give_what_one_gives(family):
     np.testing.assert_allclose(one[2]["logits"], eight[2]["logits"], atol=1e-5)
 
 
+@pytest.mark.long
 def test_eight_devices_give_what_one_gives_with_adamw():
     """But for the key third of qkv biases, whose gradient is rounding that Adam blows up."""
     one = run("vit", devices=1, tx="adamw")

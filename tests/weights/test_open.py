@@ -471,6 +471,23 @@ MUTATIONS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("case", "table"),
+    [("google pre-logits", "Transformer/posembed_input/pos_embedding"), ("timm", "pos_embed")],
+)
+def test_a_class_token_without_positions_is_no_sincos_model(tmp_path, case, table):
+    state = state_of(saved(case, tmp_path))
+    del state[table]
+    path = tmp_path / ("b.npz" if case.startswith("google") else "b.safetensors")
+    if path.suffix == ".npz":
+        np.savez(path, **state)
+    else:
+        safetensors.numpy.save_file({n: np.ascontiguousarray(a) for n, a in state.items()}, path)
+    with pytest.raises(UserError, match="a class token and no position embeddings; give pos_embed"):
+        vitswin_jax.load_pretrained(path)
+    assert vitswin_jax.load_pretrained(path, pos_embed="none")[0].pos_embed == "none"
+
+
 @pytest.mark.parametrize("case", ["google pre-logits", "timm registers", "microsoft"])
 @settings(max_examples=15, deadline=None, phases=[Phase.generate])  # shrinking would take long
 @given(data=st.data())

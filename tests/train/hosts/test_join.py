@@ -276,6 +276,7 @@ FOLDER = [
             lambda images: (images / "train/a/2.png").write_bytes(b"PNG"),
             "host 1: .*2.png",
             id="while others wait for it",
+            marks=pytest.mark.long,
         ),
     ],
 )
@@ -318,6 +319,7 @@ def test_a_process_that_nothing_is_said_of_is_by_itself(said):
             raise UserError("as it was")
 
 
+@pytest.mark.long
 def test_hosts_that_do_not_come_are_told_of(train_command, environment, tmp_path):
     """Host 0 waits for the other in vain, and host 1 for a coordinator that is not there."""
     for host, message in ((0, "host 0 waited 1 s at .* and not all"), (1, "cannot reach the coor")):

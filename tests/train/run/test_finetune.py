@@ -196,6 +196,7 @@ def pretrained(make_config, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.long
 def test_fine_tuning_beats_training_from_scratch_at_equal_steps(
     make_config, pretrained, tmp_path, caplog
 ):

@@ -93,7 +93,8 @@ def describe_simmim_vit(named: Named, tensors: Tensors, hints: Mapping[str, Any]
     if found is None:
         return vit_fields.describe_vit(named, tensors, hints)
     at, table = found
-    own = {"num_heads": table.shape[1], "global_pool": hints.get("global_pool", "avg")}
+    pool = hints.get("global_pool", "avg")
+    own = {"num_heads": table.shape[1], "global_pool": pool, "pos_embed": "none"}
     hints = {key: value for key, value in hints.items() if key != "embed_dim"} | own
     fields = vit_fields.describe_vit(named, tensors, hints)
     side = square(table.shape[0] - 3)

@@ -143,7 +143,14 @@ def _positions(
     named: Named, fields: Fields, hints: Mapping[str, Any], no_embed_class: bool | None
 ) -> Fields:
     if "pos_embed" not in named:
-        kind = "none" if hints.get("pos_embed") == "none" else "sincos2d"
+        kind = hints.get("pos_embed")
+        if fields["class_token"] and kind not in ("none", "sincos2d"):
+            # Only big_vision's models compute their positions, and those have no class token.
+            raise UserError(
+                "the file has a class token and no position embeddings; give pos_embed='none' or "
+                "'sincos2d' if its model has none."
+            )
+        kind = "none" if kind == "none" else "sincos2d"
         return {"pos_embed": kind, "img_size": hints.get("img_size", 224)}
     n = named["pos_embed"][0].size // fields["embed_dim"]
     prefix = fields["class_token"] + fields["dist_token"] + fields["reg_tokens"]
