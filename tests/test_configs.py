@@ -42,6 +42,10 @@ ARGUMENTS = {  # a few of each recipe's; every one of them that is another model
     "vit_s16": ["90"],
 }  # fmt: skip
 RECIPES = [(name, arg) for name, args in ARGUMENTS.items() for arg in args]
+BUILT = [  # `make test` builds the first of each recipe, and `make test-all` all
+    pytest.param(name, arg, marks=[pytest.mark.long] * (arg != ARGUMENTS[name][0]))
+    for name, arg in RECIPES
+]
 
 
 def get_config(name, *arg):
@@ -98,7 +102,7 @@ def test_every_recipe_is_tested():
     assert files == ARGUMENTS.keys()
 
 
-@pytest.mark.parametrize(("name", "arg"), RECIPES)
+@pytest.mark.parametrize(("name", "arg"), BUILT)
 def test_a_recipe_builds_its_model_its_optimizer_and_a_batch(name, arg):
     config = get_config(name, arg)
     assert config.is_locked
