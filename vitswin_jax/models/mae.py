@@ -117,21 +117,20 @@ class MAE(MaskedModel):
                 f"mae: {type(encoder).__name__} has no tokens that can be left out; it takes a "
                 "ViT, and simmim takes every family."
             )
-        wrong = self.check_encoder()
+        faults = self.check_encoder()
         if (encoder.pos_embed, encoder.pos_embed_at) != ("learned", "input"):
-            wrong.append("positions must be one table: pos_embed='learned', pos_embed_at='input'")
+            faults.append("positions must be one table: pos_embed='learned', pos_embed_at='input'")
         if not 0 < self.visible < self.grid[0] * self.grid[1]:
-            wrong.append(
+            faults.append(
                 f"mask_ratio={self.mask_ratio} leaves {self.visible} of "
                 f"{self.grid[0] * self.grid[1]} patches"
             )
         if self.decoder_dim % self.decoder_heads or self.decoder_dim % 4:
-            wrong.append(
+            faults.append(
                 f"decoder_dim={self.decoder_dim} must be a multiple of 4 and of "
                 f"decoder_heads={self.decoder_heads}"
             )
-        if wrong:
-            raise UserError(f"mae: {'; '.join(wrong)}.")
+        faults.check("mae: ")
 
     def setup(self) -> None:
         """Creates what is not the encoder's; runs `check` first."""

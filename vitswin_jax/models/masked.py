@@ -15,6 +15,7 @@ from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
+from vitswin_jax.core.choices import Faults
 from vitswin_jax.models.geometry import geometry_of
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.windows import Size
@@ -100,16 +101,16 @@ class MaskedModel(nn.Module):
         masks = draw_masks(key, count, grid=self.units, hidden=self.hidden)
         return enlarge(masks, (self.grid[0] // self.units[0], self.grid[1] // self.units[1]))
 
-    def check_encoder(self) -> list[str]:
-        """Returns what no method can do with the encoder."""
-        encoder, geometry, wrong = self.encoder, geometry_of(self.encoder), []
+    def check_encoder(self) -> Faults:
+        """Returns the faults of the encoder for every method."""
+        encoder, geometry, faults = self.encoder, geometry_of(self.encoder), Faults()
         if geometry.filters is None:
-            wrong.append("a ResNet in front of the patches would see what is hidden")
+            faults.append("a ResNet in front of the patches would see what is hidden")
         if not geometry.normed or geometry.pooling.attention is not None:
-            wrong.append("the encoder needs a norm behind its blocks: no fc_norm, no map pooling")
+            faults.append("the encoder needs a norm behind its blocks: no fc_norm, no map pooling")
         if encoder.num_classes:
-            wrong.append(f"the encoder has num_classes={encoder.num_classes}, which must be 0")
-        return wrong
+            faults.append(f"the encoder has num_classes={encoder.num_classes}, which must be 0")
+        return faults
 
     def features(
         self, images: Float[Array, "b h w channels"], *, train: bool = False

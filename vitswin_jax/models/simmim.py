@@ -13,7 +13,6 @@ from einops import rearrange
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from vitswin_jax.core.types import UserError
 from vitswin_jax.models.geometry import geometry_of
 from vitswin_jax.models.masked import MaskedModel, Reconstruction, enlarge
 from vitswin_jax.models.stages import table_init
@@ -73,20 +72,19 @@ class SimMIM(MaskedModel):
         """Raises UserError that lists every field that does not fit the others, or the encoder."""
         side, patch, stride = self.mask_patch, pair(self.encoder.patch_size), self.stride
         h, w = self.img_size
-        wrong = self.check_encoder()
+        faults = self.check_encoder()
         if h % stride[0] or w % stride[1]:
-            wrong.append(f"img_size={h}x{w} is no multiple of the stride {stride[0]}x{stride[1]}")
+            faults.append(f"img_size={h}x{w} is no multiple of the stride {stride[0]}x{stride[1]}")
         if side < 1 or h % side or w % side or side % patch[0] or side % patch[1]:
-            wrong.append(
+            faults.append(
                 f"mask_patch={side} must divide img_size={h}x{w} and be a multiple of "
                 f"patch_size={patch[0]}x{patch[1]}"
             )
         elif not 0 < self.mask_ratio <= 1:
-            wrong.append(f"mask_ratio={self.mask_ratio} must be above 0 and at most 1")
+            faults.append(f"mask_ratio={self.mask_ratio} must be above 0 and at most 1")
         if self.norm_window is not None and (self.norm_window < 3 or self.norm_window % 2 == 0):
-            wrong.append(f"norm_window={self.norm_window} must be odd, and at least 3")
-        if wrong:
-            raise UserError(f"simmim: {'; '.join(wrong)}.")
+            faults.append(f"norm_window={self.norm_window} must be odd, and at least 3")
+        faults.check("simmim: ")
 
     def setup(self) -> None:
         """Creates what is not the encoder's; runs `check` first."""

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vitswin_jax.core.choices import wrong_choice
+from vitswin_jax.core.choices import Faults, wrong_choice
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.geometry import BlockGeometry, Geometry
 from vitswin_jax.models.stages import PatchMerging, Stage, table_init
@@ -77,20 +77,21 @@ class Swin(nn.Module):
 
     def check(self) -> None:
         """Raises UserError that lists every field that does not fit the others."""
-        wrong = []
+        faults = Faults()
         if len(self.depths) != len(self.num_heads):
-            wrong.append(f"depths={self.depths} and num_heads={self.num_heads} differ in length")
+            faults.append(f"depths={self.depths} and num_heads={self.num_heads} differ in length")
         for stage, heads in enumerate(self.num_heads):
             if (dim := self.embed_dim * 2**stage) % heads:
-                wrong.append(f"stage {stage}'s width {dim} is no multiple of its {heads} heads")
+                faults.append(f"stage {stage}'s width {dim} is no multiple of its {heads} heads")
         if len(self.window_sizes) != len(self.depths):
-            wrong.append(f"window_size={self.window_size} has not {len(self.depths)} stages' sizes")
+            faults.append(
+                f"window_size={self.window_size} has not {len(self.depths)} stages' sizes"
+            )
         sizes = (pair(self.img_size), pair(self.patch_size), *self.window_sizes)
         if min(side for size in sizes for side in size) < 1:
-            wrong.append("img_size, window_size and patch_size must be at least 1")
-        wrong += wrong_choice("attn_impl", self.attn_impl, FOR_WINDOWS)
-        if wrong:
-            raise UserError("; ".join(wrong) + ".")
+            faults.append("img_size, window_size and patch_size must be at least 1")
+        faults += wrong_choice("attn_impl", self.attn_impl, FOR_WINDOWS)
+        faults.check()
 
     @property
     def resolutions(self) -> tuple[Size, ...]:

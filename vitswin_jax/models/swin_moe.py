@@ -16,8 +16,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vitswin_jax.core.choices import wrong_choice
-from vitswin_jax.core.types import UserError
+from vitswin_jax.core.choices import Faults, wrong_choice
 from vitswin_jax.models.swin import Swin
 from vitswin_jax.models.swinv2 import CpbAttention
 from vitswin_jax.nn.layers import activation, pair
@@ -207,20 +206,19 @@ class SwinMoe(Swin):
     def check(self) -> None:
         """Raises UserError that lists every field that does not fit the others."""
         super().check()
-        wrong = []
+        faults = Faults()
         if len(self.pretrained_window_sizes) != len(self.depths):
-            wrong.append(f"pretrained_window_sizes must have {len(self.depths)} entries")
+            faults.append(f"pretrained_window_sizes must have {len(self.depths)} entries")
         if self.num_experts < 1 or self.capacity_factor <= 0:
-            wrong.append("num_experts must be at least 1 and capacity_factor more than 0")
+            faults.append("num_experts must be at least 1 and capacity_factor more than 0")
         choices = {"capacity_over": CAPACITIES, "router": ROUTERS, "balance": BALANCES}
         for field, known in choices.items():
-            wrong += wrong_choice(field, getattr(self, field), known)
+            faults += wrong_choice(field, getattr(self, field), known)
         if self.balance == "load_importance" and self.gate_noise <= 0:
-            wrong.append("balance='load_importance' needs gate_noise above 0")
+            faults.append("balance='load_importance' needs gate_noise above 0")
         if not set(self.moe_stages) <= set(range(len(self.depths))):
-            wrong.append(f"moe_stages={self.moe_stages} must be among 0 to {len(self.depths) - 1}")
-        if wrong:
-            raise UserError("; ".join(wrong) + ".")
+            faults.append(f"moe_stages={self.moe_stages} must be among 0 to {len(self.depths) - 1}")
+        faults.check()
 
     def _attention(self, stage: int, window: Size) -> Callable[..., nn.Module]:
         return functools.partial(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from vitswin_jax.core.choices import wrong_choice
+from vitswin_jax.core.choices import Faults, wrong_choice
 from vitswin_jax.core.types import Params, UserError
 from vitswin_jax.models.geometry import BlockGeometry, Geometry, Pooling
 from vitswin_jax.models.resnet import Numerics, ResNet, total_stride
@@ -85,13 +85,15 @@ class ViT(nn.Module):
 
     def check(self) -> None:
         """Raises UserError that lists every field that does not fit the others."""
-        wrong = []
+        faults = Faults()
         (h, w), (p, q) = self._map_size, pair(self.patch_size)
         if h % p or w % q or min(h, w) < 1:
             what = "img_size" if self.resnet_layers is None else "the ResNet's map"
-            wrong.append(f"{what}={h}x{w} is no multiple of patch_size={p}x{q}")
+            faults.append(f"{what}={h}x{w} is no multiple of patch_size={p}x{q}")
         if self.embed_dim % self.num_heads:
-            wrong.append(f"embed_dim={self.embed_dim} is no multiple of num_heads={self.num_heads}")
+            faults.append(
+                f"embed_dim={self.embed_dim} is no multiple of num_heads={self.num_heads}"
+            )
         choices = {
             "attn_impl": FOR_SEQUENCES,
             "pos_embed": POS_EMBEDS,
@@ -99,15 +101,14 @@ class ViT(nn.Module):
             "global_pool": GLOBAL_POOLS,
         }
         for field, known in choices.items():
-            wrong += wrong_choice(field, getattr(self, field), known)
+            faults += wrong_choice(field, getattr(self, field), known)
         if self.pos_embed == "relative" and self.pos_embed_at == "input":
-            wrong.append("pos_embed='relative' needs pos_embed_at='every' or 'shared'")
+            faults.append("pos_embed='relative' needs pos_embed_at='every' or 'shared'")
         if "token" in self.global_pool and not self.class_token:
-            wrong.append(f"global_pool={self.global_pool!r} needs class_token=True")
+            faults.append(f"global_pool={self.global_pool!r} needs class_token=True")
         if self.dist_token and self.global_pool != "token":
-            wrong.append("dist_token=True needs global_pool='token'")
-        if wrong:
-            raise UserError("; ".join(wrong) + ".")
+            faults.append("dist_token=True needs global_pool='token'")
+        faults.check()
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vitswin_jax.core.choices import wrong_choice
-from vitswin_jax.core.types import Params, UserError
+from vitswin_jax.core.choices import Faults, wrong_choice
+from vitswin_jax.core.types import Params
 from vitswin_jax.nn.batch import Triple, infer
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.train.task.losses import DISTILLATIONS, Loss
@@ -38,13 +38,10 @@ class Distillation:
     temperature: float
 
     def __post_init__(self) -> None:
-        wrong = wrong_choice("kind", self.kind, DISTILLATIONS)
-        if not 0 <= self.alpha <= 1:
-            wrong.append(f"alpha={self.alpha} must be in [0, 1]")
-        if not self.temperature > 0:
-            wrong.append(f"temperature={self.temperature} must be above 0")
-        if wrong:
-            raise UserError(f"distill: {'; '.join(wrong)}.")
+        faults = Faults(wrong_choice("kind", self.kind, DISTILLATIONS))
+        faults.need(0 <= self.alpha <= 1, f"alpha={self.alpha} must be in [0, 1]")
+        faults.need(self.temperature > 0, f"temperature={self.temperature} must be above 0")
+        faults.check("distill: ")
 
     def teacher_logits(
         self, params: Params, images: Float[Array, "b h w c"]

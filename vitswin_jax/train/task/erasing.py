@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from vitswin_jax.core.choices import wrong_choice
-from vitswin_jax.core.types import UserError
+from vitswin_jax.core.choices import Faults, wrong_choice
 from vitswin_jax.train.task.boxes import inside_boxes
 
 EraseMode = Literal["pixel", "rand", "const"]
@@ -40,19 +39,16 @@ class Erasing:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "erase_area", tuple(self.erase_area))
-        wrong = []
-        if not 0 <= self.erase_prob <= 1:
-            wrong.append(f"erase_prob={self.erase_prob} must be in [0, 1]")
-        wrong += wrong_choice("erase_mode", self.erase_mode, get_args(EraseMode))
-        if not self.erase_count >= 1:
-            wrong.append(f"erase_count={self.erase_count} must be 1 or more")
+        faults = Faults()
+        faults.need(0 <= self.erase_prob <= 1, f"erase_prob={self.erase_prob} must be in [0, 1]")
+        faults += wrong_choice("erase_mode", self.erase_mode, get_args(EraseMode))
+        faults.need(self.erase_count >= 1, f"erase_count={self.erase_count} must be 1 or more")
         area = self.erase_area
         if not (len(area) == 2 and 0 < area[0] <= area[1] < 1):
-            wrong.append(f"erase_area={area} must be (smallest, largest) in (0, 1)")
+            faults.append(f"erase_area={area} must be (smallest, largest) in (0, 1)")
         if not 0 < self.erase_aspect <= 1:
-            wrong.append(f"erase_aspect={self.erase_aspect} must be in (0, 1]")
-        if wrong:
-            raise UserError(f"augment: {'; '.join(wrong)}.")
+            faults.append(f"erase_aspect={self.erase_aspect} must be in (0, 1]")
+        faults.check("augment: ")
 
 
 def draw_erased(

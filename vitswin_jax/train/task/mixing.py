@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from vitswin_jax.core.choices import wrong_choice
-from vitswin_jax.core.types import UserError
+from vitswin_jax.core.choices import Faults, wrong_choice
 from vitswin_jax.train.task.boxes import inside_boxes
 
 MixMode = Literal["batch", "pair", "element"]
@@ -39,19 +38,15 @@ class Mixing:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        wrong = [
-            f"{field}={getattr(self, field)} must be 0 (off) or more"
-            for field in ("mixup_alpha", "cutmix_alpha")
-            if not getattr(self, field) >= 0
-        ]
-        wrong += [
-            f"{field}={getattr(self, field)} must be in [0, 1]"
-            for field in ("mix_prob", "switch_prob", "label_smoothing")
-            if not 0 <= getattr(self, field) <= 1
-        ]
-        wrong += wrong_choice("mix_mode", self.mix_mode, get_args(MixMode))
-        if wrong:
-            raise UserError(f"augment: {'; '.join(wrong)}.")
+        faults = Faults()
+        for field in ("mixup_alpha", "cutmix_alpha"):
+            value = getattr(self, field)
+            faults.need(value >= 0, f"{field}={value} must be 0 (off) or more")
+        for field in ("mix_prob", "switch_prob", "label_smoothing"):
+            value = getattr(self, field)
+            faults.need(0 <= value <= 1, f"{field}={value} must be in [0, 1]")
+        faults += wrong_choice("mix_mode", self.mix_mode, get_args(MixMode))
+        faults.check("augment: ")
 
 
 def smooth_one_hot(
