@@ -21,8 +21,7 @@ from sklearn.metrics import (
 
 from vitswin_jax.core.types import Batch, Params, UserError
 from vitswin_jax.data.augment.transforms import Preprocess
-from vitswin_jax.evaluate.step import eval_step
-from vitswin_jax.nn.batch import infer, normalize
+from vitswin_jax.evaluate.step import Metrics, eval_step, features_step
 
 
 @dataclass(frozen=True)
@@ -120,22 +119,22 @@ def make_predict(
 
     It is the training's own evaluation step, so that it gives training's own numbers.
     """
-    whole = functools.partial(eval_step, model=model, mean=preprocess.mean, std=preprocess.std)
-    step = jax.jit(whole)
-    return lambda batch: step(params, batch)["logits"]
+    return _compiled(eval_step, model, params, preprocess)
 
 
 def make_features(
     model: nn.Module, params: Params, preprocess: Preprocess
 ) -> Callable[[Batch], Float[Array, "b d"]]:
     """Returns a compiled function from a batch, uint8 images in [0, 255], to its features."""
+    return _compiled(features_step, model, params, preprocess)
 
-    @jax.jit
-    def features(params: Params, images: Array) -> Array:
-        images = normalize(images, mean=preprocess.mean, std=preprocess.std)
-        return infer(model, params, images, method="features")
 
-    return lambda batch: features(params, batch["image"])
+def _compiled(
+    step: Callable[..., Metrics], model: nn.Module, params: Params, preprocess: Preprocess
+) -> Callable[[Batch], Array]:
+    whole = functools.partial(step, model=model, mean=preprocess.mean, std=preprocess.std)
+    jitted = jax.jit(whole)
+    return lambda batch: jitted(params, batch)["logits"]
 
 
 def predict_dataset(
