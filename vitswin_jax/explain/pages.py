@@ -181,8 +181,9 @@ class Explainer:
         if "distance" in self.parts:
             means = [np.mean(images, axis=0) for images in zip(*self._distances, strict=True)]
             yield _picture("distance", pictures.distances(means))
-        embedding = position_embedding(self._model, self._params)
-        if "positions" in self.parts and embedding is not None:
+        if "positions" in self.parts:
+            embedding = position_embedding(self._model, self._params)
+            assert embedding is not None  # else the model does not have this part
             yield _picture("positions", figures.draw_position_similarity(embedding))
         if "biases" in self.parts:
             for name, stage in _named("biases", self._last):
@@ -190,8 +191,9 @@ class Explainer:
                 maps = np.stack([each for each in found if each is not None])
                 maps = maps - maps.mean((2, 3), keepdims=True)  # a constant no softmax sees
                 yield _picture(name, figures.draw_bias_maps(maps))
-        kernels = patch_filters(self._model, self._params)
-        if "filters" in self.parts and kernels is not None:
+        if "filters" in self.parts:
+            kernels = patch_filters(self._model, self._params)
+            assert kernels is not None  # as above
             yield _picture("filters", pictures.filters(kernels))
 
 
