@@ -1,4 +1,4 @@
-"""What the benchmarks that run `vitswin benchmark` share: their flags, and a case of seconds."""
+"""Flags of the benchmarks that run `vitswin benchmark`, and their smallest case."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from vitswin_jax.models.registry import model_kwargs, optional_types
 
 
 def _data() -> dict[str, object]:
-    """What is trained and tested on (train.run.prepare.open_data; docs/data.md)."""
+    """Data for training and testing (train.run.prepare.open_data; docs/data.md)."""
     return {
         "dataset": "digits",  # a folder, a table, shards, hf:NAME, a TFDS name: docs/data.md
         "data_dir": placeholder(str),  # where TFDS datasets are prepared; None: TFDS's default
@@ -84,7 +84,7 @@ def _augment() -> dict[str, object]:
 
 
 def _loss() -> dict[str, object]:
-    """What is minimised (train.task.losses, train.run.prepare.build_objective)."""
+    """Loss function (train.task.losses, train.run.prepare.build_objective)."""
     return {
         "name": "softmax",  # or another of train.task.losses.LOSSES
         "head_bias_init": 0.0,  # of a fresh head; with sigmoid, log of 1 / classes or so

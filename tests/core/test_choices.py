@@ -1,4 +1,4 @@
-"""What must be one of several, and the one line for what is not."""
+"""One value of several, all faults in one error, unread keys."""
 
 import pytest
 

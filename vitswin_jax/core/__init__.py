@@ -1,1 +1,1 @@
-"""What needs no JAX: types, errors, atomic writes, caches, the heap, the version."""
+"""Modules without JAX: types, errors, atomic writes, caches, the heap, the version."""

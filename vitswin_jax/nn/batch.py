@@ -1,4 +1,4 @@
-"""What training and evaluation do alike with a batch: its images, and whether they were named."""
+"""Functions of a batch that training and evaluation share: normalisation, inference, accuracy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the blocks of all families are made of: options, self-attention, residual branches."""
+"""Parts of the blocks of all families: options, self-attention, residual branches."""
 
 from __future__ import annotations
 

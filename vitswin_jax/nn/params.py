@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 
 class Facts(NamedTuple):
-    """What optimizers, the mesh, adapters and int8 need to know of a parameter."""
+    """Facts about a parameter for optimizers, the mesh, adapters and int8."""
 
     pattern: str
     """Regular expression of the end of its path, from a whole name on: `mlp/fc1/kernel`."""

@@ -1,1 +1,1 @@
-"""What a run writes into its workdir: checkpoints, metrics, timing."""
+"""Files of a run in its workdir: checkpoints, metrics, timing."""
