@@ -17,6 +17,7 @@ import argparse
 import gzip
 import json
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -28,12 +29,14 @@ from ml_collections import ConfigDict
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from configs import base
 from vitswin_jax import load_metadata, load_pretrained
 from vitswin_jax.data.pipeline import make_eval_batches
 from vitswin_jax.data.sources.open import open_source
 from vitswin_jax.evaluate.evaluation import make_predict, predict_dataset
 from vitswin_jax.trainer import Result, train_and_evaluate
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 A_CLASS, STEPS = 10, 300  # labelled images, and steps on them
@@ -116,6 +119,8 @@ def make_config(folder: Path, dataset: str, model: str, seed: int) -> ConfigDict
     """Returns what a model's pre-training and fine-tuning share."""
     side, _ = DATASETS[dataset]
     family, patches, fields = MODELS[model]
+    from configs import base
+
     config = base.get_config()
     with config.unlocked():
         config.model = base.model_section(
