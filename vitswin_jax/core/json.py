@@ -1,0 +1,96 @@
+"""Checked JSON: a file of another program is read once, bounded, and compared with a schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from vitswin_jax.core.types import UserError
+
+LIMIT = 16 << 20
+"""Bytes of the largest JSON text that is parsed; an index of 10,000 tensors has 1 MB."""
+
+_SHOWN = 40  # characters of a value in a message
+
+
+def read_json(path: Path, schema: Mapping[str, Any], *, limit: int = LIMIT) -> Any:
+    """Returns the content of a JSON file that fits `schema` (JSON Schema, draft 2020-12).
+
+    Raises UserError, in one line, for a file that is missing, longer than `limit` bytes, no JSON
+    (NaN and infinities are not), nested too deeply, or that does not fit the schema.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(limit + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+    return parse_json(text, schema, origin=str(path), limit=limit)
+
+
+def parse_json(
+    text: bytes | str, schema: Mapping[str, Any], *, origin: str, limit: int = LIMIT
+) -> Any:
+    """Returns what a JSON text states; as `read_json`, which names `origin` in its errors.
+
+    >>> parse_json('{"depth": 12}', {"properties": {"depth": {"type": "integer"}}}, origin="x")
+    {'depth': 12}
+    """
+    # Imported here, for data workers load this room and read no JSON.
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    if len(text) > limit:
+        raise UserError(f"{origin}: is longer than {limit:,} bytes, the most that JSON may have.")
+    try:
+        content = json.loads(text, parse_constant=_no_number)
+        error = best_match(Draft202012Validator(schema).iter_errors(content))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{origin}: is no JSON text; it may be damaged or cut short.") from error
+    if error is None:
+        return content
+    place = error.json_path.removeprefix("$").removeprefix(".") or "its content"
+    raise UserError(f"{origin}: {_shortened(place)} {_fault(error)}.")
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _fault(error: Any) -> str:
+    """Returns what is wrong with a value, and what would be right, in our words."""
+    value, right = _shortened(json.dumps(error.instance)), error.validator_value
+    if error.validator == "type":
+        kinds = [right] if isinstance(right, str) else right
+        return f"is {value}; it must be {' or '.join(_KINDS[kind] for kind in kinds)}"
+    if error.validator == "required":
+        missing = [key for key in right if key not in error.instance]
+        return f"has no {', '.join(map(repr, missing))}"
+    if error.validator in _BOUNDS:
+        return f"is {value}; it must be {_BOUNDS[error.validator]} {right}"
+    if error.validator == "enum":
+        return f"is {value}; it must be one of {', '.join(map(str, right))}"
+    return f"is {value}, which does not fit {error.validator} {_shortened(json.dumps(right))}"
+
+
+_BOUNDS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "more than",
+    "maximum": "at most",
+    "minItems": "a list of at least",
+    "maxItems": "a list of at most",
+}
+_KINDS = {
+    "object": "an object",
+    "array": "a list",
+    "string": "a text",
+    "integer": "an integer",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "null",
+}
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
