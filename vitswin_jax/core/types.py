@@ -72,7 +72,38 @@ class Batch(TypedDict):
 
 
 class UserError(ValueError):
-    """A mistake the user can mend: commands print it as one line, without a traceback."""
+    """A mistake the user can mend: commands print it as one line, without a traceback.
+
+    Whatever names and values the message has, it is one printable line, no longer than `LINE`
+    characters; the middle of a longer one is left out.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_one_line(str(message)))
+
+
+LINE = 1000
+"""Characters of the longest message, half a screen of 24 lines."""
+
+
+def _one_line(text: str) -> str:
+    """Returns a text with escapes for what cannot be printed, without the middle if it is long."""
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    if len(text) <= LINE:
+        return text
+    return f"{text[: LINE * 2 // 3]} ... {text[5 - LINE // 3 :]}"
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """Returns names as a message has them: the first few, shortened, and how many there are.
+
+    >>> listed(["a", "b", "c"], most=2)
+    'a, b, ... (3 in all)'
+    """
+    names = list(names)
+    shown = [name if len(name) <= 60 else f"{name[:40]}...{name[-17:]}" for name in names[:most]]
+    return ", ".join([*shown, f"... ({len(names)} in all)"] if len(names) > most else shown)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
