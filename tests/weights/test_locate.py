@@ -224,3 +224,19 @@ def test_the_hubs_refusals_are_one_line(name):
     with pytest.raises(UserError, match=f"^hf-hub:{name}: .") as error:
         vitswin_jax.load_pretrained(f"hf-hub:{name}")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300, "x/" * 3000, "~nobody_of_that_name/a", "a\0b", "\ud800"]
+)
+def test_a_name_that_no_file_can_have_is_one_line(name):
+    with pytest.raises(UserError, match="no such file or folder") as error:
+        locate(name)
+    assert len(str(error.value)) < 400
+    assert str(error.value).isprintable()
+
+
+def test_a_folder_of_other_weights_is_named(tmp_path):
+    (tmp_path / "saved_model.pb").write_bytes(b"x")
+    with pytest.raises(UserError, match="is a TensorFlow SavedModel"):
+        locate(tmp_path)

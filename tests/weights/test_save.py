@@ -15,6 +15,7 @@ from vitswin_jax.core.types import UserError
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.models.registry import FAMILIES
 from vitswin_jax.weights.formats import native as files
+from vitswin_jax.weights.formats.read import read_tensors
 from vitswin_jax.weights.metadata import Metadata
 from vitswin_jax.weights.shapes import parameter_shapes
 from vitswin_jax.weights.sources.preprocess import default_preprocess
@@ -171,7 +172,9 @@ def test_the_same_number_of_classes_keeps_the_head(saved):
 
 
 def rewrite(path, change):
-    tensors, metadata = files.read_native(path)
+    contents = read_tensors(path)
+    tensors = {name: tensor.read() for name, tensor in contents.tensors.items()}
+    metadata = dict(contents.metadata)
     change(tensors, metadata)
     files.write_native(path, tensors, metadata=metadata)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from vitswin_jax.core.cache import cache_dir
-from vitswin_jax.core.types import UserError
+from vitswin_jax.core.types import UserError, listed
 from vitswin_jax.weights.download import fetch, has_digest
-from vitswin_jax.weights.formats.read import FOLDER_FILES
+from vitswin_jax.weights.formats.foreign import refuse_folder
+from vitswin_jax.weights.formats.read import FOLDER_FILES, shards_of
 from vitswin_jax.weights.hub import CONFIG, PROCESSOR, read_hub_config
 from vitswin_jax.weights.published import Published, find_published, near_published, published
 
@@ -47,8 +47,13 @@ def locate(path: str | os.PathLike[str]) -> Located:
     A path that exists wins. What is not in the cache is downloaded. Raises UserError where there
     is nothing, with the nearest name that is published.
     """
-    name, path = str(path), Path(path).expanduser()
-    if path.is_dir():
+    name = str(path)
+    try:
+        path = Path(path).expanduser()
+        is_folder = path.is_dir()
+    except (OSError, RuntimeError) as error:  # a name of 300 characters; ~somebody
+        raise UserError(f"{listed([name])}: no such file or folder can be.") from error
+    if is_folder:
         return _in_folder(path)
     if path.exists():
         return _local(path)
@@ -66,6 +71,7 @@ def _in_folder(path: Path) -> Located:
     for name in FOLDER_FILES:
         if (file := path / name).exists():
             return _beside(file)
+    refuse_folder(path)
     raise UserError(f"{path}: has no {WEIGHTS}; a run writes it into its workdir at its end.")
 
 
@@ -148,6 +154,4 @@ def _first(download: Callable[[str], Path], names: Sequence[str]) -> Path:
 
 
 def _shards(file: Path) -> list[str]:
-    if file.suffix != ".json":
-        return []
-    return sorted(set(json.loads(file.read_text())["weight_map"].values()))
+    return sorted(set(shards_of(file).values())) if file.suffix == ".json" else []

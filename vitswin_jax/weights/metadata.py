@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,8 +45,9 @@ class Metadata:
     `create_pretraining` takes besides the encoder, whose name and fields the others are."""
 
     def as_json(self) -> dict[str, Any]:
-        """Returns plain data that `from_json` reads back."""
-        return dataclasses.asdict(self)
+        """Returns plain data that `from_json` reads back, but for metrics that JSON cannot have."""
+        finite = {key: value for key, value in self.metrics.items() if math.isfinite(value)}
+        return dataclasses.asdict(dataclasses.replace(self, metrics=finite))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], *, origin: str) -> Metadata:

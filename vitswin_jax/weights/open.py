@@ -30,7 +30,6 @@ from vitswin_jax.models.registry import create_model, family_of
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.scan import stack_blocks
 from vitswin_jax.weights.adapt import Methods, adapt, check_parameters
-from vitswin_jax.weights.formats import native
 from vitswin_jax.weights.formats.read import Contents, read_tensors
 from vitswin_jax.weights.formats.tensors import Tensor, is_float
 from vitswin_jax.weights.locate import Located, locate
@@ -230,8 +229,8 @@ def open_own(
     """
     located = path if isinstance(path, Located) else locate(path)
     contents = read_tensors(located.file)
-    if native.KEY in contents.header:
-        return _open_native(located.file, contents, name)
+    if contents.metadata is not None:
+        return _open_native(located.file, contents, contents.metadata, name)
     found = read_original(located.file, contents, name, hints, called=located.variant)
     named = len(located.class_names or ()) == found.model.num_classes
     images = located.images or found.images
@@ -249,9 +248,10 @@ def open_own(
     )
 
 
-def _open_native(path: Path, contents: Contents, name: str | None) -> Pretrained:
-    header = native.native_metadata(path, contents.header)
-    metadata = Metadata.from_json(header, origin=str(path))
+def _open_native(
+    path: Path, contents: Contents, stated: Mapping[str, Any], name: str | None
+) -> Pretrained:
+    metadata = Metadata.from_json(stated, origin=str(path))
     model = create_model(metadata.name, **metadata.fields)
     if name is not None:
         check_family(path, metadata.name, family_of(model), name)

@@ -4,6 +4,8 @@ import builtins
 import operator
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -13,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitswin_jax.core.types import UserError
-from vitswin_jax.weights.formats.pth import Stub, read_pth
+from vitswin_jax.weights.formats.pickles import Stub
+from vitswin_jax.weights.formats.pth import read_pth
 from vitswin_jax.weights.formats.pth_write import tensor_pickle, write_pth
 from vitswin_jax.weights.formats.tensors import Tensor
 
@@ -111,9 +114,9 @@ def test_state_reaches_no_object(tmp_path):
     stream = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n" + slots + b"b."
     (tmp_path / "a.pth").write_bytes(stream)
     read_pth(tmp_path / "a.pth")
-    from vitswin_jax.weights.formats import pth
+    from vitswin_jax.weights.formats import pickles
 
-    assert pth._rebuild_tensor.__defaults__ is None
+    assert pickles._rebuild_tensor.__defaults__ is None
 
 
 def storage_pickle(offset=0, shape=(2,), strides=(1,), count=2, kind="Float"):
@@ -177,6 +180,35 @@ def test_a_damaged_file_is_one_line_or_read(tmp_path_factory, layout, data):
         assert "\n" not in str(error)
 
 
+def test_no_flipped_bit_of_a_zip_files_numbers_is_read(tmp_path):
+    arrays = {"a": np.arange(6, dtype=np.float32), "b": np.ones(3, np.float32)}
+    write_pth(tmp_path / "a.pth", arrays, wrapper=None)
+    data = (tmp_path / "a.pth").read_bytes()
+    places = [data.index(array.tobytes()) for array in arrays.values()]
+    places += [data.index(b"_rebuild_tensor_v2"), data.index(b"X\x01\0\0\0b") + 5]
+    for place in places:
+        changed = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+        (tmp_path / "b.pth").write_bytes(changed)
+        with pytest.raises(UserError, match=r"b\.pth: is damaged: the checksum of \S+ is wrong"):
+            read_all(read_pth(tmp_path / "b.pth"))
+
+
+def test_a_file_that_torch_wrote_without_checksums_is_read(tmp_path):
+    """As torch.serialization.set_crc32_options(False) has it: all are 0."""
+    write_pth(tmp_path / "a.pth", write_pth_fixtures.expected())
+    data = bytearray((tmp_path / "a.pth").read_bytes())
+    with zipfile.ZipFile(tmp_path / "a.pth") as archive:
+        members = archive.infolist()
+    place = archive.start_dir
+    for info in members:
+        data[info.header_offset + 14 : info.header_offset + 18] = bytes(4)
+        data[place + 16 : place + 20] = bytes(4)
+        place += 46 + len(info.filename) + len(info.extra)
+    (tmp_path / "a.pth").write_bytes(data)
+    for name, want in write_pth_fixtures.expected().items():
+        assert_bits(read_pth(tmp_path / "a.pth")["model"][name], want)
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n", b"\x80\x02", b"PK\x03\x04"])
 def test_other_files_are_one_line(tmp_path, content):
     (tmp_path / "a.pth").write_bytes(content)
@@ -218,3 +250,99 @@ def test_the_same_tensors_give_the_same_bytes(tmp_path):
         (tmp_path / name).mkdir()
         write_pth(tmp_path / name / "a.pth", write_pth_fixtures.expected())
     assert (tmp_path / "x/a.pth").read_bytes() == (tmp_path / "y/a.pth").read_bytes()
+
+
+def bombs():
+    """Small files that claim, share or repeat more than a machine has, by what they do."""
+    text = pickle.dumps("x", 2)[2:-1]
+    doubled = b"K\x01K\x01\x86" + b"2\x86" * 100  # ((1, 1), (1, 1)), ...: 2**100 parts
+    size = b"ctorch\nSize\n(" + b"K\x01" * 30 + b"t\x85R"
+    yield "long", b"\x80\x02\x8b" + (3 << 30).to_bytes(4, "little") + b"\x01."
+    yield "text", b"\x80\x04X" + (3 << 30).to_bytes(4, "little") + b"ab."
+    yield "text of 2**62 bytes", b"\x80\x04\x8d" + (1 << 62).to_bytes(8, "little") + b"ab."
+    yield "bytes", b"\x80\x04\x8e" + (1 << 40).to_bytes(8, "little") + b"ab."
+    yield "bytearray", b"\x80\x05\x96" + (3 << 30).to_bytes(8, "little") + b"ab."
+    yield "frame", b"\x80\x04\x95" + (3 << 30).to_bytes(8, "little") + b"}."
+    yield "key that hashes for ever", b"\x80\x02}" + doubled + b"K\x01s."
+    yield "set that hashes for ever", b"\x80\x04\x8f(" + doubled + b"\x90."
+    yield "frozenset", b"\x80\x04(" + doubled + b"\x91."
+    yield "dict by its items", b"\x80\x02(" + doubled + b"K\x01d."
+    yield "ordered dict", b"\x80\x02ccollections\nOrderedDict\n](" + doubled + b"K\x01\x86e\x85R."
+    yield "tuples that flatten for ever", b"\x80\x02}" + text + doubled + b"s."
+    yield (
+        "lists that flatten for ever",
+        (
+            b"\x80\x02}"
+            + text
+            + b"K\x01"
+            + b"".join(b"q%c0](h%ch%ce" % (n, n, n) for n in range(60))
+            + b"s."
+        ),
+    )
+    yield "list in itself", b"\x80\x02}" + text + b"]q\x01h\x01as."
+    yield "tuples 100,000 deep", b"\x80\x02}" + text + b")" + b"\x85" * 100_000 + b"s."
+    yield "key 100,000 deep", b"\x80\x02})" + b"\x85" * 100_000 + b"K\x01s."
+    yield (
+        "storage's name",
+        b"\x80\x02(X\x07\0\0\0storagectorch\nFloatStorage\n" + doubled + b"NK\x01tQ.",
+    )
+    yield "size of a size", b"\x80\x02" + size * 20_000 + b"."
+    yield (
+        "copies of a list",
+        (
+            b"\x80\x02]("
+            + b"K\x01K\x02\x86" * 20_000
+            + b"eq\x01ccollections\nOrderedDict\nq\x02"
+            + b"h\x02h\x01\x85R" * 20_000
+            + b"."
+        ),
+    )
+    yield "text that is a number", b"\x80\x02I" + b"9" * 1_000_000 + b"\n."
+
+
+LIMITED = """
+import resource, sys, time
+from vitswin_jax.core.types import UserError
+from vitswin_jax.weights.formats.read import read_tensors
+from pathlib import Path
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 29), -1))
+for name in sys.argv[1:]:
+    start = time.monotonic()
+    try:
+        for tensor in read_tensors(Path(name)).tensors.values():
+            tensor.read()
+        print(Path(name).name, "is read")
+    except UserError as error:
+        print(Path(name).name, time.monotonic() - start < 5, str(error).removeprefix(name))
+"""
+
+
+def test_claims_take_neither_time_nor_memory(tmp_path):
+    """Half a GB and seconds are enough to refuse each of some small hostile files."""
+    for name, content in bombs():
+        (tmp_path / name).write_bytes(content)
+        with zipfile.ZipFile(tmp_path / f"{name}, zipped", "w") as archive:
+            archive.writestr("a/data.pkl", content)
+    with zipfile.ZipFile(tmp_path / "deflated", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02" + b"]" * (200 << 20))
+    (tmp_path / "steps").write_bytes(b"\x80\x02" + b"]" * (10 << 20))
+    write_zip(tmp_path / "broadcast", storage_pickle(shape=(1 << 40,), strides=(0,)))
+    write_zip(tmp_path / "nothing times much", storage_pickle(shape=(0, 1 << 60), strides=(1, 1)))
+    write_zip(tmp_path / "many axes", storage_pickle(shape=(1,) * 1000, strides=(0,) * 1000))
+    shared = tensor_pickle("Float", "0", count=2, shape=(1 << 20,), strides=(0,))
+    items = b"".join(pickle.dumps(str(i), 2)[2:-1] + shared for i in range(100))
+    write_zip(tmp_path / "many", b"\x80\x02}(" + items + b"u.")
+    paths = sorted(map(str, tmp_path.iterdir()))
+    lines = subprocess.run(
+        [sys.executable, "-c", LIMITED, *paths],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert lines.returncode == 0, lines.stderr
+    lines = lines.stdout.splitlines()
+    assert [line for line in lines if " True : " not in line] == []
+    assert len(lines) == len(paths)
+    assert max(map(len, lines)) < 400

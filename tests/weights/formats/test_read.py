@@ -100,6 +100,115 @@ def test_an_index_of_shards(tmp_path):
         read_tensors(index)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"weight_map": {}}, "weight_map is {}"),
+        ({"weight_map": {"a": 3}}, "weight_map.a is 3; it must be a text"),
+        ({"weight_map": {"a": ""}}, "weight_map names ''"),
+        ({"weight_map": {"a": "../"}}, "weight_map names '..'"),
+        ({"weight_map": {"a": "x" * 300}}, "does not fit maxLength 255"),
+        ({"weight_map": {"a": "m.index.json"}}, "names 'm.index.json', which is no weights file"),
+        ({"weight_map": {"x" * 10_000: "a", "y" * 10_000: "a"}}, "a: no such file"),
+        ({"model_type": "vit"}, "has no 'weight_map'"),
+    ],
+)
+def test_an_index_of_no_files_is_one_line(tmp_path, content, message):
+    path = tmp_path / "m.index.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message) as error:
+        read_tensors(path)
+    assert len(str(error.value)) < 400
+
+
+def test_a_header_whose_length_ends_as_json_begins(tmp_path):
+    """0x7b is a brace; a header is padded with spaces, so that any length can be had."""
+    write_safetensors(tmp_path / "a.safetensors")
+    data = (tmp_path / "a.safetensors").read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    more = (0x7B - length) % 256
+    padded = (length + more).to_bytes(8, "little") + data[8 : 8 + length] + b" " * more
+    (tmp_path / "weights").write_bytes(padded + data[8 + length :])
+    assert padded[:1] == b"{"
+    assert_holds(read_tensors(tmp_path / "weights"), ARRAYS)
+    index = tmp_path / "index"  # whose ninth byte is a brace too
+    index.write_text(
+        '{"meta":{"x": 1}, "weight_map": ' + json.dumps(dict.fromkeys(ARRAYS, "weights"))
+    )
+    index.write_text(index.read_text() + "}")
+    assert_holds(read_tensors(index), ARRAYS)
+
+
+def test_no_flipped_bit_of_an_npz_is_read(tmp_path):
+    arrays = {"a": np.arange(6, dtype=np.float32), "b": np.ones((2, 3), np.float32)}
+    for write in (write_npz, write_compressed):
+        write(tmp_path / "a.npz", arrays)
+        data = (tmp_path / "a.npz").read_bytes()
+        with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+            info = archive.getinfo("a.npy")
+            begin, end = (
+                info.header_offset + 30 + len("a.npy"),
+                archive.getinfo("b.npy").header_offset,
+            )
+        for place in range(begin, end):
+            changed = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+            (tmp_path / "b.npz").write_bytes(changed)
+            try:
+                got = read_tensors(tmp_path / "b.npz").tensors["a"].read()
+                assert got.tobytes() == arrays["a"].tobytes()  # the extra field is not read
+            except UserError as error:
+                assert "damaged" in str(error)
+
+
+def test_rows_of_an_npz_are_checked_once(tmp_path):
+    write_npz(tmp_path / "a.npz", {"w": np.ones((40, 30_000), np.float32)})
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    data[-1000] ^= 1  # beyond what the header's reading takes in
+    (tmp_path / "a.npz").write_bytes(data)
+    with pytest.raises(UserError, match=r"the checksum of w\.npy is wrong"):
+        read_tensors(tmp_path / "a.npz").tensors["w"].row(0).read()
+
+
+def test_claims_of_an_npz_are_bounded_by_the_file(tmp_path):
+    path = tmp_path / "a.npz"
+    header = b"\x93NUMPY\x02\0" + (1 << 31).to_bytes(4, "little")
+    shapes = ["(1000000000000,)", "(-2, -2)", f"(0, {1 << 60})", "(1,)" + " " * 60_000, "-" * 9000]
+    headers = [
+        b"\x93NUMPY\x01\0" + len(text).to_bytes(2, "little") + text
+        for shape in shapes
+        for text in [b"{'descr': '<f4', 'fortran_order': False, 'shape': %s}" % shape.encode()]
+    ]
+    for content in [header, header + bytes(300 << 20), *headers]:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("w.npy", content)
+        with pytest.raises(UserError, match=r"a\.npz: cannot be read as an npz file"):
+            read_tensors(path)
+
+
+def test_a_member_that_inflates_to_more_than_it_claims(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("w.npy", bytes(60 << 20))
+    data = (tmp_path / "a.npz").read_bytes()
+    size = (60 << 20).to_bytes(4, "little")
+    (tmp_path / "a.npz").write_bytes(data.replace(size, (100).to_bytes(4, "little")))
+    with pytest.raises(UserError, match=r"a\.npz"):
+        read_tensors(tmp_path / "a.npz")
+
+
+def test_ranks_are_not_counted_to_the_largest(tmp_path):
+    write_pth(tmp_path / "a.pth.master", ARRAYS)
+    write_pth(tmp_path / "a.pth.rank99999999999", ARRAYS)
+    with pytest.raises(UserError, match=r"a\.pth\.rank0 is missing"):
+        read_tensors(tmp_path / "a.pth.master")
+
+
+def test_names_that_cannot_be_printed_are_refused(tmp_path):
+    for name in ("a\nb", "\x1b[2J"):
+        write_safetensors(tmp_path / "a", {name: ARRAYS["half"]})
+        with pytest.raises(UserError, match="cannot be printed"):
+            read_tensors(tmp_path / "a")
+
+
 def test_what_stands_beside_the_state_dict_is_left_out():
     contents = read_tensors(Path(__file__).parents[2] / "goldens" / "pth" / "zip.pth")
     assert contents.wrapper == "model"

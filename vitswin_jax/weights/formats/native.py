@@ -1,29 +1,81 @@
 """Weights files of our own: safetensors with flat names, "/" between modules, and metadata.
 
 The header of a native file has one string, called "vitswin_jax": JSON with the `version` of the
-package that wrote it and the `metadata`. (With several, safetensors would put them in an order that
-differs from run to run; so the same weights give the same bytes.) Any reader of safetensors can
-open it.
+package that wrote it, the `metadata`, and checksums, CRC-32: `crc32` of each tensor's bytes, and
+`checksum` of the JSON without itself. (With several strings, safetensors would put them in an order
+that differs from run to run; so the same weights give the same bytes.) Any reader of safetensors
+can open it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from vitswin_jax.core.atomic import replacing
+from vitswin_jax.core.json import parse_json
 from vitswin_jax.core.types import UserError
 from vitswin_jax.core.version import __version__
+from vitswin_jax.weights.formats.tensors import wrong_checksum
 
 KEY = "vitswin_jax"
+
+_NUMBERS = {"type": "array", "items": {"type": "number"}, "maxItems": 3}
+_SCHEMA = {
+    "type": "object",
+    "required": ["metadata"],
+    "additionalProperties": False,
+    "dependentRequired": {"crc32": ["checksum"]},
+    "properties": {
+        "version": {"type": "string"},
+        "crc32": {"type": "object", "additionalProperties": {"type": "integer"}},
+        "checksum": {"type": "integer"},
+        "metadata": {
+            "type": "object",
+            "properties": {
+                "name": {"type": "string", "maxLength": 255},
+                "fields": {"type": "object"},
+                "preprocess": {
+                    "type": ["object", "null"],
+                    "properties": {
+                        "img_size": {
+                            "type": "array",
+                            "items": {"type": "integer", "minimum": 1, "maximum": 16384},
+                        },
+                        "mean": _NUMBERS,
+                        "std": _NUMBERS,
+                        "crop_fraction": {"type": "number", "minimum": 0.05},
+                        "interpolation": {"type": "string"},
+                        "crop_mode": {"type": "string"},
+                    },
+                },
+                "class_names": {"type": ["array", "null"], "items": {"type": "string"}},
+                "provenance": {"type": "object"},
+                "metrics": {"type": "object", "additionalProperties": {"type": "number"}},
+                "train_class_counts": {"type": ["array", "null"], "items": {"type": "integer"}},
+                "pretrain": {"type": ["object", "null"]},
+            },
+        },
+    },
+}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of a native file states."""
+
+    metadata: Mapping[str, Any]
+    checksums: Mapping[str, int]
+    """CRC-32 of the bytes of each tensor; empty in files of versions that wrote none."""
 
 
 def write_native(
@@ -31,65 +83,42 @@ def write_native(
 ) -> None:
     """Writes named float32 tensors and JSON-able metadata, whole or not at all.
 
-    Raises UserError where the file cannot be written, and ValueError, naming them all, for tensors
-    that are not float32.
+    Raises UserError where the file cannot be written, or the metadata holds NaN or an infinity, and
+    ValueError, naming them all, for tensors that are not float32.
     """
     others = [f"{name} ({t.dtype})" for name, t in sorted(tensors.items()) if t.dtype != np.float32]
     if others:
         raise ValueError(f"native files hold float32 tensors; these are not: {', '.join(others)}")
-    header = {KEY: json.dumps({"version": __version__, "metadata": metadata})}
     # The writer takes a tensor's memory as it lies, whatever its strides.
     tensors = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
+    checksums = {name: zlib.crc32(tensor.data) for name, tensor in sorted(tensors.items())}
+    content: dict[str, Any] = {"version": __version__, "metadata": metadata, "crc32": checksums}
+    try:
+        content["checksum"] = _checksum(content)
+    except ValueError as error:
+        raise UserError(
+            f"cannot write {path}: its metadata holds NaN or an infinity, which JSON has not."
+        ) from error
     with replacing(path) as temporary:
         try:
-            safetensors.numpy.save_file(tensors, temporary, metadata=header)
+            safetensors.numpy.save_file(tensors, temporary, metadata={KEY: json.dumps(content)})
         except SafetensorError as error:  # its name for the file system's errors
             raise OSError(str(error)) from error
 
 
-def read_native(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Returns the tensors of a native file, by name, and its metadata.
+def read_header(path: Path, texts: Mapping[str, str]) -> Header | None:
+    """Returns what the header of a safetensors file states, or None where it has nothing of ours.
 
-    Raises UserError for a file that is missing, damaged, or no native file.
+    Raises UserError for metadata that is damaged, or of no kind that we write.
     """
-    with _open(path) as file:
-        metadata = native_metadata(path, file.metadata())
-        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    if KEY not in texts:
+        return None
+    content = parse_json(texts[KEY], _SCHEMA, origin=f"{path}: {KEY!r} in its header")
+    checksum = content.pop("checksum", None)
+    if checksum is not None and checksum != _checksum(content):
+        raise wrong_checksum(path, "its metadata")
+    return Header(content["metadata"], content.get("crc32", {}))
 
 
-def read_native_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Returns the metadata of a native file; only its header is read. Raises as `read_native`."""
-    with _open(path) as file:
-        return native_metadata(path, file.metadata())
-
-
-@contextlib.contextmanager
-def _open(path: str | os.PathLike[str]) -> Iterator[safe_open]:
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file.")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            yield file
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{path}: cannot be read as a safetensors file ({error}); "
-            "it may be damaged, or cut short by an interrupted copy."
-        ) from error
-
-
-def native_metadata(
-    path: str | os.PathLike[str], header: Mapping[str, str] | None
-) -> dict[str, Any]:
-    """Returns the metadata in a file's header; raises UserError where it has none of ours."""
-    if not header or KEY not in header:
-        found = ", ".join(f"{key}={value[:40]!r}" for key, value in sorted((header or {}).items()))
-        raise UserError(
-            f"{path}: written by another program: its header has {found or 'nothing'}, no {KEY!r}."
-        )
-    try:
-        metadata = json.loads(header[KEY])["metadata"]
-        if isinstance(metadata, dict):
-            return metadata
-    except (json.JSONDecodeError, TypeError, KeyError):
-        pass
-    raise UserError(f"{path}: what its header has as {KEY!r} is no JSON object with 'metadata'.")
+def _checksum(content: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, allow_nan=False).encode())

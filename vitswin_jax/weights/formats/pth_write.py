@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vitswin_jax.core.atomic import replacing
-from vitswin_jax.weights.formats.pth import DTYPES
+from vitswin_jax.weights.formats.pickles import DTYPES
 
 ALIGNMENT = 64  # of storages in the file, as torch has it, so that they may be memory-mapped
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}

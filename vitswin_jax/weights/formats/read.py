@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-import json
-import struct
+import io
+import math
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from vitswin_jax.core.types import UserError
-from vitswin_jax.weights.formats.pth import read_pth, zip_member_reader
+from vitswin_jax.core.json import read_json
+from vitswin_jax.core.types import UserError, listed
+from vitswin_jax.weights.formats.foreign import HEAD, refuse_foreign
+from vitswin_jax.weights.formats.native import read_header
+from vitswin_jax.weights.formats.pth import read_pth
 from vitswin_jax.weights.formats.tensors import (
     BFLOAT16,
     FLOAT8,
+    DamageError,
+    Read,
     Tensor,
+    check_tensors,
     damaged,
-    read_bytes,
+    part_reader,
     stored,
 )
+from vitswin_jax.weights.formats.zipped import member_reader, members_of
 
 WRAPPERS = ("model", "state_dict", "model_state", "module", "net", "teacher", "model_ema")
 """Under which key training scripts save the state dict; the first that has tensors is taken."""
@@ -46,6 +53,23 @@ _SAFETENSORS = {
     "U64": np.dtype("<u8"), "U32": np.dtype("<u4"), "U16": np.dtype("<u2"), "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }  # fmt: skip
+_INDEX = {
+    "type": "object",
+    "required": ["weight_map"],
+    "properties": {
+        "weight_map": {
+            "type": "object",
+            "minProperties": 1,
+            "additionalProperties": {"type": "string", "maxLength": 255},
+        }
+    },
+}
+"""The schema of an index of shards."""
+
+HEADER = 16 << 20
+"""Bytes of the longest safetensors header that is read; one of 10,000 tensors has 1 MB."""
+
+_NPY_HEADER = 1 << 16
 _NPY_HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -63,8 +87,8 @@ class Contents:
     """Tensors beside the state dict: optimizer state, other copies."""
     wrapper: str | None = None
     """The key the state dict stood under."""
-    header: Mapping[str, str] = field(default_factory=dict)
-    """What a safetensors file says of itself."""
+    metadata: Mapping[str, Any] | None = None
+    """The metadata of a file of our own."""
 
 
 def read_tensors(path: Path) -> Contents:
@@ -74,41 +98,56 @@ def read_tensors(path: Path) -> Contents:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file.")
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+    if _is_safetensors(path, head):
+        return _read_safetensors(path)
+    refuse_foreign(path, head)
     if path.suffixes[-2:] == [".pth", ".master"]:
         return _read_ranks(path)
-    with path.open("rb") as file:
-        head = file.read(9)
-    if head[:1] == b"{":
+    if head.lstrip()[:1] == b"{":
         return _read_index(path)
-    if head[8:] == b"{" or path.suffix == ".safetensors":
-        return _read_safetensors(path)
+    if path.suffix == ".safetensors" and head[:1] not in (b"P", b"\x80"):  # of zips and pickles
+        raise damaged(path, "a safetensors file")
     if head[:4] == b"PK\x03\x04" and _is_npz(path):
         return Contents("npz", _read_npz(path))
     return _state_dict(path, read_pth(path))
 
 
+def _is_safetensors(path: Path, head: bytes) -> bool:
+    """Returns whether a file begins with the length of a header, of JSON, and has so many bytes."""
+    length = int.from_bytes(head[:8], "little")
+    return head[8:9] == b"{" and length <= path.stat().st_size - 8
+
+
 def _read_safetensors(path: Path) -> Contents:
     # The library checks the header; the data is read past it, for its map of the whole file would
     # stay in memory beside the copies that are made of it.
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > HEADER:
+        raise UserError(f"{path}: has a header of {length:,} bytes; at most {HEADER:,} are read.")
+    tensors, start = {}, 8 + length
     try:
-        with safe_open(path, framework="numpy"), path.open("rb") as file:
-            (size,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(size))
-    except (OSError, SafetensorError) as error:
+        with safe_open(path, framework="numpy") as file:
+            own = read_header(path, file.metadata() or {})
+            checksums = own.checksums if own else {}
+            for name in file.offset_keys():  # as they lie, without gaps
+                entry = file.get_slice(name)
+                shape, dtype = tuple(entry.get_shape()), entry.get_dtype()
+                if dtype not in _SAFETENSORS:
+                    raise DamageError(f"it has tensors of the type {dtype}, which is not read")
+                size = math.prod(shape) * _SAFETENSORS[dtype].itemsize
+                read_at = part_reader(path, start, size, name=name, checksum=checksums.get(name))
+                tensors[name] = stored(read_at, shape, _SAFETENSORS[dtype])
+                start += size
+        check_tensors(path, tensors.items())
+    except (OSError, SafetensorError, DamageError) as error:
         raise damaged(path, "a safetensors file", error) from error
-    own = header.pop("__metadata__", {})
-    if unknown := sorted({entry["dtype"] for entry in header.values()} - _SAFETENSORS.keys()):
-        raise UserError(f"{path}: has tensors of unknown type {', '.join(unknown)}.")
-    tensors = {}
-    for name, entry in header.items():
-        start = 8 + size + entry["data_offsets"][0]
-        read_at = _reader_at(path, start)
-        tensors[name] = stored(read_at, tuple(entry["shape"]), _SAFETENSORS[entry["dtype"]])
-    return Contents("safetensors", tensors, header=own)
-
-
-def _reader_at(path: Path, start: int) -> Callable[[int, int], np.ndarray]:
-    return lambda offset, size: read_bytes(path, start + offset, size)
+    return Contents("safetensors", tensors, metadata=own.metadata if own else None)
 
 
 def _is_npz(path: Path) -> bool:
@@ -122,35 +161,38 @@ def _is_npz(path: Path) -> bool:
 def _read_npz(path: Path) -> dict[str, Tensor]:
     tensors, objects = {}, []
     try:
-        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-            for info in archive.infolist():
-                with archive.open(info) as member:
-                    header = _NPY_HEADERS[np.lib.format.read_magic(member)](member)
-                    start = member.tell()
-                name, (shape, fortran, dtype) = info.filename.removesuffix(".npy"), header
-                if dtype.hasobject:
-                    objects.append(name)
-                    continue
-                read = zip_member_reader(path, file, info)
-                tensors[name] = _npz_tensor(read, start, shape, dtype, fortran)
-                if info.file_size - start != tensors[name].size * dtype.itemsize:
-                    raise ValueError(f"{name} has not the size that it says")
+        for member, info in members_of(path).items():
+            read, name = member_reader(path, info), member.removesuffix(".npy")
+            (shape, fortran, dtype), start = _npy_header(path, info)
+            if dtype.hasobject:
+                objects.append(name[:40])
+                continue
+            tensors[name] = _npz_tensor(read, start, shape, dtype, fortran)
+            if info.file_size - start != tensors[name].size * dtype.itemsize:
+                raise DamageError(f"{name[:80]} has not the size that it says")
+        check_tensors(path, tensors.items())
+    except UserError:
+        raise
     except Exception as error:  # a damaged archive may raise anything
         raise damaged(path, "an npz file", error) from error
     if objects:
         raise UserError(
-            f"{path}: {', '.join(sorted(objects))} are pickled Python objects, which are never "
+            f"{path}: {', '.join(sorted(objects)[:5])} are pickled Python objects, which are never "
             "executed; save plain arrays."
         )
     return tensors
 
 
+def _npy_header(path: Path, info: zipfile.ZipInfo) -> tuple[Any, int]:
+    """Returns (shape, whether in Fortran's order, dtype) of an array, and where its data begins."""
+    with zipfile.ZipFile(path) as archive, archive.open(info) as member:
+        file = io.BytesIO(member.read(_NPY_HEADER))  # a header may claim gigabytes
+    header = _NPY_HEADERS[np.lib.format.read_magic(file)](file)
+    return header, file.tell()
+
+
 def _npz_tensor(
-    read_member: Callable[[int, int], np.ndarray],
-    start: int,
-    shape: tuple[int, ...],
-    dtype: np.dtype,
-    fortran: bool,
+    read_member: Read, start: int, shape: tuple[int, ...], dtype: np.dtype, fortran: bool
 ) -> Tensor:
     kind = BFLOAT16 if dtype == np.dtype("V2") else dtype  # numpy has no bfloat16 to save
 
@@ -163,16 +205,25 @@ def _npz_tensor(
 
 
 def _read_index(path: Path) -> Contents:
-    try:
-        shards = json.loads(path.read_text())["weight_map"]
-        files = sorted(set(shards.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: is no index of weights files: no 'weight_map' in it.") from error
-    parts = [read_tensors(path.with_name(Path(file).name)) for file in files]
+    shards = shards_of(path)
+    parts = [read_tensors(path.with_name(name)) for name in sorted(set(shards.values()))]
     tensors = {name: tensor for part in parts for name, tensor in part.tensors.items()}
     if missing := sorted(shards.keys() - tensors.keys()):
-        raise UserError(f"{path}: its files lack {', '.join(missing)}.")
+        raise UserError(f"{path}: its files lack {listed(missing)}.")
     return Contents(parts[0].format, tensors, sum((part.left_out for part in parts), ()))
+
+
+def shards_of(path: Path) -> dict[str, str]:
+    """Returns the names of an index's tensors with those of their files, all beside the index.
+
+    Raises UserError for a file that is no index.
+    """
+    content = read_json(path, _INDEX)
+    shards = {name: Path(file).name for name, file in content["weight_map"].items()}
+    for file in shards.values():
+        if file in ("", "..") or file.endswith(".json"):
+            raise UserError(f"{path}: weight_map names {file[:40]!r}, which is no weights file.")
+    return shards
 
 
 def _read_ranks(master: Path) -> Contents:
@@ -182,10 +233,10 @@ def _read_ranks(master: Path) -> Contents:
         for path in master.parent.glob(f"{glob.escape(master.stem)}.rank*")
         if path.suffix.removeprefix(".rank").isdecimal()
     }
-    absent = sorted(set(range(max(ranks, default=0) + 1)) - ranks.keys())
-    if absent:
-        names = ", ".join(f"{master.stem}.rank{rank}" for rank in absent)
-        raise UserError(f"{master}: beside it {names} is missing.")
+    # The first that is missing is among as many numbers as there are files.
+    absent = next(rank for rank in range(len(ranks) + 1) if rank not in ranks)
+    if absent <= max(ranks, default=0):
+        raise UserError(f"{master}: beside it {master.stem}.rank{absent} is missing.")
     contents = _state_dict(master, read_pth(master))
     parts = [_state_dict(ranks[i], read_pth(ranks[i])).tensors for i in sorted(ranks)]
     if any(part.keys() != parts[0].keys() for part in parts):

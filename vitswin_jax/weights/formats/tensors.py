@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,15 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOAT8 = {"F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn), "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2)}
 LOW_PRECISION = (BFLOAT16, *FLOAT8.values())
 """Floating-point types that numpy does not know as such."""
+
+DIMENSIONS = 32
+"""How many axes a tensor may have."""
+
+_CHUNK = 1 << 22  # bytes that are checked at a time
+
+
+class DamageError(ValueError):
+    """A contradiction in a file, in our words; `damaged` makes one line of it."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,11 @@ class Tensor:
     def size(self) -> int:
         """The number of elements."""
         return math.prod(self.shape)
+
+    @property
+    def claim(self) -> int:
+        """The bytes that the shape claims; an axis without elements counts as one with one."""
+        return math.prod(max(1, n) for n in self.shape) * max(1, self.dtype.itemsize)
 
     @classmethod
     def of(cls, array: np.ndarray) -> Tensor:
@@ -66,6 +82,36 @@ def is_float(tensor: Tensor) -> bool:
 Tensors = Mapping[str, Tensor]
 """A state dict: flat names to unread tensors."""
 
+Read = Callable[[int, int], np.ndarray]
+"""From (offset, size) to that part of some bytes, as uint8."""
+
+
+def allowance(path: Path) -> int:
+    """Returns the bytes that a file may make of itself: 8 times its size, and 64 MiB.
+
+    Tensors that share a storage, and compressed ones, are larger than their part of the file.
+    Weights compress by less than 2, a hostile file by 1000.
+    """
+    return 8 * path.stat().st_size + (64 << 20)
+
+
+def check_tensors(path: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Raises DamageError for names that cannot be printed and sizes that a file cannot have."""
+    total = 0
+    for name, tensor in tensors:
+        if not name.isprintable():
+            raise DamageError(f"the name {name[:40]!a} cannot be printed")
+        if min(tensor.shape, default=0) < 0 or len(tensor.shape) > DIMENSIONS:
+            raise DamageError(f"{name[:80]} has an impossible shape")
+        total += tensor.claim
+    check_size(path, total)
+
+
+def check_size(path: Path, size: int) -> None:
+    """Raises DamageError where tensors of `size` bytes are more than a file can make."""
+    if size > allowance(path):
+        raise DamageError("its tensors claim more than 8 times its size and 64 MiB")
+
 
 def read_bytes(path: Path, offset: int, size: int) -> np.ndarray:
     """Returns bytes of a file as uint8; raises UserError where they are not there."""
@@ -75,9 +121,42 @@ def read_bytes(path: Path, offset: int, size: int) -> np.ndarray:
     return data
 
 
-def stored(
-    read_at: Callable[[int, int], np.ndarray], shape: tuple[int, ...], dtype: np.dtype
-) -> Tensor:
+def part_reader(
+    path: Path, start: int, size: int, *, name: str, checksum: int | None = None
+) -> Read:
+    """Returns a function that reads parts of the `size` bytes that lie at `start` of a file.
+
+    Its first call compares the CRC-32 of all of them with `checksum` (None: there is none), and
+    raises UserError, which names `name`, where they differ.
+    """
+    unchecked = [] if checksum is None else [checksum]
+
+    def read(offset: int, count: int) -> np.ndarray:
+        data = read_bytes(path, start + offset, count)
+        if unchecked:
+            crc = zlib.crc32(data.data, _crc32(path, start, start + offset))
+            if _crc32(path, start + offset + count, start + size, crc) != checksum:
+                raise wrong_checksum(path, name)
+            unchecked.clear()
+        return data
+
+    return read
+
+
+def _crc32(path: Path, start: int, stop: int, crc: int = 0) -> int:
+    for offset in range(start, stop, _CHUNK):
+        crc = zlib.crc32(read_bytes(path, offset, min(_CHUNK, stop - offset)).data, crc)
+    return crc
+
+
+def wrong_checksum(path: Path, name: str) -> UserError:
+    """Returns the one-line error for bytes that changed since they were written."""
+    return UserError(
+        f"{path}: is damaged: the checksum of {name[:80]} is wrong; copy or download it again."
+    )
+
+
+def stored(read_at: Read, shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
     """Returns the row-major tensor whose bytes `read_at(offset, size)` gives, as uint8."""
 
     def read() -> np.ndarray:
@@ -91,10 +170,17 @@ def stored(
     return Tensor(shape, dtype, read, read_rows)
 
 
-def damaged(path: Path, kind: str, error: Exception | str) -> UserError:
-    """Returns the one-line error for a file that is not what it seems to be."""
-    reason = (str(error) or type(error).__name__).splitlines()[0]
+def damaged(path: Path, kind: str, error: Exception | None = None) -> UserError:
+    """Returns the one-line error for a file that is not what it seems to be.
+
+    Only a `DamageError` has words for the user; the text of any other exception is left out.
+    """
+    reason = ""
+    if isinstance(error, DamageError):
+        reason = f" ({error})"
+    elif isinstance(error, zipfile.BadZipFile | zlib.error):
+        reason = " (a checksum or a header of its zip members is wrong)"
     return UserError(
-        f"{path}: cannot be read as {kind} ({reason}); it may be damaged, or cut short by an "
+        f"{path}: cannot be read as {kind}{reason}; it may be damaged, or cut short by an "
         "interrupted copy."
     )
