@@ -6,8 +6,9 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from vitswin_jax import create_model, model_names
+from vitswin_jax.models.aliases import ALIASES
 from vitswin_jax.models.registry import FAMILIES, family_of, model_kwargs, resolve_name
-from vitswin_jax.models.variants import ALIASES, VARIANTS
+from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.train.optim.optimizers import decay_mask
 from vitswin_jax.weights.sources.preprocess import default_preprocess
@@ -55,7 +56,6 @@ def test_names_are_unique_and_aliases_lead_to_variants():
         ("R50+ViT-B_16", "vit_base_r50_s16_224"),
         ("R50+ViT-B_16-384", "vit_base_r50_s16_384"),
         ("R50_L_32", "vit_large_r50_s32_224"),
-        ("vit_so400m_patch14_siglip_384", "vit_so400m_patch14_siglip_378"),
         ("swinv2_tiny_patch4_window8_256", "swinv2_tiny_window8_256"),
         (
             "swin_moe_small_patch4_window12_192_64expert_64gpu",
@@ -103,3 +103,10 @@ def test_windows_may_differ_by_stage(key):
     ]
     assert tables == [13**2, 13**2, 27**2, 13**2]
     assert create_model("swin_s3_tiny_224", window_size=[[7, 7]] * 4).window_sizes == ((7, 7),) * 4
+
+
+def test_so400m_at_384_leaves_out_the_pixels_beyond_its_27_patches():
+    """timm's convolution does so; the 378 pixels of the same weights fill the same patches."""
+    for word in ("siglip", "siglip_gap"):
+        whole, cut = (create_model(f"vit_so400m_patch14_{word}_{size}") for size in (384, 378))
+        assert whole.img_size == 384 and whole.grid == cut.grid == (27, 27)

@@ -1,13 +1,15 @@
 """ViT: shapes and truths of the architecture; the originals' numbers are in tests/convert."""
 
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from vitswin_jax import create_model
+from vitswin_jax import create_model, load_pretrained
 from vitswin_jax.core.types import UserError
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.posemb import sincos_2d
@@ -174,3 +176,36 @@ def test_all_misfits_are_listed_at_once():
         )
     for part in ("30x30 is no multiple", "num_heads=3", "pos_embed='3d'", "needs class_token=True"):
         assert part in str(error.value)
+
+
+GOLDENS = np.load(Path(__file__).parents[1] / "goldens" / "models" / "timm_vit.npz")
+CASES = sorted({key.partition("/")[0] for key in GOLDENS})
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_small_models_give_what_timms_give(case, tmp_path):
+    """The cases are described in tests/goldens/write_timm_vit.py."""
+    arrays = {
+        key.removeprefix(f"{case}/"): GOLDENS[key] for key in GOLDENS if key.startswith(f"{case}/")
+    }
+    images = jnp.asarray(arrays["images"])
+    weights = {n.removeprefix("weights/"): a for n, a in arrays.items() if "weights/" in n}
+    path = tmp_path / "model.safetensors"
+    save_file({name: array.astype(np.float32) for name, array in weights.items()}, path)
+    grid = tuple(side // 4 * 4 for side in images.shape[1:3])
+    model, variables = load_pretrained(path, num_heads=2, img_size=grid)
+    if grid != images.shape[1:3]:
+        model = model.clone(img_size=images.shape[1:3], crop_to_patches=True)
+    with jax.default_matmul_precision("highest"):
+        for want, method in (("features", "features"), ("logits", "__call__")):
+            got = model.apply(variables, images, method=method)
+            np.testing.assert_allclose(got, arrays[want], rtol=1e-5, atol=1e-5)
+
+
+def test_pixels_beyond_the_last_patch_are_left_out_only_where_that_is_set():
+    fields = TINY | {"img_size": (10, 15)}
+    with pytest.raises(UserError, match="img_size=10x15 is no multiple of patch_size=4x4"):
+        create_model("vit", **fields)
+    assert create_model("vit", **fields, crop_to_patches=True).grid == (2, 3)
+    with pytest.raises(UserError, match="img_size=3x15"):
+        create_model("vit", **fields | {"img_size": (3, 15)}, crop_to_patches=True)

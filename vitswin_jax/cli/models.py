@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from vitswin_jax.cli.table import format_table
 from vitswin_jax.core.types import UserError, nearest
-from vitswin_jax.models.variants import ALIASES, VARIANTS
+from vitswin_jax.models.aliases import ALIASES
+from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.plan.variant_costs import Cost, variant_costs
 from vitswin_jax.weights.published import Published, published
 

@@ -85,7 +85,8 @@ def _pooling(
     """Returns each token's share in what the head reads, and the token that alone is read."""
     last, pooling = geometry.blocks[-1], geometry.pooling
     if pooling.attention is not None:
-        return sown["", pooling.attention]["attention"].mean(1)[:, 0].astype(np.float64), None
+        weights = sown["", pooling.attention]["attention"].mean(1)[:, 0].astype(np.float64)
+        return np.pad(weights, ((0, 0), (last.prefix, 0))), None  # no prefix token is read
     share = np.zeros(last.num_tokens)
     share[: pooling.tokens] = (1 - pooling.patches) / max(pooling.tokens, 1)
     share[last.prefix :] += pooling.patches / (last.num_tokens - last.prefix)
@@ -163,12 +164,15 @@ def on_image(
 ) -> Float[np.ndarray, "H W"]:
     """Returns a map on the image plane: `stride` pixels a place, interpolated, cut to `size`.
 
-    The cut is of what pads an image to whole patches, at the bottom and the right.
+    The cut is of what pads an image to whole patches, at the bottom and the right; where a model
+    leaves pixels out there, the map repeats its edge.
     """
     height, width = (side * step for side, step in zip(heat.shape, stride, strict=True))
     plane = Image.fromarray(heat.astype(np.float32))
     plane = plane.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(plane)[: size[0], : size[1]]
+    cut = np.asarray(plane)[: size[0], : size[1]]
+    beyond = [(0, whole - side) for whole, side in zip(size, cut.shape, strict=True)]
+    return np.pad(cut, beyond, mode="edge")
 
 
 def received(

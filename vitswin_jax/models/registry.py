@@ -12,11 +12,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vitswin_jax.core.types import UserError, nearest, with_tuples
+from vitswin_jax.models.aliases import ALIASES
 from vitswin_jax.models.swin import Swin
 from vitswin_jax.models.swin_mlp import SwinMlp
 from vitswin_jax.models.swin_moe import SwinMoe
 from vitswin_jax.models.swinv2 import SwinV2
-from vitswin_jax.models.variants import ALIASES, MICROSOFT_ENDINGS, TAG_CLASSES, VARIANTS
+from vitswin_jax.models.variants import MICROSOFT_ENDINGS, TAG_CLASSES, VARIANTS
 from vitswin_jax.models.vit import ViT
 
 FAMILIES: dict[str, type[nn.Module]] = {

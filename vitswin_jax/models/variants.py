@@ -1,7 +1,7 @@
-"""All variants by name, all other names of theirs, and the heads of published weights.
+"""All variants by name, and the heads of published weights.
 
-The sizes are in `vit_variants.py` and `swin_variants.py`; these three import nothing but the
-standard library.
+The sizes are in `vit_variants.py` and `swin_variants.py`, other names in `aliases.py`; these import
+nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -11,9 +11,6 @@ from vitswin_jax.models.vit_variants import Variants
 
 VARIANTS: Variants = vit_variants.VARIANTS | swin_variants.VARIANTS
 """Name -> (family, fields)."""
-
-ALIASES: dict[str, str] = vit_variants.ALIASES | swin_variants.ALIASES
-"""The originals' own names -> ours."""
 
 MICROSOFT_ENDINGS: dict[str, int] = {"_22kto1k_finetune": 1000, "_22kto1k_ft": 1000, "_22k": 21841}
 """What Microsoft's names end in -> classes of the head."""

@@ -41,6 +41,10 @@ class ViT(nn.Module):
     `pre_norm` a norm before the blocks; `init_values` LayerScale. The prefix is class,
     distillation, registers, in this order.
 
+    An image's sides must be multiples of `patch_size`, unless `crop_to_patches` is set: then the
+    model leaves out the pixels at the right and at the bottom that fill no patch, as the strided
+    convolution of every original does (SigLIP's SO400M/14 at 384).
+
     A hybrid has `resnet_layers`, the depths of the ResNet's stages, and `patch_size` is then of
     patches of its map; `group_norm_eps`, `weight_var_eps` and `weight_std_eps` (the last two of
     `resnet.StdConv`) are timm's, and Google's are 1e-6, 0 and 1e-5.
@@ -68,6 +72,7 @@ class ViT(nn.Module):
     group_norm_eps: float = 1e-5
     weight_var_eps: float = 1e-8
     weight_std_eps: float = 0.0
+    crop_to_patches: bool = False
     patch_bias: bool = True
     patch_norm: bool = False
     pre_norm: bool = False
@@ -87,7 +92,8 @@ class ViT(nn.Module):
         """Raises UserError that lists every field that does not fit the others."""
         faults = Faults()
         (h, w), (p, q) = self._map_size, pair(self.patch_size)
-        if h % p or w % q or min(h, w) < 1:
+        remainder = (h % p or w % q) and not self.crop_to_patches
+        if remainder or h < p or w < q:
             what = "img_size" if self.resnet_layers is None else "the ResNet's map"
             faults.append(f"{what}={h}x{w} is no multiple of patch_size={p}x{q}")
         if self.embed_dim % self.num_heads:
@@ -305,7 +311,7 @@ class ViT(nn.Module):
         if not self.fc_norm:
             x = self.norm(x)
         if self.global_pool == "map":
-            x = self.attn_pool(x, train=train)[:, None]
+            x = self.attn_pool(x[:, self.num_prefix_tokens :], train=train)[:, None]
         elif self.global_pool == "avg":
             x = x[:, self.num_prefix_tokens :].mean(1, keepdims=True)
         elif self.global_pool == "token_avg":

@@ -20,7 +20,10 @@ from vitswin_jax.weights.sources.source import (
     unprefixed,
 )
 
-HEADS = {192: 3, 384: 6, 512: 8, 768: 12} | dict.fromkeys((1024, 1152, 1280, 1408, 1536, 1664), 16)
+HEADS = {
+    **{64 * heads: heads for heads in (3, 4, 5, 6, 8, 10, 12, 13, 14, 16)},
+    **dict.fromkeys((1152, 1280, 1408, 1536, 1664), 16),
+}
 """Embedding width to heads, as published: a fused qkv does not show them."""
 
 GATED_HEADS = {1536: 24}

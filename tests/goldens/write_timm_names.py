@@ -1,0 +1,253 @@
+"""Writes goldens/models/timm_variants.json: what timm's ViTs, BEiTs and Swins are, by their names.
+
+python tests/goldens/write_timm_names.py
+
+Made with timm 1.0.31. Each model is built without memory, and its modules are read, under our
+fields' names, for no table of timm's has all arguments: "hidden" is the width of the MLP, "windows"
+are as they fit each stage, "parameters" are counted with 1000 classes. "models" have what differs
+from "defaults"; a Swin has all. "others" are the names of models that no family of ours computes,
+each with what it has that ours do not.
+"""
+
+import json
+import math
+import warnings
+from pathlib import Path
+
+import torch
+from timm.layers import AttentionPoolLatent, GluMlp, Mlp, PatchEmbed
+from timm.models import _registry, beit, create_model
+from timm.models import swin_transformer as swin_v1
+from timm.models import swin_transformer_v2 as swin_v2
+from timm.models import vision_transformer as vit
+from timm.models.vision_transformer_hybrid import HybridEmbed
+from torch import nn
+
+MODULES = (
+    "vision_transformer", "deit", "vision_transformer_hybrid", "beit", "swin_transformer",
+    "swin_transformer_v2",
+)  # fmt: skip
+ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu"}
+
+
+class OtherModelError(Exception):
+    """A model that no family of ours computes."""
+
+
+def need(holds, why):
+    if not holds:
+        raise OtherModelError(why)
+
+
+def is_absent(*modules):
+    return all(module is None or isinstance(module, nn.Identity) for module in modules)
+
+
+def the_same(values):
+    first, *others = values
+    need(all(value == first for value in others), "blocks that differ")
+    return first
+
+
+def _names(kinds):
+    return ", ".join(sorted(kind.__name__ for kind in kinds))
+
+
+def side(sizes):
+    sizes = tuple(map(int, sizes))
+    return sizes[0] if len(set(sizes)) == 1 else sizes
+
+
+def epsilon(model):
+    norms = [
+        (name, module)
+        for name, module in model.named_modules()
+        if "norm" in name.rpartition(".")[2] and not is_absent(module) and "backbone" not in name
+    ]
+    for name, norm in norms:
+        need(
+            isinstance(norm, nn.LayerNorm) and norm.bias is not None,
+            f"{name} {type(norm).__name__}",
+        )
+    return the_same([norm.eps for _, norm in norms])
+
+
+def describe_mlp(mlp):
+    need(type(mlp) in (Mlp, GluMlp) and is_absent(mlp.norm), f"MLP {type(mlp).__name__}")
+    need(mlp.fc1.bias is not None and mlp.fc2.bias is not None, "MLP without biases")
+    act = type(mlp.act).__name__
+    if type(mlp) is GluMlp:
+        need(act == "SiLU" and not mlp.gate_last, f"gate {act}")
+        return {"hidden": mlp.fc1.out_features, "act": "swiglu"}
+    need(act in ACTIVATIONS and getattr(mlp.act, "approximate", "none") == "none", f"act {act}")
+    return {"hidden": mlp.fc1.out_features, "act": ACTIVATIONS[act]}
+
+
+def describe_patches(model):
+    embed = model.patch_embed
+    need(isinstance(embed.proj, nn.Conv2d), f"patches by {type(embed.proj).__name__}")
+    fields = {
+        "patch_bias": embed.proj.bias is not None,
+        "img_size": side(embed.img_size),
+        "patch_size": side(embed.proj.kernel_size),
+        "resnet_layers": None,
+    }
+    if type(embed) is PatchEmbed:
+        need(is_absent(embed.norm), "norm of patches")
+        return fields
+    need(type(embed) is HybridEmbed, f"patches {type(embed).__name__}")
+    kind = type(embed.backbone).__name__
+    need(kind in ("ResNetV2", "Sequential"), f"backbone {kind}")
+    for module in embed.backbone.modules():
+        kind = type(module).__name__
+        if isinstance(module, nn.Conv2d):
+            need(kind == "StdConv2dSame" and module.eps == 1e-8, f"backbone {kind}")
+        if isinstance(module, nn.GroupNorm):
+            need(module.num_groups == 32 and module.eps == 1e-5, f"backbone {kind}")
+    stages = getattr(embed.backbone, "stages", ())  # the root alone is a Sequential
+    return fields | {"resnet_layers": [len(stage.blocks) for stage in stages]}
+
+
+def describe_attention(blocks, width):
+    kinds = {type(block.attn) for block in blocks}
+    need(kinds <= {vit.Attention, beit.Attention}, f"attention {_names(kinds)}")
+    for attn in (block.attn for block in blocks):
+        norms = [getattr(attn, f"{name}norm", None) for name in ("q_", "k_", "")]
+        need(is_absent(*norms), "norms of the attention")
+        need(attn.proj.bias is not None, "projection without a bias")
+        need(math.isclose(attn.scale, (width // attn.num_heads) ** -0.5), "scale")
+    has_bias = [b.attn.qkv.bias is not None or getattr(b.attn, "q_bias", None) is not None
+                for b in blocks]  # fmt: skip
+    return {
+        "num_heads": the_same([block.attn.num_heads for block in blocks]),
+        "qkv_bias": the_same(has_bias),
+    }
+
+
+def layer_scale(block):
+    if isinstance(block, beit.Block):
+        return None if block.gamma_1 is None else block.init_values
+    return None if is_absent(block.ls1) else block.ls1.init_values
+
+
+def describe_positions(model, prefix):
+    if isinstance(model, beit.Beit):
+        need(model.pos_embed is None and model.rel_pos_bias is None, "positions")
+        return {"pos_embed": "relative", "pos_embed_at": "every", "no_embed_class": False}
+    need(model.pos_embed is not None, "no positions")
+    without = model.pos_embed.shape[1] - model.patch_embed.num_patches
+    need(without in (0, prefix), "positions")
+    return {
+        "pos_embed": "learned",
+        "pos_embed_at": "input",
+        "no_embed_class": without == 0 and prefix > 0,
+    }
+
+
+def describe_pool(model, fields):
+    pool = model.global_pool
+    need(pool in ("token", "avg", "map"), f"pool {pool}")
+    need(not getattr(model, "pool_include_prefix", False), "pool that includes the prefix")
+    attention = getattr(model, "attn_pool", None)
+    if pool == "map":
+        need(type(attention) is AttentionPoolLatent and attention.latent_len == 1, "pool")
+        need(attention.num_heads == fields["num_heads"], "heads of the pool")
+        need({**fields, **describe_mlp(attention.mlp)} == fields, "MLP of the pool")
+    need(is_absent(model.norm) != is_absent(model.fc_norm), "no norm after the blocks")
+    return {"global_pool": pool, "fc_norm": not is_absent(model.fc_norm)}
+
+
+def describe_vit(model):
+    width, blocks = model.embed_dim, list(model.blocks)
+    kinds = {type(block) for block in blocks}
+    need(kinds <= {vit.Block, beit.Block}, f"blocks {_names(kinds)}")
+    need(getattr(model, "rope", None) is None, "rotary positions")
+    registers = getattr(model, "reg_token", None)
+    fields = {
+        "family": "vit",
+        "embed_dim": width,
+        "depth": len(blocks),
+        "norm_eps": epsilon(model),
+        "init_values": the_same(list(map(layer_scale, blocks))),
+        "class_token": model.cls_token is not None,
+        "dist_token": getattr(model, "dist_token", None) is not None,
+        "reg_tokens": 0 if registers is None else registers.shape[1],
+        "pre_norm": not is_absent(getattr(model, "norm_pre", None)),
+        **describe_patches(model),
+        **describe_attention(blocks, width),
+        **the_same([describe_mlp(block.mlp) for block in blocks]),
+    }
+    prefix = fields["class_token"] + fields["dist_token"] + fields["reg_tokens"]
+    need(prefix == model.num_prefix_tokens, "prefix")
+    return fields | describe_positions(model, prefix) | describe_pool(model, fields)
+
+
+def describe_swin(model):
+    stages = [list(layer.blocks) for layer in model.layers]
+    attention = stages[0][0].attn
+    biases = attention.qkv.bias, getattr(attention, "q_bias", None)
+    width = stages[0][0].mlp.fc1.in_features
+    mlps = [
+        (mlp["hidden"] / 2**stage, mlp["act"])
+        for stage, blocks in enumerate(stages)
+        for mlp in [describe_mlp(block.mlp) for block in blocks]
+    ]
+    hidden, act = the_same(mlps)
+    fields = {
+        "family": "swin" if isinstance(model, swin_v1.SwinTransformer) else "swinv2",
+        "embed_dim": width,
+        "depths": list(map(len, stages)),
+        "norm_eps": epsilon(model),
+        "num_heads": [the_same([b.attn.num_heads for b in blocks]) for blocks in stages],
+        "windows": [the_same([list(b.window_size) for b in blocks]) for blocks in stages],
+        "hidden": int(hidden),
+        "act": act,
+        "patch_size": side(model.patch_embed.patch_size),
+        "img_size": side(model.patch_embed.img_size),
+        "patch_norm": not is_absent(model.patch_embed.norm),
+        "ape": getattr(model, "absolute_pos_embed", None) is not None,
+        "qkv_bias": any(bias is not None for bias in biases),
+    }
+    need(model.head.global_pool.pool_type == "avg", "pool")
+    if fields["family"] == "swinv2":
+        before = [int(blocks[0].attn.pretrained_window_size[0]) for blocks in stages]
+        fields["pretrained_window_sizes"] = before
+    return fields
+
+
+def describe(name):
+    with torch.device("meta"):
+        model = create_model(name, num_classes=1000)
+    swins = (swin_v1.SwinTransformer, swin_v2.SwinTransformerV2)
+    fields = describe_swin(model) if isinstance(model, swins) else describe_vit(model)
+    return fields | {"parameters": sum(tensor.numel() for tensor in model.parameters())}
+
+
+def main():
+    warnings.filterwarnings("ignore")
+    models, others = {}, {}
+    names = {name for module in MODULES for name in _registry._module_to_models[module]}
+    for name in sorted(names - _registry._deprecated_models.keys()):
+        try:
+            models[name] = describe(name)
+        except OtherModelError as other:
+            others[name] = str(other)
+    defaults = models["vit_base_patch16_224"]
+    rows = {
+        name: {key: x for key, x in fields.items() if key != "family" and defaults[key] != x}
+        if fields["family"] == "vit"
+        else fields
+        for name, fields in models.items()
+    }
+    lines = [f'"defaults": {json.dumps(defaults)}', f'"others": {json.dumps(others, indent=1)}']
+    lines.append(f'"models": {{\n{_lines(rows)}\n}}')
+    path = Path(__file__).parent / "models" / "timm_variants.json"
+    path.write_text("{" + ",\n".join(lines) + "}\n")
+
+
+def _lines(rows):
+    return ",\n".join(f"{json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items())
+
+
+if __name__ == "__main__":
+    main()
