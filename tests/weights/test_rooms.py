@@ -40,7 +40,6 @@ VALUES = (
 ROOMS = {  # the first that fits, of a module's path in the package
     "weights/locate": "locate",
     "weights/published": "locate",
-    "weights/hub": "locate",
     "weights/download": "locate",
     "weights/formats/": "formats",
     "weights/sources/": "sources",

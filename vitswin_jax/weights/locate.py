@@ -16,7 +16,6 @@ from vitswin_jax.core.types import UserError, listed
 from vitswin_jax.weights.download import fetch, has_digest
 from vitswin_jax.weights.formats.foreign import refuse_folder
 from vitswin_jax.weights.formats.read import FOLDER_FILES, shards_of
-from vitswin_jax.weights.hub import CONFIG, PROCESSOR, read_hub_config
 from vitswin_jax.weights.published import Published, find_published, near_published, published
 
 log = logging.getLogger(__name__)
@@ -28,6 +27,10 @@ HUB = "hf-hub:"
 """What a name on the Hugging Face hub begins with: `hf-hub:org/name[@revision]`."""
 
 
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+"""What timm and transformers write beside weights."""
+
+
 @dataclass(frozen=True)
 class Located:
     """A weights file, and what is known of it beside what it shows."""
@@ -37,7 +40,8 @@ class Located:
     """What its model is called."""
     images: Mapping[str, Any] | None = None
     """The fields of `Preprocess`, but for the size: how its model is given images."""
-    class_names: tuple[str, ...] | None = None
+    beside: Path | None = None
+    """The folder with its `config.json`."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -83,7 +87,7 @@ def _local(path: Path) -> Located:
             if _has_digest(path, row.digest, version):
                 return _published(path, row)
             log.info("%s: is called like %s and is another file", path, row.name)
-    return Located(path)
+    return _beside(path) if path.name in FOLDER_FILES else Located(path)
 
 
 @functools.lru_cache(maxsize=64)
@@ -134,8 +138,7 @@ def _on_hub(name: str) -> Located:
 
 
 def _beside(file: Path, **provenance: str) -> Located:
-    found = read_hub_config(file.parent)
-    return Located(file, found.variant, found.images, found.class_names, provenance)
+    return Located(file, beside=file.parent, provenance=provenance)
 
 
 def _first(download: Callable[[str], Path], names: Sequence[str]) -> Path:

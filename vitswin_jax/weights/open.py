@@ -223,22 +223,19 @@ def open_own(
 ) -> Pretrained:
     """Opens a weights file as the model that the file has; otherwise as `open_pretrained`.
 
-    `name` and `hints`, a variant's name and fields, only supply what the file does not show. Facts
-    from beside the file (a `config.json`, the published table) come with `Located`: here they meet
-    those of the file, and win.
+    `name` and `hints`, a variant's name and fields, only supply what the file does not show, nor
+    the `config.json` beside it (`Located.beside`).
     """
     located = path if isinstance(path, Located) else locate(path)
     contents = read_tensors(located.file)
     if contents.metadata is not None:
         return _open_native(located.file, contents, contents.metadata, name)
-    found = read_original(located.file, contents, name, hints, called=located.variant)
-    named = len(located.class_names or ()) == found.model.num_classes
-    images = located.images or found.images
+    found = read_original(located, contents, name, hints)
     metadata = Metadata(
         name=found.name,
         fields=found.fields,
-        preprocess=Preprocess(img_size=pair(found.model.img_size), **images),
-        class_names=located.class_names if named else None,
+        preprocess=Preprocess(img_size=pair(found.model.img_size), **found.images),
+        class_names=found.class_names,
         provenance={**found.provenance, **located.provenance},
     )
     model, tensors, source = found.model, found.tensors, found.source

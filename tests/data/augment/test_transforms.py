@@ -94,6 +94,13 @@ def test_squash_keeps_every_part_of_the_image(photo):
     np.testing.assert_array_equal(preprocess.image(photo), np.asarray(expected))
 
 
+def test_squash_crop_cuts_the_middle_out_of_the_squashed_image(photo):
+    """timm: Resize((256, 292)) of both sides, and CenterCrop((224, 256)), at crop_pct 0.875."""
+    preprocess = Preprocess((224, 256), crop_fraction=0.875, crop_mode="squash_crop")
+    whole = np.asarray(Image.fromarray(photo).resize((292, 256), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(preprocess.image(photo), whole[16:240, 18:274])
+
+
 @pytest.mark.parametrize("shape", [(1, 60_000), (60_000, 1)])
 def test_extremely_long_image_is_not_resized_as_a_whole(shape):
     """Covering 256 pixels, 1x60000 would be 256x15360000: 12 GB. Its middle is what counts."""

@@ -23,7 +23,7 @@ from vitswin_jax.data.augment.policies import Policy, parse_rand_augment
 from vitswin_jax.data.decode import decode_image
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
-CropMode = Literal["center", "squash"]
+CropMode = Literal["center", "squash", "squash_crop"]
 TrainCrop = Literal["random_resized", "random", "shift", "none"]
 Resizer = Literal["opencv", "pillow"]
 Pixels = UInt8[np.ndarray, "h w 3"]
@@ -37,8 +37,9 @@ class Preprocess:
 
     `img_size` is (height, width). "center" resizes the image, keeping its shape, until it
     just covers img_size / crop_fraction, and cuts out the middle, as torchvision's Resize
-    and CenterCrop do; "squash" resizes the whole image to `img_size`, its shape be what it
-    may. `mean` and `std` are of pixels in [0, 1].
+    and CenterCrop do; "squash" resizes the whole image to `img_size`, whatever its shape is;
+    "squash_crop" resizes it to img_size / crop_fraction and cuts out the middle, as timm's squash
+    does. `mean` and `std` are of pixels in [0, 1].
 
     Raises UserError, with everything that is wrong in one line.
     """
@@ -75,6 +76,8 @@ class Preprocess:
         """
         if self.crop_mode == "squash":
             return pillow_resize(image, self.img_size, self.interpolation)
+        if self.crop_mode == "squash_crop":
+            return _squash_and_crop(image, self.img_size, self.crop_fraction, self.interpolation)
         return _resize_and_crop(image, self.img_size, self.crop_fraction, self.interpolation)
 
     def normalize(self, images: UInt8[np.ndarray, "*b h w 3"]) -> Float32[np.ndarray, "*b h w 3"]:
@@ -249,6 +252,15 @@ def _resize_and_crop(
     # Its `box` would save the work outside the crop, but is float32: it changes them too.
     rows = pillow_resize(image, (h, resized[1]), interpolation)[:, left:right]
     return pillow_resize(rows, (resized[0], size[1]), interpolation)[top:bottom]
+
+
+def _squash_and_crop(
+    image: Pixels, size: Sequence[int], fraction: float, interpolation: str
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Resizes an image to size / fraction, whatever its shape is, and returns its middle."""
+    whole = [math.floor(side / fraction) for side in size]
+    top, left = (round((full - side) / 2) for full, side in zip(whole, size, strict=True))
+    return pillow_resize(image, whole, interpolation)[top : top + size[0], left : left + size[1]]
 
 
 def _wrong_size(img_size: Sequence[int]) -> Faults:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 from collections.abc import Callable, Mapping
@@ -15,18 +14,15 @@ from flax import linen as nn
 from vitswin_jax.core.types import Shapes, UserError
 from vitswin_jax.models.masked import divide_encoder
 from vitswin_jax.models.pretraining import create_pretraining
-from vitswin_jax.models.registry import (
-    FAMILIES,
-    create_model,
-    family_of,
-    model_kwargs,
-    resolve_name,
-)
+from vitswin_jax.models.registry import create_model, family_of, resolve_name
 from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.weights.formats.read import Contents
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors, is_float
+from vitswin_jax.weights.locate import Located
 from vitswin_jax.weights.shapes import parameter_shapes
+from vitswin_jax.weights.sources.config import read_config
 from vitswin_jax.weights.sources.detect import Detected, detect
+from vitswin_jax.weights.sources.facts import Facts, choose_name
 from vitswin_jax.weights.sources.masked import Decoder, DecoderWeights, find_decoder
 from vitswin_jax.weights.sources.rules import apply_rules
 from vitswin_jax.weights.sources.source import BUFFERS, Fields, Source
@@ -45,7 +41,8 @@ class Original:
     """The variant, or the family for sizes that no variant has."""
     fields: Fields
     images: Mapping[str, Any]
-    """The fields of `Preprocess`, except for the size, that the original's code uses."""
+    """The fields of `Preprocess`, except for the size, by the configuration or the source."""
+    class_names: tuple[str, ...] | None
     tensors: Mapping[str, Tensor]
     """Exactly the parameters of `model`, unread."""
     provenance: Mapping[str, Any]
@@ -54,24 +51,18 @@ class Original:
 
 
 def read_original(
-    path: Path,
-    contents: Contents,
-    name: str | None,
-    asked: Mapping[str, Any],
-    *,
-    called: str | None = None,
+    located: Located, contents: Contents, name: str | None, asked: Mapping[str, Any]
 ) -> Original:
     """Recognises the original of a file and gives its tensors our names; reads no tensor.
 
-    `name` and `asked`, a variant's name and fields, supply what the file does not show. `called` is
-    the origin's name for the model, and stands in for a `name` that is None. Raises UserError for a
-    file from no known source, for parameters that do not fit its model, all listed, and for another
-    family than the name's.
+    `name` and `asked`, a variant's name and fields, supply what neither the file nor the
+    configuration beside it shows; see `facts.py` for the order. Raises UserError for a file from no
+    known source, for facts that contradict its tensors, for parameters that do not fit its model,
+    all listed, and for another family than the name's.
     """
-    name = name or _known(called)
-    # A bare family's fields are defaults that nobody named.
-    hints = {} if name is None or name in FAMILIES else model_kwargs(name)
-    found = detect(path, contents, hints, asked)
+    path, stated = located.file, read_config(located.beside)
+    name = choose_name(path, name or located.variant, stated)
+    found = detect(path, contents, Facts(name, asked, stated))
     source, family = found.source, found.source.family
     if name is not None:
         check_family(path, f"{source.name} {family}", family, name)
@@ -89,8 +80,19 @@ def read_original(
         )
         known = f"{name or family}.{decoder.method}"
     variant = _variant(family, found.fields, name) or family
-    images, provenance = source.images(found.fields, known), _provenance(path, contents, found)
-    return Original(source, model, variant, found.fields, images, tensors, provenance, open_decoder)
+    images = located.images or (stated and stated.images) or source.images(found.fields, known)
+    names = None if stated is None else stated.class_names
+    return Original(
+        source,
+        model,
+        variant,
+        found.fields,
+        images,
+        names if names is not None and len(names) == model.num_classes else None,
+        tensors,
+        _provenance(path, contents, found),
+        open_decoder,
+    )
 
 
 def check_family(path: Path, holds: str, family: str, name: str) -> None:
@@ -135,13 +137,6 @@ def _read_decoder(
         raise UserError(f"{path}: {error}") from error
     _, others = divide_encoder(shapes)
     return DecoderWeights(fields, apply_rules(theirs, decoder.rules, others, origin=str(path))[0])
-
-
-def _known(name: str | None) -> str | None:
-    """Returns the name of a model, or None if no model has that name."""
-    with contextlib.suppress(UserError):
-        return name if name and resolve_name(name) else None
-    return None
 
 
 def _variant(family: str, fields: Mapping[str, Any], name: str | None) -> str | None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn
 
 import numpy as np
 
 from vitswin_jax.core.types import UserError
+from vitswin_jax.models.swin import per_stage
+from vitswin_jax.nn.layers import pair
+from vitswin_jax.nn.windows import fit_window
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors
+from vitswin_jax.weights.sources.facts import Hints
 from vitswin_jax.weights.sources.source import Fields, Named, count, patch_fields, square
 
 PRETRAINED_WINDOWS: dict[tuple[int, int], tuple[tuple[int, ...], ...]] = {
@@ -30,18 +36,15 @@ Prepared = tuple[dict[str, Tensor], list[str]]
 def describe_swin(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
     """Returns a V1's fields; windows are in its bias tables, and sizes in its buffers.
 
-    Without buffers the image size is the hints', or else the one that gives the last stage one
-    window, as every published model has it.
+    Without buffers the image size is that of the hints whose windows the tables have, or else the
+    one that gives the last stage one window, as every published model has it.
     """
     table = "attn/relative_position_bias_table"
     fields = _common_fields(named, f"stage_{{}}/block_0/{table}", heads_axis=1)
-    sides = []
-    for stage in range(len(fields["depths"])):
-        rows = named[f"stage_{stage}/block_0/{table}"][0].shape[0]
-        if (side := square(rows)) is None or side % 2 == 0:
-            return fields | _hinted_windows(hints, f"bias tables of {rows} rows")
-        sides.append((side + 1) // 2)
-    return fields | _sizes(sides, _image_side(named, tensors, fields), fields, hints)
+    stages = range(len(fields["depths"]))
+    rows = [named[f"stage_{stage}/block_0/{table}"][0].shape[0] for stage in stages]
+    image = _image_side(named, tensors, fields)
+    return fields | _sizes(rows, image, fields, hints, lambda h, w: (2 * h - 1) * (2 * w - 1))
 
 
 def describe_swin_mlp(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
@@ -52,10 +55,7 @@ def describe_swin_mlp(named: Named, tensors: Tensors, hints: Mapping[str, Any]) 
     places = [named[matrix.format(stage)][0].shape[1] for stage in range(len(rows))]
     heads = tuple(n // m for n, m in zip(rows, places, strict=True))
     fields |= {"num_heads": heads, "qkv_bias": True}  # a default, for there is no attention
-    sides = _complete(map(square, places))
-    if sides is None:
-        return fields | _hinted_windows(hints, "windows that are no squares")
-    return fields | _sizes(sides, _image_side(named, tensors, fields), fields, hints)
+    return fields | _sizes(places, _image_side(named, tensors, fields), fields, hints, operator.mul)
 
 
 def _complete(values: Iterable[int | None]) -> list[int] | None:
@@ -66,14 +66,63 @@ def _complete(values: Iterable[int | None]) -> list[int] | None:
 
 
 def _sizes(
-    sides: list[int],
+    rows: list[int],
     image: int | tuple[int, int] | None,
     fields: Fields,
     hints: Mapping[str, Any],
+    count_rows: Callable[[int, int], int],
 ) -> Fields:
-    """Returns the window and the image size from each stage's window, and an image where known."""
-    if image is None and hints.get("window_size") == max(sides):
-        image = hints["img_size"]
+    """Returns the window and the image size, of which each stage's tensor has that many rows.
+
+    `count_rows(height, width)` are the rows of a window; `image` is the size if the file shows it.
+    """
+    sides = [_side(n, count_rows) for n in rows]
+    largest = max((side for side in sides if side is not None), default=None)
+    windows = (hints.get("window_size"), largest)
+
+    def found(sizes: Iterable[Any]) -> Fields | None:
+        for size, window in itertools.product(sizes, windows):
+            if None not in (size, window):
+                fits = _fitted_windows(size, window, len(rows), fields, hints)
+                if [count_rows(*fit) for fit in fits] == rows:
+                    return {"window_size": window, "img_size": size}
+        return None
+
+    asked = [hints.asked.get("img_size")] if isinstance(hints, Hints) else []
+    known = found([image or hints.get("img_size")])
+    return known or _one_window(_complete(sides), image, fields) or found(asked) or _unseen(rows)
+
+
+def _side(rows: int, count_rows: Callable[[int, int], int]) -> int | None:
+    """Returns the side of the square window that has that many rows; None: no square has."""
+    root = square(rows) or 0
+    return next((side for side in (root, (root + 1) // 2) if count_rows(side, side) == rows), None)
+
+
+def _fitted_windows(
+    image: int | tuple[int, int],
+    window: Any,
+    stages: int,
+    fields: Fields,
+    hints: Mapping[str, Any],
+) -> list[tuple[int, int]]:
+    """Returns the window of each stage, as the source's code fits it to the stage's map."""
+    sizes = per_stage(window, stages)
+    (h, w), (p, q) = pair(image), pair(fields["patch_size"])
+    maps = [(-(-h // (p << stage)), -(-w // (q << stage))) for stage in range(stages)]
+    clip = hints.get("window_clip", "per_axis")
+    return [
+        fit_window(resolution, size, window_clip=clip)[0]
+        for resolution, size in zip(maps, sizes, strict=True)
+    ]
+
+
+def _one_window(
+    sides: list[int] | None, image: int | tuple[int, int] | None, fields: Fields
+) -> Fields | None:
+    """Returns the sizes of a model whose last stage is one square window; None: sides are not."""
+    if sides is None:
+        return None
     patch = fields["patch_size"]
     last = sides[-1] * 2 ** (len(sides) - 1)  # the first stage's map, if the last is one window
     uniform = all(side == min(max(sides), last >> stage) for stage, side in enumerate(sides))
@@ -81,6 +130,13 @@ def _sizes(
         "window_size": max(sides) if uniform else tuple((side, side) for side in sides),
         "img_size": image or last * (patch if isinstance(patch, int) else patch[0]),
     }
+
+
+def _unseen(rows: list[int]) -> NoReturn:
+    raise UserError(
+        f"the file's windows have tables of {', '.join(map(str, rows))} rows, which are not those "
+        "of square windows; give window_size= and img_size= of the model."
+    )
 
 
 def describe_swin_v2(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
@@ -121,18 +177,14 @@ def _buffered_windows(
 
     `known` has the windows before, by width and window, of models that are published.
     """
-    fields = dict(fields)
     stages = range(len(fields["depths"]))
-    windows = _complete(_buffer_window(tensors, stage) for stage in stages)
-    if windows is None:
-        fields |= _hinted_windows(hints, "no buffers of its windows")
+    places = _complete(_buffer_places(tensors, stage) for stage in stages)
+    if places is None:
+        fields = fields | _hinted_windows(hints, "no buffers of its windows")
     else:
         image = _image_side(named, tensors, fields)
-        if image is None and hints.get("window_size") == max(windows):
-            image = hints["img_size"]
-        window = max(windows)
-        image = image or V2_SIZES.get(window, 32 * window)
-        fields |= {"window_size": window, "img_size": image}
+        fields = fields | _sizes(places, image, fields, hints, operator.mul)
+    windows = None if places is None else _complete(map(square, places))
     before = None if windows is None else _pretrained_windows(tensors, windows)
     if before is None and len(hints.get("pretrained_window_sizes", ())) == len(stages):
         before = hints["pretrained_window_sizes"]
@@ -188,14 +240,15 @@ def _image_side(named: Named, tensors: Tensors, fields: Fields) -> int | tuple[i
     return None
 
 
-def _buffer_window(tensors: Tensors, stage: int) -> int | None:
+def _buffer_places(tensors: Tensors, stage: int) -> int | None:
+    """Returns how many places the windows of a stage have, by its buffers."""
     place = re.compile(rf"(?:.*\.)?layers\.{stage}\.blocks\.0\..*\.(relative_.*)")
     for name, tensor in tensors.items():
         if found := place.fullmatch(name):
             if found[1] == "relative_coords_table":
-                return (tensor.shape[1] + 1) // 2
+                return (tensor.shape[1] + 1) // 2 * ((tensor.shape[2] + 1) // 2)
             if found[1] == "relative_position_index":
-                return square(tensor.shape[0])
+                return tensor.shape[0]
     return None
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from vitswin_jax.core.types import UserError
+from vitswin_jax.nn.layers import pair
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors
+from vitswin_jax.weights.sources.facts import Hints
 from vitswin_jax.weights.sources.source import (
     Fields,
     Named,
@@ -29,6 +31,9 @@ HEADS = {
 GATED_HEADS = {1536: 24}
 """The same of models with a gated MLP: DINOv2's giant."""
 
+DEIT3_ROOT = "model"
+"""The key of the state dict in DeiT's own files; timm's files have none."""
+
 Prepared = tuple[dict[str, Tensor], list[str]]
 
 
@@ -39,13 +44,15 @@ def describe_vit(
     *,
     torch: bool = True,
     no_embed_class: bool | None = None,
+    computed_positions: bool = False,
 ) -> Fields:
     """Returns a ViT's fields from tensors under our names.
 
-    `hints` (the fields of the model that the user names) supply what the tensors do not show:
+    `hints` (facts from beside the tensors, see facts.py) supply what the tensors do not show:
     heads off the published table, the sides of a grid that is no square, token or average pooling.
     Of `no_embed_class`, which a code may leave no choice in, None is what makes the grid a square.
-    Raises UserError, with the candidates, where they do not either.
+    Only code that has `computed_positions` has any without a table of them. Raises UserError, with
+    the candidates, where they do not either.
     """
     del tensors
     fields = patch_fields(named, torch=torch) | resnet_fields(named, torch=torch)
@@ -70,15 +77,41 @@ def describe_vit(
     if _gated(named):
         fields["act"] = "swiglu"
     fields["global_pool"] = _pool(named, fields, hints)
-    return fields | _positions(named, fields, hints, no_embed_class)
+    return fields | _positions(named, fields, hints, no_embed_class, computed_positions)
 
 
 def describe_timm(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
     """Returns what `describe_vit` does, and what timm has for CLIP: an epsilon, an activation."""
     fields = describe_vit(named, tensors, hints)
+    refuse_lookalikes(fields, tensors, hints)
     if fields["pre_norm"]:
-        fields |= {"norm_eps": 1e-5, "act": clip_activation(hints)}
+        fields |= {"norm_eps": hints.get("norm_eps", 1e-5), "act": clip_activation(hints)}
     return fields
+
+
+def refuse_lookalikes(fields: Fields, tensors: Tensors, hints: Mapping[str, Any]) -> None:
+    """Raises UserError for files in timm's layout that may as well be other architectures'.
+
+    A configuration or a name decides; without them, no key does.
+    """
+    if "num_heads" in hints:  # of a configuration, a name or the caller
+        return
+    seen = {
+        "its LayerScale is called gamma_1, as in EVA, RoPE ViTs and DeiT-3's own files": any(
+            name.endswith("blocks.0.gamma_1") for name in tensors
+        )
+        and not (isinstance(hints, Hints) and hints.root == DEIT3_ROOT),
+        "it has neither a class token nor a bias of queries, keys and values, as in "
+        "vit_*_rpn_* (norms after the branches)": not (fields["class_token"] or fields["qkv_bias"]),
+        "it has a norm before the blocks and pools by attention, as in Perception Encoder's "
+        "vit_pe_core_* (rotary positions)": fields["pre_norm"] and fields["global_pool"] == "map",
+    }
+    for what, is_so in seen.items():
+        if is_so:
+            raise UserError(
+                f"the file may be another architecture's than a plain ViT's: {what}; give the name "
+                "of its model, or its config.json."
+            )
 
 
 def clip_activation(hints: Mapping[str, Any]) -> str:
@@ -93,7 +126,7 @@ def clip_activation(hints: Mapping[str, Any]) -> str:
 
 def describe_google(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
     """Returns what `describe_vit` does, for kernels in Flax's layout, and a hybrid's epsilons."""
-    fields = describe_vit(named, tensors, hints, torch=False)
+    fields = describe_vit(named, tensors, hints, torch=False, computed_positions=True)
     if "resnet_layers" in fields:
         fields |= {"group_norm_eps": 1e-6, "weight_var_eps": 0.0, "weight_std_eps": 1e-5}
     return fields
@@ -132,53 +165,68 @@ def _reads_the_class_token_alone(named: Named) -> bool:
 def _pool(named: Named, fields: Fields, hints: Mapping[str, Any]) -> str:
     if "attn_pool/latent" in named:
         return "map"
-    if not fields["class_token"] or fields["fc_norm"]:
+    if not fields["class_token"]:
         return "avg"
     width = fields["pre_logits"] or fields["embed_dim"]
     if "head/kernel" in named:
         inputs = named["head/kernel"][0].size // fields["num_classes"]
         if inputs == 2 * width:
             return "token_avg"
-    return "avg" if hints.get("global_pool") == "avg" else "token"
+    if hints.get("global_pool") in ("token", "avg"):
+        return hints["global_pool"]
+    return "avg" if fields["fc_norm"] else "token"
 
 
 def _positions(
-    named: Named, fields: Fields, hints: Mapping[str, Any], no_embed_class: bool | None
+    named: Named,
+    fields: Fields,
+    hints: Mapping[str, Any],
+    no_embed_class: bool | None,
+    computed: bool,
 ) -> Fields:
+    """Returns the positions, and the image size that their grid shows.
+
+    A grid of n x (n+2) and a class token's row are as many rows as a square of n+1 without one, so
+    that a size that is known decides first.
+    """
     if "pos_embed" not in named:
-        kind = hints.get("pos_embed")
-        if fields["class_token"] and kind not in ("none", "sincos2d"):
-            # Only big_vision's models compute their positions, and those have no class token.
-            raise UserError(
-                "the file has a class token and no position embeddings; give pos_embed='none' or "
-                "'sincos2d' if its model has none."
-            )
-        kind = "none" if kind == "none" else "sincos2d"
-        return {"pos_embed": kind, "img_size": hints.get("img_size", 224)}
+        return _no_positions(hints, computed and not fields["class_token"])
     n = named["pos_embed"][0].size // fields["embed_dim"]
     prefix = fields["class_token"] + fields["dist_token"] + fields["reg_tokens"]
     patch = fields["patch_size"]
     layers = fields.get("resnet_layers")
     stride = 1 if layers is None else 4 << max(len(layers) - 1, 0)  # of the ResNet's map
-    patch = tuple(stride * p for p in (patch if isinstance(patch, tuple) else (patch, patch)))
-    sizes = {n - prefix: False, n: True} if prefix else {n: False}
+    height, width = (stride * p for p in pair(patch))
+    areas = {n - prefix: False, n: True} if prefix else {n: False}
     if prefix and no_embed_class is not None:
-        sizes = {area: without for area, without in sizes.items() if without == no_embed_class}
-    for area, without_class in sizes.items():
-        if side := square(area):
-            size = (side * patch[0], side * patch[1])
-            img_size = size[0] if size[0] == size[1] else size
-            return {"img_size": img_size, "no_embed_class": without_class, "pos_embed": "learned"}
-    hinted = hints.get("img_size", 0)
-    hinted = hinted if isinstance(hinted, tuple) else (hinted, hinted)
-    area = (hinted[0] // patch[0]) * (hinted[1] // patch[1])
-    if area in sizes:
-        return {"img_size": hinted, "no_embed_class": sizes[area], "pos_embed": "learned"}
-    grids = [f"{h}x{n // h}" for n in sizes for h in range(1, n + 1) if n % h == 0]
+        areas = {area: without for area, without in areas.items() if without == no_embed_class}
+    squares = [(side * height, side * width) for area in areas if (side := square(area))]
+    asked = hints.asked if isinstance(hints, Hints) else {}
+    for size in (hints.get("img_size"), *squares, asked.get("img_size")):
+        if size is None:
+            continue
+        h, w = pair(size)
+        area = (h // height) * (w // width)
+        if area in areas:
+            found = h if h == w else (h, w)
+            return {"img_size": found, "no_embed_class": areas[area], "pos_embed": "learned"}
+    grids = [f"{h}x{n // h}" for n in areas for h in range(1, n + 1) if n % h == 0]
     raise UserError(
         f"the file has {n} position embeddings and does not show their grid; give a name or "
         f"img_size=, of one of the grids {', '.join(grids)}."
     )
+
+
+def _no_positions(hints: Mapping[str, Any], computed: bool) -> Fields:
+    """Returns the positions of a file without a table; `computed`: its code may compute them."""
+    kind = hints.get("pos_embed") or ("sincos2d" if computed else None)
+    if kind not in ("none", "sincos2d"):
+        raise UserError(
+            "the file has no position embeddings. Models with rotary positions (DINOv3, EVA-02, "
+            "RoPE ViTs) have none, and vitswin_jax does not have those models; for a plain ViT "
+            "give pos_embed='none' or 'sincos2d'."
+        )
+    return {"pos_embed": kind, "img_size": hints.get("img_size", 224)}
 
 
 def fold_class_position(tensors: Tensors, *, cls: str, reg: str, pos: str) -> dict[str, Tensor]:
