@@ -179,7 +179,7 @@ def test_a_configuration_beside_the_weights(tmp_path):
     preprocess = vitswin_jax.load_metadata(tmp_path / "clone").preprocess
     assert dataclasses.asdict(preprocess) == {
         "img_size": (16, 16), "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6),
-        "crop_fraction": 0.7, "interpolation": "bilinear", "crop_mode": "squash",
+        "crop_fraction": 0.7, "interpolation": "bilinear", "crop_mode": "squash_crop",
     }  # fmt: skip
     for names in ("abcde", "abc"):  # the second are another head's
         config = {"id2label": {str(i): name for i, name in enumerate(names)}}
