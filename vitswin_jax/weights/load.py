@@ -73,7 +73,7 @@ def make_preprocess(
 
 def _names_a_model(text: str) -> bool:
     """Returns whether a text that is no file is meant as a model's name, if misspelt."""
-    if "/" not in text and "." not in text:
+    if not set("/.@") & set(text):
         return True
     try:
         return bool(resolve_name(text))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import os
@@ -43,13 +44,16 @@ class Located:
     beside: Path | None = None
     """The folder with its `config.json`."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    key: str | None = None
+    """Which of several copies of the model is meant: the KEY of `FILE@KEY`."""
 
 
 def locate(path: str | os.PathLike[str]) -> Located:
     """Returns the weights file of a path, a folder, a published name or a hub's name.
 
-    A path that exists wins. What is not in the cache is downloaded. Raises UserError where there
-    is nothing, with the nearest name that is published.
+    A path that exists wins. `PATH@KEY` chooses one of several copies in a file. What is not in the
+    cache is downloaded. Raises UserError where there is nothing, with the nearest name that is
+    published.
     """
     name = str(path)
     try:
@@ -63,6 +67,9 @@ def locate(path: str | os.PathLike[str]) -> Located:
         return _local(path)
     if name.startswith(HUB):
         return _on_hub(name.removeprefix(HUB))
+    front, at, key = name.rpartition("@")
+    if at and (Path(front).expanduser().exists() or find_published(front) is not None):
+        return dataclasses.replace(locate(front), key=key)
     if (row := find_published(name)) is not None:
         file = cache_dir() / "weights" / Path(row.name).with_name(row.file)
         record = fetch(row.address, file, digest=row.digest)

@@ -203,6 +203,7 @@ def open_pretrained(
 
     `path` is a file or a folder, or else a name: of the table of published weights
     (`augreg/B_16-...`) or of the Hugging Face hub (`hf-hub:org/name[@revision]`), downloaded once.
+    `FILE@KEY` chooses one of several copies of a model, as `checkpoint.pth.tar@state_dict` does.
     The file decides sizes and numeric details, so that the model gives the original's numbers;
     `name` supplies only what the file does not show, and explicit fields win over both. None means
     the file's value. Another `num_classes` gives a fresh (zero) head, unless the source maps its
@@ -229,6 +230,8 @@ def open_own(
     located = path if isinstance(path, Located) else locate(path)
     contents = read_tensors(located.file)
     if contents.metadata is not None:
+        if located.key is not None:
+            raise UserError(f"{located.file}: is of our own and has one model, no {located.key!r}.")
         return _open_native(located.file, contents, contents.metadata, name)
     found = read_original(located, contents, name, hints)
     metadata = Metadata(

@@ -21,6 +21,16 @@ def bicubic(old: int, new: int) -> Float[np.ndarray, "new old"]:
     return _half_pixel(old, new, a=-0.75, support=1.0, clamp=True)
 
 
+def bicubic_by_scale(old: int, new: int) -> Float[np.ndarray, "new old"]:
+    """Returns `bicubic` at the scale (new + 0.1) / old: DINO, iBOT, DINOv2 without registers.
+
+    Their code adds the 0.1 against rounding, and PyTorch takes its samples by the scale it is
+    given, not by the sizes (interpolate_pos_encoding of their vision_transformer.py).
+    """
+    scale = (new + 0.1) / old
+    return _half_pixel(old, new, a=-0.75, support=1.0, clamp=True, scale=scale)
+
+
 def bicubic_antialiased(old: int, new: int) -> Float[np.ndarray, "new old"]:
     """Returns PyTorch's bicubic with antialias (a = -0.5, wider when shrinking): timm."""
     return _half_pixel(old, new, a=-0.5, support=max(old / new, 1.0), clamp=False)
@@ -91,10 +101,10 @@ def adapt_input_channels(
 
 
 def _half_pixel(
-    old: int, new: int, *, a: float, support: float, clamp: bool
+    old: int, new: int, *, a: float, support: float, clamp: bool, scale: float | None = None
 ) -> Float[np.ndarray, "new old"]:
     """Returns cubic weights at pixel centres; beyond the border repeats it, or does not count."""
-    centres = (np.arange(new) + 0.5) * old / new - 0.5
+    centres = (np.arange(new) + 0.5) / (scale or new / old) - 0.5
     reach = int(np.ceil(2 * support)) + 1
     taps = np.floor(centres)[:, None] + np.arange(-reach, reach + 1)
     weights = _cubic((taps - centres[:, None]) / support, a)

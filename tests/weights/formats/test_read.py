@@ -60,21 +60,24 @@ def assert_holds(contents, arrays):
 def test_tensors_are_what_was_written(tmp_path, name):
     WRITERS[name](tmp_path / name)
     contents = read_tensors(tmp_path / name)
-    assert_holds(contents, ARRAYS)
-    assert contents.wrapper == ("state_dict" if name == "wrapped.pth" else None)
+    keys = "state_dict." if name == "wrapped.pth" else ""
+    assert_holds(contents, {keys + own: array for own, array in ARRAYS.items()})
+    assert {contents.containers.get(own, "") for own in contents.tensors} == {keys}
 
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_the_name_of_the_file_does_not_matter(tmp_path, name):
     WRITERS[name](tmp_path / name)
-    assert_holds(read_tensors((tmp_path / name).rename(tmp_path / "weights")), ARRAYS)
+    keys = "state_dict." if name == "wrapped.pth" else ""
+    contents = read_tensors((tmp_path / name).rename(tmp_path / "weights"))
+    assert_holds(contents, {keys + own: array for own, array in ARRAYS.items()})
 
 
 def test_bfloat16_of_every_format(tmp_path):
     arrays = {"w": (np.arange(6) / 7).astype(ml_dtypes.bfloat16)}
     write_npz(tmp_path / "a.npz", arrays)
     write_safetensors(tmp_path / "a.safetensors", arrays)
-    write_pth(tmp_path / "a.pth", arrays)
+    write_pth(tmp_path / "a.pth", arrays, wrapper=None)
     for name in ("a.npz", "a.safetensors", "a.pth"):
         assert_holds(read_tensors(tmp_path / name), arrays)
 
@@ -209,11 +212,10 @@ def test_names_that_cannot_be_printed_are_refused(tmp_path):
             read_tensors(tmp_path / "a")
 
 
-def test_what_stands_beside_the_state_dict_is_left_out():
+def test_keys_of_nested_containers_are_joined():
     contents = read_tensors(Path(__file__).parents[2] / "goldens" / "pth" / "zip.pth")
-    assert contents.wrapper == "model"
-    assert "float32" in contents.tensors
-    assert "optimizer.state.0.exp_avg" in contents.left_out
+    assert contents.containers["model.float32"] == "model."
+    assert contents.containers["optimizer.state.0.exp_avg"] == "optimizer.state.0."
 
 
 def test_pickled_objects_in_an_npz_are_refused(tmp_path):

@@ -57,6 +57,15 @@ def test_the_encoder_alone_is_any_model(name, tmp_path):
         np.testing.assert_array_equal(leaf, theirs[f"encoder/{path}"])
 
 
+def state_of(path):
+    """Returns the tensors of a file without the keys above its state dict."""
+    contents = read_tensors(path)
+    return {
+        name.removeprefix(contents.containers.get(name, "")): tensor
+        for name, tensor in contents.tensors.items()
+    }
+
+
 WRITTEN = {"simmim_swin": "microsoft", "simmim_swinv2": "microsoft", "mae_vit": "timm"}
 
 
@@ -67,7 +76,7 @@ def test_what_is_read_is_written_back_under_the_same_names(name, tmp_path):
     model, variables = load_pretraining(source, **case["overrides"])
     target = tmp_path / "back.pth"
     vitswin_jax.save_pretrained(target, model, variables, format=WRITTEN[name])
-    theirs, ours = (read_tensors(path).tensors for path in (source, target))
+    theirs, ours = map(state_of, (source, target))
     assert ours.keys() == theirs.keys()
     for key, entry in case["entries"].items():
         assert ours[key].shape == tuple(entry["shape"])

@@ -1,4 +1,4 @@
-"""Weights files of any format as state dicts of unread tensors; the format is seen, not named."""
+"""Weights files of any format as flat, unread tensors; the format is seen, not named."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import io
 import math
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,6 @@ from vitswin_jax.weights.formats.tensors import (
     stored,
 )
 from vitswin_jax.weights.formats.zipped import member_reader, members_of
-
-WRAPPERS = ("model", "state_dict", "model_state", "module", "net", "teacher", "model_ema")
-"""Under which key training scripts save the state dict; the first that has tensors is taken."""
 
 FOLDER_FILES = (
     "model.safetensors",
@@ -83,16 +80,15 @@ class Contents:
     format: str
     """ "npz", "safetensors" or "pth"."""
     tensors: Mapping[str, Tensor]
-    left_out: tuple[str, ...] = ()
-    """Tensors beside the state dict: optimizer state, other copies."""
-    wrapper: str | None = None
-    """The key the state dict stood under."""
+    """All of them; the keys of nested dicts are joined by dots."""
+    containers: Mapping[str, str] = field(default_factory=dict)
+    """The keys above a tensor's own, `state_dict.`; a tensor of a flat file has no entry."""
     metadata: Mapping[str, Any] | None = None
     """The metadata of a file of our own."""
 
 
 def read_tensors(path: Path) -> Contents:
-    """Returns the state dict of a weights file: npz, safetensors, PyTorch, or an index of shards.
+    """Returns the tensors of a weights file: npz, safetensors, PyTorch, or an index of shards.
 
     Raises UserError for a file that is missing, damaged or of another kind.
     """
@@ -114,7 +110,7 @@ def read_tensors(path: Path) -> Contents:
         raise damaged(path, "a safetensors file")
     if head[:4] == b"PK\x03\x04" and _is_npz(path):
         return Contents("npz", _read_npz(path))
-    return _state_dict(path, read_pth(path))
+    return _read_tree(path, read_pth(path))
 
 
 def _is_safetensors(path: Path, head: bytes) -> bool:
@@ -210,7 +206,8 @@ def _read_index(path: Path) -> Contents:
     tensors = {name: tensor for part in parts for name, tensor in part.tensors.items()}
     if missing := sorted(shards.keys() - tensors.keys()):
         raise UserError(f"{path}: its files lack {listed(missing)}.")
-    return Contents(parts[0].format, tensors, sum((part.left_out for part in parts), ()))
+    containers = {name: keys for part in parts for name, keys in part.containers.items()}
+    return Contents(parts[0].format, tensors, containers)
 
 
 def shards_of(path: Path) -> dict[str, str]:
@@ -237,32 +234,40 @@ def _read_ranks(master: Path) -> Contents:
     absent = next(rank for rank in range(len(ranks) + 1) if rank not in ranks)
     if absent <= max(ranks, default=0):
         raise UserError(f"{master}: beside it {master.stem}.rank{absent} is missing.")
-    contents = _state_dict(master, read_pth(master))
-    parts = [_state_dict(ranks[i], read_pth(ranks[i])).tensors for i in sorted(ranks)]
-    if any(part.keys() != parts[0].keys() for part in parts):
+    contents = _read_tree(master, read_pth(master))
+    parts = [_read_tree(ranks[i], read_pth(ranks[i])) for i in sorted(ranks)]
+    if any(part.tensors.keys() != parts[0].tensors.keys() for part in parts):
         raise UserError(f"{master}: the files of its {len(parts)} ranks have different tensors.")
-    experts = {name: Tensor.joined([part[name] for part in parts]) for name in parts[0]}
-    return dataclasses.replace(contents, tensors={**experts, **contents.tensors})
+    experts = {
+        name: Tensor.joined([part.tensors[name] for part in parts])
+        for name, tensor in parts[0].tensors.items()
+        if tensor.shape  # counts of the optimizer have none
+    }
+    return dataclasses.replace(
+        contents,
+        tensors={**experts, **contents.tensors},
+        containers={**parts[0].containers, **contents.containers},
+    )
 
 
-def _state_dict(path: Path, tree: Any) -> Contents:
-    tensors = dict(_leaves(tree, ()))
-    roots = {keys[0] for keys in tensors if len(keys) > 1 and isinstance(keys[0], str)}
-    wrapper = next((name for name in WRAPPERS if name in roots), None)
-    if wrapper is not None:
-        inner = _state_dict(path, tree[wrapper])
-        others = tuple(".".join(map(str, keys)) for keys in tensors if keys[0] != wrapper)
-        return Contents("pth", inner.tensors, inner.left_out + others, wrapper)
-    state = {keys[0]: tensor for keys, tensor in tensors.items() if len(keys) == 1}
-    if not state:
-        found = ", ".join(sorted(roots)) or type(tree).__name__
-        raise UserError(f"{path}: has no state dict under {', '.join(WRAPPERS)}; it has {found}.")
-    others = tuple(".".join(map(str, keys)) for keys in tensors if len(keys) > 1)
-    return Contents("pth", {str(name): tensor for name, tensor in state.items()}, others)
+def _read_tree(path: Path, tree: Any) -> Contents:
+    """Returns the tensors of nested containers; raises UserError where there are none."""
+    tensors: dict[str, Tensor] = {}
+    containers = {}
+    for keys, tensor in _leaves(tree, ()):
+        *above, own = map(str, keys)
+        container = "".join(f"{key}." for key in above)
+        name = container + own
+        if name in tensors:
+            raise UserError(f"{path}: has two tensors that are called {name[:80]}.")
+        tensors[name], containers[name] = tensor, container
+    if not tensors:
+        raise UserError(f"{path}: has no state dict: no tensor in its {type(tree).__name__}.")
+    return Contents("pth", tensors, containers)
 
 
 def _leaves(tree: Any, keys: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
-    if isinstance(tree, Tensor):
+    if isinstance(tree, Tensor) and keys:
         yield keys, tree
     elif isinstance(tree, Mapping) and len(keys) < 32:
         for key, value in tree.items():

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitswin_jax.core.types import UserError
+from vitswin_jax.core.types import UserError, listed
 from vitswin_jax.weights.formats.read import Contents
 from vitswin_jax.weights.formats.tensors import Tensors
 from vitswin_jax.weights.sources import masked, swin, towers, vit
 from vitswin_jax.weights.sources.facts import Facts
+from vitswin_jax.weights.sources.roots import Root, choose_root, take_root
 from vitswin_jax.weights.sources.source import Fields, Source
 
 SOURCES: tuple[Source, ...] = (*swin.SOURCES, *masked.SOURCES, *towers.SOURCES, *vit.SOURCES)
@@ -27,25 +28,28 @@ class Detected:
     """Under the names that the source's rules have."""
     left_out: tuple[str, ...]
     """What the model does not use: text towers, decoders, optimizer state."""
+    root: Root
+    """Where in the file the model is."""
 
 
-def detect(path: Path, contents: Contents, facts: Facts) -> Detected:
+def detect(path: Path, contents: Contents, facts: Facts, key: str | None = None) -> Detected:
     """Returns the source of a file and the fields of its model.
 
-    `facts` supply what the file does not show. Raises UserError where the file is from no known
-    source, leaves a field open, or contradicts the facts.
+    `facts` supply what the file does not show, `key` chooses one of several copies. Raises
+    UserError where the file is from no known source, leaves a field open, or contradicts the facts.
     """
-    source = next((s for s in SOURCES if s.fits(contents.tensors)), None)
+    root = choose_root(path, contents, key)
+    below, others = take_root(contents, root)
+    source = next((s for s in SOURCES if s.fits(below)), None)
     if source is None:
-        names = list(contents.tensors)
+        known = dict.fromkeys(source.name.partition(" (")[0] for source in SOURCES)
         raise UserError(
-            f"{path}: from none of the sources that are known ("
-            f"{', '.join(dict.fromkeys(f'{s.name} {s.family}' for s in SOURCES))}): it has "
-            f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}."
+            f"{path}: from none of the sources that are known ({', '.join(known)}): it has "
+            f"{listed(contents.tensors, 3)}."
         )
     try:
-        tensors, left_out = source.prepare(contents.tensors)
-        hints = facts.hints(source, contents.wrapper or "")
+        tensors, left_out = source.prepare(below)
+        hints = facts.hints(source, root.container.removesuffix("."))
         shown = source.describe(source.named(tensors), tensors, hints)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -57,4 +61,4 @@ def detect(path: Path, contents: Contents, facts: Facts) -> Detected:
         ) from error
     fields = {**facts.numerics(source), **shown}
     facts.check(path, source, shown, fields)
-    return Detected(source, fields, tensors, (*contents.left_out, *left_out))
+    return Detected(source, fields, tensors, (*others, *left_out), root)

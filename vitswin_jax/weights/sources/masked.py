@@ -16,8 +16,10 @@ import numpy as np
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.weights import resize
+from vitswin_jax.weights.formats.read import Contents
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors
 from vitswin_jax.weights.sources import vit_fields
+from vitswin_jax.weights.sources.roots import Root
 from vitswin_jax.weights.sources.rules import (
     Rule,
     affine,
@@ -36,7 +38,6 @@ from vitswin_jax.weights.sources.source import (
     Source,
     count,
     square,
-    unprefixed,
 )
 from vitswin_jax.weights.sources.vit import TIMM_RULES
 
@@ -73,14 +74,13 @@ _MAE_RULES = (
 
 
 def prepare_simmim_vit(tensors: Tensors) -> tuple[dict[str, Tensor], list[str]]:
-    """Returns the encoder's tensors alone, with biases of zero for keys, which have none there."""
-    tensors, _ = unprefixed("module.")(tensors)
-    kept, left_out = unprefixed("encoder.")(tensors)
-    for name, tensor in list(kept.items()):
+    """Returns the tensors with biases of zero for keys, which have none there."""
+    kept = dict(tensors)
+    for name, tensor in tensors.items():
         if name.endswith(".attn.q_bias"):
             zeros = np.zeros(tensor.shape, np.float32)
             kept[name.replace(".q_bias", ".k_bias")] = Tensor.of(zeros)
-    return kept, left_out
+    return kept, []
 
 
 def describe_simmim_vit(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
@@ -112,9 +112,9 @@ SOURCES = (
         format="microsoft",
         family="vit",
         marks=(
-            r"(.*\.)?blocks\.0\.attn\.q_bias",
-            r"(.*\.)?patch_embed\.proj\.weight",
-            rf"(.*\.)?(rel_pos_bias|blocks\.0\.attn)\.{TABLE}",
+            r"blocks\.0\.attn\.q_bias",
+            r"patch_embed\.proj\.weight",
+            rf"(rel_pos_bias|blocks\.0\.attn)\.{TABLE}",
         ),
         rules=_SIMMIM_VIT_RULES,
         describe=describe_simmim_vit,
@@ -145,7 +145,6 @@ class Decoder:
 
     def take(self, tensors: Tensors) -> Tensors:
         """Returns the tensors that the rules are for, under the names that they have."""
-        tensors, _ = unprefixed("module.")(tensors)
         templates = [part for rule in self.rules for part in rule.parts]
         return {
             name: tensor
@@ -198,7 +197,7 @@ DECODERS = (
     Decoder(
         method="simmim",
         format="microsoft",
-        marks=(r"(module\.)?encoder\.mask_token", r"(module\.)?decoder\.0\.weight"),
+        marks=(r"encoder\.mask_token", r"decoder\.0\.weight"),
         rules=_SIMMIM_RULES,
         describe=_describe_simmim,
         encoder_prefix="encoder.",
@@ -206,7 +205,7 @@ DECODERS = (
     Decoder(
         method="mae",
         format="timm",
-        marks=(r"(module\.)?mask_token", r"(module\.)?decoder_blocks\.0\.attn\.qkv\.weight"),
+        marks=(r"mask_token", r"decoder_blocks\.0\.attn\.qkv\.weight"),
         rules=_MAE_RULES,
         describe=_describe_mae,
         positions="decoder_pos_embed",
@@ -214,13 +213,17 @@ DECODERS = (
 )
 
 
-def find_decoder(tensors: Tensors) -> Decoder | None:
-    """Returns whose decoder a file has, None where it has none that is known."""
-    return next(
-        (
-            decoder
-            for decoder in DECODERS
-            if all(any(re.fullmatch(mark, name) for name in tensors) for mark in decoder.marks)
-        ),
-        None,
-    )
+def find_decoder(contents: Contents, root: Root) -> tuple[Decoder, Tensors] | None:
+    """Returns whose decoder is beside an encoder, and its tensors; None where none is known."""
+    for decoder in DECODERS:
+        if not root.path.endswith(decoder.encoder_prefix):
+            continue
+        whole = root.path.removesuffix(decoder.encoder_prefix)
+        tensors = {
+            name.removeprefix(whole): tensor
+            for name, tensor in contents.tensors.items()
+            if name.startswith(whole) and contents.containers.get(name, "") == root.container
+        }
+        if all(any(re.fullmatch(mark, name) for name in tensors) for mark in decoder.marks):
+            return decoder, decoder.take(tensors)
+    return None

@@ -62,7 +62,7 @@ def read_original(
     """
     path, stated = located.file, read_config(located.beside)
     name = choose_name(path, name or located.variant, stated)
-    found = detect(path, contents, Facts(name, asked, stated))
+    found = detect(path, contents, Facts(name, asked, stated), located.key)
     source, family = found.source, found.source.family
     if name is not None:
         check_family(path, f"{source.name} {family}", family, name)
@@ -72,12 +72,11 @@ def read_original(
     if unused:
         more = f", ... ({len(unused)} in all)" if len(unused) > 5 else ""
         log.info("%s: not used: %s%s", path, ", ".join(unused[:5]), more)
-    decoder = find_decoder(contents.tensors)
     open_decoder, known = None, name
-    if decoder is not None:  # only the decoder shows how a plain ViT was given images
-        open_decoder = functools.partial(
-            _read_decoder, path, decoder, contents.tensors, model, found
-        )
+    # Only the decoder shows how a plain ViT was given images.
+    if (beside := find_decoder(contents, found.root)) is not None:
+        decoder, theirs = beside
+        open_decoder = functools.partial(_read_decoder, path, decoder, theirs, model, found)
         known = f"{name or family}.{decoder.method}"
     variant = _variant(family, found.fields, name) or family
     images = located.images or (stated and stated.images) or source.images(found.fields, known)
@@ -90,7 +89,7 @@ def read_original(
         images,
         names if names is not None and len(names) == model.num_classes else None,
         tensors,
-        _provenance(path, contents, found),
+        _provenance(path, found),
         open_decoder,
     )
 
@@ -112,24 +111,21 @@ def _own_model(path: Path, found: Detected) -> tuple[nn.Module, Shapes]:
         raise UserError(f"{path}: shows no model that could be: {sizes}.") from error
 
 
-def _provenance(path: Path, contents: Contents, found: Detected) -> dict[str, Any]:
+def _provenance(path: Path, found: Detected) -> dict[str, Any]:
     """Returns a file's source, and what writing it back needs: its prefix and its dtype."""
-    name = next(iter(found.tensors))
-    whole = [other for other in contents.tensors if other.endswith(name)]
     dtypes = {tensor.dtype.name for tensor in found.tensors.values() if is_float(tensor)}
     return {
         "source": found.source.name,
         "file": path.name,
         "format": found.source.format,
-        "prefix": whole[0].removesuffix(name) if whole else found.source.prefix,
+        "prefix": found.root.prefix.removesuffix(found.source.base),
         "dtype": dtypes.pop() if len(dtypes) == 1 else "float32",
     }
 
 
 def _read_decoder(
-    path: Path, decoder: Decoder, tensors: Tensors, encoder: nn.Module, found: Detected
+    path: Path, decoder: Decoder, theirs: Tensors, encoder: nn.Module, found: Detected
 ) -> DecoderWeights:
-    theirs = decoder.take(tensors)
     try:
         fields = decoder.fields(theirs, found.fields)
         shapes = parameter_shapes(create_pretraining(encoder.clone(num_classes=0), **fields))

@@ -82,6 +82,8 @@ class Source:
     several, and none for a source that is only read."""
     prefix: str = ""
     """What its published files have before every name that `prepare` returns."""
+    base: str = ""
+    """What its rules have before the names of the base model, beside which heads are."""
     wrapper: str | None = None
     """Under what key its published `.pth` files have the state dict."""
     buffers: tuple[str, ...] = ()
@@ -102,17 +104,6 @@ class Source:
     def named(self, tensors: Tensors) -> Named:
         """Returns the tensors that have a place, under our names."""
         return gather(tensors, self.rules)
-
-
-def unprefixed(*prefixes: str) -> Callable[[Tensors], tuple[dict[str, Tensor], list[str]]]:
-    """Returns a `prepare` that takes the first prefix there is off, and leaves the others' out."""
-
-    def prepare(tensors: Tensors) -> tuple[dict[str, Tensor], list[str]]:
-        prefix = next((p for p in prefixes if any(name.startswith(p) for name in tensors)), "")
-        kept = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        return kept, [name for name in tensors if not name.startswith(prefix)]
-
-    return prepare
 
 
 def count(names: Mapping[str, Any], template: str) -> int:

@@ -26,7 +26,7 @@ from vitswin_jax.weights.sources.rules import (
     vector,
 )
 from vitswin_jax.weights.sources.source import BUFFERS, Source
-from vitswin_jax.weights.sources.vit_fields import prefixed
+from vitswin_jax.weights.sources.vit_fields import based
 
 TABLE = "relative_position_bias_table"
 INDEX = "{b:relative_position_index|relative_coords_table}"
@@ -112,7 +112,6 @@ def _huggingface(prefix: str) -> tuple[Rule, ...]:
         Rule(down + "reduction.weight",        STAGE_ + "downsample/reduction/kernel", dense),
         *norm(prefix + "layernorm.",           "norm/"),
         *affine("classifier.",                 "head/"),
-        Rule("decoder.{d:.*}",                 None),                             # SimMIM's
     )
 # fmt: on
 
@@ -132,11 +131,11 @@ MICROSOFT = {"act": "gelu", "norm_eps": 1e-5, "window_clip": "min", "pad_before_
 TIMM = {"act": "gelu", "norm_eps": 1e-5, "window_clip": "per_axis", "pad_before_roll": False}
 TUTORIAL = {"act": "gelu", "norm_eps": 1e-5, "window_clip": "never", "pad_before_roll": True}
 HUGGINGFACE_V2 = {"window_clip": "per_axis", "mask_value": -200.0}  # its code adds the mask twice
-_BLOCK = r"(.*\.)?layers\.0\.blocks\.0\."
+_BLOCK = r"layers\.0\.blocks\.0\."
 _V1 = _BLOCK + r"attn\.relative_position_bias_table"
 _V2 = _BLOCK + r"attn\.(cpb|rpe)_mlp\.0\.weight"
 _MLP = _BLOCK + r"spatial_mlp\.weight"
-_MOE = r"(.*\.)?layers\.\d+\.blocks\.1\.mlp\._moe_layer\.experts\.batched_fc1_w"
+_MOE = r"layers\.\d+\.blocks\.1\.mlp\._moe_layer\.experts\.batched_fc1_w"
 _DESCRIBE = {
     "swin": swin_fields.describe_swin,
     "swinv2": swin_fields.describe_swin_v2,
@@ -184,7 +183,7 @@ def _timm_source(family: str, *marks: str) -> Source:
 
 def _huggingface_source(prefix: str, mark: str) -> Source:
     v2 = prefix == "swinv2"
-    mark = rf"({prefix}\.)?encoder\.layers\.0\.blocks\.0\.attention\.self\." + mark
+    mark = r"encoder\.layers\.0\.blocks\.0\.attention\.self\." + mark
     return _source(
         f"Hugging Face (Swin{' V2' * v2})",
         "huggingface",
@@ -192,13 +191,14 @@ def _huggingface_source(prefix: str, mark: str) -> Source:
         mark,
         rules=_huggingface(prefix + "."),
         numerics=MICROSOFT | (HUGGINGFACE_V2 if v2 else {}),
-        prepare=prefixed(prefix + "."),
+        prepare=based(prefix + "."),
+        base=prefix + ".",
         holds=({"patch_norm": (True,)},),
         buffers=() if v2 else ("relative_position_index",),
     )
 
 
-_MASK = r"(.*\.)?layers\.\d+\.blocks\.\d+\.attn_mask"
+_MASK = r"layers\.\d+\.blocks\.\d+\.attn_mask"
 _INDEX = r"layers\.0\.blocks\.0\.attn\.relative_position_index"
 _V1_BUFFERS = {"buffers": ("relative_position_index", "attn_mask")}
 SOURCES = (
@@ -207,7 +207,16 @@ SOURCES = (
     _timm_source("swin", _V1, r"layers\.3\.downsample\..*"),
     _timm_source("swinv2", _V2, r"layers\.3\.downsample\..*"),
     _microsoft_source("Microsoft", "swin", _V1, _MASK, **_V1_BUFFERS),
-    _microsoft_source("Microsoft (SimMIM)", "swin", _V1, r"encoder\..*", **_V1_BUFFERS),
+    _microsoft_source("Microsoft (SimMIM)", "swin", _V1, "mask_token", **_V1_BUFFERS),
+    _source(
+        "Microsoft (detection)",
+        "tutorial",
+        "swin",
+        _V1,
+        r"norm\d\.weight",
+        rules=_swin(),
+        numerics=TUTORIAL,
+    ),
     _source("tutorial", "tutorial", "swin", _V1, _INDEX, rules=_swin(), numerics=TUTORIAL),
     _microsoft_source("Microsoft", "swin", _V1, **_V1_BUFFERS),
     _microsoft_source("Microsoft (MLP)", "swin_mlp", _MLP, buffers=()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import operator
 import re
@@ -17,7 +18,10 @@ from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.windows import fit_window
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors
 from vitswin_jax.weights.sources.facts import Hints
+from vitswin_jax.weights.sources.rules import rename
 from vitswin_jax.weights.sources.source import Fields, Named, count, patch_fields, square
+
+log = logging.getLogger(__name__)
 
 PRETRAINED_WINDOWS: dict[tuple[int, int], tuple[tuple[int, ...], ...]] = {
     (128, 16): ((0, 0, 0, 0), (12, 12, 12, 6)),  # base: from scratch at 256, or 192to256
@@ -269,13 +273,19 @@ def _pretrained_windows(tensors: Tensors, windows: list[int]) -> tuple[int, ...]
 
 
 def prepare_swin(tensors: Tensors) -> Prepared:
-    """Returns the encoder's tensors alone; SimMIM's decoder is left out."""
-    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    if not any(name.startswith("encoder.layers.") for name in tensors):
-        return tensors, []
-    kept = {n.removeprefix("encoder."): t for n, t in tensors.items() if n.startswith("encoder.")}
-    kept = {name.replace(".rpe_mlp.", ".cpb_mlp."): tensor for name, tensor in kept.items()}
-    return kept, [name for name in tensors if not name.startswith("encoder.")]
+    """Returns SimMIM's names as the others have them, and the last map's norm as the final one.
+
+    A backbone of a detector has no `norm`, but one for each map that it gives out: `norm0` to
+    `norm3`. The last of them is on the place of the final norm.
+    """
+    tensors = rename(tensors, ((r"\.rpe_mlp\.", ".cpb_mlp."),))
+    norms = sorted(name for name in tensors if re.fullmatch(r"norm\d+\.(weight|bias)", name))
+    last = f"norm{count(tensors, 'layers.{}.blocks.0.norm1.weight') - 1}"
+    if "norm.weight" not in tensors and f"{last}.weight" in tensors:
+        log.info("%s, of the last map, is taken as the final norm, which the file lacks", last)
+        tensors = rename(tensors, ((rf"^{last}\.", "norm."),))
+    left_out = [name for name in norms if name in tensors]
+    return {name: t for name, t in tensors.items() if name not in left_out}, left_out
 
 
 _EXPERTS = re.compile(r"(.*\._moe_layer\.)experts\.batched_(?:fc[12]_w|fc[12]_bias)")

@@ -102,20 +102,16 @@ def _without_bias(bias: str) -> Callable[[dict[str, np.ndarray]], dict[str, np.n
 
 
 def _prepare_open_clip(tensors: Tensors) -> Prepared:
-    """Returns the tower's parameters without prefix; the text tower's names are left out."""
-    prefix = next((p for p in ("module.visual.", "visual.") if p + "conv1.weight" in tensors), "")
-    kept = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    """Returns the tower's parameters with a bias of zeros for its projection."""
+    kept = dict(tensors)
     _with_bias(kept, "proj", "proj_bias", axis=1)
-    return kept, [name for name in tensors if not name.startswith(prefix)]
+    return kept, []
 
 
-def _vision_model(tensors: Tensors, *others: str) -> tuple[dict[str, Tensor], list[str]]:
-    """Returns a vision model's tensors, and those called `others`, and the names of the rest."""
-    if not any(name.startswith(MODEL) for name in tensors):
-        place = re.compile(r"(embeddings|encoder|head|pre_layrnorm|post_layernorm)\.")
-        tensors = {MODEL * bool(place.match(n)) + n: t for n, t in tensors.items()}
-    kept = {n: t for n, t in tensors.items() if n.startswith(MODEL) or n in others}
-    return kept, [name for name in tensors if name not in kept]
+def _vision_model(tensors: Tensors) -> dict[str, Tensor]:
+    """Returns a vision model's tensors under the names that its tower has beside others."""
+    place = re.compile(r"(embeddings|encoder|head|pre_layrnorm|post_layernorm)\.")
+    return {MODEL * bool(place.match(name)) + name: tensor for name, tensor in tensors.items()}
 
 
 def _prepare_clip(tensors: Tensors) -> Prepared:
@@ -124,24 +120,24 @@ def _prepare_clip(tensors: Tensors) -> Prepared:
             "CLIPForImageClassification's head reads the mean of tokens that are not normed, which "
             "no model here does; load the CLIP model it was made from, and train a head."
         )
-    kept, left_out = _vision_model(tensors, "visual_projection.weight")
+    kept = _vision_model(tensors)
     _with_bias(kept, "visual_projection.weight", "visual_projection.bias", axis=0)
-    return kept, left_out
+    return kept, []
 
 
 def _prepare_siglip(tensors: Tensors) -> Prepared:
     """Returns the tower, its pool's fused projection divided; a classifier reads the mean."""
-    kept, left_out = _vision_model(tensors, "classifier.weight", "classifier.bias")
+    kept = _vision_model(tensors)
     if "classifier.weight" in kept:
         pool = [name for name in kept if name.startswith(POOL)]
-        return {n: t for n, t in kept.items() if n not in pool}, [*left_out, *pool]
+        return {n: t for n, t in kept.items() if n not in pool}, pool
     for kind in ("weight", "bias"):
         fused = kept.pop(f"{POOL}attention.in_proj_{kind}", None)
         if fused is not None:
             width = fused.shape[0] // 3
             kept[f"{POOL}attention.q_proj_{kind}"] = fused.rows(0, width)
             kept[f"{POOL}attention.kv_proj_{kind}"] = fused.rows(width, 3 * width)
-    return kept, left_out
+    return kept, []
 
 
 def _fuse_pool(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -162,9 +158,9 @@ SOURCES = (
         format="open_clip",
         family="vit",
         marks=(
-            r"(.*\.)?class_embedding",
-            r"(.*\.)?conv1\.weight",
-            r"(.*\.)?transformer\.resblocks\.0\.attn\.in_proj_weight",
+            r"class_embedding",
+            r"conv1\.weight",
+            r"transformer\.resblocks\.0\.attn\.in_proj_weight",
         ),
         rules=OPEN_CLIP_RULES,
         describe=_describe_clip,
@@ -177,11 +173,12 @@ SOURCES = (
         name="Hugging Face (CLIP)",
         format="huggingface",
         family="vit",
-        marks=(r"(vision_model\.)?pre_layrnorm\.weight",),
+        marks=(r"pre_layrnorm\.weight",),
         rules=CLIP_RULES,
         describe=_describe_clip,
         numerics={"norm_eps": 1e-5},
         prepare=_prepare_clip,
+        base=MODEL,
         preprocess=CLIP,
         holds=(only(pre_norm=(True,), patch_bias=(False,)),),
         restore=_without_bias("visual_projection.bias"),
@@ -190,11 +187,12 @@ SOURCES = (
         name="Hugging Face (SigLIP)",
         format="huggingface",
         family="vit",
-        marks=(r"(vision_model\.)?encoder\.layers\.0\.layer_norm1\.weight",),
+        marks=(r"encoder\.layers\.0\.layer_norm1\.weight",),
         rules=SIGLIP_RULES,
         describe=describe_vit,
         numerics={"act": "gelu_tanh", "norm_eps": 1e-6},
         prepare=_prepare_siglip,
+        base=MODEL,
         preprocess=HALF,
         holds=(
             only(**_TOWER, global_pool=("map",), num_classes=(0,)),

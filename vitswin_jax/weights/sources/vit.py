@@ -7,7 +7,6 @@ the WZMIAOMIAO tutorial, whose names are the same; Hugging Face.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,8 +47,12 @@ TIMM_RULES = (
     *affine("attn_pool.mlp.{f:fc[12]}.",           "attn_pool/mlp/{f}/"),
     *affine("pre_logits.fc.",                      "pre_logits/"),
     *affine("{h:head|head_dist}.",                 "{h}/"),
-    Rule("mask_token",                            None),
-    Rule("decoder{d:[._].*}",                     None),
+    # Of pre-training: MAE's decoder, heads of MoCo v3, DINO, iBOT and MSN, BEiT's head and layers,
+    # and the pyramids of segmenters.
+    Rule("{m:mask_token|masked_embed}",           None),
+    Rule("{d:(decoder|lm_head|cls_pt_layers)[._].*}", None),
+    Rule("{d:head[.]([0-9]+|(mlp|last_layer)[0-9]*)[.].*}", None),
+    Rule("{d:(fc|fpn[1-4])[.].*}",                None),
 )
 
 
@@ -91,7 +94,6 @@ def _huggingface(
         *affine(prefix + "pooler.dense.",          "pre_logits/"),
         *affine(f"{head}.",                        "head/"),
         *affine("distillation_classifier.",        "head_dist/"),
-        Rule("decoder.{d:.*}",                             None),                          # MAE's
         *norm(f"{layer}{norms[0]}.",               BLOCK_ + "norm1/"),
         *affine(f"{layer}{mlp[0]}.",               BLOCK_ + "mlp/fc1/"),
         *norm(f"{layer}{norms[1]}.",               BLOCK_ + "norm2/"),
@@ -144,27 +146,26 @@ def _google(*, linen: bool) -> tuple[Rule, ...]:
 
 def _huggingface_source(
     name: str,
-    prefix: str,
+    base: str,
     *marks: str,
     holds: tuple[Mapping[str, tuple[Any, ...]], ...] = (),
-    own_prefix: bool = False,
     **options: Any,
 ) -> Source:
-    base = re.escape(prefix) if own_prefix else f"({re.escape(prefix)})?"  # a base model has none
-    dinov2, registers = options.get("dinov2", False), "registers" in prefix
+    dinov2, registers = options.get("dinov2", False), "registers" in base
     return Source(
         name=f"Hugging Face ({name})",
         format="huggingface",
         family="vit",
-        marks=tuple(base + mark for mark in marks),
-        rules=_huggingface(prefix, **options),
+        marks=marks,
+        rules=_huggingface(base, **options),
         describe=functools.partial(vit_fields.describe_vit, no_embed_class=registers),
         numerics={"act": "gelu", "norm_eps": 1e-6 if dinov2 else 1e-12},
-        prepare=vit_fields.prefixed(prefix),
+        prepare=vit_fields.based(base),
         pos_embed=resize.bicubic_antialiased if registers else resize.bicubic,
-        preprocess=IMAGENET if dinov2 or prefix == "deit." else HALF,
+        preprocess=IMAGENET if dinov2 or base == "deit." else HALF,
         holds=holds,
-        restore=functools.partial(vit_fields.restore_dinov2, prefix) if dinov2 else dict,
+        base=base,
+        restore=functools.partial(vit_fields.restore_dinov2, base) if dinov2 else dict,
     )
 
 
@@ -197,21 +198,21 @@ def _google_source(name: str, *marks: str, linen: bool) -> Source:
     )
 
 
-def _timm_source(
-    mark: str, *, rules: tuple[Rule, ...], holds: tuple[Mapping[str, tuple[Any, ...]], ...]
-) -> Source:
+def _timm_source(*marks: str, rules: tuple[Rule, ...] = TIMM_RULES, **fields: Any) -> Source:
+    defaults: dict[str, Any] = {
+        "name": "timm",
+        "numerics": {"act": "gelu", "norm_eps": 1e-6},
+        "pos_embed": resize.bicubic_antialiased,
+        "preprocess": timm_preprocess,
+    }
     return Source(
-        name="timm",
         format="timm",
         family="vit",
-        marks=(r"(.*\.)?blocks\.0\.attn\.qkv\.weight", mark),
+        marks=(r"blocks\.(0\.)?0\.attn\.qkv\.weight", *marks),
         rules=rules,
         describe=vit_fields.describe_timm,
-        numerics={"act": "gelu", "norm_eps": 1e-6},
         prepare=vit_fields.prepare_timm,
-        pos_embed=resize.bicubic_antialiased,
-        preprocess=timm_preprocess,
-        holds=holds,
+        **{**defaults, **fields},
     )
 
 
@@ -223,14 +224,16 @@ REGISTERS, DISTILLATION = r"embeddings\.register_tokens", r"embeddings\.distilla
 CLASSIFIER = r"classifier\.weight"
 _DINOV2 = {"global_pool": ("token", "token_avg"), "init_values": (SOME,)}
 _REGISTERS = _DINOV2 | {"reg_tokens": (SOME,), "no_embed_class": (True,)}
+PATCHES = r"patch_embed\.proj\.weight"
+LAYER_SCALE = r"blocks\.(0\.)?0\.(ls1\.gamma|gamma_1)"
 GATED = r"encoder\.layer\.0\.mlp\.weights_in\.weight"
 _GATED = {"act": ("swiglu",)}
 _CLASS_TOKEN_ALONE = {"dist_token": (True,), "dist_head": (False,)}
 SOURCES = (
     _google_source(
-        "vision_transformer", ".*Transformer/posembed_input/pos_embedding", linen=False
+        "vision_transformer", "Transformer/posembed_input/pos_embedding", linen=False
     ),
-    _google_source("big_vision", ".*Transformer/encoderblock(_0)?/.*", linen=True),
+    _google_source("big_vision", "Transformer/encoderblock(_0)?/.*", linen=True),
     _huggingface_source(
         "DINOv2 with registers", "dinov2_with_registers.", NORM1, REGISTERS, GATED, dinov2=True,
         gated=True, head="classifier", holds=(only("qkv_bias", **_REGISTERS, **_GATED),),
@@ -258,22 +261,28 @@ SOURCES = (
             only("qkv_bias", **_CLASS_TOKEN_ALONE, num_classes=(0,), pre_logits=(SOME,)),
         ),
     ),
-    _huggingface_source("DeiT", "deit.", LAYERNORM, head="classifier", own_prefix=True),
     _huggingface_source(
         "ViT", "vit.", LAYERNORM, head="classifier",
         holds=(only("qkv_bias"), only("qkv_bias", "pre_logits", num_classes=(0,))),
     ),
     _timm_source(
-        r"(.*\.)?patch_embed\.backbone\.stem\.conv\.weight",
+        r"patch_embed\.backbone\.stem\.conv\.weight",
         rules=_timm_hybrid("patch_embed.backbone.stem."),
         holds=(only(*_TIMM, "resnet_layers", **_POOLS),),
     ),
     _timm_source(
-        r"(.*\.)?patch_embed\.backbone\.conv\.weight",
+        r"patch_embed\.backbone\.conv\.weight",
         rules=_timm_hybrid("patch_embed.backbone."),
         holds=(only(*_TIMM, resnet_layers=((),), **_POOLS),),
     ),
+    # DINOv2's own files: timm's, which have the same names, have no mask token.
     _timm_source(
-        r"(.*\.)?patch_embed\.proj\.weight", rules=TIMM_RULES, holds=(only(*_TIMM, **_POOLS),)
+        PATCHES, LAYER_SCALE, "mask_token", "register_tokens", name="DINOv2 with registers",
+    ),
+    _timm_source(
+        PATCHES, LAYER_SCALE, "mask_token", name="DINOv2", pos_embed=resize.bicubic_by_scale,
+    ),
+    _timm_source(
+        PATCHES, holds=(only(*_TIMM, **_POOLS),)
     ),
 )  # fmt: skip

@@ -12,6 +12,7 @@ from vitswin_jax.core.types import UserError
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors
 from vitswin_jax.weights.sources.facts import Hints
+from vitswin_jax.weights.sources.rules import rename
 from vitswin_jax.weights.sources.source import (
     Fields,
     Named,
@@ -19,7 +20,6 @@ from vitswin_jax.weights.sources.source import (
     patch_fields,
     resnet_fields,
     square,
-    unprefixed,
 )
 
 HEADS = {
@@ -265,24 +265,23 @@ def restore_dinov2(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.n
 
 
 def prepare_timm(tensors: Tensors) -> Prepared:
-    """Returns names as timm has them, for files of DINOv2's, DeiT's and MAE's own code."""
-    tensors, left_out = unprefixed("module.", "backbone.", "visual.trunk.")(tensors)
-    tensors = {re.sub("^register_tokens$", "reg_token", n): t for n, t in tensors.items()}
-    return fold_class_position(tensors, cls="cls_token", reg="reg_token", pos="pos_embed"), left_out
+    """Returns names as timm has them, for files of DINOv2's own code: registers, and chunks."""
+    changes = (("^register_tokens$", "reg_token"), (r"^blocks\.\d+\.(\d+\.)", r"blocks.\1"))
+    tensors = rename(tensors, changes)
+    return fold_class_position(tensors, cls="cls_token", reg="reg_token", pos="pos_embed"), []
 
 
-def prefixed(prefix: str) -> Callable[[Tensors], Prepared]:
-    """Returns a `prepare` that puts `prefix` before the names of a base model saved without."""
+def based(base: str) -> Callable[[Tensors], Prepared]:
+    """Returns a `prepare` that puts `base` before the names of the base model."""
 
     def prepare(tensors: Tensors) -> Prepared:
-        if not any(name.startswith(prefix) for name in tensors):
-            base = re.compile(r"(embeddings|encoder|layernorm|pooler)\.")
-            tensors = {prefix * bool(base.match(n)) + n: t for n, t in tensors.items()}
+        place = re.compile(r"(embeddings|encoder|layernorm|pooler)\.")
+        tensors = {base * bool(place.match(n)) + n: t for n, t in tensors.items()}
         names = {"cls": "cls_token", "reg": "register_tokens", "pos": "position_embeddings"}
-        places = {key: f"{prefix}embeddings.{name}" for key, name in names.items()}
+        places = {key: f"{base}embeddings.{name}" for key, name in names.items()}
         tensors = fold_class_position(tensors, **places)
         if any("classifier" in name for name in tensors):  # which reads no pooler's output
-            pooler = [name for name in tensors if name.startswith(prefix + "pooler.")]
+            pooler = [name for name in tensors if name.startswith(base + "pooler.")]
             return {n: t for n, t in tensors.items() if n not in pooler}, pooler
         return tensors, []
 
@@ -290,9 +289,7 @@ def prefixed(prefix: str) -> Callable[[Tensors], Prepared]:
 
 
 def prepare_google(tensors: Tensors) -> Prepared:
-    """Returns the image tower's parameters without prefix, scanned blocks one by one."""
-    tensors, training_state = unprefixed("params/", "opt/target/", "target/")(tensors)
-    tensors, other_towers = unprefixed("img/", "params/img/")(tensors)
+    """Returns scanned blocks one by one, and norms of a ResNet as in the older files."""
     unstacked: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if not name.startswith("Transformer/encoderblock/"):
@@ -305,4 +302,4 @@ def prepare_google(tensors: Tensors) -> Prepared:
         if re.search(r"(^|/)gn[^/]*/(scale|bias)$", name) and len(tensor.shape) == 1:
             shape = (1, 1, 1, *tensor.shape)  # as in the older files
             unstacked[name] = tensor.map(lambda array: array[None, None, None], shape)
-    return unstacked, training_state + other_towers
+    return unstacked, []
