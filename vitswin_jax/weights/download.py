@@ -9,8 +9,6 @@ without hashing a gigabyte at every load.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import http.client
 import json
@@ -18,10 +16,11 @@ import logging
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from filelock import FileLock
 from tqdm import tqdm
 
 from vitswin_jax.core.atomic import replacing, writing
@@ -49,7 +48,8 @@ def fetch(address: str, path: Path, *, digest: str | None = None) -> Record:
         return record
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path):
+        # One process at a time; the system frees the lock of one that died.
+        with FileLock(path.with_name(f".{path.name}.lock")):
             if path.exists():
                 return _adopt(address, path, digest)
             part = _download(address, path)
@@ -207,14 +207,6 @@ def _open(
         raise UserError(
             f"{address}: {urlsplit(address).netloc} cannot be reached ({reason}){by_hand}."
         ) from error
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Lets one process at a time download a file; the system frees the lock of one that died."""
-    with path.with_name(f".{path.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _size(path: Path) -> int:

@@ -116,6 +116,7 @@ def error(directory, tmp_path, capsys):
         (lambda data: data[:-3], "is cut off in the middle of a record"),
         (lambda data: data[:5], "is cut off in the middle of a record"),
         (lambda data: b"x" + data[1:], "is damaged, or no TFRecord file"),
+        (lambda data: data[:-5] + b"x" + data[-4:], "the checksum of a record is wrong"),
         (lambda data: b"", "has 0 records; 7 were expected"),
         (lambda data: data + frame(b""), "has 8 records; 7 were expected"),
         (lambda data: frame(b"\xff" * 9) + data, "record 0 is damaged"),
