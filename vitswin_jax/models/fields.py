@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
+import types
+import typing
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -32,3 +36,33 @@ def plain(model: nn.Module, **fields: Any) -> nn.Module:
     known = {field.name for field in dataclasses.fields(model)}
     values = EXECUTION | LAYOUT | fields
     return model.clone(**{name: value for name, value in values.items() if name in known})
+
+
+def wrong_types(kind: type, fields: Mapping[str, Any]) -> list[str]:
+    """Returns a line for each field of a class whose value is not of the annotated type.
+
+    Fields of other types than numbers, texts and tuples of them are not compared.
+    """
+    hints = typing.get_type_hints(kind)
+    return [
+        f"{name}={value!r} must be {str(getattr(hints[name], '__name__', hints[name]))}"
+        for name, value in fields.items()
+        if name in hints and not _fits(value, hints[name])
+    ]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        parts = parts[:1] * len(value) if parts[1:] == (...,) else parts
+        return len(parts) == len(value) and all(map(_fits, value, parts))
+    if hint in _NUMBERS:
+        return isinstance(value, _NUMBERS[hint]) and not isinstance(value, bool)
+    return isinstance(value, hint) if hint in (bool, str, types.NoneType) else True
+
+
+_NUMBERS: dict[Any, type] = {int: numbers.Integral, float: numbers.Real}

@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vitswin_jax.core.types import UserError, with_tuples
+from vitswin_jax.core.types import UserError, listed, with_tuples
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.models.fields import EXECUTION, LAYOUT
 
@@ -63,6 +63,7 @@ class Metadata:
                 values["preprocess"] = Preprocess(**values["preprocess"])
         except TypeError as error:
             raise UserError(
-                f"{origin}: the metadata's preprocess does not fit: {error}."
+                f"{origin}: the metadata's preprocess has other keys than those of Preprocess: "
+                f"{listed(data['preprocess'])}."
             ) from error
         return cls(**values)

@@ -22,7 +22,7 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import unflatten_dict
 
-from vitswin_jax.core.types import UserError
+from vitswin_jax.core.types import UserError, listed
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.models.masked import MaskedModel, divide_encoder
 from vitswin_jax.models.pretraining import create_pretraining, describe_method
@@ -30,6 +30,7 @@ from vitswin_jax.models.registry import create_model, family_of
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.scan import stack_blocks
 from vitswin_jax.weights.adapt import Methods, adapt, check_parameters
+from vitswin_jax.weights.claims import claiming
 from vitswin_jax.weights.formats.read import Contents, read_tensors
 from vitswin_jax.weights.formats.tensors import Tensor, is_float
 from vitswin_jax.weights.locate import Located, locate
@@ -252,18 +253,19 @@ def _open_native(
     path: Path, contents: Contents, stated: Mapping[str, Any], name: str | None
 ) -> Pretrained:
     metadata = Metadata.from_json(stated, origin=str(path))
-    model = create_model(metadata.name, **metadata.fields)
-    if name is not None:
-        check_family(path, metadata.name, family_of(model), name)
-    whole = model
-    if metadata.pretrain is not None:
-        whole = create_pretraining(model, **metadata.pretrain)
     tensors = contents.tensors
     found = {name: tensor.shape for name, tensor in tensors.items()}
-    check_parameters(found, parameter_shapes(whole), origin=str(path))
+    with claiming(str(path), {**metadata.fields, **(metadata.pretrain or {})}, found.values()):
+        whole = model = create_model(metadata.name, **metadata.fields)
+        if metadata.pretrain is not None:
+            whole = create_pretraining(model, **metadata.pretrain)
+        shapes = parameter_shapes(whole)
+    if name is not None:
+        check_family(path, metadata.name, family_of(model), name)
+    check_parameters(found, shapes, origin=str(path))
     wrong = [f"{name} ({tensor.dtype})" for name, tensor in tensors.items() if not is_float(tensor)]
     if wrong:
-        raise UserError(f"{path}: these are no floating-point numbers: {', '.join(wrong)}.")
+        raise UserError(f"{path}: these are no floating-point numbers: {listed(wrong)}.")
     open_decoder = None
     if metadata.pretrain is not None:
         tensors, others = divide_encoder(tensors)

@@ -16,6 +16,7 @@ from vitswin_jax.models.masked import divide_encoder
 from vitswin_jax.models.pretraining import create_pretraining
 from vitswin_jax.models.registry import create_model, family_of, resolve_name
 from vitswin_jax.models.variants import VARIANTS
+from vitswin_jax.weights.claims import claiming
 from vitswin_jax.weights.formats.read import Contents
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors, is_float
 from vitswin_jax.weights.locate import Located
@@ -101,14 +102,9 @@ def check_family(path: Path, holds: str, family: str, name: str) -> None:
 
 
 def _own_model(path: Path, found: Detected) -> tuple[nn.Module, Shapes]:
-    try:
+    with claiming(str(path), found.fields, [tensor.shape for tensor in found.tensors.values()]):
         model = create_model(found.source.family, **found.fields)
         return model, parameter_shapes(model)
-    except UserError as error:
-        raise UserError(f"{path}: shows no model that could be: {error}") from error
-    except (ArithmeticError, TypeError, ValueError) as error:
-        sizes = ", ".join(f"{name}={value!r}" for name, value in found.fields.items())
-        raise UserError(f"{path}: shows no model that could be: {sizes}.") from error
 
 
 def _provenance(path: Path, found: Detected) -> dict[str, Any]:
