@@ -45,7 +45,7 @@ def wrong_types(kind: type, fields: Mapping[str, Any]) -> list[str]:
     """
     hints = typing.get_type_hints(kind)
     return [
-        f"{name}={value!r} must be {str(getattr(hints[name], '__name__', hints[name]))}"
+        f"{name}={value!r} must be {getattr(hints[name], '__name__', hints[name])!s}"
         for name, value in fields.items()
         if name in hints and not _fits(value, hints[name])
     ]

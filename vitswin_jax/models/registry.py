@@ -11,8 +11,10 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from vitswin_jax.core.choices import Faults
 from vitswin_jax.core.types import UserError, nearest, with_tuples
 from vitswin_jax.models.aliases import ALIASES
+from vitswin_jax.models.fields import wrong_types
 from vitswin_jax.models.swin import Swin
 from vitswin_jax.models.swin_mlp import SwinMlp
 from vitswin_jax.models.swin_moe import SwinMoe
@@ -86,7 +88,8 @@ def create_model(name: str, **fields: Any) -> nn.Module:
 
     `fields` replace the variant's own: `num_classes` (0: no head), `img_size` (int or (h, w)) and
     `dtype` (of compute; parameters and logits are float32) are fields of every model. Raises
-    UserError that lists every unknown name, with the nearest known one, or misfit between fields.
+    UserError that lists every unknown name, with the nearest known one, every value of another type
+    or every misfit between fields.
     """
     known = model_kwargs(name)
     wrong = [
@@ -98,7 +101,9 @@ def create_model(name: str, **fields: Any) -> nn.Module:
         raise UserError(" ".join(wrong))
     merged = {field: with_tuples(value) for field, value in (known | fields).items()}
     merged["dtype"] = jnp.dtype(merged["dtype"])
-    model = FAMILIES[VARIANTS.get(resolve_name(name)[0], (resolve_name(name)[0],))[0]](**merged)
+    family = FAMILIES[VARIANTS.get(resolve_name(name)[0], (resolve_name(name)[0],))[0]]
+    Faults(wrong_types(family, merged)).check()
+    model = family(**merged)
     model.check()
     return model
 

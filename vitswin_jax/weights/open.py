@@ -24,13 +24,13 @@ from flax.traverse_util import unflatten_dict
 
 from vitswin_jax.core.types import UserError, listed
 from vitswin_jax.data.augment.transforms import Preprocess
+from vitswin_jax.models.claims import claiming
 from vitswin_jax.models.masked import MaskedModel, divide_encoder
 from vitswin_jax.models.pretraining import create_pretraining, describe_method
 from vitswin_jax.models.registry import create_model, family_of
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.scan import stack_blocks
 from vitswin_jax.weights.adapt import Methods, adapt, check_parameters
-from vitswin_jax.weights.claims import claiming
 from vitswin_jax.weights.formats.read import Contents, read_tensors
 from vitswin_jax.weights.formats.tensors import Tensor, is_float
 from vitswin_jax.weights.locate import Located, locate

@@ -12,11 +12,11 @@ from typing import Any
 from flax import linen as nn
 
 from vitswin_jax.core.types import Shapes, UserError
+from vitswin_jax.models.claims import claiming
 from vitswin_jax.models.masked import divide_encoder
 from vitswin_jax.models.pretraining import create_pretraining
 from vitswin_jax.models.registry import create_model, family_of, resolve_name
 from vitswin_jax.models.variants import VARIANTS
-from vitswin_jax.weights.claims import claiming
 from vitswin_jax.weights.formats.read import Contents
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors, is_float
 from vitswin_jax.weights.locate import Located

@@ -11,7 +11,7 @@ import safetensors.numpy
 
 import vitswin_jax
 from vitswin_jax.core.types import UserError
-from vitswin_jax.weights.claims import claiming
+from vitswin_jax.models.claims import claiming
 from vitswin_jax.weights.formats.native import KEY
 from vitswin_jax.weights.formats.read import read_tensors
 
@@ -100,7 +100,7 @@ def test_claims_take_neither_time_nor_memory(tmp_path, files, family):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
-    assert [line for line in lines if " True: " not in line] == []
+    assert [line for line in lines if " True : " not in line] == []
     assert len(lines) == len(paths)
     assert max(map(len, lines)) < 1100
 
