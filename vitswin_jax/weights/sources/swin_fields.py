@@ -82,7 +82,8 @@ def _sizes(
     """
     sides = [_side(n, count_rows) for n in rows]
     largest = max((side for side in sides if side is not None), default=None)
-    windows = (hints.get("window_size"), largest)
+    asked = hints.asked if isinstance(hints, Hints) else {}
+    windows = (hints.get("window_size"), largest, asked.get("window_size"))
 
     def found(sizes: Iterable[Any]) -> Fields | None:
         for size, window in itertools.product(sizes, windows):
@@ -92,9 +93,12 @@ def _sizes(
                     return {"window_size": window, "img_size": size}
         return None
 
-    asked = [hints.asked.get("img_size")] if isinstance(hints, Hints) else []
-    known = found([image or hints.get("img_size")])
-    return known or _one_window(_complete(sides), image, fields) or found(asked) or _unseen(rows)
+    return (
+        found([image or hints.get("img_size")])
+        or _one_window(_complete(sides), image, fields)
+        or found([asked.get("img_size")])
+        or _unseen(rows)
+    )
 
 
 def _side(rows: int, count_rows: Callable[[int, int], int]) -> int | None:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from vitswin_jax.core.types import UserError
+from vitswin_jax.models.registry import model_kwargs
+from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors
 from vitswin_jax.weights.sources.facts import Hints
@@ -85,8 +87,37 @@ def describe_timm(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> F
     fields = describe_vit(named, tensors, hints)
     refuse_lookalikes(fields, tensors, hints)
     if fields["pre_norm"]:
-        fields |= {"norm_eps": hints.get("norm_eps", 1e-5), "act": clip_activation(hints)}
+        fields["norm_eps"] = hints.get("norm_eps", 1e-5)
+    if "act" not in fields:
+        fields["act"] = hints["act"] if "act" in hints else _published_activation(fields)
     return fields
+
+
+_SHOWN = ("embed_dim", "mlp_ratio", "patch_size", "class_token", "global_pool", "pre_norm")
+
+
+def _published_activation(fields: Fields) -> str:
+    """Returns the activation that all published models of these sizes have.
+
+    No file shows it. Raises UserError where they differ (SigLIP, CLIP), and for a CLIP that is none
+    of them.
+    """
+    rows = [
+        model_kwargs(name)
+        for name, (family, row) in VARIANTS.items()
+        if family == "vit" and row.get("embed_dim", 768) == fields["embed_dim"]
+    ]
+    rows = [row for row in rows if all(row[key] == fields[key] for key in _SHOWN)]
+    rows = [row for row in rows if row["img_size"] == fields["img_size"]] or rows
+    acts = {row["act"] for row in rows} or ({"gelu"} if not fields["pre_norm"] else set())
+    if fields["pre_norm"] and len(acts) != 1:
+        return clip_activation({})
+    if len(acts) > 1:
+        raise UserError(
+            "the file does not show the activation, and published models of its sizes have "
+            f"several; give a name or act=: {' or '.join(sorted(acts))}."
+        )
+    return acts.pop()
 
 
 def refuse_lookalikes(fields: Fields, tensors: Tensors, hints: Mapping[str, Any]) -> None:

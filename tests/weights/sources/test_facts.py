@@ -1,0 +1,211 @@
+"""Facts about a model from its tensors, the caller, the configuration and the name, in this order.
+
+The files are of small models whose fields are known, and of timm's own Swins with other windows.
+"""
+
+import json
+import logging
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from parity import GOLDENS
+
+import vitswin_jax
+from vitswin_jax.core.types import UserError
+
+SMALL = {"img_size": 32, "depth": 1, "embed_dim": 192, "num_heads": 3, "num_classes": 5}
+
+
+def write(folder, format="timm", **fields):
+    """Writes a small ViT's tensors, and returns its model, variables and file."""
+    model = vitswin_jax.create_model("vit", **SMALL | fields)
+    images = np.zeros((1, *_pair(model.img_size), 3), np.float32)
+    variables = jax.tree.map(
+        lambda a: a + 0.1 * jax.random.normal(jax.random.key(a.size), a.shape),
+        jax.jit(model.init)(jax.random.key(0), images),
+    )
+    path = folder / "model.safetensors"
+    vitswin_jax.save_pretrained(path, model, variables, format=format)
+    return model, variables, path
+
+
+def _pair(size):
+    return (size, size) if isinstance(size, int) else size
+
+
+def describe(folder, architecture="vit_tiny_patch16_224", **args):
+    config = {"architecture": architecture, "model_args": args, "pretrained_cfg": {"tag": "x"}}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def same_logits(ours, theirs, size):
+    images = np.random.default_rng(1).normal(size=(2, *_pair(size), 3)).astype(np.float32)
+    a, b = (jax.jit(model.apply)(variables, images) for model, variables in (ours, theirs))
+    return float(np.abs(a - b).max()) < 1e-5
+
+
+def test_each_fact_is_taken_from_the_first_that_has_it(tmp_path):
+    """Heads, which no tensor shows: the caller's, the configuration's, the name's, the width's."""
+    _, _, path = write(tmp_path)
+    load = vitswin_jax.load_pretrained
+    assert load(path)[0].num_heads == 3
+    assert load(path, "vit_tiny_patch16_224")[0].num_heads == 3
+    describe(tmp_path, num_heads=6)
+    assert load(path)[0].num_heads == 6
+    assert load(path, "vit_tiny_patch16_224")[0].num_heads == 6
+    assert load(path, num_heads=2)[0].num_heads == 2
+    with pytest.raises(UserError, match="embed_dim=768 was given, and the tensors show 192"):
+        load(path, embed_dim=768)
+
+
+@pytest.mark.parametrize(
+    ("fields", "args"),
+    [
+        ({"num_heads": 6}, {"num_heads": 6}),
+        ({"act": "quick_gelu"}, {"act_layer": "quick_gelu"}),
+        ({"global_pool": "avg"}, {"global_pool": "avg", "fc_norm": False}),
+        ({"fc_norm": True}, {"global_pool": "token", "fc_norm": True}),
+        ({"img_size": (64, 96)}, {"img_size": [64, 96]}),  # 4 x 6 + 1 = 5 x 5
+        ({"pre_norm": True}, {"pre_norm": True}),
+        ({"class_token": False, "global_pool": "avg", "qkv_bias": False},
+         {"class_token": False, "global_pool": "avg", "qkv_bias": False}),
+    ],
+)  # fmt: skip
+def test_a_configuration_states_what_no_tensor_shows(tmp_path, fields, args):
+    model, variables, path = write(tmp_path, **fields)
+    describe(tmp_path, **{"img_size": 32, "depth": 1} | args)
+    for place in (path, tmp_path):
+        assert same_logits((model, variables), vitswin_jax.load_pretrained(place), model.img_size)
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ({"embed_dim": 384}, "states embed_dim=384, and the tensors show 192"),
+        ({"depth": 12}, "states depth=12, and the tensors show 1"),
+        ({"img_size": 64}, "states img_size=64, and the tensors show 32"),
+        ({"num_classes": 7}, "states num_classes=7, and the tensors show 5"),
+        ({"qkv_bias": False}, "states qkv_bias=False, and the tensors show True"),
+        ({"init_values": 1e-5}, "states init_values=1e-05, and the tensors show None"),
+        ({"global_pool": "map"}, "states global_pool='map', and the tensors show 'token'"),
+    ],
+)
+def test_a_configuration_that_contradicts_the_tensors_raises(tmp_path, args, says):
+    _, _, path = write(tmp_path)
+    describe(tmp_path, **args)
+    with pytest.raises(UserError) as raised:
+        vitswin_jax.load_pretrained(path)
+    assert says in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_sizes_and_classes_that_the_caller_gives_resize(tmp_path):
+    _, _, path = write(tmp_path)
+    describe(tmp_path, img_size=32, depth=1)
+    model, variables = vitswin_jax.load_pretrained(path, img_size=64, num_classes=2, in_chans=1)
+    assert (model.img_size, model.num_classes, model.in_chans) == (64, 2, 1)
+    assert variables["params"]["pos_embed"].shape == (1, 17, 192)
+
+
+def test_a_name_that_contradicts_the_tensors_gives_way_in_one_line(tmp_path, caplog):
+    _, _, path = write(tmp_path)
+    with caplog.at_level(logging.INFO, "vitswin_jax"):
+        model, _ = vitswin_jax.load_pretrained(path, "vit_small_patch32_224")
+    assert (model.embed_dim, model.patch_size, model.num_heads) == (192, 16, 3)
+    (line,) = (line for line in caplog.messages if "differs from" in line)
+    assert "embed_dim=192, not 384" in line
+    assert "patch_size=16, not 32" in line
+
+
+def test_a_configuration_of_other_tensors_is_refused(tmp_path):
+    write(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit", "hidden_size": 192}))
+    with pytest.raises(UserError, match="model_type is 'vit', and the tensors are those of timm"):
+        vitswin_jax.load_pretrained(tmp_path)
+
+
+def test_labels_of_another_head_are_refused(tmp_path):
+    write(tmp_path, "huggingface", norm_eps=1e-12)
+    config = {"model_type": "vit", "architectures": ["ViTForImageClassification"],
+              "hidden_size": 192, "num_attention_heads": 3,
+              "id2label": {"0": "cat", "1": "dog"}}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        UserError, match="has 2 names of classes, and the tensors show num_classes=5"
+    ):
+        vitswin_jax.load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"init_values": 1e-5}, "gamma_1"),
+        ({"class_token": False, "global_pool": "avg", "qkv_bias": False}, "vit_.*_rpn_"),
+        ({"pre_norm": True, "global_pool": "map"}, "vit_pe_core_"),
+    ],
+)
+def test_look_alikes_are_refused_unless_something_says_what_they_are(tmp_path, fields, says):
+    _, _, path = write(tmp_path, **fields)
+    if "init_values" in fields:  # as EVA's code calls LayerScale
+        state = safetensors.numpy.load_file(path)
+        for i in (1, 2):
+            state[f"blocks.0.gamma_{i}"] = state.pop(f"blocks.0.ls{i}.gamma")
+        safetensors.numpy.save_file(state, path)
+    with pytest.raises(UserError, match=f"may be another architecture's .*{says}"):
+        vitswin_jax.load_pretrained(path)
+    vitswin_jax.load_pretrained(path, "vit_tiny_patch16_224")
+
+
+@pytest.mark.parametrize(
+    ("fields", "act"),
+    [
+        ({"embed_dim": 1152, "num_heads": 16, "mlp_ratio": 4304 / 1152}, "gelu_tanh"),
+        ({"embed_dim": 1152, "num_heads": 16, "mlp_ratio": 4304 / 1152, "patch_size": 14,
+          "img_size": 28}, "gelu"),
+        ({"embed_dim": 1024, "num_heads": 16}, None),  # gelu to 384 pixels, gelu_tanh at 512
+        ({}, "gelu"),
+    ],
+)  # fmt: skip
+def test_activations_of_unnamed_siglips_are_those_of_all_published_ones(tmp_path, fields, act):
+    _, _, path = write(tmp_path, class_token=False, global_pool="map", num_classes=0, **fields)
+    if act is None:
+        with pytest.raises(UserError, match="give a name or act=: gelu or gelu_tanh"):
+            vitswin_jax.load_pretrained(path)
+        named = vitswin_jax.load_pretrained(path, "vit_large_patch16_siglip_512")
+        assert named[0].act == "gelu_tanh"
+        assert vitswin_jax.load_pretrained(path, act="gelu")[0].act == "gelu"
+    else:
+        assert vitswin_jax.load_pretrained(path)[0].act == act
+
+
+SWINS = {  # case -> what timm's configuration has, what the caller may give
+    "oblong": {"img_size": (28, 14), "window_size": 7},
+    "window_pair": {"img_size": 16, "window_size": (2, 4)},
+    "window_pair_oblong": {"img_size": (20, 12), "window_size": (4, 2)},
+    "always_partition": {"img_size": 16, "window_size": 3, "always_partition": True},
+}
+
+
+@pytest.mark.parametrize("case", SWINS)
+@pytest.mark.parametrize("by", ["configuration", "caller"])
+def test_swins_with_windows_that_are_no_squares(tmp_path, case, by):
+    with np.load(GOLDENS.parent / "models" / "timm_swin.npz") as file:
+        golden = {n.partition("/")[2]: a for n, a in file.items() if n.startswith(f"{case}/")}
+    state = {n.removeprefix("weights/"): a.astype(np.float32)
+             for n, a in golden.items() if n.startswith("weights/")}  # fmt: skip
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file(state, path)
+    args = dict(SWINS[case])
+    if by == "configuration":
+        describe(tmp_path, "swin_tiny_patch4_window7_224", **args, patch_size=2, depths=[2, 2],
+                 num_heads=[1, 2], embed_dim=8, num_classes=3)  # fmt: skip
+        args = {}
+    elif args.pop("always_partition", False):
+        args["window_clip"] = "never"
+    model, variables = vitswin_jax.load_pretrained(path, **args)
+    with jax.default_matmul_precision("highest"):
+        got = jax.jit(model.apply)(variables, golden["images"])
+    want = golden["logits"]
+    assert np.abs(got - want).max() / want.std() < 2e-5
