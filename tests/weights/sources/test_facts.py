@@ -209,3 +209,16 @@ def test_swins_with_windows_that_are_no_squares(tmp_path, case, by):
         got = jax.jit(model.apply)(variables, golden["images"])
     want = golden["logits"]
     assert np.abs(got - want).max() / want.std() < 2e-5
+
+
+def test_a_deit_of_transformers_sees_imagenets_statistics(tmp_path):
+    """Its tensors are a ViT's; the name of the base model is all that tells them apart."""
+    _, _, path = write(tmp_path, "huggingface", norm_eps=1e-12)
+    assert vitswin_jax.load_metadata(path).preprocess.mean[0] == 0.5
+    state = safetensors.numpy.load_file(path)
+    state = {name.replace("vit.", "deit.", 1): array for name, array in state.items()}
+    safetensors.numpy.save_file(state, path)
+    assert vitswin_jax.load_metadata(path).preprocess.mean[0] == 0.485
+    config = {"model_type": "deit", "hidden_size": 192, "num_attention_heads": 3}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert vitswin_jax.load_pretrained(path)[0].num_heads == 3

@@ -40,7 +40,7 @@ def detect(path: Path, contents: Contents, facts: Facts, key: str | None = None)
     """
     root = choose_root(path, contents, key)
     below, others = take_root(contents, root)
-    source = next((s for s in SOURCES if s.fits(below)), None)
+    source = next((s for s in SOURCES if s.fits(below, root.path)), None)
     if source is None:
         known = dict.fromkeys(source.name.partition(" (")[0] for source in SOURCES)
         raise UserError(

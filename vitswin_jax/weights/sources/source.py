@@ -77,6 +77,8 @@ class Source:
     )
     """Fields of `Preprocess`: how its code gives images to these models; or a function to them
     from the model's fields and the name that the user gives, "" if none."""
+    root: str = ""
+    """How its roots end, where nothing else tells it from another source."""
     holds: tuple[Mapping[str, tuple[Any, ...]], ...] = ()
     """What its code can compute: fields to the values they may have, others are free; any of
     several, and none for a source that is only read."""
@@ -91,8 +93,10 @@ class Source:
     restore: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda arrays: arrays
     """Undoes, in what is written, the arithmetic of `prepare`."""
 
-    def fits(self, tensors: Tensors) -> bool:
-        """Returns whether the keys of a file are this source's."""
+    def fits(self, tensors: Tensors, root: str = "") -> bool:
+        """Returns whether keys that a file has under a root are this source's."""
+        if self.root and not re.search(rf"(^|[./]){re.escape(self.root)}$", root):
+            return False
         return all(any(re.fullmatch(mark, name) for name in tensors) for mark in self.marks)
 
     def images(self, fields: Fields, name: str | None) -> Mapping[str, Any]:

@@ -77,7 +77,7 @@ KINDS = {
     "vit_mae": _vit("ViT", eps=1e-12),
     "vit_msn": _vit("ViT", eps=1e-6),
     "ijepa": _vit("ViT", eps=1e-12),
-    "deit": _vit("DeiT", eps=1e-12),
+    "deit": _vit("DeiT", "ViT", eps=1e-12),
     "dinov2": _vit("DINOv2", eps=1e-6),
     "dinov2_with_registers": _vit("DINOv2 with registers", eps=1e-6),
     "siglip_vision_model": _vit("SigLIP", eps=1e-6, act="gelu_tanh"),

@@ -149,6 +149,7 @@ def _huggingface_source(
     base: str,
     *marks: str,
     holds: tuple[Mapping[str, tuple[Any, ...]], ...] = (),
+    root: str = "",
     **options: Any,
 ) -> Source:
     dinov2, registers = options.get("dinov2", False), "registers" in base
@@ -164,6 +165,7 @@ def _huggingface_source(
         pos_embed=resize.bicubic_antialiased if registers else resize.bicubic,
         preprocess=IMAGENET if dinov2 or base == "deit." else HALF,
         holds=holds,
+        root=root,
         base=base,
         restore=functools.partial(vit_fields.restore_dinov2, base) if dinov2 else dict,
     )
@@ -261,6 +263,7 @@ SOURCES = (
             only("qkv_bias", **_CLASS_TOKEN_ALONE, num_classes=(0,), pre_logits=(SOME,)),
         ),
     ),
+    _huggingface_source("DeiT", "deit.", LAYERNORM, head="classifier", root="deit."),
     _huggingface_source(
         "ViT", "vit.", LAYERNORM, head="classifier",
         holds=(only("qkv_bias"), only("qkv_bias", "pre_logits", num_classes=(0,))),
