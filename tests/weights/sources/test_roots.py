@@ -1,0 +1,354 @@
+"""The model in a file: found under any keys and prefixes, and the right one of several copies."""
+
+import logging
+import pickle
+import zipfile
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import vitswin_jax
+from vitswin_jax.core.types import UserError
+from vitswin_jax.weights.formats.pth_write import tensor_pickle
+from vitswin_jax.weights.formats.read import read_tensors
+from vitswin_jax.weights.shapes import parameter_shapes
+
+VIT = {"img_size": 16, "patch_size": 4, "embed_dim": 192, "depth": 2, "num_heads": 3,
+       "mlp_ratio": 0.5, "num_classes": 5}  # fmt: skip
+SWIN = {"img_size": 16, "patch_size": 2, "embed_dim": 8, "depths": (2, 2), "num_heads": (2, 4),
+        "window_size": 4, "num_classes": 5}  # fmt: skip
+DINOV2 = VIT | {"init_values": 1e-5, "num_classes": 0}
+CLIP = VIT | {"pre_norm": True, "patch_bias": False, "norm_eps": 1e-5, "act": "gelu"}
+MODELS = {
+    "timm": ("vit", "timm", VIT),
+    "dinov2": ("vit", "timm", DINOV2),
+    "google": ("vit", "google", VIT | {"act": "gelu_tanh"}),
+    "hf vit": ("vit", "huggingface", VIT | {"norm_eps": 1e-12}),
+    "hf clip": ("vit", "huggingface", CLIP | {"num_classes": 0}),
+    "timm swin": ("swin", "timm", SWIN | {"pad_before_roll": False}),
+    "microsoft": ("swin", "microsoft", SWIN),
+    "hf swin": ("swin", "huggingface", SWIN),
+}  # fmt: skip
+
+
+def make(kind, folder, seed=0):
+    """Returns a model's state dict by its code's names, and the logits of 2 images."""
+    family, format, fields = MODELS[kind]
+    model = vitswin_jax.create_model(family, **fields)
+    rng = np.random.default_rng(seed)
+    variables = {"params": {}}
+    for name, shape in parameter_shapes(model).items():
+        *above, own = name.split("/")
+        place = variables["params"]
+        for key in above:
+            place = place.setdefault(key, {})
+        place[own] = rng.normal(size=shape, scale=0.1).astype(np.float32)
+    suffix = {"google": "npz", "microsoft": "pth"}.get(format, "safetensors")
+    path = folder / f"original{seed}.{suffix}"
+    vitswin_jax.save_pretrained(path, model, variables, format=format)
+    contents = read_tensors(path)
+    state = {
+        name.removeprefix(contents.containers.get(name, "")): tensor.read()
+        for name, tensor in contents.tensors.items()
+    }
+    return state, logits(model, variables)
+
+
+def logits(model, variables):
+    images = np.random.default_rng(9).normal(size=(2, model.img_size, model.img_size, 3))
+    return np.asarray(jax.jit(model.apply)(variables, images.astype(np.float32)))
+
+
+def without_head(state):
+    """Returns a state dict as pre-training without labels leaves it."""
+    return {name: array for name, array in state.items() if not name.startswith("head.")}
+
+
+def prefix(text, state):
+    """Returns a state dict with a text before each name."""
+    return {text + name: array for name, array in state.items()}
+
+
+def write_tree(path, tree):
+    """Writes nested dicts of arrays and plain values as torch.save does."""
+    arrays = []
+
+    def body(value):
+        if isinstance(value, dict):
+            return b"}(" + b"".join(plain(k) + body(v) for k, v in value.items()) + b"u"
+        if not isinstance(value, np.ndarray):
+            return plain(value)
+        arrays.append(np.asarray(value, np.float32, order="C"))
+        strides = tuple(step // 4 for step in arrays[-1].strides)
+        return tensor_pickle(
+            "Float", str(len(arrays) - 1), count=value.size, shape=value.shape, strides=strides
+        )
+
+    def plain(value):
+        return pickle.dumps(value, 2)[2:-1]
+
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02" + body(tree) + b".")
+        for index, array in enumerate(arrays):
+            archive.writestr(f"a/data/{index}", array.tobytes())
+    return path
+
+
+def zeros(*shape):
+    return np.zeros(shape, np.float32)
+
+
+OPTIMIZER = {"state": {0: {"step": zeros(), "exp_avg": zeros(3)}}, "param_groups": [{"lr": 0.1}]}
+DINO_HEAD = {"head.mlp.0.weight": zeros(4, 192), "head.last_layer.weight_g": zeros(6, 1)}
+MOCO_HEAD = {"head.0.weight": zeros(4, 192), "head.1.running_mean": zeros(4),
+             "head.1.num_batches_tracked": zeros(), "head.3.weight": zeros(4, 4)}  # fmt: skip
+CLIP_TEXT = {"transformer.resblocks.0.attn.in_proj_weight": zeros(6, 2), "logit_scale": zeros(),
+             "positional_embedding": zeros(7, 2)}  # fmt: skip
+MAE_DECODER = {"mask_token": zeros(1, 1, 8), "decoder_embed.weight": zeros(8, 192),
+               "decoder_blocks.0.attn.qkv.weight": zeros(24, 8),
+               "decoder_pos_embed": zeros(1, 17, 8)}  # fmt: skip
+PREDICTOR = {"predictor_embed.weight": zeros(8, 192),
+             "predictor_blocks.0.attn.qkv.weight": zeros(24, 8),
+             "blocks.0.attn.qkv.weight": zeros(24, 8)}  # fmt: skip
+NORMS = {f"norm{i}.{kind}": zeros(8 << i) for i in range(2) for kind in ("weight", "bias")}
+
+
+def chunked(state):
+    """Returns a ViT's names as DINOv2's training code has them: chunks of one block."""
+    return {
+        "".join(f"blocks.{n[7]}.{n[7:]}" if n.startswith("blocks.") else n): a
+        for n, a in state.items()
+    }
+
+
+def wrapped_blocks(state):
+    return {n.replace(".attn.", "._checkpoint_wrapped_module.attn."): a for n, a in state.items()}
+
+
+def detector(state):
+    """Returns a Swin as a detector's backbone: norms of its maps in place of the final one."""
+    renamed = {n.replace("norm.", "norm1.") if n[:5] == "norm." else n: a for n, a in state.items()}
+    kept = {n: a for n, a in renamed.items() if not n.startswith("head.") and "attn_mask" not in n}
+    return {**NORMS, **kept}
+
+
+LAYOUTS = {  # the model's kind, and its file's tree from the state dict; no head where it has none
+    "DDP": ("timm", lambda s: {"model": prefix("module.", s), "epoch": 3}),
+    "torch.compile": ("timm", lambda s: prefix("_orig_mod.", s)),
+    "Lightning": (
+        "timm", lambda s: {"state_dict": prefix("model.", s) | {"criterion.weight": zeros(5)},
+                           "optimizer_states": {"0": OPTIMIZER}, "loops": {"a": {"b": zeros(2)}}},
+    ),
+    "Lightning compiled": ("timm", lambda s: {"state_dict": prefix("net._orig_mod.", s)}),
+    "checkpointed blocks": ("timm", wrapped_blocks),
+    "timm training": ("timm", lambda s: {"arch": "vit", "state_dict": s, "optimizer": OPTIMIZER}),
+    "flat, beside an optimizer": ("timm", lambda s: {**s, "optimizer": OPTIMIZER, "epoch": 3}),
+    "DeepSpeed": ("timm", lambda s: {"module": s, "optimizer": OPTIMIZER}),
+    "any key": ("timm", lambda s: {"my": {"own": {"key": prefix("a.b.", s)}}, "x": zeros(2)}),
+    "open_clip's timm": ("timm", lambda s: prefix("visual.trunk.", s) | CLIP_TEXT),
+    "MoCo v3": (
+        "timm", lambda s: {"state_dict": prefix("module.base_encoder.", without_head(s) | MOCO_HEAD)
+                           | {"module.predictor.0.weight": zeros(2, 2)}},
+    ),
+    "iBOT's teacher": ("timm", lambda s: {"state_dict": without_head(s) | DINO_HEAD}),
+    "DINO": (
+        "timm", lambda s: {"teacher": prefix("backbone.", without_head(s)) | DINO_HEAD},
+    ),
+    "DINOv2, chunked": (
+        "dinov2", lambda s: {"teacher": prefix("backbone.", chunked(s))
+                             | {"dino_head.mlp.0.weight": zeros(2, 2)}},
+    ),
+    "MSN": (
+        "timm", lambda s: {"target_encoder": prefix("module.", without_head(s)
+                                                    | {"fc.fc1.weight": zeros(2, 2)}),
+                           "prototypes": zeros(3, 2)},
+    ),
+    "I-JEPA": (
+        "timm", lambda s: {"target_encoder": prefix("module.", without_head(s)),
+                           "predictor": prefix("module.", PREDICTOR), "opt": OPTIMIZER},
+    ),
+    "MAE": ("timm", lambda s: {"model": without_head(s) | MAE_DECODER}),
+    "UperNet's ViT": (
+        "timm", lambda s: {"meta": {"epoch": 1}, "state_dict": prefix("backbone.", without_head(s))
+                           | {"decode_head.conv_seg.weight": zeros(2, 2)}},
+    ),
+    "ViTDet": ("timm", lambda s: {"model": prefix("backbone.net.", without_head(s))}),
+    "Swin, DDP": ("microsoft", lambda s: {"model": prefix("module.", s), "optimizer": OPTIMIZER}),
+    "timm's Swin": ("timm swin", lambda s: {"state_dict": prefix("model.", s)}),
+    "Google, in training": (
+        "google", lambda s: prefix("opt/target/", s) | {"opt/state/step": zeros()},
+    ),
+    "big_vision": (
+        "google", lambda s: prefix("params/img/", s) | prefix("opt/0/mu/img/", s)
+        | {"params/txt/Encoder_0/encoderblock_0/LayerNorm_0/scale": zeros(3)},
+    ),
+    "HF in a wrapper": ("hf vit", lambda s: {"state_dict": prefix("model.", s)}),
+    "HF base": (
+        "hf vit", lambda s: {n.removeprefix("vit."): a for n, a in s.items()
+                             if n.startswith("vit.")},
+    ),
+    "HF Swin, DDP": ("hf swin", lambda s: prefix("module.", s)),
+    "VLM": (
+        "hf clip", lambda s: prefix("model.vision_tower.", s)
+        | {"language_model.layers.0.mlp.weight": zeros(3)},
+    ),
+    "HF CLIP without its key": (
+        "hf clip", lambda s: {n.removeprefix("vision_model."): a for n, a in s.items()},
+    ),
+}  # fmt: skip
+
+
+def write(tree, folder):
+    """Writes a tree as the format that its names are of."""
+    if any("/" in name for name in tree):
+        np.savez(folder / "a.npz", **tree)
+        return folder / "a.npz"
+    return write_tree(folder / "a.pth", tree)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_model_is_found_under_any_keys(layout, tmp_path, caplog):
+    kind, wrap = LAYOUTS[layout]
+    state, want = make(kind, tmp_path)
+    with caplog.at_level(logging.INFO, "vitswin_jax"):
+        path = write(wrap(state), tmp_path)
+        model, variables = vitswin_jax.load_pretrained(path, **given(kind))
+    if MODELS[kind][2]["num_classes"] and not model.num_classes:
+        whole = vitswin_jax.load_pretrained(original(tmp_path), num_classes=0, **given(kind))
+        want = logits(*whole)
+    np.testing.assert_array_equal(logits(model, variables), want)
+    assert "copies of" not in caplog.text
+
+
+def original(folder, seed=0):
+    (path,) = folder.glob(f"original{seed}.*")
+    return path
+
+
+def given(kind):
+    """Returns what no file shows."""
+    return {"act": "gelu"} if "clip" in kind else {}
+
+
+def test_a_detectors_swin_computes_as_its_code(tmp_path, caplog):
+    """Windows are not cut to the map, and the norm of the last map is the final one."""
+    state, _ = make("microsoft", tmp_path)
+    path = write_tree(tmp_path / "a.pth", {"state_dict": prefix("backbone.", detector(state))})
+    with caplog.at_level(logging.INFO, "vitswin_jax"):
+        model, variables = vitswin_jax.load_pretrained(path)
+    assert (model.num_classes, model.window_clip, model.pad_before_roll) == (0, "never", True)
+    assert "norm1, of the last map, is taken as the final norm" in caplog.text
+    assert "not used: norm0.bias, norm0.weight" in caplog.text
+    scale = np.asarray(variables["params"]["norm"]["scale"])
+    np.testing.assert_array_equal(scale, state["norm.weight"])
+
+
+def test_wrappers_come_back_when_it_is_written(tmp_path):
+    state, _ = make("timm", tmp_path)
+    path = write_tree(tmp_path / "a.pth", {"state_dict": prefix("model.module.", state)})
+    opened = vitswin_jax.open_pretrained(path)
+    target = tmp_path / "b.safetensors"
+    vitswin_jax.save_pretrained(
+        target, opened.model, opened.variables, format="timm", metadata=opened.metadata
+    )
+    assert safetensors.numpy.load_file(target).keys() == prefix("model.module.", state).keys()
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory):
+    """Three models of one shape, each with the logits it gives."""
+    folder = tmp_path_factory.mktemp("copies")
+    return [make("timm", folder, seed) for seed in range(3)]
+
+
+COPIES = {  # a tree of copies 0 and 1 of which 0 is taken, the key of 1, the reason
+    "timm": (
+        lambda a, b: {"state_dict": b, "state_dict_ema": a}, "state_dict", "timm's",
+    ),
+    "DeiT": (lambda a, b: {"model": b, "model_ema": a}, "model", "timm's"),
+    "average": (
+        lambda a, b: {"model": b, "ema": prefix("module.", a)}, "model", "timm's",
+    ),
+    "Lightning": (
+        lambda a, b: {"state_dict": prefix("model.", b) | prefix("model_ema.module.", a)},
+        "model", "timm's",
+    ),
+    "mmengine": (
+        lambda a, b: {"state_dict": prefix("backbone.", a),
+                      "ema_state_dict": prefix("module.backbone.", b)},
+        "ema_state_dict", "mmengine",
+    ),
+    "DINO": (
+        lambda a, b: {"student": prefix("module.backbone.", b), "teacher": prefix("backbone.", a)},
+        "student", "DINO's",
+    ),
+    "DINOv2": (
+        lambda a, b: {"model": prefix("student.backbone.", b) | prefix("teacher.backbone.", a)},
+        "student", "DINO's",
+    ),
+    "MoCo v3": (
+        lambda a, b: {"state_dict": prefix("module.base_encoder.", a)
+                      | prefix("module.momentum_encoder.", b)},
+        "momentum_encoder", "MoCo v3's",
+    ),
+    "MSN and I-JEPA": (
+        lambda a, b: {"encoder": prefix("module.", b), "target_encoder": prefix("module.", a)},
+        "encoder", "MSN's",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", COPIES)
+def test_of_several_copies_the_originals_choice_is_taken_or_the_users(
+    case, copies, tmp_path, caplog
+):
+    wrap, key, reason = COPIES[case]
+    (first, taken), (second, left), _ = copies
+    path = write_tree(tmp_path / "checkpoint.pth.tar", wrap(first, second))
+    with caplog.at_level(logging.INFO, "vitswin_jax"):
+        np.testing.assert_array_equal(logits(*vitswin_jax.load_pretrained(path)), taken)
+    (line,) = [m for m in caplog.messages if "copies of the model" in m]
+    assert line.startswith(f"{path}: has 2 copies of the model; ")
+    assert f"as by {reason}" in line
+    assert f"give checkpoint.pth.tar@{key}" in line
+    np.testing.assert_array_equal(logits(*vitswin_jax.load_pretrained(f"{path}@{key}")), left)
+
+
+def test_copies_that_no_code_ranks_are_refused_in_a_line_that_lists_them(copies, tmp_path):
+    a, b, c = (state for state, _ in copies)
+    path = write_tree(tmp_path / "a.pth", {"left": a, "right": b, "third": prefix("module.", c)})
+    with pytest.raises(
+        UserError, match=r"a\.pth: has 3 models, left, right, third; choose"
+    ) as error:
+        vitswin_jax.load_pretrained(path)
+    assert len(str(error.value)) < 400
+    for key, (_, want) in zip(("left", "right", "third.module"), copies, strict=True):
+        np.testing.assert_array_equal(logits(*vitswin_jax.load_pretrained(f"{path}@{key}")), want)
+
+
+def test_a_key_that_no_copy_has_is_refused_with_those_there_are(copies, tmp_path):
+    (a, _), (b, _), _ = copies
+    path = write_tree(tmp_path / "a.pth", {"state_dict": a, "state_dict_ema": b})
+    with pytest.raises(UserError, match=r"under 'ema'; it has state_dict, state_dict_ema\."):
+        vitswin_jax.load_pretrained(f"{path}@ema")
+    native = tmp_path / "native.safetensors"
+    model = vitswin_jax.create_model("vit", **VIT)
+    vitswin_jax.save_pretrained(native, model, vitswin_jax.load_pretrained(f"{path}@state_dict")[1])
+    with pytest.raises(UserError, match=r"native\.safetensors: .* one model, no 'ema'"):
+        vitswin_jax.load_pretrained(f"{native}@ema")
+
+
+def test_a_path_that_exists_wins_over_a_key(copies, tmp_path):
+    (a, taken), (b, _), _ = copies
+    write_tree(tmp_path / "a.pth", {"x": b, "y": b})
+    path = write_tree(tmp_path / "a.pth@x", a)
+    np.testing.assert_array_equal(logits(*vitswin_jax.load_pretrained(path)), taken)
+
+
+def test_only_a_decoder_is_no_model(tmp_path):
+    path = write_tree(tmp_path / "a.pth", {"model": MAE_DECODER | PREDICTOR})
+    with pytest.raises(UserError, match=r"a\.pth: from none of the sources") as error:
+        vitswin_jax.load_pretrained(path)
+    assert len(str(error.value)) < 400
