@@ -314,6 +314,10 @@ def test_every_family_has_a_preprocess():
 def test_preprocess_of_nothing():
     with pytest.raises(UserError, match="did you mean 'vit_tiny_patch16_224'"):
         vitswin_jax.make_preprocess("vit_tiny_patch16_225")
+    with pytest.raises(UserError, match="has no tag 'augreg' in timm; its tags are augreg_in21k"):
+        vitswin_jax.make_preprocess("vit_tiny_patch16_224.augreg")
+    with pytest.raises(UserError, match="no such file"):
+        vitswin_jax.make_preprocess("vit_tiny_patch16_224.npz")
     with pytest.raises(UserError, match="no such file"):
         vitswin_jax.make_preprocess("runs/none")
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitswin_jax.cli.table import format_table
-from vitswin_jax.core.types import UserError, nearest
+from vitswin_jax.core.types import UserError
 from vitswin_jax.models.aliases import ALIASES
+from vitswin_jax.models.names import nearest_name
 from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.plan.variant_costs import Cost, variant_costs
 from vitswin_jax.weights.published import Published, published
@@ -115,7 +116,7 @@ def _matching(pattern: str, known: Iterable[str], what: str) -> list[str]:
     known = list(known)
     names = _found(pattern, known)
     if not names:
-        hint = nearest(pattern, known) or "; without a pattern all are listed."
+        hint = nearest_name(pattern, known) or "; without a pattern all are listed."
         raise UserError(f"no {what} {pattern!r}{hint}")
     return names
 

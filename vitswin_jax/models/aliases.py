@@ -1,4 +1,7 @@
-"""Other names of the variants: those of the papers, of Google's and Microsoft's code."""
+"""Other names of the variants: of the papers, of Google's and Microsoft's code, of older timm.
+
+A name may also tell whose weights are meant: by a tag, as in timm's `variant.tag`, or by an ending.
+"""
 
 from __future__ import annotations
 
@@ -50,5 +53,34 @@ def _papers() -> dict[str, str]:
     return aliases
 
 
+RENAMED: dict[str, str] = {
+    "vit_base_patch16_224_miil_in21k": "vit_base_patch16_224_miil.in21k",
+    "vit_base_patch32_224_clip_laion2b": "vit_base_patch32_clip_224.laion2b",
+    "vit_large_patch14_224_clip_laion2b": "vit_large_patch14_clip_224.laion2b",
+    "vit_huge_patch14_224_clip_laion2b": "vit_huge_patch14_clip_224.laion2b",
+    "vit_giant_patch14_224_clip_laion2b": "vit_giant_patch14_clip_224.laion2b",
+    "vit_base_resnet50_224_in21k": "vit_base_r50_s16_224.orig_in21k",
+    "vit_base_resnet50_384": "vit_base_r50_s16_384.orig_in21k_ft_in1k",
+    "swinv2_base_window12_192_22k": "swinv2_base_window12_192.ms_in22k",
+    "swinv2_large_window12_192_22k": "swinv2_large_window12_192.ms_in22k",
+}
+"""timm's name from before it had tags -> variant and tag; the others had one of `ENDINGS`."""
+
 ALIASES: dict[str, str] = _papers() | swin_variants.ALIASES
 """Other name -> variant."""
+
+ENDINGS: tuple[tuple[str, str], ...] = (
+    ("_in21ft1k", "fb_in22k_ft_in1k"),
+    ("_in21k", "augreg_in21k"),
+    ("_in21k", "orig_in21k"),
+    ("_sam", "sam_in1k"),
+    ("_dino", "dino"),
+    ("_22kft1k", "ms_in22k_ft_in1k"),
+    ("_in22k", "ms_in22k"),
+)
+"""What timm's earlier names end in -> the tag of today: the first that the variant has."""
+
+MICROSOFT_ENDINGS: dict[str, int] = {
+    "_22kto1k_finetune": 1000, "_22kto1k_ft": 1000, "_22kto1k": 1000, "_22k": 21841,
+}  # fmt: skip
+"""What Microsoft's names end in -> classes of the head."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import re
 import typing
 from typing import Any
 
@@ -13,13 +12,13 @@ import jax.numpy as jnp
 
 from vitswin_jax.core.choices import Faults
 from vitswin_jax.core.types import UserError, nearest, with_tuples
-from vitswin_jax.models.aliases import ALIASES
 from vitswin_jax.models.fields import wrong_types
+from vitswin_jax.models.names import parse_name
 from vitswin_jax.models.swin import Swin
 from vitswin_jax.models.swin_mlp import SwinMlp
 from vitswin_jax.models.swin_moe import SwinMoe
 from vitswin_jax.models.swinv2 import SwinV2
-from vitswin_jax.models.variants import MICROSOFT_ENDINGS, TAG_CLASSES, VARIANTS
+from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.models.vit import ViT
 
 FAMILIES: dict[str, type[nn.Module]] = {
@@ -39,24 +38,11 @@ def model_names(pattern: str = "*") -> list[str]:
 def resolve_name(name: str) -> tuple[str, dict[str, Any]]:
     """Returns (variant or family, fields that the name adds) for any name a model is known by.
 
-    Besides our own (timm's) names: the ViT papers' (`B/16`, `ViT-B_16`, `R50+ViT-B_16-384`),
-    Microsoft's (`swinv2_tiny_patch4_window8_256`, `..._22k`), and timm's `name.tag`, whose tag
-    tells the head where the weights were not fine-tuned. Raises UserError, with the nearest name,
-    for any other.
+    See `names.parse_name`: a name that tells its weights adds the classes of their head.
     """
-    base, dot, tag = name.partition(".")
-    added: dict[str, Any] = {}
-    if dot:
-        heads = (classes for end, classes in TAG_CLASSES if re.search(f"({end})$", tag))
-        added = {"num_classes": classes} if (classes := next(heads, None)) is not None else {}
-    for ending, classes in MICROSOFT_ENDINGS.items():
-        if base.startswith("swin") and base.endswith(ending):
-            base, added = base.removesuffix(ending), {"num_classes": classes}
-    base = ALIASES.get(base, base)
-    if base not in VARIANTS and base not in FAMILIES:
-        hint = nearest(base, [*VARIANTS, *ALIASES, *FAMILIES]) or "; `vitswin models` lists all."
-        raise UserError(f"no model is called {name!r}{hint}")
-    return base, added
+    named = parse_name(name)
+    classes = named.num_classes
+    return named.variant, {} if classes is None else {"num_classes": classes}
 
 
 def model_kwargs(name: str) -> dict[str, Any]:

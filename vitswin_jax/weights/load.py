@@ -16,9 +16,12 @@ from vitswin_jax.core.types import UserError
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.models.masked import MaskedModel
 from vitswin_jax.models.registry import create_model, resolve_name
+from vitswin_jax.models.tags import tags_of
 from vitswin_jax.weights.metadata import Metadata
 from vitswin_jax.weights.open import open_own, open_pretrained
 from vitswin_jax.weights.sources.preprocess import default_preprocess
+
+_FILES = (".npz", ".pth", ".pt", ".bin", ".safetensors", ".json")  # ends of no tags
 
 
 def load_pretrained(
@@ -73,7 +76,9 @@ def make_preprocess(
 
 def _names_a_model(text: str) -> bool:
     """Returns whether a text that is no file is meant as a model's name, if misspelt."""
-    if not set("/.@") & set(text):
+    base, dot, _ = text.partition(".")
+    tagged = tags_of(base) and Path(text).suffix not in _FILES
+    if not set("/@") & set(text) and (tagged or not dot):
         return True
     try:
         return bool(resolve_name(text))

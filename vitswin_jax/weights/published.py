@@ -18,7 +18,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from vitswin_jax.core.types import UserError, nearest
+from vitswin_jax.core.types import UserError
+from vitswin_jax.models.names import nearest_name
 from vitswin_jax.weights.sources.source import HALF, IMAGENET
 
 CLASS_LISTS: dict[str, int] = {
@@ -141,7 +142,7 @@ def find_published(name: str) -> Published | None:
 
 def near_published(name: str) -> str:
     """Returns `; did you mean 'x'?` for the nearest name of the table, or where they are listed."""
-    return nearest(name, published()) or "; `vitswin models --sources` lists what is."
+    return nearest_name(name, published()) or "; `vitswin models --sources` lists what is."
 
 
 def _rows(text: str) -> Iterator[tuple[str, str, str, str, list[str]]]:

@@ -4,10 +4,20 @@ import jax.numpy as jnp
 import pytest
 
 from vitswin_jax import load_metadata, make_preprocess, save_pretrained
+from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.models.registry import create_model, model_kwargs
-from vitswin_jax.weights.sources.preprocess import default_preprocess, timm_preprocess
+from vitswin_jax.models.tags import tags_of
+from vitswin_jax.models.variants import VARIANTS
+from vitswin_jax.weights.sources.detect import SOURCES
+from vitswin_jax.weights.sources.preprocess import (
+    STATISTICS,
+    default_preprocess,
+    images_of,
+    named_images,
+    timm_preprocess,
+)
 
-HALF, IMAGENET, CLIP = 0.5, 0.485, 0.48145466
+HALF, IMAGENET, CLIP, UNIT = 0.5, 0.485, 0.48145466, 0.0
 CONFIGURATIONS = {  # timm 1.0's pretrained_cfg: (first of mean, first of std, crop_pct)
     "vit_tiny_patch16_224.augreg_in21k_ft_in1k": (HALF, 0.5, 0.9),
     "vit_base_patch16_384.augreg_in21k_ft_in1k": (HALF, 0.5, 1.0),
@@ -29,6 +39,29 @@ CONFIGURATIONS = {  # timm 1.0's pretrained_cfg: (first of mean, first of std, c
     "vit_so400m_patch14_siglip_378.webli": (HALF, 0.5, 0.9),
     "vit_base_patch16_clip_224.laion2b": (CLIP, 0.26862954, 1.0),
     "vit_large_patch14_clip_quickgelu_336.openai": (CLIP, 0.26862954, 1.0),
+    "vit_so400m_patch14_reg1_tipsv2.webli": (UNIT, 1.0, 1.0),
+}
+
+OTHERS = {  # the same, and (interpolation, crop_mode)
+    "vit_base_patch16_224_miil.in21k": (UNIT, 1.0, 0.875, "bilinear", "center"),
+    "vit_base_patch16_224.bamboo": (CLIP, 0.26862954, 1.0, "bicubic", "center"),
+    "vit_large_patch14_clip_336.laion2b_ft_in1k": (HALF, 0.5, 1.0, "bicubic", "squash"),
+    "vit_large_patch14_clip_336.openai": (CLIP, 0.26862954, 1.0, "bicubic", "center"),
+    # timm's squash with crop_pct=0.95 resizes to 384 / 0.95 pixels and crops.
+    "vit_medium_patch16_gap_384.sw_in12k_ft_in1k": (HALF, 0.5, 0.95, "bicubic", "squash_crop"),
+    "vit_so400m_patch14_siglip_378.webli_ft_in1k": (HALF, 0.5, 1.0, "bicubic", "squash"),
+    "vit_so400m_patch14_siglip_384.webli": (HALF, 0.5, 0.9, "bicubic", "center"),
+    "beit_base_patch16_224.in22k_ft_in22k": (HALF, 0.5, 0.9, "bicubic", "center"),
+    "beitv2_large_patch16_224.in1k_ft_in1k": (IMAGENET, 0.229, 0.95, "bicubic", "center"),
+    "swin_base_patch4_window12_384.ms_in22k": (IMAGENET, 0.229, 1.0, "bicubic", "center"),
+    "swinv2_tiny_window8_256.ms_in1k": (IMAGENET, 0.229, 0.9, "bicubic", "center"),
+    # Without a tag: that of the weights that timm loads by that name.
+    "vit_base_patch32_clip_224": (CLIP, 0.26862954, 0.9, "bicubic", "center"),
+    "vit_large_patch14_clip_336": (HALF, 0.5, 1.0, "bicubic", "squash"),
+    "deit_tiny_patch16_224": (IMAGENET, 0.229, 0.9, "bicubic", "center"),
+    # timm has no such names: Microsoft's own images, and those of the kind of model.
+    "swin_mlp_base_patch4_window7_224": (IMAGENET, 0.229, 0.875, "bicubic", "center"),
+    "vit_tiny_patch32_384": (HALF, 0.5, 1.0, "bicubic", "center"),
 }
 
 
@@ -37,6 +70,33 @@ def test_names_give_timms_configurations(name, want):
     preprocess = default_preprocess(create_model(name), name)
     assert (preprocess.mean[0], preprocess.std[0], preprocess.crop_fraction) == want
     assert (preprocess.interpolation, preprocess.crop_mode) == ("bicubic", "center")
+
+
+@pytest.mark.parametrize(("name", "want"), OTHERS.items())
+def test_so_do_names_of_weights_that_are_unlike_others_of_their_kind(name, want):
+    found = default_preprocess(create_model(name), name)
+    got = (found.mean[0], found.std[0], found.crop_fraction, found.interpolation, found.crop_mode)
+    assert got == want
+
+
+def test_every_row_of_the_table_is_a_preprocessing():
+    assert {row.statistics for name in VARIANTS for row in tags_of(name).values()} == set(
+        STATISTICS
+    )
+    for variant in VARIANTS:
+        for tag in tags_of(variant):
+            Preprocess(img_size=(224, 224), **named_images(f"{variant}.{tag}"))
+
+
+def test_a_tag_goes_before_the_default_of_any_source():
+    google = next(source for source in SOURCES if source.format == "google")
+    fields, images = model_kwargs("vit_base_patch16_224"), google.preprocess
+    assert images_of(google, fields, None) == images_of(google, fields, "B/16") == images
+    assert images_of(google, fields, "vit_base_patch16_224.mae")["mean"][0] == IMAGENET
+
+
+def test_a_decoder_shows_how_images_were_given():
+    assert timm_preprocess(model_kwargs("vit"), "vit.mae")["mean"][0] == IMAGENET
 
 
 UNSHOWN = ("deit_tiny_patch16_224.", ".mae", ".dino", ".in1k_ijepa")

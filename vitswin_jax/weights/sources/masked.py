@@ -19,6 +19,7 @@ from vitswin_jax.weights import resize
 from vitswin_jax.weights.formats.read import Contents
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors
 from vitswin_jax.weights.sources import vit_fields
+from vitswin_jax.weights.sources.preprocess import beit_preprocess
 from vitswin_jax.weights.sources.roots import Root
 from vitswin_jax.weights.sources.rules import (
     Rule,
@@ -32,7 +33,6 @@ from vitswin_jax.weights.sources.rules import (
     vector,
 )
 from vitswin_jax.weights.sources.source import (
-    IMAGENET,
     Fields,
     Named,
     Source,
@@ -121,7 +121,7 @@ SOURCES = (
         numerics={"act": "gelu", "norm_eps": 1e-6},
         prepare=prepare_simmim_vit,
         bias_table=resize.geometric,
-        preprocess=IMAGENET,
+        preprocess=beit_preprocess,
     ),
 )
 

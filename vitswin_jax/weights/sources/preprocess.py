@@ -1,55 +1,59 @@
-"""How images are given to Vision Transformers whose files look alike: timm's names, many recipes.
+"""How images are given to models whose files do not state it.
 
-DeiT, DeiT-3, DINOv2, MAE and CLIP's towers have one layout with AugReg's models, and see images in
-other units. The numbers are those of timm's pretrained configurations; where configurations of one
-kind differ, what most of them say.
+A name says it, by the table of timm's tags (`models/tags.txt`). Without one, so do the kinds of
+model that files show: DeiT, DeiT-3, DINOv2, TIPS and CLIP's towers have one layout with AugReg's
+models, and see images in other units. Where timm's configurations of one kind differ, what most of
+them say.
 """
 
 from __future__ import annotations
 
-import re
+import contextlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from flax import linen as nn
 
+from vitswin_jax.core.types import UserError
 from vitswin_jax.data.augment.transforms import Preprocess
-from vitswin_jax.models.registry import family_of
+from vitswin_jax.models.names import Named, parse_name
+from vitswin_jax.models.registry import family_of, model_kwargs
+from vitswin_jax.models.tags import Tag, tags_of
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.weights.metadata import model_fields
-from vitswin_jax.weights.sources.source import CLIP, HALF, IMAGENET, SOME, Fields
+from vitswin_jax.weights.sources.source import CLIP, HALF, IMAGENET, SOME, UNIT, Fields, Source
+
+STATISTICS = {"half": HALF, "imagenet": IMAGENET, "clip": CLIP, "unit": UNIT}
+"""The words of the table of tags."""
 
 # The Swin families: ImageNet's statistics, 224 of 256 pixels (the official data/build.py).
 _MICROSOFT: Mapping[str, Any] = IMAGENET | {"crop_fraction": 0.875}
 _LARGE = 300  # pixels: between 256 and 336, the sizes there are
+_MASKED = (".mae", ".simmim")  # ends of the names of encoders whose files have a decoder
 
 
 class _Kind(NamedTuple):
-    """A kind of model: what its files show, what its names have, how it is given images."""
+    """A kind of model: what its files show, how it is given images."""
 
-    shows: Mapping[str, tuple[Any, ...]] | None
-    """Fields to the values they may have, as in `Source.holds`; None: no file shows it."""
-    named: str
-    """An expression that is found in the names of its variants and tags."""
+    shows: Mapping[str, tuple[Any, ...]]
+    """Fields to the values they may have, as in `Source.holds`."""
     images: Mapping[str, Any]
     crop_fraction: float = 0.9
     large_crop_fraction: float = 1.0
 
 
-# fmt: off
 _LAYER_SCALE = {"init_values": (SOME,), "class_token": (True,)}
 _KINDS = (  # the first that fits
-    _Kind({"dist_token": (True,)}, "^deit_", IMAGENET),
-    _Kind({"pre_norm": (True,)}, "clip", CLIP, 1.0),
-    _Kind(  # DeiT-3: its position table has no row for the class token
-        _LAYER_SCALE | {"no_embed_class": (True,), "reg_tokens": (0,)}, "^deit3_", IMAGENET,
-    ),
-    _Kind(_LAYER_SCALE | {"patch_size": (14,)}, "dinov2", IMAGENET, 1.0),
-    _Kind({"global_pool": ("map",)}, "siglip", HALF, 0.9, 0.9),
-    _Kind(None, r"\b(mae|dino)\b|ijepa", IMAGENET),
-    _Kind(None, "", HALF),  # AugReg's and the first ViT's
+    _Kind({"depths": (SOME,)}, IMAGENET),  # the Swin families
+    _Kind({"dist_token": (True,)}, IMAGENET),
+    _Kind({"pre_norm": (True,)}, CLIP, 1.0),
+    # DeiT-3: its position table has no row for the class token.
+    _Kind(_LAYER_SCALE | {"no_embed_class": (True,), "reg_tokens": (0,)}, IMAGENET),
+    _Kind(_LAYER_SCALE | {"patch_size": (14,), "reg_tokens": (1,)}, UNIT, 1.0),  # TIPS
+    _Kind(_LAYER_SCALE | {"patch_size": (14,)}, IMAGENET, 1.0),  # DINOv2
+    _Kind({"global_pool": ("map",)}, HALF, 0.9, 0.9),  # SigLIP
+    _Kind({}, HALF),  # AugReg's and the first ViT's
 )
-# fmt: on
 
 
 def default_preprocess(model: nn.Module, name: str = "") -> Preprocess:
@@ -57,26 +61,75 @@ def default_preprocess(model: nn.Module, name: str = "") -> Preprocess:
 
     `name` is the model's, with or without timm's tag.
     """
-    images = _MICROSOFT
-    if family_of(model) == "vit":
-        images = timm_preprocess(model_fields(model), name)
+    microsoft = family_of(model) != "vit" and not named_images(name)
+    images = _MICROSOFT if microsoft else timm_preprocess(model_fields(model), name)
     return Preprocess(img_size=pair(model.img_size), **images)
 
 
 def timm_preprocess(fields: Fields, name: str = "") -> Mapping[str, Any]:
-    """Returns the fields of `Preprocess`, but for the size, of a ViT in timm's layout.
+    """Returns the fields of `Preprocess`, but for the size, of a model in timm's layout.
 
-    What the model's `fields` show wins; `name`, a variant's with or without timm's tag, supplies
-    the rest: a DeiT without a distillation token and an MAE look as every plain ViT does, whose
-    inputs lie in [-1, 1].
+    `name`, a variant's with or without timm's tag, decides if its model is of the kind that the
+    model's `fields` show: a DeiT without a distillation token and an MAE look as every plain ViT
+    does, whose inputs lie in [-1, 1].
     """
-    shown = (kind for kind in _KINDS if kind.shows is not None and _fits(kind.shows, fields))
-    named = (kind for kind in _KINDS if re.search(kind.named, name))
-    kind = next(shown, None) or next(named)
-    size = fields["img_size"]
-    large = (min(size) if isinstance(size, tuple) else size) > _LARGE
-    fraction = kind.large_crop_fraction if large else kind.crop_fraction
-    return {**kind.images, "crop_fraction": fraction}
+    shown = _kind(fields)
+    if (images := named_images(name)) is not None and _kind(model_kwargs(name)) is shown:
+        return images
+    size = max(pair(fields["img_size"]))
+    fraction = shown.large_crop_fraction if size > _LARGE else shown.crop_fraction
+    images = IMAGENET if name.endswith(_MASKED) else shown.images
+    return {**images, "crop_fraction": fraction}
+
+
+def images_of(source: Source, fields: Fields, name: str | None) -> Mapping[str, Any]:
+    """Returns the fields of `Preprocess`, but for the size, of a model from a file.
+
+    A tag in the `name` says it. Without one, each source has its own rule or default.
+    """
+    if callable(source.preprocess):
+        return source.preprocess(fields, name or "")
+    named = _parse(name or "")
+    if named is not None and named.tag is not None:
+        return _images(tags_of(named.variant)[named.tag])
+    return source.preprocess
+
+
+def beit_preprocess(fields: Fields, name: str) -> Mapping[str, Any]:
+    """Returns the fields of `Preprocess` of a BEiT that a name tells, or else of a SimMIM ViT."""
+    del fields
+    return named_images(name) or IMAGENET
+
+
+def named_images(name: str) -> Mapping[str, Any] | None:
+    """Returns what the table of tags says for a name; None for a name that timm does not have.
+
+    A name without a tag is of the weights that timm loads by that name.
+    """
+    named = _parse(name)
+    tags = tags_of(named.variant) if named is not None else {}
+    if named is None or not tags:
+        return None
+    return _images(tags[named.tag or next(iter(tags))])
+
+
+def _parse(name: str) -> Named | None:
+    with contextlib.suppress(UserError):
+        return parse_name(name)
+    return None
+
+
+def _images(tag: Tag) -> Mapping[str, Any]:
+    return {
+        **STATISTICS[tag.statistics],
+        "crop_fraction": tag.crop_fraction,
+        "crop_mode": tag.crop_mode,
+        "interpolation": tag.interpolation,
+    }
+
+
+def _kind(fields: Fields) -> _Kind:
+    return next(kind for kind in _KINDS if _fits(kind.shows, fields))
 
 
 def _fits(shows: Mapping[str, tuple[Any, ...]], fields: Fields) -> bool:

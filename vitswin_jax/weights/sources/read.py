@@ -25,6 +25,7 @@ from vitswin_jax.weights.sources.config import read_config
 from vitswin_jax.weights.sources.detect import Detected, detect
 from vitswin_jax.weights.sources.facts import Facts, choose_name
 from vitswin_jax.weights.sources.masked import Decoder, DecoderWeights, find_decoder
+from vitswin_jax.weights.sources.preprocess import images_of
 from vitswin_jax.weights.sources.rules import apply_rules
 from vitswin_jax.weights.sources.source import BUFFERS, Fields, Source
 
@@ -80,7 +81,8 @@ def read_original(
         open_decoder = functools.partial(_read_decoder, path, decoder, theirs, model, found)
         known = f"{name or family}.{decoder.method}"
     variant = _variant(family, found.fields, name) or family
-    images = located.images or (stated and stated.images) or source.images(found.fields, known)
+    images = located.images or (stated and stated.images)
+    images = images or images_of(source, found.fields, known)
     names = None if stated is None else stated.class_names
     return Original(
         source,

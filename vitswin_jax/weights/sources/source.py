@@ -23,6 +23,7 @@ BUFFERS = ("relative_position_index", "relative_coords_table", "attn_mask")
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+UNIT = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 CLIP = {
     "mean": (0.48145466, 0.4578275, 0.40821073),
     "std": (0.26862954, 0.26130258, 0.27577711),
@@ -98,12 +99,6 @@ class Source:
         if self.root and not re.search(rf"(^|[./]){re.escape(self.root)}$", root):
             return False
         return all(any(re.fullmatch(mark, name) for name in tensors) for mark in self.marks)
-
-    def images(self, fields: Fields, name: str | None) -> Mapping[str, Any]:
-        """Returns the fields of `Preprocess`, but for the size, of one of its models."""
-        if callable(self.preprocess):
-            return self.preprocess(fields, name or "")
-        return self.preprocess
 
     def named(self, tensors: Tensors) -> Named:
         """Returns the tensors that have a place, under our names."""

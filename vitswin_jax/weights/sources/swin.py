@@ -12,6 +12,7 @@ from typing import Any
 
 from vitswin_jax.weights import resize
 from vitswin_jax.weights.sources import swin_fields
+from vitswin_jax.weights.sources.preprocess import timm_preprocess
 from vitswin_jax.weights.sources.rules import (
     Rule,
     affine,
@@ -178,6 +179,7 @@ def _timm_source(family: str, *marks: str) -> Source:
         numerics=TIMM,
         holds=({"ape": (False,)},),
         bias_table=resize.geometric,
+        preprocess=timm_preprocess,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from vitswin_jax.core.types import UserError, with_tuples
 from vitswin_jax.models.registry import resolve_name
+from vitswin_jax.models.tags import tags_of
 from vitswin_jax.nn.layers import pair
 
 ACTIVATIONS = {
@@ -105,7 +106,7 @@ def stated(config: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
     cfg = config.get("pretrained_cfg", config)  # older files have everything on one level
     name = config["architecture"]
     try:
-        resolve_name(name)
+        variant = resolve_name(name)[0]
     except UserError as error:
         raise UserError(
             f"{origin}: its architecture is {name!r}, a model that vitswin_jax does not have."
@@ -125,7 +126,8 @@ def stated(config: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
     if images.get("crop_mode") == "squash" and images.get("crop_fraction", 1.0) < 1:
         images["crop_mode"] = "squash_crop"
     return {
-        "variant": f"{name}.{tag}" if tag and "." not in name else name,
+        # A tag of one's own, or of another timm's: what it would say is stated here as well.
+        "variant": f"{variant}.{tag}" if tag in tags_of(variant) else name,
         "fields": _fields(args, origin=origin),
         "class_names": names,
         "num_labels": None if names is None else len(names),

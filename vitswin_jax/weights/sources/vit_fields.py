@@ -36,6 +36,9 @@ GATED_HEADS = {1536: 24}
 DEIT3_ROOT = "model"
 """The key of the state dict in DeiT's own files; timm's files have none."""
 
+CROPPED = {(1152, 14)}
+"""Width and patch of models whose images had more pixels than fill patches: SO400M/14 at 384."""
+
 Prepared = tuple[dict[str, Tensor], list[str]]
 
 
@@ -70,6 +73,7 @@ def describe_vit(
         "dist_token": "dist_token" in named,
         "dist_head": "head_dist/kernel" in named or not _reads_the_class_token_alone(named),
         "reg_tokens": named["reg_token"][0].size // dim if "reg_token" in named else 0,
+        "crop_to_patches": (dim, fields["patch_size"]) in CROPPED,
         "patch_bias": "patch_embed/proj/bias" in named,
         "pre_norm": "norm_pre/scale" in named,
         "init_values": 1e-5 if "block_0/ls1/gamma" in named else None,
