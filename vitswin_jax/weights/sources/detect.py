@@ -10,6 +10,7 @@ from vitswin_jax.weights.formats.read import Contents
 from vitswin_jax.weights.formats.tensors import Tensors
 from vitswin_jax.weights.sources import masked, swin, towers, vit
 from vitswin_jax.weights.sources.facts import Facts
+from vitswin_jax.weights.sources.others import other_architecture
 from vitswin_jax.weights.sources.roots import Root, choose_root, take_root
 from vitswin_jax.weights.sources.source import Fields, Source
 
@@ -41,6 +42,9 @@ def detect(path: Path, contents: Contents, facts: Facts, key: str | None = None)
     root = choose_root(path, contents, key)
     below, others = take_root(contents, root)
     source = next((s for s in SOURCES if s.fits(below, root.path)), None)
+    other = other_architecture(below if source else contents.tensors)
+    if other is not None:
+        raise UserError(f"{path}: holds {other}, an architecture that vitswin_jax does not have.")
     if source is None:
         known = dict.fromkeys(source.name.partition(" (")[0] for source in SOURCES)
         raise UserError(

@@ -44,14 +44,16 @@ class Hints(dict[str, Any]):
     """Fields that the tensors may leave open, the first fact of each.
 
     The sizes that the caller asks for are in `asked`: they may be those of the file, or those that
-    its tables shall be resized to. `root` is the key that the model is under in its file.
+    its tables shall be resized to. `root` is the key that the model is under in its file, and
+    `named` whether a name or a configuration says which architecture it is.
     """
 
     def __init__(
-        self, fields: Mapping[str, Any], asked: Mapping[str, Any] | None = None, root: str = ""
+        self, fields: Mapping[str, Any], asked: Mapping[str, Any], *, root: str, named: bool
     ) -> None:
         super().__init__(fields)
-        self.asked = dict(asked or {})
+        self.named = named
+        self.asked = dict(asked)
         self.root = root
 
 
@@ -93,7 +95,8 @@ class Facts:
         asked = {key: value for key, value in self.asked.items() if key in sizes}
         unseen = UNSEEN_SIZES.get(source.family, ())
         own = {key: value for key, value in asked.items() if key in unseen}
-        return Hints({**own, **hints}, asked, root)
+        named_so = self.variant is not None
+        return Hints({**own, **hints}, asked, root=root, named=named_so)
 
     def numerics(self, source: Source) -> Fields:
         """Returns the details that a source's code decides and no tensor shows."""

@@ -129,7 +129,12 @@ def refuse_lookalikes(fields: Fields, tensors: Tensors, hints: Mapping[str, Any]
 
     A configuration or a name decides; without them, no key does.
     """
-    if "num_heads" in hints:  # of a configuration, a name or the caller
+    if "blocks.0.attn.q_bias" in tensors:
+        raise UserError(
+            "holds biases of queries and values apart, as EVA and DINOv3 in timm: an architecture "
+            "that vitswin_jax does not have."
+        )
+    if isinstance(hints, Hints) and hints.named:
         return
     seen = {
         "its LayerScale is called gamma_1, as in EVA, RoPE ViTs and DeiT-3's own files": any(

@@ -1,0 +1,52 @@
+"""Architectures that vitswin_jax does not have, by the tensors that only they have.
+
+A file of one is refused by its name, and never read as the model that most of its keys look like.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+# fmt: off
+OTHERS: tuple[tuple[str, str], ...] = (  # what a name of theirs has, the architecture
+    (r"(^|\.)(storage_tokens|rope_embed\.periods)$", "DINOv3 (rotary positions)"),
+    (r"(^|\.)layer\.0\.attention\.q_proj\.weight$", "transformers' DINOv3 (rotary positions)"),
+    (r"(^|\.)rope\.freqs$|\.attn\.rope\.freqs$|(^|\.)rope\.freqs_(cos|sin)$",
+     "a ViT with rotary positions (EVA-02, RoPE ViT)"),
+    (r"(^|\.)attn_pool\.probe$", "Perception Encoder (rotary positions)"),
+    (r"blocks\.0\.attn\.norm\.weight$|\.beit3\.", "a ViT with norms inside its branches "
+     "(EVA-02, BEiT-3)"),
+    (r"blocks\.0\.attn\.q_proj\.weight$|blocks\.0\.mlp\.w1\.weight$", "EVA-02"),
+    (r"blocks\.0\.mlp\.fc1_g\.weight$|(^|\.)preprocessor\.patchifier\.|\.rms_norm1\.weight$",
+     "a ViT with gated MLPs apart (AIMv2, EVA-02)"),
+    (r"blocks\.0\.attn\.q_norm\.weight$", "a ViT with norms of queries and keys"),
+    (r"blocks\.0\.attn\.rel_pos\.|(^|\.)shared_rel_pos\.", "timm's vit_relpos"),
+    (r"blocks\.0\.attn\.rel_pos_h$", "SAM's or ViTDet's encoder, or MViTv2"),
+    (r"blocks\.0\.attn\.meta_mlp\.", "timm's swinv2_cr"),
+    (r"blocks\.0\.attn\.w_msa\.", "mmpretrain's Swin Transformer"),
+    (r"(^|\.)layers\.0\.ln1\.weight$", "mmpretrain's Vision Transformer"),
+    (r"blocks\.0\.attn\.lambda_q1$", "a ViT with differential attention"),
+    (r"blocks\.0\.(in_proj\.weight|attns\.0\.)", "a ViT with parallel blocks"),
+    (r"(^|\.)embeds\.proj\.weight$", "timm's NaFlexVit"),
+    (r"blocks\.0\.attn\.proj_l\.weight$|(^|\.)blocks_token_only\.", "CaiT"),
+    (r"(^|\.)encoder\.layer\.0\.lambda_1$", "transformers' BEiT or Data2VecVision"),
+    (r"(^|\.)encoder\.layers\.encoder_layer_0\.", "torchvision's Vision Transformer"),
+    (r"(^|\.)features\.1\.0\.attn\.cpb_mlp\.", "torchvision's Swin Transformer V2"),
+    (r"(^|\.)features\.1\.0\.attn\.relative_position_bias_table$",
+     "torchvision's Swin Transformer"),
+    (r"(^|\.)swinViT\.|(^|\.)layers1\.0\.blocks\.0\.", "MONAI's Swin UNETR"),
+    (r"(^|\.)stages\.0\.blocks\.0\.(conv_dw|dwconv)\.|(^|\.)stages\.0\.0\.dwconv\.", "ConvNeXt"),
+    (r"(^|\.)layer1\.0\.conv1\.weight$", "a ResNet with BatchNorm"),
+)
+# fmt: on
+
+
+def other_architecture(names: Iterable[str]) -> str | None:
+    """Returns the architecture whose tensors are among names, None if it is none of `OTHERS`."""
+    names = list(names)
+    for mark, architecture in OTHERS:
+        expression = re.compile(mark)
+        if any(expression.search(name) for name in names):
+            return architecture
+    return None
