@@ -85,6 +85,8 @@ class Contents:
     """The keys above a tensor's own, `state_dict.`; a tensor of a flat file has no entry."""
     metadata: Mapping[str, Any] | None = None
     """The metadata of a file of our own."""
+    architecture: str | None = None
+    """What a training script says that it trained, under `arch`, as timm's does."""
 
 
 def read_tensors(path: Path) -> Contents:
@@ -263,7 +265,9 @@ def _read_tree(path: Path, tree: Any) -> Contents:
         tensors[name], containers[name] = tensor, container
     if not tensors:
         raise UserError(f"{path}: has no state dict: no tensor in its {type(tree).__name__}.")
-    return Contents("pth", tensors, containers)
+    arch = tree.get("arch") if isinstance(tree, Mapping) else None
+    architecture = arch if isinstance(arch, str) else None
+    return Contents("pth", tensors, containers, architecture=architecture)
 
 
 def _leaves(tree: Any, keys: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Tensor]]:

@@ -23,7 +23,7 @@ from vitswin_jax.weights.locate import Located
 from vitswin_jax.weights.shapes import parameter_shapes
 from vitswin_jax.weights.sources.config import read_config
 from vitswin_jax.weights.sources.detect import Detected, detect
-from vitswin_jax.weights.sources.facts import Facts, choose_name
+from vitswin_jax.weights.sources.facts import Facts, choose_name, own_name
 from vitswin_jax.weights.sources.masked import Decoder, DecoderWeights, find_decoder
 from vitswin_jax.weights.sources.preprocess import images_of
 from vitswin_jax.weights.sources.rules import apply_rules
@@ -63,7 +63,8 @@ def read_original(
     all listed, and for another family than the name's.
     """
     path, stated = located.file, read_config(located.beside)
-    name = choose_name(path, name or located.variant, stated)
+    given = name or located.variant or own_name(path, contents.architecture)
+    name = choose_name(path, given, stated)
     found = detect(path, contents, Facts(name, asked, stated), located.key)
     source, family = found.source, found.source.family
     if name is not None:
