@@ -5,6 +5,8 @@ The files are of small models whose fields are known, and of timm's own Swins wi
 
 import json
 import logging
+import pickle
+import zipfile
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ from parity import GOLDENS
 
 import vitswin_jax
 from vitswin_jax.core.types import UserError
+from vitswin_jax.weights.formats.pth_write import write_pth
 
 SMALL = {"img_size": 32, "depth": 1, "embed_dim": 192, "num_heads": 3, "num_classes": 5}
 
@@ -222,3 +225,31 @@ def test_a_deit_of_transformers_sees_imagenets_statistics(tmp_path):
     config = {"model_type": "deit", "hidden_size": 192, "num_attention_heads": 3}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert vitswin_jax.load_pretrained(path)[0].num_heads == 3
+
+
+@pytest.mark.parametrize(
+    ("arch", "heads"), [("vit_tiny_patch16_224", 3), ("my_vit", 3), ("vit_base_patch16_gap_224", 3)]
+)
+def test_a_training_script_may_state_the_architecture(tmp_path, arch, heads):
+    _, _, path = write(tmp_path)
+    assert vitswin_jax.load_pretrained(stating(path, arch))[0].num_heads == heads
+
+
+def test_another_architecture_that_a_training_script_states_is_refused(tmp_path):
+    _, _, path = write(tmp_path)
+    with pytest.raises(UserError, match="states as its architecture: 'vit_base_patch16_rpn_224'"):
+        vitswin_jax.load_pretrained(stating(path, "vit_base_patch16_rpn_224"))
+
+
+def stating(path, arch):
+    """Returns a training script's file of the same tensors: {"arch": ..., "state_dict": ...}."""
+    state = safetensors.numpy.load_file(path)
+    text = pickle.dumps("arch", 2)[2:-1] + pickle.dumps(arch, 2)[2:-1] + pickle.SETITEM
+    write_pth(path.with_suffix(".pth"), state, wrapper="state_dict")
+    with zipfile.ZipFile(path.with_suffix(".pth")) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path.with_name("stating.pth"), "w") as archive:
+        for name, data in members.items():
+            wrapped = data[:-1] + text + pickle.STOP if name.endswith("data.pkl") else data
+            archive.writestr(name, wrapped)
+    return path.with_name("stating.pth")

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from vitswin_jax.core.choices import Faults
-from vitswin_jax.core.types import with_tuples
+from vitswin_jax.core.types import UserError, with_tuples
+from vitswin_jax.models.names import other_library
 from vitswin_jax.models.registry import FAMILIES, model_kwargs, resolve_name
 from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.weights.sources.config import Stated
@@ -137,6 +138,22 @@ class Facts:
         ]
         if given_way:
             log.info("%s: differs from %s: %s", path, self.name, ", ".join(given_way))
+
+
+def own_name(path: Path, architecture: str | None) -> str | None:
+    """Returns the architecture that a file states, if it is a model's name here.
+
+    Training scripts have names of their own, which state nothing. Raises UserError for the name of
+    a model that other libraries have.
+    """
+    if architecture is None:
+        return None
+    try:
+        return architecture if resolve_name(architecture) else None
+    except UserError as error:
+        if other_library(architecture) is None:
+            return None
+        raise UserError(f"{path}: states as its architecture: {error}") from error
 
 
 def choose_name(path: Path, name: str | None, stated: Stated | None) -> str | None:
