@@ -44,6 +44,11 @@ def test_what_fits_is_returned_as_it_is(tmp_path):
         ('{"depth": NaN}', "is no JSON text; it may be damaged or cut short."),
         ('{"depth": 1', "is no JSON text; it may be damaged or cut short."),
         ("[" * 100_000, "is no JSON text; it may be damaged or cut short."),
+        ('{"depth": 1, "size": 1e999}', "is no JSON text; it may be damaged or cut short."),
+        (
+            '{"depth": 1, "size": 99999999999999999999}',
+            "is no JSON text; it may be damaged or cut short.",
+        ),
         ('{"depth": 1' + "0" * 5000 + "}", "is no JSON text; it may be damaged or cut short."),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +20,8 @@ def read_json(path: Path, schema: Mapping[str, Any], *, limit: int = LIMIT) -> A
     """Returns the content of a JSON file that fits `schema` (JSON Schema, draft 2020-12).
 
     Raises UserError, in one line, for a file that is missing, longer than `limit` bytes, no JSON
-    (NaN and infinities are not), nested too deeply, or that does not fit the schema.
+    (NaN and infinities are not), with integers beyond 64 bits, nested too deeply, or that does not
+    fit the schema.
     """
     try:
         with path.open("rb") as file:
@@ -44,7 +46,9 @@ def parse_json(
     if len(text) > limit:
         raise UserError(f"{origin}: is longer than {limit:,} bytes, the most that JSON may have.")
     try:
-        content = json.loads(text, parse_constant=_no_number)
+        content = json.loads(
+            text, parse_constant=_no_number, parse_int=_integer, parse_float=_finite
+        )
         error = best_match(Draft202012Validator(schema).iter_errors(content))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{origin}: is no JSON text; it may be damaged or cut short.") from error
@@ -56,6 +60,18 @@ def parse_json(
 
 def _no_number(name: str) -> NoReturn:
     raise ValueError(name)
+
+
+def _integer(text: str) -> int:
+    if abs(value := int(text)) >> 63:
+        raise ValueError(text)
+    return value
+
+
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise ValueError(text)
+    return value
 
 
 def _fault(error: Any) -> str:

@@ -13,8 +13,9 @@ A datum's way, with shapes, dtypes and ranges:
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, SupportsIndex, TypedDict, runtime_checkable
 
 import numpy as np
@@ -80,6 +81,15 @@ class UserError(ValueError):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(_one_line(str(message)))
+
+
+@contextlib.contextmanager
+def naming(origin: object) -> Iterator[None]:
+    """Puts `origin`, such as a file, before the message of a UserError of its block."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from error
 
 
 LINE = 1000

@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vitswin_jax.core.types import UserError, listed, with_tuples
+from vitswin_jax.core.types import UserError, listed, naming, with_tuples
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.models.fields import EXECUTION, LAYOUT
 
@@ -60,7 +60,8 @@ class Metadata:
         values = {key: with_tuples(value) for key, value in data.items()}
         try:
             if isinstance(values.get("preprocess"), Mapping):
-                values["preprocess"] = Preprocess(**values["preprocess"])
+                with naming(origin):
+                    values["preprocess"] = Preprocess.from_json(**values["preprocess"])
         except TypeError as error:
             raise UserError(
                 f"{origin}: the metadata's preprocess has other keys than those of Preprocess: "

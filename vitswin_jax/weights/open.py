@@ -22,7 +22,7 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import unflatten_dict
 
-from vitswin_jax.core.types import UserError, listed
+from vitswin_jax.core.types import UserError, listed, naming
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.models.claims import claiming
 from vitswin_jax.models.masked import MaskedModel, divide_encoder
@@ -235,10 +235,12 @@ def open_own(
             raise UserError(f"{located.file}: is of our own and has one model, no {located.key!r}.")
         return _open_native(located.file, contents, contents.metadata, name)
     found = read_original(located, contents, name, hints)
+    with naming(located.file):
+        preprocess = Preprocess.from_json(pair(found.model.img_size), **found.images)
     metadata = Metadata(
         name=found.name,
         fields=found.fields,
-        preprocess=Preprocess(img_size=pair(found.model.img_size), **found.images),
+        preprocess=preprocess,
         class_names=found.class_names,
         provenance={**found.provenance, **located.provenance},
     )

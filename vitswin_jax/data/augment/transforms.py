@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -58,10 +58,20 @@ class Preprocess:
         faults += wrong_choice("interpolation", self.interpolation, get_args(Interpolation))
         faults += wrong_choice("crop_mode", self.crop_mode, get_args(CropMode))
         fraction, mean, std = self.crop_fraction, self.mean, self.std
-        faults.need(0 < fraction <= 1, f"crop_fraction={fraction} must be in (0, 1]")
+        # A smaller fraction would make a huge image of any.
+        faults.need(0.05 <= fraction <= 1, f"crop_fraction={fraction} must be in [0.05, 1]")
         numbers = len(mean) == len(std) == 3 and min(std) > 0
         faults.need(numbers, f"mean={mean} and std={std} must be three numbers, std above 0")
         faults.check("preprocess: ")
+
+    @classmethod
+    def from_json(cls, img_size: Sequence[int], **stated: Any) -> Preprocess:
+        """Returns it from plain data, where 1 may be 1.0; raises UserError as the class does."""
+        for name in {"mean", "std"} & stated.keys():
+            stated[name] = tuple(map(float, stated[name]))
+        if "crop_fraction" in stated:
+            stated["crop_fraction"] = float(stated["crop_fraction"])
+        return cls(img_size, **stated)
 
     def __call__(self, image: bytes | Pixels) -> Float32[np.ndarray, "H W 3"]:
         """Returns the model's input for an encoded or a decoded uint8 image."""

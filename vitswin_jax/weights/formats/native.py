@@ -46,6 +46,7 @@ _SCHEMA = {
                 "fields": {"type": "object"},
                 "preprocess": {
                     "type": ["object", "null"],
+                    "required": ["img_size"],
                     "properties": {
                         "img_size": {
                             "type": "array",
