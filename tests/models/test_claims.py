@@ -84,7 +84,7 @@ for name in sys.argv[2:]:
         vitswin_jax.load_pretrained(name)
         print(Path(name).name, "is loaded")
     except UserError as error:
-        print(Path(name).name, time.monotonic() - start < 10, str(error).removeprefix(name))
+        print(Path(name).name, time.monotonic() - start < 20, str(error).removeprefix(name))
 """
 
 

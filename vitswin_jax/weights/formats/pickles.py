@@ -30,9 +30,9 @@ from vitswin_jax.weights.formats.tensors import (
     check_size,
 )
 
-STEPS = 5_000_000
+STEPS = 2_000_000
 """How often a pickle may be read from: a model and its optimizer of 1,000 tensors take 0.2 million,
-and a list for each step 400 MB of memory."""
+and a list for each step 150 MB of memory."""
 
 _SMALL = 1 << 16  # bytes: no read of fewer, and no line of text, is compared with the file's size
 
