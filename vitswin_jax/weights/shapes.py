@@ -17,6 +17,7 @@ from vitswin_jax.models.masked import with_encoder
 from vitswin_jax.models.swinv2 import log_spaced_coordinates
 from vitswin_jax.nn.attention import MASKED
 from vitswin_jax.nn.layers import pair
+from vitswin_jax.nn.posemb import relative_bias_index
 from vitswin_jax.nn.scan import unstack_blocks
 from vitswin_jax.nn.windows import relative_position_index, shifted_window_mask
 from vitswin_jax.weights.adapt import Sizes
@@ -45,12 +46,16 @@ def sizes_of(model: nn.Module) -> Sizes:
 
 
 def window_buffers(model: nn.Module, kind: str) -> dict[str, np.ndarray]:
-    """Returns buffers that the originals store in files of a Swin, by the names of our blocks.
+    """Returns buffers that the originals store in files, by the names of our blocks.
 
-    They follow from the model's sizes. `kind` is "relative_position_index",
-    "relative_coords_table" or "attn_mask".
+    They follow from the model's sizes; "" is the place of one that all blocks share. `kind` is
+    "relative_position_index", of Swins and BEiTs, "relative_coords_table" or "attn_mask".
     """
     arrays = {}
+    if getattr(model, "pos_embed", None) == "relative":
+        index = relative_bias_index(model.grid, model.num_prefix_tokens).astype(np.int64)
+        each = [f"block_{i}" for i in range(model.depth)]
+        return dict.fromkeys(each if model.pos_embed_at == "every" else [""], index)
     for block, cut in ((block, block.cut) for block in geometry_of(model).blocks if block.cut):
         window, shift = cut.window_size, cut.shift
         if kind == "relative_position_index":

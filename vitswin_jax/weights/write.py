@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from vitswin_jax.core.atomic import replacing
 from vitswin_jax.core.choices import one_of
 from vitswin_jax.core.types import UserError
+from vitswin_jax.models.registry import model_kwargs
 from vitswin_jax.weights.formats.pth_write import write_pth
 from vitswin_jax.weights.sources.detect import SOURCES
 from vitswin_jax.weights.sources.masked import DECODERS, Decoder
@@ -42,14 +43,16 @@ def choose_target(format: str, family: str, fields: Mapping[str, Any], *, origin
     """
     one_of("format", format, ("native", *FORMATS))
     targets = [s for s in SOURCES if s.holds and s.format == format and s.family == family]
-    if not targets:
-        others = sorted({s.format for s in SOURCES if s.holds and s.family == family})
-        raise UserError(f"{origin}: {format} has no {family}; {', '.join(others)} have.")
     misfits = [(s, _misfits(holds, fields)) for s in targets for holds in s.holds]
     for source, wrong in misfits:
         if not wrong:
             return source
-    nearest = min((wrong for _, wrong in misfits), key=len)
+    nearest = min((wrong for _, wrong in misfits), key=len, default=[])
+    plain = model_kwargs(family)
+    if all(set(_misfits(holds, plain)) & set(nearest) for s in targets for holds in s.holds):
+        has = [s for s in SOURCES if s.family == family for h in s.holds if not _misfits(h, plain)]
+        others = ", ".join(sorted({source.format for source in has}))
+        raise UserError(f"{origin}: {format} has no {family}; {others} have.")
     raise UserError(f"{origin}: {format} cannot have a {family} with {', '.join(nearest)}.")
 
 
@@ -74,6 +77,8 @@ def as_theirs(
     for kind in source.buffers:
         for place, array in buffers(kind).items():
             arrays[_buffer_name(source, arrays, place, kind)] = array
+    if source.bare and all(name.startswith(source.base) for name in arrays):
+        return {name.removeprefix(source.base): array for name, array in arrays.items()}
     return arrays
 
 
@@ -121,7 +126,9 @@ def _misfits(holds: Mapping[str, tuple[Any, ...]], fields: Mapping[str, Any]) ->
 
 
 def _buffer_name(source: Source, arrays: Mapping[str, np.ndarray], place: str, kind: str) -> str:
-    """Returns a buffer's name from that of a parameter of the same block."""
+    """Returns a buffer's name from that of a parameter of the same block; "": all share it."""
+    if not place:
+        return f"rel_pos_bias.{kind}"
     block = write_rules({f"{place}/norm1/bias": np.zeros(1)}, source.rules, origin=place)
     (norm,) = block
     block_name = norm[: norm.rindex(".", 0, norm.rindex("."))]

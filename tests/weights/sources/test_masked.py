@@ -66,7 +66,8 @@ def state_of(path):
     }
 
 
-WRITTEN = {"simmim_swin": "microsoft", "simmim_swinv2": "microsoft", "mae_vit": "timm"}
+WRITTEN = {"simmim_swin": "microsoft", "simmim_swinv2": "microsoft", "simmim_vit": "microsoft",
+           "mae_vit": "timm"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", WRITTEN)

@@ -37,6 +37,7 @@ from vitswin_jax.weights.sources.source import (
     Named,
     Source,
     count,
+    only,
     square,
 )
 from vitswin_jax.weights.sources.vit import TIMM_RULES
@@ -50,6 +51,7 @@ MASK_PATCH = 32  # as every SimMIM was trained
 _QKV = tuple(f"blocks.{{i}}.attn.{part}_bias" for part in "qkv")
 _SIMMIM_VIT_RULES = (
     Rule(_QKV,                                    "block_{i}/attn/qkv/bias",           vector),
+    Rule("blocks.{i}.gamma_{k}",                  "block_{i}/ls{k}/gamma"),
     *(rule for rule in TIMM_RULES if rule.ours != "block_{i}/attn/qkv/bias"),
     Rule(f"rel_pos_bias.{TABLE}",                 TABLE),
     Rule(f"blocks.{{i}}.attn.{TABLE}",            f"block_{{i}}/{TABLE}"),
@@ -106,22 +108,59 @@ def describe_simmim_vit(named: Named, tensors: Tensors, hints: Mapping[str, Any]
     return fields | {"pos_embed": "relative", "pos_embed_at": at, "img_size": size}
 
 
-SOURCES = (
-    Source(
-        name="Microsoft (SimMIM)",
-        format="microsoft",
+def _without_key_bias(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the arrays without the biases of keys; raises UserError where they are not zero."""
+    keys = [name for name in arrays if name.endswith(".attn.k_bias")]
+    if any(np.any(arrays[name]) for name in keys):
+        raise UserError(
+            "keys have no bias in BEiT and SimMIM, and the model's is not zero; write native."
+        )
+    return {name: array for name, array in arrays.items() if name not in keys}
+
+
+def _beit_source(
+    name: str,
+    format: str,
+    *marks: str,
+    holds: tuple[Mapping[str, tuple[Any, ...]], ...],
+    **own: Any,
+) -> Source:
+    table = rf"(rel_pos_bias|blocks\.0\.attn)\.{TABLE}"
+    beit = {"pos_embed": ("relative",), "pos_embed_at": ("every", "shared")}
+    return Source(
+        name=name,
+        format=format,
         family="vit",
-        marks=(
-            r"blocks\.0\.attn\.q_bias",
-            r"patch_embed\.proj\.weight",
-            rf"(rel_pos_bias|blocks\.0\.attn)\.{TABLE}",
-        ),
+        marks=(r"blocks\.0\.attn\.q_bias", r"patch_embed\.proj\.weight", table, *marks),
         rules=_SIMMIM_VIT_RULES,
         describe=describe_simmim_vit,
         numerics={"act": "gelu", "norm_eps": 1e-6},
         prepare=prepare_simmim_vit,
         bias_table=resize.geometric,
         preprocess=beit_preprocess,
+        holds=tuple(only("init_values", **beit, **each) for each in holds),
+        restore=_without_key_bias,
+        **own,
+    )
+
+
+SOURCES = (
+    _beit_source(
+        "Microsoft (SimMIM)",
+        "microsoft",
+        r".*relative_position_index|mask_token",
+        holds=(
+            {"global_pool": ("avg",), "fc_norm": (True,)},
+            {"global_pool": ("token",)},
+            {"global_pool": ("avg", "token"), "num_classes": (0,)},
+        ),
+        wrapper="model",
+        buffers=("relative_position_index",),
+    ),
+    _beit_source(
+        "timm",
+        "timm",
+        holds=({"global_pool": ("avg", "token"), "fc_norm": (False, True)},),
     ),
 )
 

@@ -87,6 +87,8 @@ class Source:
     """What its published files have before every name that `prepare` returns."""
     base: str = ""
     """What its rules have before the names of the base model, beside which heads are."""
+    bare: bool = False
+    """Whether files of the base model alone have no `base` in their names."""
     wrapper: str | None = None
     """Under what key its published `.pth` files have the state dict."""
     buffers: tuple[str, ...] = ()

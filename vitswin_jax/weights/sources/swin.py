@@ -195,6 +195,7 @@ def _huggingface_source(prefix: str, mark: str) -> Source:
         numerics=MICROSOFT | (HUGGINGFACE_V2 if v2 else {}),
         prepare=based(prefix + "."),
         base=prefix + ".",
+        bare=True,
         holds=({"patch_norm": (True,)},),
         buffers=() if v2 else ("relative_position_index",),
     )

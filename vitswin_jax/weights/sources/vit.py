@@ -167,6 +167,7 @@ def _huggingface_source(
         holds=holds,
         root=root,
         base=base,
+        bare=True,
         restore=functools.partial(vit_fields.restore_dinov2, base) if dinov2 else dict,
     )
 
@@ -176,11 +177,21 @@ _BIG_VISION = (
     only("pre_logits", "resnet_layers", "pos_embed", class_token=(False,), global_pool=("map",)),
     only("pre_logits", "resnet_layers", no_embed_class=(True,)),
 )
-_TIMM = (
-    "dist_token", "reg_tokens", "init_values", "pre_norm", "fc_norm", "qkv_bias", "patch_bias",
-    "no_embed_class", "class_token", "act",
-)  # fmt: skip
-_POOLS = {"global_pool": ("token", "avg", "map")}
+
+
+def _timm_holds(**allowed: tuple[Any, ...]) -> tuple[Mapping[str, tuple[Any, ...]], ...]:
+    """Returns what timm's VisionTransformer can compute, and its DeiT with two heads.
+
+    A norm before the blocks takes the bias of the patches away, and nothing else does.
+    """
+    free = ("init_values", "fc_norm", "qkv_bias", "act")
+    plain = (*free, "reg_tokens", "no_embed_class", "class_token")
+    pools = {"global_pool": ("token", "avg", "map"), **allowed}
+    return (
+        only(*plain, **pools),
+        only(*plain, **pools, pre_norm=(True,), patch_bias=(False,)),
+        only(*free, **allowed, dist_token=(True,)),
+    )
 
 
 def _google_source(name: str, *marks: str, linen: bool) -> Source:
@@ -271,12 +282,12 @@ SOURCES = (
     _timm_source(
         r"patch_embed\.backbone\.stem\.conv\.weight",
         rules=_timm_hybrid("patch_embed.backbone.stem."),
-        holds=(only(*_TIMM, "resnet_layers", **_POOLS),),
+        holds=_timm_holds(resnet_layers=(SOME,)),
     ),
     _timm_source(
         r"patch_embed\.backbone\.conv\.weight",
         rules=_timm_hybrid("patch_embed.backbone."),
-        holds=(only(*_TIMM, resnet_layers=((),), **_POOLS),),
+        holds=_timm_holds(resnet_layers=((),)),
     ),
     # DINOv2's own files: timm's, which have the same names, have no mask token.
     _timm_source(
@@ -285,7 +296,5 @@ SOURCES = (
     _timm_source(
         PATCHES, LAYER_SCALE, "mask_token", name="DINOv2", pos_embed=resize.bicubic_by_scale,
     ),
-    _timm_source(
-        PATCHES, holds=(only(*_TIMM, **_POOLS),)
-    ),
+    _timm_source(PATCHES, holds=_timm_holds()),
 )  # fmt: skip
