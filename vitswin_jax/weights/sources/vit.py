@@ -182,14 +182,14 @@ _BIG_VISION = (
 def _timm_holds(**allowed: tuple[Any, ...]) -> tuple[Mapping[str, tuple[Any, ...]], ...]:
     """Returns what timm's VisionTransformer can compute, and its DeiT with two heads.
 
-    A norm before the blocks takes the bias of the patches away, and nothing else does.
+    Patches without a bias come with a norm before the blocks only.
     """
     free = ("init_values", "fc_norm", "qkv_bias", "act")
     plain = (*free, "reg_tokens", "no_embed_class", "class_token")
     pools = {"global_pool": ("token", "avg", "map"), **allowed}
     return (
         only(*plain, **pools),
-        only(*plain, **pools, pre_norm=(True,), patch_bias=(False,)),
+        only(*plain, **pools, pre_norm=(True,), patch_bias=(False, True)),
         only(*free, **allowed, dist_token=(True,)),
     )
 
