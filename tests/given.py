@@ -19,6 +19,8 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 
 import vitswin_jax
+from vitswin_jax.weights.formats.pth_write import write_pth
+from vitswin_jax.weights.formats.read import read_tensors
 from vitswin_jax.weights.shapes import parameter_shapes
 
 ROOT = Path(__file__).parents[1]
@@ -82,6 +84,18 @@ def _weights(name: str, format: str, **fields: object) -> Callable[[Path], None]
     return write
 
 
+def _training(path: Path) -> None:
+    """Writes what timm's training saves: a model and its average."""
+    _weights("vit_tiny_patch16_224", "timm", img_size=32, depth=1)(path.with_suffix(".pth"))
+    tensors = read_tensors(path.with_suffix(".pth")).tensors
+    copies = {
+        f"{key}.{name}": tensor.read()
+        for key in ("state_dict", "state_dict_ema")
+        for name, tensor in tensors.items()
+    }
+    write_pth(path, copies, wrapper=None)
+
+
 THINGS = {
     "some.jpg": _photo("flower"),
     "another.jpg": _photo("china"),
@@ -95,6 +109,7 @@ THINGS = {
     "Ti_16.npz": _weights(
         "vit_tiny_patch16_224", "google", img_size=32, depth=2, num_classes=10, act="gelu_tanh"
     ),
+    "checkpoint.pth.tar": _training,
     "mae.pth": _weights("vit_base_patch16_224", "timm", depth=1, num_classes=0),
     "photos": _photos,
     "flowers": _classes({"daisy": "flower", "tulip": "china"}, 16),

@@ -9,13 +9,17 @@ from hypothesis import strategies as st
 
 from vitswin_jax.weights import resize
 
-with np.load(Path(__file__).parents[1] / "goldens" / "weights" / "resize.npz") as _file:
-    GOLDENS = dict(_file)
+GOLDENS = {}
+for _name in ("resize.npz", "dino.npz"):
+    with np.load(Path(__file__).parents[1] / "goldens" / "weights" / _name) as _file:
+        GOLDENS |= dict(_file)
 
 POSITIONS = [
     ("timm_pos_embed_14x14_to_24x24", 14, 24, resize.bicubic_antialiased),
     ("huggingface_dinov2_37x37_to_16x16", 37, 16, resize.bicubic),
     ("huggingface_dinov2_with_registers_37x37_to_16x16", 37, 16, resize.bicubic_antialiased),
+    ("dino_37x37_to_16x16", 37, 16, resize.bicubic_by_scale),
+    ("dino_14x14_to_24x24", 14, 24, resize.bicubic_by_scale),
     ("google_up_cls", 14, 24, resize.corner_linear),
     ("google_up_nocls", 14, 24, resize.corner_linear),
     ("google_big_vision_up", 14, 16, resize.corner_linear),
@@ -29,6 +33,7 @@ TABLES = [
     ("timm_table/16/8x6", 16, (8, 6), resize.geometric),
 ]
 METHODS = [resize.bicubic, resize.bicubic_antialiased, resize.corner_linear, resize.geometric]
+BY_SIZE = {*METHODS[:3], resize.bicubic_by_scale}
 
 
 @pytest.mark.parametrize(("name", "old", "new", "method"), POSITIONS)
@@ -38,7 +43,7 @@ def test_positions_equal_the_originals(name, old, new, method):
     np.testing.assert_allclose(got, want, atol=1e-5)
     others = [
         resize.resize_pos_embed(table, old=(old, old), new=(new, new), method=other)
-        for other in {*METHODS[:3]} - {method}
+        for other in BY_SIZE - {method}
     ]
     assert all(np.abs(other - want).max() > 1e-2 for other in others)
 

@@ -11,9 +11,11 @@ import safetensors.numpy
 
 import vitswin_jax
 from vitswin_jax.core.types import UserError
+from vitswin_jax.weights import resize
 from vitswin_jax.weights.formats.pth_write import tensor_pickle
 from vitswin_jax.weights.formats.read import read_tensors
 from vitswin_jax.weights.shapes import parameter_shapes
+from vitswin_jax.weights.sources.source import HALF, IMAGENET
 
 VIT = {"img_size": 16, "patch_size": 4, "embed_dim": 192, "depth": 2, "num_heads": 3,
        "mlp_ratio": 0.5, "num_classes": 5}  # fmt: skip
@@ -254,6 +256,63 @@ def test_wrappers_come_back_when_it_is_written(tmp_path):
         target, opened.model, opened.variables, format="timm", metadata=opened.metadata
     )
     assert safetensors.numpy.load_file(target).keys() == prefix("model.module.", state).keys()
+
+
+def dinov2s_own(state):
+    return {"register_tokens" if n == "reg_token" else n: a for n, a in state.items()} | {
+        "mask_token": zeros(1, 192)
+    }
+
+
+OWN_CODE = {  # fields beside VIT's, the file's tree, how its code resizes, how images are given
+    "timm": ({}, lambda s: s, resize.bicubic_antialiased, HALF),
+    "DINO": (
+        {}, lambda s: {"teacher": prefix("backbone.", s) | DINO_HEAD}, resize.bicubic_by_scale,
+        IMAGENET,
+    ),
+    "iBOT": (
+        {}, lambda s: {"state_dict": s | DINO_HEAD}, resize.bicubic_by_scale, IMAGENET,
+    ),
+    "DINOv2": ({"init_values": 1e-5}, dinov2s_own, resize.bicubic_by_scale, HALF),
+    "DINOv2 with registers": (
+        {"init_values": 1e-5, "reg_tokens": 4, "no_embed_class": True}, dinov2s_own,
+        resize.bicubic_antialiased, HALF,
+    ),
+    "MSN": (
+        {}, lambda s: {"target_encoder": prefix("module.", s | {"fc.fc1.weight": zeros(2, 2)})},
+        resize.bicubic, IMAGENET,
+    ),
+    "I-JEPA": (
+        {}, lambda s: {"target_encoder": prefix("module.", s),
+                       "predictor": prefix("module.", PREDICTOR)},
+        resize.bicubic, IMAGENET,
+    ),
+    "MAE": ({}, lambda s: {"model": s | MAE_DECODER}, resize.bicubic, IMAGENET),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("code", OWN_CODE)
+def test_a_file_is_resized_and_shown_images_as_by_its_own_code(code, tmp_path, monkeypatch):
+    fields, wrap, method, images = OWN_CODE[code]
+    monkeypatch.setitem(MODELS, code, ("vit", "timm", VIT | {"num_classes": 0} | fields))
+    state, _ = make(code, tmp_path)
+    opened = vitswin_jax.open_pretrained(write(wrap(state), tmp_path), img_size=28)
+    table = state["pos_embed"]
+    want = resize.resize_pos_embed(table, old=(4, 4), new=(7, 7), method=method)
+    np.testing.assert_allclose(opened.variables["params"]["pos_embed"], want, atol=1e-6)
+    assert opened.preprocess.mean == images["mean"]
+
+
+def test_moco_v3s_small_vit_has_12_heads(tmp_path, monkeypatch):
+    small = VIT | {"embed_dim": 384, "num_heads": 12, "num_classes": 0}
+    monkeypatch.setitem(MODELS, "moco", ("vit", "timm", small))
+    state, want = make("moco", tmp_path)
+    tree = {"state_dict": prefix("module.base_encoder.", state | MOCO_HEAD)}
+    model, variables = vitswin_jax.load_pretrained(write(tree, tmp_path))
+    assert model.num_heads == 12
+    np.testing.assert_array_equal(logits(model, variables), want)
+    with pytest.raises(UserError, match="num_heads=6 was given, and the tensors show 12"):
+        vitswin_jax.load_pretrained(tmp_path / "a.pth", num_heads=6)
 
 
 @pytest.fixture(scope="module")

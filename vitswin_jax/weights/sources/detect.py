@@ -10,6 +10,7 @@ from vitswin_jax.weights.formats.read import Contents
 from vitswin_jax.weights.formats.tensors import Tensors
 from vitswin_jax.weights.sources import masked, swin, towers, vit
 from vitswin_jax.weights.sources.facts import Facts
+from vitswin_jax.weights.sources.methods import Method, find_method
 from vitswin_jax.weights.sources.others import other_architecture
 from vitswin_jax.weights.sources.roots import Root, choose_root, take_root
 from vitswin_jax.weights.sources.source import Fields, Source
@@ -31,6 +32,8 @@ class Detected:
     """What the model does not use: text towers, decoders, optimizer state."""
     root: Root
     """Where in the file the model is."""
+    method: Method | None
+    """The self-supervised method that tensors beside the model show."""
 
 
 def detect(path: Path, contents: Contents, facts: Facts, key: str | None = None) -> Detected:
@@ -51,9 +54,12 @@ def detect(path: Path, contents: Contents, facts: Facts, key: str | None = None)
             f"{path}: from none of the sources that are known ({', '.join(known)}): it has "
             f"{listed(contents.tensors, 3)}."
         )
+    method = find_method(contents.tensors)
+    source = method.applied_to(source) if method else source
     try:
         tensors, left_out = source.prepare(below)
         hints = facts.hints(source, root.container.removesuffix("."))
+        hints.update(method.hints(tensors) if method else {})
         shown = source.describe(source.named(tensors), tensors, hints)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -65,4 +71,4 @@ def detect(path: Path, contents: Contents, facts: Facts, key: str | None = None)
         ) from error
     fields = {**facts.numerics(source), **shown}
     facts.check(path, source, shown, fields)
-    return Detected(source, fields, tensors, (*others, *left_out), root)
+    return Detected(source, fields, tensors, (*others, *left_out), root, method)

@@ -29,7 +29,8 @@ STATISTICS = {"half": HALF, "imagenet": IMAGENET, "clip": CLIP, "unit": UNIT}
 # The Swin families: ImageNet's statistics, 224 of 256 pixels (the official data/build.py).
 _MICROSOFT: Mapping[str, Any] = IMAGENET | {"crop_fraction": 0.875}
 _LARGE = 300  # pixels: between 256 and 336, the sizes there are
-_MASKED = (".mae", ".simmim")  # ends of the names of encoders whose files have a decoder
+# Ends of the names of encoders whose files show the method of their training.
+_SELF_SUPERVISED = (".mae", ".simmim", ".dino", ".moco", ".ijepa", ".msn")
 
 
 class _Kind(NamedTuple):
@@ -78,7 +79,7 @@ def timm_preprocess(fields: Fields, name: str = "") -> Mapping[str, Any]:
         return images
     size = max(pair(fields["img_size"]))
     fraction = shown.large_crop_fraction if size > _LARGE else shown.crop_fraction
-    images = IMAGENET if name.endswith(_MASKED) else shown.images
+    images = IMAGENET if name.endswith(_SELF_SUPERVISED) else shown.images
     return {**images, "crop_fraction": fraction}
 
 

@@ -76,7 +76,8 @@ def read_original(
         more = f", ... ({len(unused)} in all)" if len(unused) > 5 else ""
         log.info("%s: not used: %s%s", path, ", ".join(unused[:5]), more)
     open_decoder, known = None, name
-    # Only the decoder shows how a plain ViT was given images.
+    if found.method is not None:  # only this shows how a plain ViT was given images
+        known = f"{name or family}.{found.method.name}"
     if (beside := find_decoder(contents, found.root)) is not None:
         decoder, theirs = beside
         open_decoder = functools.partial(_read_decoder, path, decoder, theirs, model, found)
