@@ -33,6 +33,7 @@ def test_what_fits_is_returned_as_it_is(tmp_path):
     [
         ('{"depth": "12"}', 'depth is "12"; it must be an integer.'),
         ('{"depth": true}', "depth is true; it must be an integer."),
+        ('{"depth": 12.0}', "depth is 12.0; it must be an integer."),
         ("{}", "its content has no 'depth'."),
         ("[]", "its content is []; it must be an object."),
         ('{"depth": 0}', "depth is 0; it must be at least 1."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -40,7 +41,6 @@ def parse_json(
     {'depth': 12}
     """
     # Imported here, for data workers load this room and read no JSON.
-    from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
     if len(text) > limit:
@@ -49,13 +49,25 @@ def parse_json(
         content = json.loads(
             text, parse_constant=_no_number, parse_int=_integer, parse_float=_finite
         )
-        error = best_match(Draft202012Validator(schema).iter_errors(content))
+        error = best_match(_validator()(schema).iter_errors(content))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{origin}: is no JSON text; it may be damaged or cut short.") from error
     if error is None:
         return content
     place = error.json_path.removeprefix("$").removeprefix(".") or "its content"
     raise UserError(f"{origin}: {_shortened(place)} {_fault(error)}.")
+
+
+@functools.cache
+def _validator() -> Any:
+    """Returns the class of validators to which 16.0 is no integer, as it is none to Python."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
+
+    kinds = Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    )
+    return extend(Draft202012Validator, type_checker=kinds)
 
 
 def _no_number(name: str) -> NoReturn:

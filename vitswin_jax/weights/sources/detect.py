@@ -63,7 +63,7 @@ def detect(path: Path, contents: Contents, facts: Facts, key: str | None = None)
         shown = source.describe(source.named(tensors), tensors, hints)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
+    except (KeyError, ValueError, IndexError, TypeError, ArithmeticError) as error:
         place = f" ({error.args[0]} here)" if isinstance(error, KeyError) else ""
         raise UserError(
             f"{path}: its keys are those of {source.name}, and a tensor that every such model "

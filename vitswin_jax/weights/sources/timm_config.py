@@ -57,9 +57,10 @@ _SIDES = {
     "type": ["integer", "array", "null"],
     "minimum": 0,
     "maximum": 1_000_000,
-    "items": {**_COUNT, "type": ["integer", "array"], "items": _COUNT, "maxItems": 2},
+    "items": {**_COUNT, "type": "integer"},
     "maxItems": 64,
 }
+_WINDOWS = {**_SIDES, "items": {**_SIDES, "type": ["integer", "array"], "maxItems": 2}}
 _FLAG = {"type": ["boolean", "null"]}
 _NUMBERS = {"type": ["array", "null"], "items": {"type": "number"}}
 _NAMES = {"type": ["array", "null"], "items": {"type": "string"}}
@@ -81,7 +82,7 @@ SCHEMA: Mapping[str, Any] = {
                 ("in_chans", "num_classes", "embed_dim", "depth", "reg_tokens"), _COUNT
             ),
             **dict.fromkeys(("img_size", "patch_size", "depths", "num_heads"), _SIDES),
-            **dict.fromkeys(("window_size", "pretrained_window_sizes"), _SIDES),
+            **dict.fromkeys(("window_size", "pretrained_window_sizes"), _WINDOWS),
             **dict.fromkeys(("qkv_bias", "class_token", "no_embed_class", "pre_norm"), _FLAG),
             **dict.fromkeys(("fc_norm", "always_partition"), _FLAG),
             **dict.fromkeys(("act_layer", "global_pool"), _TEXT),

@@ -186,7 +186,7 @@ def stated(config: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
         for theirs, ours in KINDS[kind].keys.items()
         if config.get(theirs) is not None
     }
-    if "intermediate_size" in config and "embed_dim" in fields:
+    if config.get("intermediate_size") and fields.get("embed_dim"):
         fields["mlp_ratio"] = config["intermediate_size"] / fields["embed_dim"]
     act = config.get("hidden_act", "gelu")
     if act in ACTIVATIONS and "hidden_act" in config and not config.get("use_swiglu_ffn"):
