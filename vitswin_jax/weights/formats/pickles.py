@@ -88,8 +88,8 @@ def unpickle(file: io.BufferedIOBase, load_storage: Callable[..., Storage]) -> A
     return _Unpickler(_Bounded(file), load_storage).load()
 
 
-def check_tree(path: Path, tree: Any) -> None:
-    """Raises DamageError for a tree that unfolds to more than a file can hold, by far.
+def check_tree(path: Path, tree: Any) -> int:
+    """Returns the bytes of the tensors in a tree; raises DamageError where a file can hold no such.
 
     A part that several others share counts as often as it is found.
     """
@@ -115,6 +115,7 @@ def check_tree(path: Path, tree: Any) -> None:
     if height > DEPTH or parts > STEPS:
         raise DamageError(f"it unfolds to more than {DEPTH} levels, or {STEPS:,} parts")
     check_size(path, size)
+    return size
 
 
 class _Bounded:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vitswin_jax.core.types import UserError
+from vitswin_jax.core.types import UserError, listed
 from vitswin_jax.weights.formats.foreign import refuse_zip
 from vitswin_jax.weights.formats.pickles import Storage, Stub, check_tree, unpickle
 from vitswin_jax.weights.formats.tensors import DamageError, damaged, part_reader
@@ -27,17 +27,27 @@ def read_pth(path: Path) -> Any:
     """
     try:
         tree = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
-        check_tree(path, tree)
+        size = check_tree(path, tree)
     except UserError:
         raise
     except Exception as error:  # a damaged pickle may raise anything
         raise damaged(path, "a PyTorch file", error) from error
-    if isinstance(tree, Stub):
-        raise UserError(
-            f"{path}: is a whole pickled object, such as a module, whose classes would have to be "
-            "executed; load it with its own code and save its state_dict()."
-        )
+    if not size:
+        _refuse_objects(path, tree)
     return tree
+
+
+def _refuse_objects(path: Path, tree: Any) -> None:
+    """Raises UserError for a file without tensors that has other objects instead."""
+    items = tree.items() if isinstance(tree, dict) else ()
+    keys = [str(key) for key, value in items if isinstance(value, Stub)]
+    if keys or isinstance(tree, Stub):
+        under = f", under {listed(keys)}" if keys else ""
+        raise UserError(
+            f"{path}: has no tensor, but a whole pickled object{under}, such as a module, whose "
+            "classes would have to be executed; load it with its own code and save its "
+            "state_dict()."
+        )
 
 
 def _read_zip(path: Path) -> Any:
