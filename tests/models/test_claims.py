@@ -12,8 +12,10 @@ import safetensors.numpy
 import vitswin_jax
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.claims import claiming
+from vitswin_jax.nn.layers import pair
 from vitswin_jax.weights.formats.native import KEY
 from vitswin_jax.weights.formats.read import read_tensors
+from vitswin_jax.weights.metadata import model_fields
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +140,14 @@ def test_an_internal_exceptions_text_is_left_out():
             claiming("a", {"depth": 1}, [(1,)]):  # fmt: skip
         raise KeyError("inner")
     assert "inner" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", vitswin_jax.model_names())
+def test_every_variant_is_believed(name):
+    """At twice its image size too: a hybrid's patches are of its ResNet's map."""
+    model = vitswin_jax.create_model(name)
+    shapes = [(model.embed_dim, 4)] * 100
+    for size in (1, 2):
+        sides = tuple(size * side for side in pair(model.img_size))
+        with claiming(name, model_fields(model) | {"img_size": sides}, shapes):
+            pass

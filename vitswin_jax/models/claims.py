@@ -9,6 +9,7 @@ from typing import Any
 
 from vitswin_jax.core.choices import Faults
 from vitswin_jax.core.types import UserError, listed
+from vitswin_jax.models.resnet import total_stride
 
 COUNTS = ("depth", "depths", "resnet_layers", "decoder_depth")
 """Fields that count blocks, each of which has tensors."""
@@ -59,7 +60,9 @@ def _check(fields: Mapping[str, Any], shapes: list[tuple[int, ...]]) -> Faults:
         sizes = {name: fields.get(name, plain) for name, plain in _PLAIN.items()}
         shown = ", ".join(f"{name}={value!r}" for name, value in sizes.items())
         channels = next(_integers(sizes["embed_dim"]), 1)
-        tokens = _area(sizes["img_size"]) // max(1, _area(sizes["patch_size"]))
+        layers = fields.get("resnet_layers")  # a hybrid's patches are of its ResNet's last map
+        stride = total_stride(tuple(layers)) if isinstance(layers, list | tuple) else 1
+        tokens = _area(sizes["img_size"]) // max(1, _area(sizes["patch_size"]) * stride**2)
         large = tokens * channels > _MAP
         faults.need(not large, f"{shown} have a first map of more than {_MAP:,} numbers")
         large = fields.get("pos_embed") == "relative" and tokens**2 > _MAP
