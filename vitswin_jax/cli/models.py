@@ -68,8 +68,9 @@ def _one_model(name: str) -> tuple[str, nn.Module] | None:
     if not exact and (_is_pattern(name) or _found(name, VARIANTS)):
         return None
     from vitswin_jax.models.registry import create_model, resolve_name  # imports Flax
+    from vitswin_jax.weights.locate import split_key
 
-    if not exact and Path(name).exists():
+    if not exact and Path(split_key(name)[0]).exists():
         from vitswin_jax.weights.open import open_pretrained
 
         pretrained = open_pretrained(name)

@@ -48,6 +48,15 @@ class Located:
     """Which of several copies of the model is meant: the KEY of `FILE@KEY`."""
 
 
+def split_key(name: str) -> tuple[str, str | None]:
+    """Returns the path or published name and the KEY of `NAME@KEY`; a path that exists has none."""
+    front, at, key = name.rpartition("@")
+    if not at or Path(name).expanduser().exists():
+        return name, None
+    known = Path(front).expanduser().exists() or find_published(front) is not None
+    return (front, key) if known else (name, None)
+
+
 def locate(path: str | os.PathLike[str]) -> Located:
     """Returns the weights file of a path, a folder, a published name or a hub's name.
 
@@ -67,8 +76,8 @@ def locate(path: str | os.PathLike[str]) -> Located:
         return _local(path)
     if name.startswith(HUB):
         return _on_hub(name.removeprefix(HUB))
-    front, at, key = name.rpartition("@")
-    if at and (Path(front).expanduser().exists() or find_published(front) is not None):
+    front, key = split_key(name)
+    if key is not None:
         return dataclasses.replace(locate(front), key=key)
     if (row := find_published(name)) is not None:
         file = cache_dir() / "weights" / Path(row.name).with_name(row.file)

@@ -10,6 +10,7 @@ import pytest
 import safetensors.numpy
 
 import vitswin_jax
+from vitswin_jax.cli import main
 from vitswin_jax.core.types import UserError
 from vitswin_jax.weights import resize
 from vitswin_jax.weights.formats.pth_write import tensor_pickle
@@ -334,11 +335,6 @@ COPIES = {  # a tree of copies 0 and 1 of which 0 is taken, the key of 1, the re
         lambda a, b: {"state_dict": prefix("model.", b) | prefix("model_ema.module.", a)},
         "model", "timm's",
     ),
-    "mmengine": (
-        lambda a, b: {"state_dict": prefix("backbone.", a),
-                      "ema_state_dict": prefix("module.backbone.", b)},
-        "ema_state_dict", "mmengine",
-    ),
     "DINO": (
         lambda a, b: {"student": prefix("module.backbone.", b), "teacher": prefix("backbone.", a)},
         "student", "DINO's",
@@ -397,6 +393,14 @@ def test_a_key_that_no_copy_has_is_refused_with_those_there_are(copies, tmp_path
     vitswin_jax.save_pretrained(native, model, vitswin_jax.load_pretrained(f"{path}@state_dict")[1])
     with pytest.raises(UserError, match=r"native\.safetensors: .* one model, no 'ema'"):
         vitswin_jax.load_pretrained(f"{native}@ema")
+
+
+def test_every_command_takes_a_key(copies, tmp_path, capsys):
+    (a, _), (b, _), _ = copies
+    path = write_tree(tmp_path / "a.pth", {"x": a, "y": b})
+    assert main(["models", f"{path}@x"]) == 0
+    assert main(["convert", f"{path}@x", str(tmp_path / "x.safetensors"), "--verify"]) == 0
+    assert "largest difference of the logits: 0" in capsys.readouterr().out
 
 
 def test_a_path_that_exists_wins_over_a_key(copies, tmp_path):

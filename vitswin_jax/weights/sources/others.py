@@ -30,6 +30,7 @@ OTHERS: tuple[tuple[str, str], ...] = (  # what a name of theirs has, the archit
     (r"blocks\.0\.(in_proj\.weight|attns\.0\.)", "a ViT with parallel blocks"),
     (r"(^|\.)embeds\.proj\.weight$", "timm's NaFlexVit"),
     (r"blocks\.0\.attn\.proj_l\.weight$|(^|\.)blocks_token_only\.", "CaiT"),
+    (r"(^|\.)hidden_states_norms\.", "transformers' backbone of a detector (norms of its maps)"),
     (r"(^|\.)encoder\.layer\.0\.lambda_1$", "transformers' BEiT or Data2VecVision"),
     (r"(^|\.)encoder\.layers\.encoder_layer_0\.", "torchvision's Vision Transformer"),
     (r"(^|\.)features\.1\.0\.attn\.cpb_mlp\.", "torchvision's Swin Transformer V2"),

@@ -42,9 +42,11 @@ LAYOUTS = (  # a tensor of the first block, one of the patch embedding
 # fmt: on
 
 _HEADS = re.compile(
-    r"(?:(?:cls_|distillation_)?classifier\.(?:weight|bias)|visual_projection\.weight)"
+    r"(?:(?:cls_|distillation_)?classifier\.(?:weight|bias)|visual_projection\.weight"
+    r"|hidden_states_norms\..*)"
 )
-"""Heads that transformers has beside its base model, not under it."""
+"""Heads that transformers has beside its base model, not under it; norms of maps show a detector's
+backbone."""
 
 _INSIDE = re.compile(r"_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
 """What PyTorch puts into the names of modules that it wraps: compiled, sharded, recomputed."""
@@ -58,7 +60,6 @@ COPIES: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
     (("state_dict_ema", "model_ema", "ema", "ema_model"), ("state_dict", "model", "net"),
      "timm's load_state_dict(use_ema=True)"),
     (("state_dict",), ("model",), "timm's load_state_dict"),
-    (("state_dict",), ("ema_state_dict",), "mmengine, whose state_dict is the average"),
     (("teacher",), ("student",), "DINO's, iBOT's and DINOv2's evaluation"),
     (("base_encoder",), ("momentum_encoder",), "MoCo v3's main_lincls.py"),
     (("encoder_q",), ("encoder_k",), "MoCo's main_lincls.py"),
