@@ -443,9 +443,13 @@ def test_other_numerics_over_there_are_said(tmp_path, caplog):
 
 
 def test_another_familys_file_is_one_line(tmp_path):
-    write_pth(tmp_path / "a.pth", {"layer1.0.conv1.weight": np.zeros((2, 2), np.float32)})
-    with pytest.raises(UserError, match=r"a\.pth: from none of the sources .*layer1\.0\.conv1"):
-        vitswin_jax.load_pretrained(tmp_path / "a.pth")
+    for key, says in (
+        ("stem.0.weight", r"a\.pth: from none of the sources .*stem\.0"),
+        ("layer1.0.conv1.weight", r"a\.pth: holds a ResNet with BatchNorm"),
+    ):
+        write_pth(tmp_path / "a.pth", {key: np.zeros((2, 2), np.float32)})
+        with pytest.raises(UserError, match=says):
+            vitswin_jax.load_pretrained(tmp_path / "a.pth")
 
 
 class Evil:
