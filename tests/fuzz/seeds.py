@@ -203,7 +203,7 @@ HEADS = {"num_heads": 1}  # no timm file of this width shows them
 KINDS: dict[str, Kind] = {
     "native": Kind(native),
     "native-metadata": Kind(native, (native_metadata,), others=False),
-    "native-swin": Kind(one("a", family="swin"), (native_metadata, safetensors_header)),
+    "native-swin": Kind(one("a", family="swin"), (safetensors_header,)),
     "safetensors": Kind(one("a.safetensors", format="timm"), (safetensors_header,) * 3, HEADS),
     "npz": Kind(one("a.npz", format="google")),
     "npz-deflated": Kind(compressed),
