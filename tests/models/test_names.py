@@ -136,6 +136,8 @@ def test_a_slip_of_the_pen_gets_the_right_name(name, meant):
     [
         "vit_base_patch16_rope_mixed_ape_256",  # words that other models' names have
         "vit_large_patch14_384",
+        "vit_xlarge_patch16_224",
+        "swinv2_base_window12_196",
         "swin_tiny_patch4_window16_256",
         "vit_base_patch16_dinov2",
         "vit_base_patch14_dinov4",  # words with another number
