@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax.traverse_util import unflatten_dict
 
 import vitswin_jax
 from vitswin_jax.cli import main
@@ -16,7 +17,9 @@ from vitswin_jax.weights import resize
 from vitswin_jax.weights.formats.pth_write import tensor_pickle
 from vitswin_jax.weights.formats.read import read_tensors
 from vitswin_jax.weights.shapes import parameter_shapes
+from vitswin_jax.weights.sources.rules import write_rules
 from vitswin_jax.weights.sources.source import HALF, IMAGENET
+from vitswin_jax.weights.sources.towers import OPEN_CLIP_RULES
 
 VIT = {"img_size": 16, "patch_size": 4, "embed_dim": 192, "depth": 2, "num_heads": 3,
        "mlp_ratio": 0.5, "num_classes": 5}  # fmt: skip
@@ -41,13 +44,11 @@ def make(kind, folder, seed=0):
     family, format, fields = MODELS[kind]
     model = vitswin_jax.create_model(family, **fields)
     rng = np.random.default_rng(seed)
-    variables = {"params": {}}
-    for name, shape in parameter_shapes(model).items():
-        *above, own = name.split("/")
-        place = variables["params"]
-        for key in above:
-            place = place.setdefault(key, {})
-        place[own] = rng.normal(size=shape, scale=0.1).astype(np.float32)
+    flat = {
+        name: rng.normal(size=shape, scale=0.1).astype(np.float32)
+        for name, shape in parameter_shapes(model).items()
+    }
+    variables = {"params": unflatten_dict(flat, sep="/")}
     suffix = {"google": "npz", "microsoft": "pth"}.get(format, "safetensors")
     path = folder / f"original{seed}.{suffix}"
     vitswin_jax.save_pretrained(path, model, variables, format=format)
@@ -223,6 +224,24 @@ def test_a_model_is_found_under_any_keys(layout, tmp_path, caplog):
         want = logits(*whole)
     np.testing.assert_array_equal(logits(model, variables), want)
     assert "copies of" not in caplog.text
+
+
+@pytest.mark.parametrize("keys", ["visual.", "state_dict.module.visual.", "clip.visual._orig_mod."])
+def test_an_open_clip_tower_beside_its_text_tower(keys, tmp_path):
+    model = vitswin_jax.create_model("vit", **CLIP)
+    rng = np.random.default_rng(0)
+    ours = {
+        name: rng.normal(size=shape, scale=0.1).astype(np.float32)
+        for name, shape in parameter_shapes(model).items()
+    }
+    ours["head/bias"][:] = 0  # a projection has none
+    theirs = write_rules(ours, OPEN_CLIP_RULES, origin="test")
+    del theirs["proj_bias"]
+    text = prefix(keys.replace("visual.", "").replace("_orig_mod.", ""), CLIP_TEXT)
+    path = write_tree(tmp_path / "a.pth", prefix(keys, theirs) | text)
+    loaded, variables = vitswin_jax.load_pretrained(path, act="gelu")
+    want = {"params": unflatten_dict(ours, sep="/")}
+    np.testing.assert_array_equal(logits(loaded, variables), logits(model, want))
 
 
 def original(folder, seed=0):
