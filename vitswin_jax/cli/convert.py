@@ -13,6 +13,10 @@ from vitswin_jax.core.types import UserError
 if TYPE_CHECKING:
     from vitswin_jax.weights.open import Pretrained
 
+UNSAID = ("norm_eps", "window_clip", "pad_before_roll", "mask_value", "group_norm_eps",
+          "weight_var_eps", "weight_std_eps")  # fmt: skip
+"""Fields that no configuration states: a library's own code decides them."""
+
 FORMATS = ("native", "google", "timm", "microsoft", "huggingface")
 
 
@@ -22,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "source", metavar="SRC", help="a weights file of any source, a workdir, or a published name"
     )
-    add("target", metavar="DST", help="the file to write")
+    add("target", metavar="DST", help="the file to write; for timm and huggingface also a folder")
     add("--to", choices=FORMATS, default="native", help="default: native")
     add("--model", metavar="NAME", help="the variant, where the file is unclear")
     add("--img-size", type=image_size, metavar="N|HxW", help="resize to this image size")
@@ -72,7 +76,12 @@ def _verify(path: Path, source: Pretrained) -> int:
 
     model = source.model
     same = {field: getattr(model, field) for field in NUMERICS if hasattr(model, field)}
-    reloaded = open_pretrained(path, source.metadata.name, **same)
+    if path.is_dir():  # whose configuration has these, but for what the warning lists
+        stated = open_pretrained(path)
+        same = {f: x for f, x in same.items() if f in UNSAID and getattr(stated.model, f) != x}
+        reloaded = stated.changed(**same)
+    else:
+        reloaded = open_pretrained(path, source.metadata.name, **same)
     shape = (2, *pair(model.img_size), model.in_chans)
     images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     with jax.default_matmul_precision("highest"):

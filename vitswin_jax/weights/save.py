@@ -20,12 +20,14 @@ from vitswin_jax.models.masked import MaskedModel, divide_encoder
 from vitswin_jax.models.pretraining import describe_method, method_of
 from vitswin_jax.models.registry import family_of
 from vitswin_jax.nn.scan import unstack_blocks
+from vitswin_jax.weights import folder as folders
 from vitswin_jax.weights import write
 from vitswin_jax.weights.adapt import check_parameters
 from vitswin_jax.weights.formats import native
 from vitswin_jax.weights.locate import WEIGHTS
 from vitswin_jax.weights.metadata import Metadata, model_fields
 from vitswin_jax.weights.shapes import parameter_shapes, window_buffers
+from vitswin_jax.weights.sources.preprocess import default_preprocess
 
 log = logging.getLogger(__name__)
 
@@ -38,17 +40,20 @@ def save_pretrained(
     format: str = "native",
     metadata: Metadata | Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes a model and its variables as one file, whole or not at all; returns its path.
+    """Writes a model and its variables, whole or not at all; returns the path.
 
     `format` is native, or names the code that shall read the file: google, timm, microsoft,
     huggingface. A native file holds the metadata too; a folder as `path` gets a
-    `model.safetensors`. `metadata` has the keys of `Metadata`, except the fields, which are the
-    model's; with the metadata of a file of the same format (`Pretrained.metadata`) the new file
-    gets that file's prefix and dtype. Raises UserError if the file cannot be written, if the format
-    is unknown or cannot hold the model, or if model, variables and metadata do not fit each other.
+    `model.safetensors`. For timm and huggingface a `path` without a suffix is a folder that
+    `timm.create_model("local-dir:...")` and `from_pretrained` take. `metadata` has the keys of
+    `Metadata`, except the fields, which are the model's; with the metadata of a file of the same
+    format (`Pretrained.metadata`) the new file gets that file's dtype and, unless it is in a
+    folder, its prefix. Raises UserError if the file cannot be written, if the format is unknown or
+    cannot hold the model, or if model, variables and metadata do not fit each other.
     """
-    path = Path(path)
-    path = path / WEIGHTS if path.is_dir() else path
+    path = Path(path).expanduser()
+    if format == "native" and path.is_dir():
+        path = path / WEIGHTS
     if isinstance(model, MaskedModel):
         metadata = _describe(model.encoder, metadata, origin=str(path))
         metadata = dataclasses.replace(metadata, pretrain=describe_method(model))
@@ -85,15 +90,21 @@ def _write_theirs(
             theirs[decoder.positions] = model.decoder_positions()
     origin = metadata.provenance if metadata.provenance.get("format") == format else {}
     dtype = jnp.dtype(origin.get("dtype", "float32"))
+    folder = folders.is_folder(path, format)
+    prefix = source.prefix if folder else origin.get("prefix", source.prefix)
     arrays = {
-        origin.get("prefix", source.prefix) + name: array.astype(dtype, copy=False)
-        if array.dtype == np.float32
-        else array
+        prefix + name: array.astype(dtype, copy=False) if array.dtype == np.float32 else array
         for name, array in theirs.items()
     }
-    write.write_file(path, arrays, source)
-    if differing := write.computes_otherwise(source, metadata.fields):
-        log.warning("%s: %s's own code computes with %s", path, source.name, ", ".join(differing))
+    numerics = source.numerics
+    if folder:
+        preprocess = metadata.preprocess or default_preprocess(encoder, metadata.name)
+        numerics = folders.write_folder(path, arrays, source, metadata, preprocess)
+    else:
+        write.write_file(path, arrays, source)
+    if differing := write.computes_otherwise(numerics, metadata.fields):
+        details = (f"{key}={x!r} (here {metadata.fields[key]!r})" for key, x in differing.items())
+        log.warning("%s: %s's own code computes with %s", path, source.name, ", ".join(details))
 
 
 def _describe(

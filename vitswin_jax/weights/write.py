@@ -88,9 +88,10 @@ def write_file(path: Path, arrays: Mapping[str, Any], source: Source) -> None:
     Raises UserError for a suffix that the code does not read, and where the file cannot be written.
     """
     suffixes = _SUFFIXES[source.format]
-    if path.suffix not in suffixes:
+    if path.suffix not in suffixes or path.is_dir():
         raise UserError(
-            f"{path}: {source.format} files end in {' or '.join(suffixes)}, not {path.suffix!r}."
+            f"{path}: {source.format} files end in {' or '.join(suffixes)}, not "
+            f"{'a folder' if path.is_dir() else repr(path.suffix)}."
         )
     if path.suffix == ".npz":
         with replacing(path) as temporary, temporary.open("wb") as file:
@@ -106,14 +107,14 @@ def write_file(path: Path, arrays: Mapping[str, Any], source: Source) -> None:
         write_pth(path, arrays, wrapper=source.wrapper)
 
 
-def computes_otherwise(source: Source, fields: Mapping[str, Any]) -> list[str]:
-    """Returns the numeric details that differ in the source's own code, as text."""
-    return [
-        f"{field}={value!r} (here {fields[field]!r})"
-        for field, value in source.numerics.items()
+def computes_otherwise(theirs: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those of their numeric details, such as `Source.numerics`, that differ from ours."""
+    return {
+        field: value
+        for field, value in theirs.items()
         if field in fields and fields[field] != value
         if field != "act" or fields[field] in UNGATED  # shapes show a gate over there too
-    ]
+    }
 
 
 def _misfits(holds: Mapping[str, tuple[Any, ...]], fields: Mapping[str, Any]) -> list[str]:

@@ -31,7 +31,7 @@ IMAGES = {
 }
 """Fields of `Preprocess` -> timm's."""
 
-_SAME = (
+SAME = (
     "img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "depths",
     "num_heads", "mlp_ratio", "qkv_bias", "init_values", "class_token", "no_embed_class",
     "reg_tokens", "pre_norm", "fc_norm", "pretrained_window_sizes",
@@ -47,6 +47,7 @@ _PLAIN: Mapping[str, tuple[Any, ...]] = {
     "qk_norm": (False,), "proj_bias": (True,), "scale_attn_norm": (False,),
     "scale_mlp_norm": (False,), "final_norm": (True,), "pool_include_prefix": (False,),
     "dynamic_img_pad": (False,), "pos_embed": ("learn", ""), "head_dim": (None,),
+    "use_abs_pos_emb": (False,), "swiglu_mlp": (False,), "scale_mlp": (False,),
     "norm_layer": ("layernorm",), "embed_norm_layer": (), "attn_type": (), "mlp_layer": ("mlp",),
 }  # fmt: skip
 """Arguments with the values that every model here has, besides None, which is the default."""
@@ -171,11 +172,14 @@ def _same(field: str) -> Callable[[Any], dict[str, Any]]:
 
 
 _CHANGES: Mapping[str, Callable[[Any], dict[str, Any] | None]] = {
-    **{field: _same(field) for field in _SAME},
+    **{field: _same(field) for field in SAME},
     "window_size": _windows,
     "act_layer": _one_of("act", ACTIVATIONS),
     # Without pooling there is nothing to compare: features are then the source's own.
     "global_pool": lambda pool: {} if pool == "" else _one_of("global_pool", POOLS)(pool),
     "always_partition": lambda always: {"window_clip": "never"} if always else {},
+    "use_fc_norm": _same("fc_norm"),
+    "use_rel_pos_bias": lambda own: {"pos_embed_at": "every"} if own else {},
+    "use_shared_rel_pos_bias": lambda shared: {"pos_embed_at": "shared"} if shared else {},
 }
 """timm's argument -> our fields; None: no model here has such a value."""

@@ -1,0 +1,171 @@
+"""timm's `config.json` of a model of ours, by the tables that `timm_config.py` reads it with."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from vitswin_jax.core.types import UserError
+from vitswin_jax.data.augment.transforms import Preprocess
+from vitswin_jax.models.registry import model_kwargs
+from vitswin_jax.models.variants import VARIANTS
+from vitswin_jax.nn.layers import pair
+from vitswin_jax.weights.metadata import Metadata
+from vitswin_jax.weights.sources.rules import write_rules
+from vitswin_jax.weights.sources.source import Fields, Source
+from vitswin_jax.weights.sources.timm_config import ACTIVATIONS, IMAGES, POOLS, SAME
+
+NOT_TIMMS = re.compile(
+    r"vit_tiny_patch(14|32)_\d+|vit_small_patch(8_384|14_\d+|16_gap_224)|vit_base_patch(8_384|14_\d+)"
+    r"|vit_(large|huge|giant|gigantic)_patch14_378|vit_huge_patch(16|32)_\d+|swin_tiny_c24_.*"
+)
+"""Names of ours that timm does not have."""
+
+_FIXED = ("resnet_layers", "dist_token", "patch_norm")
+"""Fields that an architecture has, and no argument of timm's changes."""
+
+_NOT_OF_BEIT = ("class_token", "no_embed_class", "reg_tokens", "pre_norm", "fc_norm")
+_UNSAID = ("norm_eps", "group_norm_eps", "weight_var_eps", "weight_std_eps")
+"""Fields that some architectures differ in, and no argument changes."""
+
+
+def config_files(
+    source: Source, metadata: Metadata, preprocess: Preprocess, *, origin: str
+) -> dict[str, Any]:
+    """Returns what `config.json` holds, by its name.
+
+    Raises UserError for a model that no architecture of timm can be made into.
+    """
+    fields = dict(metadata.fields)
+    if fields.get("pre_norm", False) == fields.get("patch_bias", True) and "pre_norm" in fields:
+        raise UserError(
+            f"{origin}: timm cannot have a vit with pre_norm={fields['pre_norm']} and "
+            f"patch_bias={fields['patch_bias']}: a norm before the blocks takes the bias away."
+        )
+    fields = {**fields, "mlp_ratio": whole_ratio(fields, origin=origin)}
+    architecture = _nearest(source.family, fields, metadata.name, origin=origin)
+    row = _arguments(model_kwargs(architecture))
+    args = {
+        key: value
+        for key, value in _arguments(fields).items()
+        if key not in row or not _equal(key, value, row[key])
+    }
+    if "global_pool" in args and "pos_embed" in fields:  # which decides where timm's norm is
+        norm = "use_fc_norm" if _is_beit(fields) else "fc_norm"
+        args[norm] = fields["fc_norm"]
+    height, width = pair(fields["img_size"])
+    cfg = {
+        "input_size": [fields["in_chans"], height, width],
+        "fixed_input_size": True,
+        **_images(preprocess),
+        "num_classes": fields["num_classes"],
+        "pool_size": None,
+        "first_conv": _module(source, "patch_embed/proj/kernel", "backbone/root_conv/kernel")
+        if fields.get("resnet_layers") is not None
+        else _module(source, "patch_embed/proj/kernel"),
+        "classifier": [_module(source, "head/kernel"), _module(source, "head_dist/kernel")]
+        if fields.get("dist_token")
+        else _module(source, "head/kernel"),
+    }
+    config = {
+        "architecture": architecture,
+        "num_classes": fields["num_classes"],
+        "num_features": fields["embed_dim"] * 2 ** (len(fields.get("depths", (1,))) - 1),
+        "global_pool": POOLS[fields.get("global_pool", "avg")],
+        "model_args": args,
+        "pretrained_cfg": {"tag": metadata.name.partition(".")[2], **cfg},
+    }
+    if metadata.class_names is not None:
+        config["label_names"] = list(metadata.class_names)
+    return {"config.json": config}
+
+
+def whole_ratio(fields: Fields, *, origin: str) -> float:
+    """Returns `mlp_ratio` so that cutting off, as PyTorch's codes do, gives our rounded widths.
+
+    Raises UserError where none does.
+    """
+    ratio = fields["mlp_ratio"]
+    widths = [fields["embed_dim"] << stage for stage in range(len(fields.get("depths", (1,))))]
+    whole = round(widths[0] * ratio) / widths[0]
+    for each in (whole, whole * (1 + 1e-12), ratio, ratio * (1 + 1e-12)):
+        if all(int(width * each) == round(width * ratio) for width in widths):
+            return each
+    raise UserError(f"{origin}: mlp_ratio={ratio} of embed_dim={widths[0]} is no whole width.")
+
+
+def _is_beit(fields: Fields) -> bool:
+    return fields.get("pos_embed") == "relative"
+
+
+def _nearest(family: str, fields: Fields, name: str, *, origin: str) -> str:
+    """Returns the architecture that needs the fewest arguments to become the model."""
+    wanted = _arguments(fields)
+
+    def distance(row: str) -> tuple[int, int, bool]:
+        has = model_kwargs(row)
+        own = sum(has.get(key) != fields.get(key) for key in _UNSAID)
+        own += has.get("act") != fields.get("act") and "act_layer" not in wanted
+        args = _arguments(has)
+        return own, sum(not _equal(k, v, args.get(k)) for k, v in wanted.items()), row != base
+
+    def fits(row: str) -> bool:
+        has = model_kwargs(row)
+        gated = (has.get("act") == "swiglu") == (fields.get("act") == "swiglu")
+        fixed = all(has.get(key) == fields.get(key) for key in _FIXED)
+        return fixed and gated and _is_beit(has) == _is_beit(fields)
+
+    base = name.partition(".")[0]
+    rows = [row for row, (kind, _) in VARIANTS.items() if kind == family]
+    rows = [row for row in rows if not NOT_TIMMS.fullmatch(row) and fits(row)]
+    if not rows:
+        shown = ", ".join(f"{key}={fields[key]!r}" for key in _FIXED if key in fields)
+        raise UserError(f"{origin}: timm has no architecture with {shown}; write a single file.")
+    return min(rows, key=distance)
+
+
+def _arguments(fields: Fields) -> dict[str, Any]:
+    """Returns timm's arguments that make a model with these fields."""
+    args = {key: fields[key] for key in SAME if key in fields and key != "num_classes"}
+    if "pos_embed" in fields:
+        args["global_pool"] = POOLS.get(fields["global_pool"])
+    if _is_beit(fields):
+        args = {key: value for key, value in args.items() if key not in _NOT_OF_BEIT}
+        shared = fields["pos_embed_at"] == "shared"
+        args |= {"use_rel_pos_bias": not shared, "use_shared_rel_pos_bias": shared}
+        return args | {"use_fc_norm": fields["fc_norm"]}
+    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    has_argument = "pos_embed" in fields or "pretrained_window_sizes" in fields
+    if fields.get("act") in names and has_argument:
+        args["act_layer"] = names[fields["act"]]
+    if "window_size" in fields:
+        window, stages = fields["window_size"], len(fields["depths"])
+        if isinstance(window, tuple) and isinstance(window[0], int):
+            window = (window,) * stages
+        args |= {"window_size": window, "always_partition": fields["window_clip"] == "never"}
+    return args
+
+
+def _equal(key: str, value: Any, other: Any) -> bool:
+    if key == "init_values":  # no trained model shows where LayerScale began
+        return bool(value) == bool(other)
+    if key in ("img_size", "patch_size"):
+        return other is not None and pair(value) == pair(other)
+    return bool(value == other)
+
+
+def _images(preprocess: Preprocess) -> dict[str, Any]:
+    images = {theirs: getattr(preprocess, ours) for ours, theirs in IMAGES.items()}
+    if preprocess.crop_mode == "squash":
+        images["crop_pct"] = 1.0
+    if preprocess.crop_mode == "squash_crop":
+        images["crop_mode"] = "squash"
+    return images
+
+
+def _module(source: Source, *names: str) -> str:
+    """Returns what the source calls the module of the last of our parameters."""
+    (name,) = write_rules({names[-1]: np.zeros((1, 1, 1, 1))}, source.rules, origin=names[-1])
+    return name.removesuffix(".weight")

@@ -1,0 +1,131 @@
+"""transformers' `config.json` and `preprocessor_config.json` of a model of ours.
+
+The tables are those that `transformers_config.py` reads them with.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from PIL import Image
+
+from vitswin_jax.core.types import UserError
+from vitswin_jax.data.augment.transforms import Preprocess
+from vitswin_jax.nn.layers import pair
+from vitswin_jax.weights.metadata import Metadata
+from vitswin_jax.weights.sources.source import Fields, Source
+from vitswin_jax.weights.sources.timm_folder import whole_ratio
+from vitswin_jax.weights.sources.transformers_config import ACTIVATIONS, KINDS
+
+_CLASSES = {  # model_type: the class without a head, and with one
+    "vit": ("ViTModel", "ViTForImageClassification"),
+    "deit": ("DeiTModel", "DeiTForImageClassificationWithTeacher"),
+    "dinov2": ("Dinov2Model", "Dinov2ForImageClassification"),
+    "dinov2_with_registers": (
+        "Dinov2WithRegistersModel", "Dinov2WithRegistersForImageClassification",
+    ),
+    "siglip_vision_model": ("SiglipVisionModel", "SiglipForImageClassification"),
+    "clip_vision_model": ("CLIPVisionModel", "CLIPVisionModelWithProjection"),
+    "swin": ("SwinModel", "SwinForImageClassification"),
+    "swinv2": ("Swinv2Model", "Swinv2ForImageClassification"),
+}  # fmt: skip
+
+
+def config_files(
+    source: Source, metadata: Metadata, preprocess: Preprocess, *, origin: str
+) -> dict[str, Any]:
+    """Returns what each file beside the weights holds, by its name.
+
+    Raises UserError for a model that no configuration of transformers describes.
+    """
+    kind = next(kind for kind, each in KINDS.items() if source.name in each.sources)
+    fields = dict(metadata.fields)
+    classes = fields["num_classes"]
+    _check(kind, fields, origin=origin)
+    config = {theirs: fields[ours] for theirs, ours in KINDS[kind].keys.items() if ours in fields}
+    if kind != "dinov2_with_registers":
+        config.pop("num_register_tokens", None)
+    act = fields["act"]
+    config["hidden_act"] = next((k for k, ours in ACTIVATIONS.items() if ours == act), "gelu")
+    if "dinov2" in kind:
+        config |= {"use_swiglu_ffn": act == "swiglu", "mlp_ratio": _ratio(fields, origin=origin)}
+    elif "mlp_ratio" in config:
+        config["mlp_ratio"] = whole_ratio(fields, origin=origin)
+    else:
+        config["intermediate_size"] = round(fields["embed_dim"] * fields["mlp_ratio"])
+    if kind == "vit" and fields["pre_logits"] is not None:
+        config |= {"pooler_output_size": fields["pre_logits"], "pooler_act": "tanh"}
+    architecture = _CLASSES[kind][bool(classes)]
+    if kind == "siglip_vision_model":
+        config["vision_use_head"] = fields["global_pool"] == "map"
+        if classes:
+            kind, config = "siglip", {"vision_config": {"model_type": kind, **config}}
+    if kind == "deit" and not fields["dist_head"]:
+        architecture = architecture.removesuffix("WithTeacher")
+    config |= {"model_type": kind, "architectures": [architecture]}
+    if kind == "clip_vision_model":
+        config |= {"projection_dim": classes} if classes else {}
+    elif classes:
+        names = metadata.class_names or [f"LABEL_{i}" for i in range(classes)]
+        config["id2label"] = {str(i): name for i, name in enumerate(names)}
+        config["label2id"] = {name: i for i, name in enumerate(names)}
+    return {"config.json": config, "preprocessor_config.json": _processor(preprocess)}
+
+
+def _check(kind: str, fields: Fields, *, origin: str) -> None:
+    window = fields.get("window_size", 0)
+    if not isinstance(window, int):
+        raise UserError(f"{origin}: transformers has one square window, not window_size={window}.")
+    stages = len(fields.get("depths", (1,))) - 1
+    last = min(pair(fields["img_size"])) // min(pair(fields["patch_size"])) >> stages
+    if kind == "swin" and last < window:
+        raise UserError(
+            f"{origin}: transformers' Swin has windows of {window} in every stage, and the last "
+            f"stage of this one has {last} patches a side; write timm, or a smaller window_size."
+        )
+    if "dinov2" in kind and fields["num_classes"] and fields["global_pool"] == "token":
+        raise UserError(
+            f"{origin}: transformers' DINOv2 classifies the class token beside the mean, and this "
+            "head reads global_pool='token'; write timm, or a model with num_classes=0."
+        )
+
+
+def _ratio(fields: Fields, *, origin: str) -> int:
+    """Returns DINOv2's `mlp_ratio`; a gated MLP takes two thirds, rounded up to eights."""
+    width, wanted = fields["embed_dim"], round(fields["embed_dim"] * fields["mlp_ratio"])
+    for ratio in range(1, 17):
+        inner = (int(width * ratio * 2 / 3) + 7) // 8 * 8
+        if wanted == (2 * inner if fields["act"] == "swiglu" else width * ratio):
+            return ratio
+    raise UserError(
+        f"{origin}: transformers' DINOv2 has a whole mlp_ratio, and none gives a width of {wanted}."
+    )
+
+
+def _processor(preprocess: Preprocess) -> dict[str, Any]:
+    """Returns an image processor: the class whose way of cropping is the preprocessing's."""
+    height, width = preprocess.img_size
+    sides = {"height": height, "width": width}
+    covered = [math.floor(side / preprocess.crop_fraction) for side in (height, width)]
+    kinds = {
+        "squash": ("ViT", {"size": sides}),
+        "squash_crop": (
+            "DeiT", {"size": dict(zip(sides, covered, strict=True)), "crop_size": sides},
+        ),
+        "center": ("CLIP", {"size": {"shortest_edge": min(covered)}, "crop_size": sides}),
+    }  # fmt: skip
+    name, sizes = kinds[preprocess.crop_mode]
+    return {
+        "image_processor_type": f"{name}ImageProcessor",
+        "do_resize": True,
+        "do_center_crop": "crop_size" in sizes,
+        **sizes,
+        "resample": Image.Resampling[preprocess.interpolation.upper()].value,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocess.mean),
+        "image_std": list(preprocess.std),
+        "do_convert_rgb": True,
+    }
