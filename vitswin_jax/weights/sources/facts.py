@@ -87,17 +87,14 @@ class Facts:
         named = dict(self._row)
         if self.variant is not None:
             named |= {key: x for key, x in model_kwargs(self.variant).items() if key in _NAMED}
-        sizes = {"img_size", "window_size"}
-        asked = {key: value for key, value in self.asked.items() if key not in sizes}
-        own = {key: value for key, value in source.numerics.items() if key == "window_clip"}
-        hints = own | named | dict(self._config) | asked
+        sizes = {key: x for key, x in self.asked.items() if key in ("img_size", "window_size")}
+        unseen = {key: x for key, x in sizes.items() if key in UNSEEN_SIZES.get(source.family, ())}
+        clip = {key: x for key, x in source.numerics.items() if key == "window_clip"}
+        asked = {key: x for key, x in self.asked.items() if key not in sizes}
+        fields = {**unseen, **clip, **named, **self._config, **asked}
         if "num_heads" in asked or (self.stated and "num_heads" in self.stated.fields):
-            hints.pop("embed_dim", None)  # these heads are not only of the named model's width
-        asked = {key: value for key, value in self.asked.items() if key in sizes}
-        unseen = UNSEEN_SIZES.get(source.family, ())
-        own = {key: value for key, value in asked.items() if key in unseen}
-        named_so = self.variant is not None
-        return Hints({**own, **hints}, asked, root=root, named=named_so)
+            fields.pop("embed_dim", None)  # these heads are not only of the named model's width
+        return Hints(fields, sizes, root=root, named=self.variant is not None)
 
     def numerics(self, source: Source) -> Fields:
         """Returns the details that a source's code decides and no tensor shows."""

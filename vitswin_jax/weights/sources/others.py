@@ -1,4 +1,4 @@
-"""Architectures that vitswin_jax does not have, by the tensors that only they have.
+"""Architectures that vitswin_jax does not have, by their tensors.
 
 A file of one is refused by its name, and never read as the model that most of its keys look like.
 """
@@ -6,7 +6,13 @@ A file of one is refused by its name, and never read as the model that most of i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from vitswin_jax.core.types import UserError
+from vitswin_jax.weights.formats.tensors import Tensors
+from vitswin_jax.weights.sources.facts import Hints
+from vitswin_jax.weights.sources.source import Fields
 
 # fmt: off
 OTHERS: tuple[tuple[str, str], ...] = (  # what a name of theirs has, the architecture
@@ -51,3 +57,37 @@ def other_architecture(names: Iterable[str]) -> str | None:
         if any(expression.search(name) for name in names):
             return architecture
     return None
+
+
+DEIT3_ROOT = "model"
+"""The key of the state dict in DeiT's own files; timm's files have none."""
+
+
+def refuse_lookalikes(fields: Fields, tensors: Tensors, hints: Mapping[str, Any]) -> None:
+    """Raises UserError for files in timm's layout that may as well be other architectures'.
+
+    A configuration or a name decides; without them, no key does.
+    """
+    if "blocks.0.attn.q_bias" in tensors:
+        raise UserError(
+            "holds biases of queries and values apart, as EVA and DINOv3 in timm: an architecture "
+            "that vitswin_jax does not have."
+        )
+    if isinstance(hints, Hints) and hints.named:
+        return
+    seen = {
+        "its LayerScale is called gamma_1, as in EVA, RoPE ViTs and DeiT-3's own files": any(
+            name.endswith("blocks.0.gamma_1") for name in tensors
+        )
+        and not (isinstance(hints, Hints) and hints.root == DEIT3_ROOT),
+        "it has neither a class token nor a bias of queries, keys and values, as in "
+        "vit_*_rpn_* (norms after the branches)": not (fields["class_token"] or fields["qkv_bias"]),
+        "it has a norm before the blocks and pools by attention, as in Perception Encoder's "
+        "vit_pe_core_* (rotary positions)": fields["pre_norm"] and fields["global_pool"] == "map",
+    }
+    for what, is_so in seen.items():
+        if is_so:
+            raise UserError(
+                f"the file may be another architecture's than a plain ViT's: {what}; give the name "
+                "of its model, or its config.json."
+            )

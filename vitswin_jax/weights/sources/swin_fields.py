@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from vitswin_jax.core.types import UserError
-from vitswin_jax.models.swin import per_stage
-from vitswin_jax.nn.layers import pair
-from vitswin_jax.nn.windows import fit_window
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors
-from vitswin_jax.weights.sources.facts import Hints
 from vitswin_jax.weights.sources.rules import rename
 from vitswin_jax.weights.sources.source import Fields, Named, count, patch_fields, square
+from vitswin_jax.weights.sources.swin_sizes import complete, find_sizes, image_size
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +43,8 @@ def describe_swin(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> F
     fields = _common_fields(named, f"stage_{{}}/block_0/{table}", heads_axis=1)
     stages = range(len(fields["depths"]))
     rows = [named[f"stage_{stage}/block_0/{table}"][0].shape[0] for stage in stages]
-    image = _image_side(named, tensors, fields)
-    return fields | _sizes(rows, image, fields, hints, lambda h, w: (2 * h - 1) * (2 * w - 1))
+    image = image_size(named, tensors, fields)
+    return fields | find_sizes(rows, image, fields, hints, lambda h, w: (2 * h - 1) * (2 * w - 1))
 
 
 def describe_swin_mlp(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
@@ -59,91 +55,8 @@ def describe_swin_mlp(named: Named, tensors: Tensors, hints: Mapping[str, Any]) 
     places = [named[matrix.format(stage)][0].shape[1] for stage in range(len(rows))]
     heads = tuple(n // m for n, m in zip(rows, places, strict=True))
     fields |= {"num_heads": heads, "qkv_bias": True}  # a default, for there is no attention
-    return fields | _sizes(places, _image_side(named, tensors, fields), fields, hints, operator.mul)
-
-
-def _complete(values: Iterable[int | None]) -> list[int] | None:
-    """Returns the values, or None if one of them is unknown."""
-    values = list(values)
-    known = [value for value in values if value is not None]
-    return known if len(known) == len(values) else None
-
-
-def _sizes(
-    rows: list[int],
-    image: int | tuple[int, int] | None,
-    fields: Fields,
-    hints: Mapping[str, Any],
-    count_rows: Callable[[int, int], int],
-) -> Fields:
-    """Returns the window and the image size, of which each stage's tensor has that many rows.
-
-    `count_rows(height, width)` are the rows of a window; `image` is the size if the file shows it.
-    """
-    sides = [_side(n, count_rows) for n in rows]
-    largest = max((side for side in sides if side is not None), default=None)
-    asked = hints.asked if isinstance(hints, Hints) else {}
-    windows = (hints.get("window_size"), largest, asked.get("window_size"))
-
-    def found(sizes: Iterable[Any]) -> Fields | None:
-        for size, window in itertools.product(sizes, windows):
-            if None not in (size, window):
-                fits = _fitted_windows(size, window, len(rows), fields, hints)
-                if [count_rows(*fit) for fit in fits] == rows:
-                    return {"window_size": window, "img_size": size}
-        return None
-
-    return (
-        found([image or hints.get("img_size")])
-        or _one_window(_complete(sides), image, fields)
-        or found([asked.get("img_size")])
-        or _unseen(rows)
-    )
-
-
-def _side(rows: int, count_rows: Callable[[int, int], int]) -> int | None:
-    """Returns the side of the square window that has that many rows; None: no square has."""
-    root = square(rows) or 0
-    return next((side for side in (root, (root + 1) // 2) if count_rows(side, side) == rows), None)
-
-
-def _fitted_windows(
-    image: int | tuple[int, int],
-    window: Any,
-    stages: int,
-    fields: Fields,
-    hints: Mapping[str, Any],
-) -> list[tuple[int, int]]:
-    """Returns the window of each stage, as the source's code fits it to the stage's map."""
-    sizes = per_stage(window, stages)
-    (h, w), (p, q) = pair(image), pair(fields["patch_size"])
-    maps = [(-(-h // (p << stage)), -(-w // (q << stage))) for stage in range(stages)]
-    clip = hints.get("window_clip", "per_axis")
-    return [
-        fit_window(resolution, size, window_clip=clip)[0]
-        for resolution, size in zip(maps, sizes, strict=True)
-    ]
-
-
-def _one_window(
-    sides: list[int] | None, image: int | tuple[int, int] | None, fields: Fields
-) -> Fields | None:
-    """Returns the sizes of a model whose last stage is one square window; None: sides are not."""
-    if sides is None:
-        return None
-    patch = fields["patch_size"]
-    last = sides[-1] * 2 ** (len(sides) - 1)  # the first stage's map, if the last is one window
-    uniform = all(side == min(max(sides), last >> stage) for stage, side in enumerate(sides))
-    return {
-        "window_size": max(sides) if uniform else tuple((side, side) for side in sides),
-        "img_size": image or last * (patch if isinstance(patch, int) else patch[0]),
-    }
-
-
-def _unseen(rows: list[int]) -> NoReturn:
-    raise UserError(
-        f"the file's windows have tables of {', '.join(map(str, rows))} rows, which are not those "
-        "of square windows; give window_size= and img_size= of the model."
+    return fields | find_sizes(
+        places, image_size(named, tensors, fields), fields, hints, operator.mul
     )
 
 
@@ -186,13 +99,13 @@ def _buffered_windows(
     `known` has the windows before, by width and window, of models that are published.
     """
     stages = range(len(fields["depths"]))
-    places = _complete(_buffer_places(tensors, stage) for stage in stages)
+    places = complete(_buffer_places(tensors, stage) for stage in stages)
     if places is None:
         fields = fields | _hinted_windows(hints, "no buffers of its windows")
     else:
-        image = _image_side(named, tensors, fields)
-        fields = fields | _sizes(places, image, fields, hints, operator.mul)
-    windows = None if places is None else _complete(map(square, places))
+        image = image_size(named, tensors, fields)
+        fields = fields | find_sizes(places, image, fields, hints, operator.mul)
+    windows = None if places is None else complete(map(square, places))
     before = None if windows is None else _pretrained_windows(tensors, windows)
     if before is None and len(hints.get("pretrained_window_sizes", ())) == len(stages):
         before = hints["pretrained_window_sizes"]
@@ -229,23 +142,6 @@ def _hinted_windows(hints: Mapping[str, Any], found: str) -> Fields:
             f"window_size= and img_size=: {', '.join(f'{w} at {s}' for w, s in V2_SIZES.items())}."
         )
     return {field: hints[field] for field in ("window_size", "img_size") if field in hints}
-
-
-def _image_side(named: Named, tensors: Tensors, fields: Fields) -> int | tuple[int, int] | None:
-    """Returns the image size that a position embedding or an attention mask shows, if square."""
-    patch = fields["patch_size"]
-    patch = patch if isinstance(patch, tuple) else (patch, patch)
-    areas = []
-    if fields["ape"]:
-        areas.append((0, named["absolute_pos_embed"][0].size // fields["embed_dim"]))
-    for name, tensor in tensors.items():
-        if mask := re.fullmatch(r"(?:.*\.)?layers\.(\d+)\.blocks\.\d+\.attn_mask", name):
-            areas.append((int(mask[1]), tensor.shape[0] * tensor.shape[1]))
-    for stage, area in areas:
-        if side := square(area):
-            size = tuple(side * 2**stage * p for p in patch)
-            return size[0] if size[0] == size[1] else size
-    return None
 
 
 def _buffer_places(tensors: Tensors, stage: int) -> int | None:

@@ -14,6 +14,7 @@ from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors
 from vitswin_jax.weights.sources.facts import Hints
+from vitswin_jax.weights.sources.others import refuse_lookalikes
 from vitswin_jax.weights.sources.rules import rename
 from vitswin_jax.weights.sources.source import (
     Fields,
@@ -32,9 +33,6 @@ HEADS = {
 
 GATED_HEADS = {1536: 24}
 """The same of models with a gated MLP: DINOv2's giant."""
-
-DEIT3_ROOT = "model"
-"""The key of the state dict in DeiT's own files; timm's files have none."""
 
 CROPPED = {(1152, 14)}
 """Width and patch of models whose images had more pixels than fill patches: SO400M/14 at 384."""
@@ -122,36 +120,6 @@ def _published_activation(fields: Fields) -> str:
             f"several; give a name or act=: {' or '.join(sorted(acts))}."
         )
     return acts.pop()
-
-
-def refuse_lookalikes(fields: Fields, tensors: Tensors, hints: Mapping[str, Any]) -> None:
-    """Raises UserError for files in timm's layout that may as well be other architectures'.
-
-    A configuration or a name decides; without them, no key does.
-    """
-    if "blocks.0.attn.q_bias" in tensors:
-        raise UserError(
-            "holds biases of queries and values apart, as EVA and DINOv3 in timm: an architecture "
-            "that vitswin_jax does not have."
-        )
-    if isinstance(hints, Hints) and hints.named:
-        return
-    seen = {
-        "its LayerScale is called gamma_1, as in EVA, RoPE ViTs and DeiT-3's own files": any(
-            name.endswith("blocks.0.gamma_1") for name in tensors
-        )
-        and not (isinstance(hints, Hints) and hints.root == DEIT3_ROOT),
-        "it has neither a class token nor a bias of queries, keys and values, as in "
-        "vit_*_rpn_* (norms after the branches)": not (fields["class_token"] or fields["qkv_bias"]),
-        "it has a norm before the blocks and pools by attention, as in Perception Encoder's "
-        "vit_pe_core_* (rotary positions)": fields["pre_norm"] and fields["global_pool"] == "map",
-    }
-    for what, is_so in seen.items():
-        if is_so:
-            raise UserError(
-                f"the file may be another architecture's than a plain ViT's: {what}; give the name "
-                "of its model, or its config.json."
-            )
 
 
 def clip_activation(hints: Mapping[str, Any]) -> str:
