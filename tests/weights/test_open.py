@@ -462,7 +462,7 @@ class Evil:
 
 def test_a_pickle_that_runs_code_does_not(tmp_path):
     (tmp_path / "a.pth").write_bytes(pickle.dumps({"model": Evil(tmp_path / "trace")}))
-    with pytest.raises(UserError, match=r"a\.pth: has no tensor, but a whole pickled object, under model"):
+    with pytest.raises(UserError, match=r"a\.pth: has no tensor, but a whole pickled object"):
         vitswin_jax.load_pretrained(tmp_path / "a.pth")
     assert not (tmp_path / "trace").exists()
 

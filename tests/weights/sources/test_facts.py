@@ -241,6 +241,14 @@ def test_another_architecture_that_a_training_script_states_is_refused(tmp_path)
         vitswin_jax.load_pretrained(stating(path, "vit_base_patch16_rpn_224"))
 
 
+def test_a_vit_small_may_be_moco_v3s_whose_heads_no_key_shows(tmp_path):
+    _, _, path = write(tmp_path)
+    stated = stating(path, "vit_small")
+    with pytest.raises(UserError, match="has 12 heads in MoCo v3 and 6 elsewhere"):
+        vitswin_jax.load_pretrained(stated)
+    assert vitswin_jax.load_pretrained(stated, num_heads=6)[0].num_heads == 6
+
+
 def stating(path, arch):
     """Returns a training script's file of the same tensors: {"arch": ..., "state_dict": ...}."""
     state = safetensors.numpy.load_file(path)

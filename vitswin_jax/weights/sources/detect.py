@@ -10,7 +10,7 @@ from vitswin_jax.weights.formats.read import Contents
 from vitswin_jax.weights.formats.tensors import Tensors
 from vitswin_jax.weights.sources import masked, swin, towers, vit
 from vitswin_jax.weights.sources.facts import Facts
-from vitswin_jax.weights.sources.methods import Method, find_method
+from vitswin_jax.weights.sources.methods import SMALL, Method, find_method
 from vitswin_jax.weights.sources.others import other_architecture
 from vitswin_jax.weights.sources.roots import Root, choose_root, take_root
 from vitswin_jax.weights.sources.source import Fields, Source
@@ -60,6 +60,11 @@ def detect(path: Path, contents: Contents, facts: Facts, key: str | None = None)
         tensors, left_out = source.prepare(below)
         hints = facts.hints(source, root.container.removesuffix("."))
         hints.update(method.hints(tensors) if method else {})
+        if contents.architecture == SMALL and "num_heads" not in hints:
+            raise UserError(
+                f"states {SMALL!r} as its architecture, which has 12 heads in MoCo v3 and 6 "
+                "elsewhere; give num_heads=, or a name for 6."
+            )
         shown = source.describe(source.named(tensors), tensors, hints)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

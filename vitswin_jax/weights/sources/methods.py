@@ -59,6 +59,10 @@ METHODS = (
 )
 
 
+SMALL = "vit_small"
+"""What training scripts state of ViT-S. MoCo v3's main_lincls.py leaves no other trace."""
+
+
 def find_method(names: Iterable[str]) -> Method | None:
     """Returns the method that the names of a file's tensors show, None where they show none."""
     names = list(names)
