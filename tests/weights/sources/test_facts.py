@@ -161,6 +161,13 @@ def test_look_alikes_are_refused_unless_something_says_what_they_are(tmp_path, f
     vitswin_jax.load_pretrained(path, "vit_tiny_patch16_224")
 
 
+def test_layer_scale_tells_timms_gap_models_from_its_look_alikes(tmp_path):
+    """vit_medium_patch16_gap_256 has LayerScale; norms after the branches have none."""
+    gap = {"class_token": False, "global_pool": "avg", "qkv_bias": False, "init_values": 1e-6}
+    model, variables, path = write(tmp_path, fc_norm=True, **gap)
+    assert same_logits((model, variables), vitswin_jax.load_pretrained(path), 32)
+
+
 @pytest.mark.parametrize(
     ("fields", "act"),
     [
