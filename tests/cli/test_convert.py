@@ -55,3 +55,15 @@ def test_mistakes_are_one_line(npz, tmp_path, monkeypatch, capsys, arguments, me
     assert f"error: {message}" in err or message in err
     assert err.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz"]
+
+
+@pytest.mark.parametrize("format", ["timm", "huggingface"])
+def test_without_a_suffix_it_is_a_folder_that_is_verified_as_it_is(npz, tmp_path, format, capsys):
+    folder = tmp_path / "folder"
+    assert main(["convert", str(npz), str(folder), "--to", format, "--verify"]) == 0
+    captured = capsys.readouterr()
+    assert "largest difference of the logits: 0 " in captured.out
+    assert (folder / "config.json").is_file()
+    assert "act=" not in captured.err  # which the configuration states
+    ours, theirs = (vitswin_jax.load_pretrained(path)[0] for path in (npz, folder))
+    assert theirs.act == ours.act == "gelu_tanh"
