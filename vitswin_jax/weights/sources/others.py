@@ -81,7 +81,9 @@ def refuse_lookalikes(fields: Fields, tensors: Tensors, hints: Mapping[str, Any]
         )
         and not (isinstance(hints, Hints) and hints.root == DEIT3_ROOT),
         "it has neither a class token nor a bias of queries, keys and values, as in "
-        "vit_*_rpn_* (norms after the branches)": not (fields["class_token"] or fields["qkv_bias"]),
+        "vit_*_rpn_* (norms after the branches)": not (
+            fields["class_token"] or fields["qkv_bias"] or fields["init_values"]
+        ),
         "it has a norm before the blocks and pools by attention, as in Perception Encoder's "
         "vit_pe_core_* (rotary positions)": fields["pre_norm"] and fields["global_pool"] == "map",
     }
