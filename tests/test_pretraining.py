@@ -71,7 +71,9 @@ def assert_same_weights(*workdirs):
         np.testing.assert_array_equal(array, theirs[name], err_msg=name)
 
 
-@pytest.fixture(scope="module", params=["mae,vit", "simmim,swin"])
+@pytest.fixture(
+    scope="module", params=["mae,vit", pytest.param("simmim,swin", marks=pytest.mark.long)]
+)
 def finished(request, tmp_path_factory):
     """(case, workdir, result) of a finished run."""
     workdir = tmp_path_factory.mktemp("pretraining")

@@ -39,6 +39,16 @@ def test_by_name(dataset):
         match_classes(None, 3, dataset("a", "b"))
 
 
+def test_weights_without_names_on_numbered_folders_are_noted(dataset):
+    """torchvision sorts 10 before 2, timm after it; no weights say which they were trained by."""
+    twelve = sorted(map(str, range(12)))
+    assert (
+        "0, 1, 10, 11, ..., as torchvision does" in match_classes(None, 12, dataset(*twelve)).note
+    )
+    assert match_classes(None, 3, dataset("0", "1", "2")).note is None
+    assert match_classes(twelve, 12, dataset(*twelve)).note is None
+
+
 def test_imagenets_classes_are_its_synsets():
     """The numbers are those everybody knows: n01440764 is 0, a toilet tissue 999."""
     assert (SYNSETS[0], SYNSETS[207], SYNSETS[999]) == ("n01440764", "n02099601", "n15075141")

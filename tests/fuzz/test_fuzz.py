@@ -29,7 +29,11 @@ def test_inputs_are_right_or_refused_in_one_line(tmp_path, kind):
         assert outcome != FAULT, f"{kind} {draw}: {text}"
 
 
-@pytest.mark.parametrize("kind", ["native", "npz", "npz-deflated", "pth", "pth-deflated"])
+@pytest.mark.parametrize(
+    "kind",
+    ["native", "npz", "pth"]
+    + [pytest.param(kind, marks=pytest.mark.long) for kind in ("npz-deflated", "pth-deflated")],
+)
 def test_no_flipped_bit_changes_a_number_in_silence(tmp_path, kind):
     case = Case(kind, tmp_path)
     case.mutated = lambda draw: mutate.flip(case.data, random.Random(draw))

@@ -90,7 +90,10 @@ for name in sys.argv[2:]:
 """
 
 
-@pytest.mark.parametrize("family", CLAIMS)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(family, marks=[pytest.mark.long] * (family != "vit")) for family in CLAIMS],
+)
 def test_claims_take_neither_time_nor_memory(tmp_path, files, family):
     paths = [
         claim(files[family], tmp_path / f"{i:03}", **fields)

@@ -496,7 +496,10 @@ def test_a_class_token_without_positions_is_no_sincos_model(tmp_path, case, tabl
     assert vitswin_jax.load_pretrained(path, pos_embed="none")[0].pos_embed == "none"
 
 
-@pytest.mark.parametrize("case", ["google pre-logits", "timm registers", "microsoft"])
+@pytest.mark.parametrize(
+    "case",
+    ["google pre-logits", "timm registers", pytest.param("microsoft", marks=pytest.mark.long)],
+)
 @settings(max_examples=15, deadline=None, phases=[Phase.generate])  # shrinking would take long
 @given(data=st.data())
 def test_a_bad_checkpoint_is_one_line_or_right(tmp_path_factory, case, data):

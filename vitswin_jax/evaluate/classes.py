@@ -69,13 +69,29 @@ def match_classes(names: Sequence[str] | None, num_classes: int, source: Source)
                 f"{source.name}: has {len(theirs)} classes, the weights tell {num_classes} apart; "
                 "--knn, --linear-probe and --few-shot measure features."
             )
-        return Match(None, theirs)
+        return Match(None, theirs, _note_on_numbers(theirs))
     if differing := sorted(set(names) ^ set(theirs)):
         raise UserError(
             f"{source.name}: has {len(theirs)} classes, the weights know {len(names)}; "
             f"not in both: {listed(differing)}."
         )
     return Match(tuple(names.index(name) for name in theirs), theirs)
+
+
+def _note_on_numbers(folders: Sequence[str]) -> str | None:
+    """Returns a line where weights without names of classes meet folders that are numbers.
+
+    Text sorts 10 before 2, as torchvision does; timm sorts numbers by their size.
+    """
+    if not all(name.isdecimal() for name in folders):
+        return None
+    if list(folders) == sorted(folders, key=int):
+        return None
+    return (
+        "the weights do not name their classes, and the folders are numbers: they are taken in the "
+        f"order of their text, {', '.join(folders[:4])}, ..., as torchvision does; timm takes them "
+        "in the order of the numbers"
+    )
 
 
 def _match_imagenet(

@@ -139,7 +139,12 @@ def test_preprocess_names_everything_that_is_wrong():
     message = str(error.value)
     assert message.startswith("preprocess: ")
     assert "\n" not in message
-    for part in ("img_size=(0, 32)", "did you mean 'bicubic'?", "did you mean 'center'?", "(0, 1]"):
+    for part in (
+        "img_size=(0, 32)",
+        "did you mean 'bicubic'?",
+        "did you mean 'center'?",
+        "[0.05, 1]",
+    ):
         assert part in message
 
 

@@ -86,7 +86,7 @@ def test_the_stream_is_the_seeds_and_may_be_taken_up_anywhere(mixture):
 
 
 def test_equal_parts_are_shuffled_apart(tmp_path, write_folder):
-    write_folder(tmp_path / "train", {"a": 30})
+    write_folder(tmp_path / "train", {"a": 15, "b": 15})
     shown = stream(f"1*{tmp_path} + 1*{tmp_path}", 60)
     assert shown[::2] != shown[1::2]
 

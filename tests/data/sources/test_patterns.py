@@ -43,7 +43,9 @@ def test_files_are_found_and_missing_ones_listed(tmp_path):
         ("cifar_test_3.tar", "test"),
         ("val3.tar", "val"),
         ("gs://bucket/test/flowers-0001.tar", "all"),
-        ("training-0.tar", "all"),
+        ("training-0.tar", "train"),
+        ("Testing.csv", "test"),
+        ("trainers-0.tar", "all"),
         ("0001.tar", "all"),
     ],
 )

@@ -13,9 +13,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
 
+from PIL import features
+
 from vitswin_jax.core.types import Label, Record, UserError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+    | ({".avif"} if features.check("avif") else set())
+)
+"""What the files of images end in, as far as `data.decode` reads them."""
+
+ARCHIVERS = "__MACOSX"
+"""The folder that macOS puts into zip files; what is in it are no images."""
 
 
 def is_image(path: str) -> bool:
@@ -39,14 +48,14 @@ def is_file(path: str) -> bool:
 
 
 def folder_names(path: str) -> list[str]:
-    """Returns the names of the folders in a folder, sorted; hidden ones are passed over."""
+    """Returns the names of the folders in a folder, sorted, links too; without hidden ones."""
     if is_remote(path):
         items = _remote(path).ls(path, detail=True)
         names = [item["name"].rstrip("/") for item in items if item["type"] == "directory"]
         names = [name.rpartition("/")[2] for name in names]
     else:
         names = [item.name for item in Path(path).iterdir() if item.is_dir()]
-    return sorted(name for name in names if not name.startswith("."))
+    return sorted(name for name in names if not _is_hidden(name))
 
 
 def file_paths(path: str, *, deep: bool) -> list[str]:
@@ -55,7 +64,11 @@ def file_paths(path: str, *, deep: bool) -> list[str]:
     With `deep` also those in its folders, at any depth.
     """
     paths = _remote_paths(path, deep) if is_remote(path) else _local_paths(path, deep)
-    return sorted(p for p in paths if not any(part.startswith(".") for part in p.split("/")))
+    return sorted(path for path in paths if not any(map(_is_hidden, path.split("/"))))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == ARCHIVERS
 
 
 def _remote_paths(path: str, deep: bool) -> Iterator[str]:
@@ -65,8 +78,15 @@ def _remote_paths(path: str, deep: bool) -> Iterator[str]:
 
 
 def _local_paths(path: str, deep: bool) -> Iterator[str]:
-    for directory, folders, names in os.walk(path):
-        folders[:] = [name for name in folders if deep and not name.startswith(".")]
+    above: dict[str, frozenset[str]] = {}  # real paths that a folder is in, by its path
+    for directory, folders, names in os.walk(path, followlinks=True):
+        real = os.path.realpath(directory)
+        inside_of = above.pop(directory.replace(os.sep, "/"), frozenset())
+        if any(f"{outer}{os.sep}".startswith(f"{real}{os.sep}") for outer in inside_of):
+            folders.clear()  # a link to a folder that it is in
+            continue
+        folders[:] = [name for name in folders if deep and not _is_hidden(name)]
+        above |= dict.fromkeys((f"{directory}/{name}" for name in folders), inside_of | {real})
         inside = os.path.relpath(directory, path).replace(os.sep, "/")
         yield from names if inside == "." else (f"{inside}/{name}" for name in names)
 

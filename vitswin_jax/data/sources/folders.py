@@ -20,10 +20,11 @@ from vitswin_jax.data.sources.files import (
     read_text,
 )
 from vitswin_jax.data.sources.labels import listed
-from vitswin_jax.data.sources.splits import ALL, HELD_OUT, TRAIN, Dataset
+from vitswin_jax.data.sources.splits import ALL, HELD_OUT, SPELLINGS, TRAIN, Dataset
 
 NAMES = ("classes.txt", "LOC_synset_mapping.txt")
-"""Files with human names of class folders: a line is a folder's name, then what it is called."""
+"""Files with human names of class folders: a line is a folder's name, then what it is called, if
+it is called otherwise."""
 
 TRUTHS = (
     "val.txt",
@@ -47,30 +48,53 @@ def open_folder(root: str) -> Dataset:
     """Returns a folder as a dataset, its records in the order of their files' names.
 
     `root/train/cat/1.jpg` belongs to the split "train"; beside `train`, a split's folder
-    may be flat, `root/val/1.jpg`, where a file of `TRUTHS` gives the classes. Otherwise
-    `root` holds the classes themselves. Hidden files and folders are passed over.
+    may be flat, `root/val/1.jpg`, where a file of `TRUTHS` gives the classes. Splits may be
+    called otherwise, `root/Training` (`SPELLINGS`). Without them `root` holds the classes
+    themselves. Links are followed; hidden files and folders are passed over.
 
-    Raises UserError where a folder, or the images of a class, are missing.
+    Raises UserError where a folder, or the images of a class, are missing, and for one class.
     """
     if not is_folder(root):
         raise UserError(f"{root}: no such folder; a folder of class folders was expected.")
-    splits = {name: f"{root}/{name}" for name in (TRAIN, *HELD_OUT) if is_folder(f"{root}/{name}")}
+    folders = folder_names(root)
+    splits = _split_folders(root, folders)
     divided = [name for name, folder in splits.items() if folder_names(folder)]
     if not divided:
-        if not folder_names(root) and _truth_paths(root):
-            return Dataset(root, {HELD_OUT[1]: functools.partial(_open_flat, root, root)})
+        if not folders and _truth_paths(root):
+            return Dataset(root, {HELD_OUT[1]: functools.partial(_open_flat, root, root, root)})
+        if len(splits) == len(folders) > 1:
+            raise UserError(
+                f"{root}: its folders {listed(folders)} are called as splits are, and hold no "
+                f"class folders; {root}/{folders[0]}/CLASS/IMAGE.jpg was expected."
+            )
         return Dataset(root, {ALL: functools.partial(_open_classes, root, root, f"{root}:{ALL}")})
-    more = [name for name in folder_names(root) if name not in splits]
+    more = [name for name in folders if f"{root}/{name}" not in splits.values()]
     splits |= {name: f"{root}/{name}" for name in more if folder_names(f"{root}/{name}")}
     return Dataset(
         root,
         {
             name: functools.partial(_open_classes, root, folder, f"{root}:{name}")
             if folder_names(folder)
-            else functools.partial(_open_flat, root, folder)
+            else functools.partial(_open_flat, root, folder, splits.get(TRAIN, ""))
             for name, folder in splits.items()
         },
     )
+
+
+def _split_folders(root: str, folders: Sequence[str]) -> dict[str, str]:
+    """Returns split -> folder, of the folders that are called as splits are."""
+    called: dict[str, list[str]] = {}
+    for name in folders:
+        if split := SPELLINGS.get(name.casefold()):
+            called.setdefault(split, []).append(name)
+    for names in called.values():
+        if len(names) > 1 and any(folder_names(f"{root}/{name}") for name in names):
+            raise UserError(
+                f"{root}: the folders {listed(names)} are one split by their names; rename all "
+                "but one of them."
+            )
+    order = [split for split in (TRAIN, *HELD_OUT) if split in called]
+    return {split: f"{root}/{called[split][0]}" for split in order}
 
 
 def _open_classes(root: str, folder: str, name: str) -> FileSource:
@@ -78,6 +102,9 @@ def _open_classes(root: str, folder: str, name: str) -> FileSource:
     folders = folder_names(folder)
     if not folders:
         raise UserError(f"{folder}: holds no class folders; {folder}/CLASS/IMAGE.jpg was expected.")
+    # Another split with one class is compared with "train" (`check_same_classes`).
+    if len(folders) == 1 and name.endswith((f":{ALL}", f":{TRAIN}")):
+        raise UserError(_one_class(folder, folders[0]))
     labels = {name: label for label, name in enumerate(folders)}
     files = []
     for path in file_paths(folder, deep=True):
@@ -92,17 +119,30 @@ def _open_classes(root: str, folder: str, name: str) -> FileSource:
     return FileSource(folder, files, _human_names(root, folders), name)
 
 
+def _one_class(folder: str, name: str) -> str:
+    inside = folder_names(f"{folder}/{name}")
+    if inside:
+        return (
+            f"{folder}: all its images are in one folder, {name}, which has folders itself "
+            f"({listed(inside)}); give {folder}/{name}."
+        )
+    return f"{folder}: has one class, {name}; a classifier needs two or more."
+
+
 def _human_names(root: str, folders: Sequence[str]) -> tuple[str, ...]:
     """Returns what class folders are called, by a file of `NAMES` where there is one."""
     path = next((f"{root}/{name}" for name in NAMES if is_file(f"{root}/{name}")), None)
     if path is None:
         return tuple(folders)
-    lines = [line.strip().partition(" ") for line in read_text(path).splitlines() if line.strip()]
-    names = {folder: (name.strip() or folder) for folder, _, name in lines}
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if set(lines) == set(folders):  # a name a line, which may have spaces
+        return tuple(folders)
+    pairs = (line.partition(" ") for line in lines)
+    names = {folder: (name.strip() or folder) for folder, _, name in pairs}
     if missing := [folder for folder in folders if folder not in names]:
         raise UserError(
-            f"{path}: names no class folder {listed(missing)}; a line is a folder's name, a space "
-            "and what it is called."
+            f"{path}: names no class folder {listed(missing)}; a line is a folder's name, or that, "
+            "a space and what it is called."
         )
     called = [names[folder] for folder in folders]
     # ImageNet has two classes "crane".
@@ -117,8 +157,11 @@ def _truth_paths(*folders: str) -> list[str]:
     return [path for path in paths if is_file(path)]
 
 
-def _open_flat(root: str, folder: str) -> FileSource:
-    """Returns the images of a flat folder with the classes that a file of `TRUTHS` gives."""
+def _open_flat(root: str, folder: str, train: str) -> FileSource:
+    """Returns the images of a flat folder with the classes that a file of `TRUTHS` gives.
+
+    `train` is the folder of the split to train on, whose class folders count the classes.
+    """
     split = folder.rpartition("/")[2]
     truths = _truth_paths(folder, root)
     own = [path for path in truths if path.endswith((f"/{split}.txt", ".csv", "_labels.txt"))]
@@ -129,8 +172,7 @@ def _open_flat(root: str, folder: str) -> FileSource:
         )
     images = [path for path in file_paths(folder, deep=False) if is_image(path)]
     classes = _read_truth(own[0], images)
-    train = f"{root}/{TRAIN}"
-    folders = folder_names(train) if is_folder(train) else []
+    folders = folder_names(train) if train and train != root else []
     numbered = all(name.isdecimal() for name in classes.values())
     if not folders and numbered:
         raise UserError(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from vitswin_jax.core.types import UserError
 from vitswin_jax.data.sources.files import is_file, matching
 from vitswin_jax.data.sources.labels import listed
-from vitswin_jax.data.sources.splits import ALL, HELD_OUT, TRAIN
+from vitswin_jax.data.sources.splits import ALL, HELD_OUT, SPELLINGS, TRAIN
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
@@ -43,11 +43,14 @@ def expand_braces(pattern: str) -> Iterator[str]:
 def expand(pattern: str) -> list[str]:
     """Returns the files that a pattern with braces, *, ? or [...] names, in the order written.
 
-    Raises UserError that lists every one that is not there.
+    What is the name of a file is that file, whatever is in it. Raises UserError that lists every
+    one that is not there.
     """
     files, missing = [], []
-    for name in dict.fromkeys(expand_braces(pattern)):
-        found = matching(name) if re.search(r"[*?\[]", name) else [name] * is_file(name)
+    for name in [pattern] if is_file(pattern) else dict.fromkeys(expand_braces(pattern)):
+        found = [name] * is_file(name)
+        if not found and re.search(r"[*?\[]", name):
+            found = matching(name)
         files += [path for path in found if path not in files]
         missing += [] if found else [name]
     if missing:
@@ -66,7 +69,7 @@ def by_split(paths: Sequence[str], dataset: str) -> Mapping[str, list[str]]:
         stem = path.rpartition("/")[2].partition(".")[0]
         words = [word for word in re.split(r"[-_ ]", stem) if not word.isdecimal()]
         name = words[-1].rstrip("0123456789") if words else ""
-        groups.setdefault(name if name in (TRAIN, *HELD_OUT) else ALL, []).append(path)
+        groups.setdefault(SPELLINGS.get(name.casefold(), ALL), []).append(path)
     if ALL in groups and len(groups) > 1:
         raise UserError(
             f"{dataset}: the name(s) {listed(groups[ALL])} do not say which split they are of; "

@@ -23,6 +23,7 @@ from vitswin_jax.core.types import Label, Record, UserError
 from vitswin_jax.data.sources.files import (
     file_paths,
     is_file,
+    is_folder,
     is_image,
     open_file,
     read_file,
@@ -71,7 +72,11 @@ def open_shards(pattern: str) -> Dataset:
             f"{pattern}: a compressed archive gives no random access, and images gain nothing by "
             "it; unpack it to .tar."
         )
-    files = expand(pattern if pattern.endswith(SUFFIX) else f"{pattern.rstrip('/')}/*{SUFFIX}")
+    if is_folder(pattern):
+        inside = file_paths(pattern, deep=False)
+        files = [f"{pattern.rstrip('/')}/{name}" for name in inside if name.endswith(SUFFIX)]
+    else:
+        files = expand(pattern)
     groups = by_split(files, pattern)
     with ThreadPoolExecutor() as pool:
         indices = dict(zip(files, pool.map(index_archive, files), strict=True))

@@ -27,6 +27,17 @@ log = logging.getLogger(__name__)
 
 TRAIN, HELD_OUT, ALL = "train", ("test", "val", "validation"), "all"
 
+SPELLINGS = {
+    "train": TRAIN,
+    "training": TRAIN,
+    "test": "test",
+    "testing": "test",
+    "val": "val",
+    "valid": "val",
+    "validation": "validation",
+}
+"""What folders and files of splits are called, in small letters or capitals -> the split."""
+
 _BOUND = r"(-?\d+|-?\d+(?:\.\d+)?%)?"
 _SLICE = re.compile(rf"([^\[\]]+)(?:\[{_BOUND}:{_BOUND}\])?")
 
@@ -47,9 +58,9 @@ class Dataset:
         """Returns a split, such as "train", "train[:90%]" or "test[:500]".
 
         "test", "val" and "validation" stand for one another where only one of them is
-        there. Where the dataset is undivided, a record is held out from "train", for any
-        of the three, with the probability `holdout` by a hash of `seed` and its key, so
-        one that comes or goes moves no other; "all" is everything.
+        there. Where the dataset is undivided, the part `holdout` of each class is held out
+        from "train", for any of the three, in the order of a hash of `seed` and the keys, so
+        one that comes or goes moves one other at most; "all" is everything.
 
         A slice's bounds are counts or percentages, from the end where negative, of the
         split's records in the order of another such hash. Slices that meet are disjoint,
@@ -160,29 +171,26 @@ def _bound(bound: str | None, length: int, default: int, name: str) -> int:
 
 
 def _divide(whole: Source, dataset: str, split: str, *, holdout: float, seed: int) -> Source:
-    """Returns what is left to train on, or what is held out, of an undivided dataset."""
+    """Returns what is left to train on, or what is held out, of an undivided dataset.
+
+    Of each class, or of each set of labels, the records with the lowest hashes are held out: that
+    part of them, rounded, but at least one and not all of several.
+    """
     if not 0 < holdout < 1:
         raise UserError(f"{dataset}: holdout={holdout} must be a fraction above 0 and below 1.")
-    held_out = np.array(
-        [_hash(f"{seed}:{whole.key(i)}") < holdout * 2**64 for i in range(len(whole))], bool
-    )
+    members: dict[Label, list[int]] = {}
+    for index in range(len(whole)):
+        members.setdefault(whole.label(index), []).append(index)
+    held_out = np.zeros(len(whole), bool)
+    for indices in members.values():
+        if len(indices) > 1:
+            count = min(max(round(holdout * len(indices)), 1), len(indices) - 1)
+            hashes = np.array([_hash(f"{seed}:{whole.key(i)}") for i in indices], np.uint64)
+            held_out[np.array(indices)[np.argsort(hashes, kind="stable")[:count]]] = True
     chosen = np.flatnonzero(held_out if split != TRAIN else ~held_out)
     part = Subset(whole, chosen, name=f"{dataset}:{split}")
-    if split == TRAIN:
-        _check_classes(whole, part, dataset, holdout=holdout, seed=seed)
     if not len(part):
         raise UserError(
-            f"{dataset}: holdout={holdout} with seed={seed} holds out no image; add images, or "
-            "choose another holdout or seed."
+            f"{dataset}: holds out no image, for no class has two; add images, or give a split."
         )
     return part
-
-
-def _check_classes(whole: Source, part: Source, dataset: str, *, holdout: float, seed: int) -> None:
-    """Raises where a class has nothing to train on."""
-    if missing := sorted(present_classes(whole) - present_classes(part)):
-        names = ", ".join(whole.class_names[label] for label in missing)
-        raise UserError(
-            f"{dataset}: holdout={holdout} with seed={seed} leaves no image to train on in "
-            f"{names}; add images, or choose another holdout or seed."
-        )
