@@ -77,10 +77,10 @@ BROKEN = {
 
 
 def folder(root, files):
-    (root / "class").mkdir(parents=True)
+    (root / "test" / "class").mkdir(parents=True)
     for name, data in files.items():
-        (root / "class" / name).write_bytes(data)
-    return open_source(str(root), split="all")
+        (root / "test" / "class" / name).write_bytes(data)
+    return open_source(str(root), split="test")
 
 
 def test_odd_images_are_what_they_show(tmp_path):
@@ -105,7 +105,7 @@ def test_broken_images_are_one_line_with_the_path(tmp_path, name):
         with pytest.raises(UserError) as caught:
             next(batches)
         batches.close()
-        assert str(caught.value).startswith(f"{tmp_path}/class/{name}: ")
+        assert str(caught.value).startswith(f"{tmp_path}/test/class/{name}: ")
         assert "\n" not in str(caught.value)
 
 
@@ -118,7 +118,7 @@ def test_skipped_images_are_blank_and_masked_never_noise(tmp_path, caplog):
     np.testing.assert_array_equal(batch["image"][batch["mask"] == 0], 0)
     np.testing.assert_array_equal(batch["image"][batch["mask"] == 1][0], np.full((6, 8, 3), ORANGE))
     for name in BROKEN:
-        assert f"{tmp_path}/class/{name}: " in caplog.text
+        assert f"{tmp_path}/test/class/{name}: " in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -133,8 +133,9 @@ def test_a_very_wide_image(encode, kind):
 
 
 def class_folder(root, eps):
-    (root / "cat").mkdir(parents=True)
-    (root / "cat" / "cat.jpg").write_bytes(eps)
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        (root / name / f"{name}.jpg").write_bytes(eps)
     return root
 
 
@@ -162,7 +163,7 @@ def test_no_image_starts_a_program(tmp_path, monkeypatch, ghostscript, eps, writ
     evaluate = iter(make_eval_batches(source, batch_size=1, preprocess=SQUASH))
     for batches in (train, evaluate):
         with pytest.raises(
-            UserError, match=r"/cat(.jpg)?: not an image .* JPEG, PNG, .* expected\."
+            UserError, match=r"/(cat|dog)(.jpg)?: not an image .* JPEG, PNG, .* expected\."
         ):
             next(batches)
         batches.close()

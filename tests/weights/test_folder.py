@@ -21,7 +21,14 @@ OWN = {"init_values", "dist_head", "dtype", "pad_before_roll", "crop_to_patches"
 """Fields that no folder states, of cases that give the same numbers without."""
 
 
-@pytest.mark.parametrize("case", folders.CASES)
+SHORT = {"timm-vit", "timm-beit", "timm-swin_small", "huggingface-vit", "huggingface-swinv2"}
+"""The cases of each kind that every run tries; the others are long."""
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.long] * (case not in SHORT)) for case in folders.CASES],
+)
 def test_a_folder_comes_back_without_any_hint(case, tmp_path):
     model, metadata = folders.write_case(case, tmp_path)
     opened = open_pretrained(tmp_path / case)

@@ -16,7 +16,7 @@ from web_server import serving
 import vitswin_jax
 from vitswin_jax.cli import main
 from vitswin_jax.core.types import UserError
-from vitswin_jax.weights.locate import locate
+from vitswin_jax.weights.locate import _hub_reason, locate
 from vitswin_jax.weights.published import published
 from vitswin_jax.weights.shapes import parameter_shapes
 
@@ -240,3 +240,25 @@ def test_a_folder_of_other_weights_is_named(tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"x")
     with pytest.raises(UserError, match="is a TensorFlow SavedModel"):
         locate(tmp_path)
+
+
+class RepositoryNotFoundError(OSError):
+    """As huggingface_hub has it, which is not installed with the tests."""
+
+
+class GatedRepoError(RepositoryNotFoundError):
+    """As huggingface_hub has it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (RepositoryNotFoundError("401 Client Error. (Request ID: Root=1-2)"), "is no repository"),
+        (GatedRepoError("403"), "is gated: accept its licence"),
+        (TimeoutError("timed out"), "did not answer in time"),
+        (PermissionError(13, "Permission denied"), "cannot be downloaded (Permission denied)"),
+        (RuntimeError("x" * 2000), "cannot be downloaded (RuntimeError)"),
+    ],
+)
+def test_the_hubs_exceptions_are_worded_here(error, says):
+    assert _hub_reason(error).startswith(says)

@@ -147,10 +147,34 @@ def _on_hub(name: str) -> Located:
         for beside in (CONFIG, PROCESSOR):
             with contextlib.suppress(EntryNotFoundError):
                 download(beside)
-    except (OSError, ValueError, EntryNotFoundError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{HUB}{name}: {reason or type(error).__name__}") from error
+    except UserError:
+        raise
+    except Exception as error:  # of the hub's package, of its client, or of the system
+        raise UserError(f"{HUB}{name}: {_hub_reason(error)}.") from error
     return _beside(file, hub=repository, revision=file.parent.name)  # .../snapshots/COMMIT/FILE
+
+
+_HUB_REASONS = {
+    "GatedRepoError": "is gated: accept its licence on the hub, and set HF_TOKEN",
+    "RepositoryNotFoundError": "is no repository of the hub, or a private one, for HF_TOKEN",
+    "RevisionNotFoundError": "has no such revision; give one of its branches, tags or commits",
+    "HFValidationError": "is no name of a repository; give hf-hub:ORGANISATION/NAME[@REVISION]",
+    "OfflineModeIsEnabled": "is not in the hub's cache, and HF_HUB_OFFLINE is set",
+    "LocalEntryNotFoundError": "is not in the hub's cache, and the hub cannot be reached",
+    "EntryNotFoundError": f"has none of {', '.join(FOLDER_FILES)}",
+    "ConnectionError": "cannot be reached; check the network",
+    "TimeoutError": "did not answer in time; try again",
+}
+"""Exceptions of huggingface_hub and of Python -> what is wrong, and what would be right."""
+
+
+def _hub_reason(error: Exception) -> str:
+    """Returns what is wrong in our words, by the nearest class of an exception that has some."""
+    kinds = [kind.__name__ for kind in type(error).__mro__]
+    known = next((_HUB_REASONS[kind] for kind in kinds if kind in _HUB_REASONS), None)
+    if known is None and isinstance(error, OSError) and error.strerror:
+        return f"cannot be downloaded ({error.strerror})"
+    return known or f"cannot be downloaded ({kinds[0]})"
 
 
 def _beside(file: Path, **provenance: str) -> Located:
