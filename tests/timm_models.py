@@ -1,4 +1,4 @@
-"""What timm's models are, by their names: see goldens/write_timm_names.py."""
+"""timm's models by their names, from goldens/write_timm_names.py."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What became of an input: refused in one line, loaded equal, loaded changed, or a fault."""
+"""Verdicts on an input: refused in one line, loaded equal, loaded changed, or a fault."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ VALUES = (
     {"a": 1}, [[1, 2], [3, 4]], [10**9, 10**9], [1] * 10_000,
 )  # fmt: skip
 TEXTS = ("NaN", "Infinity", "-Infinity", "[" * 50_000, '{"a":' * 5_000, "1" * 5_000, "1e999", "")
-"""What takes a value's place in the text of JSON, valid or not."""
+"""Replacements of a value in a JSON text, valid or not."""
 
 
 def flip(data, rng):

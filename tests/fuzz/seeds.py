@@ -56,9 +56,9 @@ class Kind:
     mutations: tuple[Callable, ...] = ()
     """Its own."""
     fields: Mapping[str, Any] = field(default_factory=dict)
-    """What no file of the kind shows: arguments of `load_pretrained`."""
+    """Arguments of `load_pretrained` that no file of the kind shows."""
     others: bool = True
-    """Whether the bytes of the file are mutated too."""
+    """True if the bytes of the file are mutated too."""
 
     @property
     def all_mutations(self):

@@ -1,4 +1,4 @@
-"""What names mean, and what they are not taken for."""
+"""Names of models: their meanings, refusals and suggestions."""
 
 import pytest
 import timm_models

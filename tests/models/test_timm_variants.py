@@ -8,7 +8,7 @@ from vitswin_jax.models.registry import model_kwargs
 from vitswin_jax.models.variants import VARIANTS
 
 DERIVED = {"family", "hidden", "windows", "parameters"}
-"""What is no field of ours by itself."""
+"""Facts of timm's models that are not fields here."""
 
 
 @pytest.mark.parametrize("name", timm_models.MODELS)

@@ -59,7 +59,7 @@ def model_kwargs(name: str) -> dict[str, Any]:
 
 def optional_types(name: str) -> dict[str, type]:
     """Returns, for each field that may be None, the type of the values it has otherwise."""
-    family = FAMILIES[VARIANTS.get(resolve_name(name)[0], (resolve_name(name)[0],))[0]]
+    family = _family(name)
     hints = typing.get_type_hints(family)
     unions = {key: typing.get_args(hints[key]) for key in model_kwargs(name)}
     return {
@@ -67,6 +67,12 @@ def optional_types(name: str) -> dict[str, type]:
         for key, kinds in unions.items()
         if type(None) in kinds
     }
+
+
+def _family(name: str) -> type[nn.Module]:
+    """Returns the class of the family of any name that `resolve_name` knows."""
+    base = resolve_name(name)[0]
+    return FAMILIES[VARIANTS.get(base, (base,))[0]]
 
 
 def create_model(name: str, **fields: Any) -> nn.Module:
@@ -87,7 +93,7 @@ def create_model(name: str, **fields: Any) -> nn.Module:
         raise UserError(" ".join(wrong))
     merged = {field: with_tuples(value) for field, value in (known | fields).items()}
     merged["dtype"] = jnp.dtype(merged["dtype"])
-    family = FAMILIES[VARIANTS.get(resolve_name(name)[0], (resolve_name(name)[0],))[0]]
+    family = _family(name)
     Faults(wrong_types(family, merged)).check()
     model = family(**merged)
     model.check()

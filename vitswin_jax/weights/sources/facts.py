@@ -20,7 +20,7 @@ from vitswin_jax.models.names import other_library
 from vitswin_jax.models.registry import FAMILIES, model_kwargs, resolve_name
 from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.weights.sources.config import Stated
-from vitswin_jax.weights.sources.source import Fields, Source
+from vitswin_jax.weights.sources.source import Fields, Hints, Source
 
 log = logging.getLogger(__name__)
 
@@ -39,23 +39,6 @@ _NAMED = (
 """Fields that a name decides even where its variant has the family's default."""
 
 _SIDES = ("img_size", "patch_size", "window_size")
-
-
-class Hints(dict[str, Any]):
-    """Fields that the tensors may leave open, the first fact of each.
-
-    The sizes that the caller asks for are in `asked`: they may be those of the file, or those that
-    its tables shall be resized to. `root` is the key that the model is under in its file, and
-    `named` whether a name or a configuration says which architecture it is.
-    """
-
-    def __init__(
-        self, fields: Mapping[str, Any], asked: Mapping[str, Any], *, root: str, named: bool
-    ) -> None:
-        super().__init__(fields)
-        self.named = named
-        self.asked = dict(asked)
-        self.root = root
 
 
 @dataclass(frozen=True)

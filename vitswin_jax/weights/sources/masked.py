@@ -34,10 +34,12 @@ from vitswin_jax.weights.sources.rules import (
 )
 from vitswin_jax.weights.sources.source import (
     Fields,
+    Hints,
     Named,
     Source,
     count,
     only,
+    patch_fields,
     square,
 )
 from vitswin_jax.weights.sources.vit import TIMM_RULES
@@ -85,7 +87,7 @@ def prepare_simmim_vit(tensors: Tensors) -> tuple[dict[str, Tensor], list[str]]:
     return kept, []
 
 
-def describe_simmim_vit(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
+def describe_simmim_vit(named: Named, tensors: Tensors, hints: Hints) -> Fields:
     """Returns a SimMIM ViT's fields; heads and size are in its tables of relative biases.
 
     Before fine-tuning, patches are pooled, for the class token's output was never trained.
@@ -96,8 +98,9 @@ def describe_simmim_vit(named: Named, tensors: Tensors, hints: Mapping[str, Any]
         return vit_fields.describe_vit(named, tensors, hints)
     at, table = found
     pool = hints.get("global_pool", "avg")
-    own = {"num_heads": table.shape[1], "global_pool": pool, "pos_embed": "none"}
-    hints = {key: value for key, value in hints.items() if key != "embed_dim"} | own
+    width = patch_fields(named, torch=True)["embed_dim"]  # whose heads the table shows
+    own = {"embed_dim": width, "num_heads": table.shape[1]}
+    hints = hints.with_fields(**own, global_pool=pool, pos_embed="none")
     fields = vit_fields.describe_vit(named, tensors, hints)
     side = square(table.shape[0] - 3)
     if side is None:

@@ -6,13 +6,11 @@ A file of one is refused by its name, and never read as the model that most of i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.weights.formats.tensors import Tensors
-from vitswin_jax.weights.sources.facts import Hints
-from vitswin_jax.weights.sources.source import Fields
+from vitswin_jax.weights.sources.source import Fields, Hints
 
 # fmt: off
 OTHERS: tuple[tuple[str, str], ...] = (  # what a name of theirs has, the architecture
@@ -52,18 +50,15 @@ OTHERS: tuple[tuple[str, str], ...] = (  # what a name of theirs has, the archit
 def other_architecture(names: Iterable[str]) -> str | None:
     """Returns the architecture whose tensors are among names, None if it is none of `OTHERS`."""
     names = list(names)
-    for mark, architecture in OTHERS:
-        expression = re.compile(mark)
-        if any(expression.search(name) for name in names):
-            return architecture
-    return None
+    found = (other for mark, other in OTHERS if any(re.search(mark, name) for name in names))
+    return next(found, None)
 
 
 DEIT3_ROOT = "model"
 """The key of the state dict in DeiT's own files; timm's files have none."""
 
 
-def refuse_lookalikes(fields: Fields, tensors: Tensors, hints: Mapping[str, Any]) -> None:
+def refuse_lookalikes(fields: Fields, tensors: Tensors, hints: Hints) -> None:
     """Raises UserError for files in timm's layout that may as well be other architectures'.
 
     A configuration or a name decides; without them, no key does.
@@ -73,13 +68,13 @@ def refuse_lookalikes(fields: Fields, tensors: Tensors, hints: Mapping[str, Any]
             "holds biases of queries and values apart, as EVA and DINOv3 in timm: an architecture "
             "that vitswin_jax does not have."
         )
-    if isinstance(hints, Hints) and hints.named:
+    if hints.named:
         return
     seen = {
         "its LayerScale is called gamma_1, as in EVA, RoPE ViTs and DeiT-3's own files": any(
             name.endswith("blocks.0.gamma_1") for name in tensors
         )
-        and not (isinstance(hints, Hints) and hints.root == DEIT3_ROOT),
+        and hints.root != DEIT3_ROOT,
         "it has neither a class token nor a bias of queries, keys and values, as in "
         "vit_*_rpn_* (norms after the branches)": not (
             fields["class_token"] or fields["qkv_bias"] or fields["init_values"]

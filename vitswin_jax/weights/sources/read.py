@@ -11,7 +11,7 @@ from typing import Any
 
 from flax import linen as nn
 
-from vitswin_jax.core.types import Shapes, UserError
+from vitswin_jax.core.types import Shapes, UserError, listed
 from vitswin_jax.models.claims import claiming
 from vitswin_jax.models.masked import divide_encoder
 from vitswin_jax.models.pretraining import create_pretraining
@@ -73,8 +73,7 @@ def read_original(
     tensors, dropped = apply_rules(found.tensors, source.rules, shapes, origin=str(path))
     unused = [*found.left_out, *(n for n in dropped if not n.endswith(BUFFERS))]
     if unused:
-        more = f", ... ({len(unused)} in all)" if len(unused) > 5 else ""
-        log.info("%s: not used: %s%s", path, ", ".join(unused[:5]), more)
+        log.info("%s: not used: %s", path, listed(unused))
     open_decoder, known = None, name
     if found.method is not None:  # only this shows how a plain ViT was given images
         known = f"{name or family}.{found.method.name}"

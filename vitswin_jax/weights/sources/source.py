@@ -49,6 +49,27 @@ def only(*free: str, **allowed: tuple[Any, ...]) -> Mapping[str, tuple[Any, ...]
     return {name: values for name, values in plain.items() if name not in free} | allowed
 
 
+class Hints(dict[str, Any]):
+    """Fields that the tensors may leave open, the first fact of each.
+
+    The sizes that the caller asks for are in `asked`: they may be those of the file, or those that
+    its tables shall be resized to. `root` is the key that the model is under in its file, and
+    `named` whether a name or a configuration says which architecture it is.
+    """
+
+    def __init__(
+        self, fields: Mapping[str, Any], asked: Mapping[str, Any], *, root: str, named: bool
+    ) -> None:
+        super().__init__(fields)
+        self.named = named
+        self.asked = dict(asked)
+        self.root = root
+
+    def with_fields(self, **fields: Any) -> Hints:
+        """Returns the same facts with other fields."""
+        return Hints({**self, **fields}, self.asked, root=self.root, named=self.named)
+
+
 @dataclass(frozen=True)
 class Source:
     """How the files of an original are recognised, described, and read."""
@@ -61,7 +82,7 @@ class Source:
     marks: tuple[str, ...]
     """Expressions; a file is this source's where each fits a key of it, in full."""
     rules: tuple[Rule, ...]
-    describe: Callable[[Named, Tensors, Mapping[str, Any]], Fields]
+    describe: Callable[[Named, Tensors, Hints], Fields]
     """Returns the fields that tensors, under our names and under theirs, or else hints show."""
     numerics: Mapping[str, Any]
     """The fields that are the original code's, and in no file."""

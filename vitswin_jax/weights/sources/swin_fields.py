@@ -7,14 +7,13 @@ import math
 import operator
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors
 from vitswin_jax.weights.sources.rules import rename
-from vitswin_jax.weights.sources.source import Fields, Named, count, patch_fields, square
+from vitswin_jax.weights.sources.source import Fields, Hints, Named, count, patch_fields, square
 from vitswin_jax.weights.sources.swin_sizes import complete, find_sizes, image_size
 
 log = logging.getLogger(__name__)
@@ -33,7 +32,7 @@ V2_SIZES = {8: 256, 12: 192, 16: 256, 24: 384}
 Prepared = tuple[dict[str, Tensor], list[str]]
 
 
-def describe_swin(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
+def describe_swin(named: Named, tensors: Tensors, hints: Hints) -> Fields:
     """Returns a V1's fields; windows are in its bias tables, and sizes in its buffers.
 
     Without buffers the image size is that of the hints whose windows the tables have, or else the
@@ -47,7 +46,7 @@ def describe_swin(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> F
     return fields | find_sizes(rows, image, fields, hints, lambda h, w: (2 * h - 1) * (2 * w - 1))
 
 
-def describe_swin_mlp(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
+def describe_swin_mlp(named: Named, tensors: Tensors, hints: Hints) -> Fields:
     """Returns a Swin-MLP's fields; windows and heads are in its matrices."""
     matrix = "stage_{}/block_0/spatial_mlp/kernel"  # (heads * n, n, 1) over there
     fields = _common_fields(named, matrix, heads_axis=0)
@@ -60,7 +59,7 @@ def describe_swin_mlp(named: Named, tensors: Tensors, hints: Mapping[str, Any]) 
     )
 
 
-def describe_swin_v2(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
+def describe_swin_v2(named: Named, tensors: Tensors, hints: Hints) -> Fields:
     """Returns a V2's fields; windows are in its buffers alone, or else the hints'.
 
     Raises UserError, with the candidates, where neither shows the windows, or those it was
@@ -71,7 +70,7 @@ def describe_swin_v2(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -
     return fields | _buffered_windows(named, tensors, fields, hints, PRETRAINED_WINDOWS)
 
 
-def describe_swin_moe(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
+def describe_swin_moe(named: Named, tensors: Tensors, hints: Hints) -> Fields:
     """Returns a Swin-MoE's fields; windows are in its buffers, as V2's are."""
     fields = _common_fields(named, "stage_{}/block_0/attn/cpb_mlp/fc2/kernel", heads_axis=0)
     experts = "stage_{}/block_1/mlp/fc1_kernel"
@@ -91,7 +90,7 @@ def _buffered_windows(
     named: Named,
     tensors: Tensors,
     fields: Fields,
-    hints: Mapping[str, Any],
+    hints: Hints,
     known: Mapping[tuple[int, int], tuple[tuple[int, ...], ...]],
 ) -> Fields:
     """Returns windows and sizes from buffers, or else the hints', and the windows before them.
@@ -135,7 +134,7 @@ def _common_fields(named: Named, heads: str, *, heads_axis: int) -> Fields:
     }
 
 
-def _hinted_windows(hints: Mapping[str, Any], found: str) -> Fields:
+def _hinted_windows(hints: Hints, found: str) -> Fields:
     if "window_size" not in hints:
         raise UserError(
             f"the file has {found}, which do not show window_size; give a name, or "

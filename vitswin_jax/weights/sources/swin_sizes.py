@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from vitswin_jax.core.types import UserError
@@ -12,8 +12,7 @@ from vitswin_jax.models.swin import per_stage
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.windows import fit_window
 from vitswin_jax.weights.formats.tensors import Tensors
-from vitswin_jax.weights.sources.facts import Hints
-from vitswin_jax.weights.sources.source import Fields, Named, square
+from vitswin_jax.weights.sources.source import Fields, Hints, Named, square
 
 
 def complete(values: Iterable[int | None]) -> list[int] | None:
@@ -27,7 +26,7 @@ def find_sizes(
     rows: list[int],
     image: int | tuple[int, int] | None,
     fields: Fields,
-    hints: Mapping[str, Any],
+    hints: Hints,
     count_rows: Callable[[int, int], int],
 ) -> Fields:
     """Returns the window and the image size, of which each stage's tensor has that many rows.
@@ -36,7 +35,7 @@ def find_sizes(
     """
     sides = [_side(n, count_rows) for n in rows]
     largest = max((side for side in sides if side is not None), default=None)
-    asked = hints.asked if isinstance(hints, Hints) else {}
+    asked = hints.asked
     windows = (hints.get("window_size"), largest, asked.get("window_size"))
 
     def found(sizes: Iterable[Any]) -> Fields | None:
@@ -66,7 +65,7 @@ def _fitted_windows(
     window: Any,
     stages: int,
     fields: Fields,
-    hints: Mapping[str, Any],
+    hints: Hints,
 ) -> list[tuple[int, int]]:
     """Returns the window of each stage, as the source's code fits it to the stage's map."""
     sizes = per_stage(window, stages)
@@ -85,12 +84,11 @@ def _one_window(
     """Returns the sizes of a model whose last stage is one square window; None: sides are not."""
     if sides is None:
         return None
-    patch = fields["patch_size"]
     last = sides[-1] * 2 ** (len(sides) - 1)  # the first stage's map, if the last is one window
     uniform = all(side == min(max(sides), last >> stage) for stage, side in enumerate(sides))
     return {
         "window_size": max(sides) if uniform else tuple((side, side) for side in sides),
-        "img_size": image or last * (patch if isinstance(patch, int) else patch[0]),
+        "img_size": image or last * pair(fields["patch_size"])[0],
     }
 
 
@@ -103,8 +101,7 @@ def _unseen(rows: list[int]) -> NoReturn:
 
 def image_size(named: Named, tensors: Tensors, fields: Fields) -> int | tuple[int, int] | None:
     """Returns the image size that a position embedding or an attention mask shows, if square."""
-    patch = fields["patch_size"]
-    patch = patch if isinstance(patch, tuple) else (patch, patch)
+    patch = pair(fields["patch_size"])
     areas = []
     if fields["ape"]:
         areas.append((0, named["absolute_pos_embed"][0].size // fields["embed_dim"]))

@@ -12,6 +12,7 @@ from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.models.registry import model_kwargs
 from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.nn.layers import pair
+from vitswin_jax.weights.locate import CONFIG
 from vitswin_jax.weights.metadata import Metadata
 from vitswin_jax.weights.sources.rules import write_rules
 from vitswin_jax.weights.sources.source import Fields, Source
@@ -79,7 +80,7 @@ def config_files(
     }
     if metadata.class_names is not None:
         config["label_names"] = list(metadata.class_names)
-    return {"config.json": config}
+    return {CONFIG: config}
 
 
 def whole_ratio(fields: Fields, *, origin: str) -> float:

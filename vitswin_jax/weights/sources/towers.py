@@ -8,8 +8,7 @@ our head with a bias of zeros, as in timm.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
@@ -27,7 +26,7 @@ from vitswin_jax.weights.sources.rules import (
     unbatched,
     vector,
 )
-from vitswin_jax.weights.sources.source import CLIP, HALF, Fields, Named, Source, only
+from vitswin_jax.weights.sources.source import CLIP, HALF, Fields, Hints, Named, Source, only
 from vitswin_jax.weights.sources.vit_fields import Prepared, clip_activation, describe_vit
 
 # fmt: off
@@ -75,7 +74,7 @@ SIGLIP_RULES = (*HUGGINGFACE_RULES, *affine("classifier.", "head/"))
 # fmt: on
 
 
-def _describe_clip(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
+def _describe_clip(named: Named, tensors: Tensors, hints: Hints) -> Fields:
     """Returns a CLIP tower's fields; the activation is the hints', for no file shows it."""
     return describe_vit(named, tensors, hints) | {"act": clip_activation(hints)}
 

@@ -13,6 +13,7 @@ from PIL import Image
 from vitswin_jax.core.types import UserError
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.nn.layers import pair
+from vitswin_jax.weights.locate import CONFIG, PROCESSOR
 from vitswin_jax.weights.metadata import Metadata
 from vitswin_jax.weights.sources.source import Fields, Source
 from vitswin_jax.weights.sources.timm_folder import whole_ratio
@@ -70,7 +71,7 @@ def config_files(
         names = metadata.class_names or [f"LABEL_{i}" for i in range(classes)]
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
         config["label2id"] = {name: i for i, name in enumerate(names)}
-    return {"config.json": config, "preprocessor_config.json": _processor(preprocess)}
+    return {CONFIG: config, PROCESSOR: _processor(preprocess)}
 
 
 def _check(kind: str, fields: Fields, *, origin: str) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
@@ -13,11 +12,11 @@ from vitswin_jax.models.registry import model_kwargs
 from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors
-from vitswin_jax.weights.sources.facts import Hints
 from vitswin_jax.weights.sources.others import refuse_lookalikes
 from vitswin_jax.weights.sources.rules import rename
 from vitswin_jax.weights.sources.source import (
     Fields,
+    Hints,
     Named,
     count,
     patch_fields,
@@ -43,7 +42,7 @@ Prepared = tuple[dict[str, Tensor], list[str]]
 def describe_vit(
     named: Named,
     tensors: Tensors,
-    hints: Mapping[str, Any],
+    hints: Hints,
     *,
     torch: bool = True,
     no_embed_class: bool | None = None,
@@ -84,21 +83,21 @@ def describe_vit(
     return fields | _positions(named, fields, hints, no_embed_class, computed_positions)
 
 
-def describe_timm(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
+def describe_timm(named: Named, tensors: Tensors, hints: Hints) -> Fields:
     """Returns what `describe_vit` does, and what timm has for CLIP: an epsilon, an activation."""
     fields = describe_vit(named, tensors, hints)
     refuse_lookalikes(fields, tensors, hints)
     if fields["pre_norm"]:
         fields["norm_eps"] = hints.get("norm_eps", 1e-5)
     if "act" not in fields:
-        fields["act"] = hints["act"] if "act" in hints else _published_activation(fields)
+        fields["act"] = hints["act"] if "act" in hints else _published_activation(fields, hints)
     return fields
 
 
 _SHOWN = ("embed_dim", "mlp_ratio", "patch_size", "class_token", "global_pool", "pre_norm")
 
 
-def _published_activation(fields: Fields) -> str:
+def _published_activation(fields: Fields, hints: Hints) -> str:
     """Returns the activation that all published models of these sizes have.
 
     No file shows it. Raises UserError where they differ (SigLIP, CLIP), and for a CLIP that is none
@@ -111,9 +110,10 @@ def _published_activation(fields: Fields) -> str:
     ]
     rows = [row for row in rows if all(row[key] == fields[key] for key in _SHOWN)]
     rows = [row for row in rows if row["img_size"] == fields["img_size"]] or rows
-    acts = {row["act"] for row in rows} or ({"gelu"} if not fields["pre_norm"] else set())
+    acts = {row["act"] for row in rows}
     if fields["pre_norm"] and len(acts) != 1:
-        return clip_activation({})
+        return clip_activation(hints)
+    acts = acts or {"gelu"}
     if len(acts) > 1:
         raise UserError(
             "the file does not show the activation, and published models of its sizes have "
@@ -122,7 +122,7 @@ def _published_activation(fields: Fields) -> str:
     return acts.pop()
 
 
-def clip_activation(hints: Mapping[str, Any]) -> str:
+def clip_activation(hints: Hints) -> str:
     """Returns the activation of a CLIP tower, which no file shows; raises UserError without one."""
     if "act" not in hints:
         raise UserError(
@@ -132,7 +132,7 @@ def clip_activation(hints: Mapping[str, Any]) -> str:
     return hints["act"]
 
 
-def describe_google(named: Named, tensors: Tensors, hints: Mapping[str, Any]) -> Fields:
+def describe_google(named: Named, tensors: Tensors, hints: Hints) -> Fields:
     """Returns what `describe_vit` does, for kernels in Flax's layout, and a hybrid's epsilons."""
     fields = describe_vit(named, tensors, hints, torch=False, computed_positions=True)
     if "resnet_layers" in fields:
@@ -147,7 +147,7 @@ def _gated(named: Named) -> bool:
     return named["block_0/mlp/fc1/bias"][0].size == 2 * inputs
 
 
-def _heads(named: Named, dim: int, hints: Mapping[str, Any]) -> int:
+def _heads(named: Named, dim: int, hints: Hints) -> int:
     kernel = named["block_0/attn/qkv/kernel"][0].shape
     if len(kernel) == 3:
         return kernel[1]
@@ -170,7 +170,7 @@ def _reads_the_class_token_alone(named: Named) -> bool:
     return "dist_token" in named and not readers.isdisjoint(named)
 
 
-def _pool(named: Named, fields: Fields, hints: Mapping[str, Any]) -> str:
+def _pool(named: Named, fields: Fields, hints: Hints) -> str:
     if "attn_pool/latent" in named:
         return "map"
     if not fields["class_token"]:
@@ -188,7 +188,7 @@ def _pool(named: Named, fields: Fields, hints: Mapping[str, Any]) -> str:
 def _positions(
     named: Named,
     fields: Fields,
-    hints: Mapping[str, Any],
+    hints: Hints,
     no_embed_class: bool | None,
     computed: bool,
 ) -> Fields:
@@ -209,7 +209,7 @@ def _positions(
     if prefix and no_embed_class is not None:
         areas = {area: without for area, without in areas.items() if without == no_embed_class}
     squares = [(side * height, side * width) for area in areas if (side := square(area))]
-    asked = hints.asked if isinstance(hints, Hints) else {}
+    asked = hints.asked
     for size in (hints.get("img_size"), *squares, asked.get("img_size")):
         if size is None:
             continue
@@ -225,7 +225,7 @@ def _positions(
     )
 
 
-def _no_positions(hints: Mapping[str, Any], computed: bool) -> Fields:
+def _no_positions(hints: Hints, computed: bool) -> Fields:
     """Returns the positions of a file without a table; `computed`: its code may compute them."""
     kind = hints.get("pos_embed") or ("sincos2d" if computed else None)
     if kind not in ("none", "sincos2d"):
