@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import traceback
 from pathlib import Path
 
-import numpy as np
-from flax.traverse_util import flatten_dict
-
 from vitswin_jax.core.types import UserError
-from vitswin_jax.weights.open import open_pretrained
 
 from .mutate import BYTES
 from .seeds import KINDS, made
@@ -21,18 +16,8 @@ LINE = 1000  # characters of the longest message
 REFUSED, EQUAL, CHANGED, FAULT = "refused in one line", "loaded equal", "changed", "tracebacks"
 
 
-def numbers_of(path, **fields):
-    """Returns all that a file says in numbers: parameters, fields and preprocessing."""
-    opened = open_pretrained(path, **fields)
-    arrays = {
-        name: np.asarray(array)
-        for name, array in flatten_dict(opened.variables["params"], sep="/").items()
-    }
-    return arrays, dict(opened.fields), dataclasses.asdict(opened.preprocess)
-
-
 def equal(found, own):
-    """Returns whether two results of `numbers_of` are the same, bit for bit."""
+    """Returns whether two results of `Kind.read` are the same, bit for bit."""
     (arrays, *facts), (own_arrays, *own_facts) = found, own
     return (
         arrays.keys() == own_arrays.keys()
@@ -48,9 +33,9 @@ class Case:
     """The seed of a kind, and the mutated files that are made of it."""
 
     def __init__(self, kind: str, folder: Path) -> None:
-        self.kind, self.fields = kind, KINDS[kind].fields
+        self.kind, self.fields, self.read = kind, KINDS[kind].fields, KINDS[kind].read
         self.load, self.file, self.data = made(kind, folder / kind)
-        self.own = numbers_of(self.load, **self.fields)
+        self.own = self.read(self.load, **self.fields)
 
     def mutated(self, draw: int) -> bytes:
         """Returns the bytes of an input: a function of (kind, draw)."""
@@ -65,7 +50,7 @@ class Case:
         """Returns the outcome of an input, and what was reported."""
         self.file.write_bytes(self.mutated(draw))
         try:
-            found = numbers_of(self.load, **self.fields)
+            found = self.read(self.load, **self.fields)
         except UserError as error:
             text = str(error)
             right = text.isprintable() and 0 < len(text) <= LINE

@@ -1,11 +1,12 @@
 """Seeds: small right files of every kind that is read, and what mutates them.
 
 To add a kind, write a function that makes its files in a folder and returns (what to load, the file
-to mutate), and give it a row of `KINDS`.
+to mutate), and give it a row of `KINDS`. What is no weights file has its own `read`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 import shutil
@@ -18,13 +19,14 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 import vitswin_jax
 from vitswin_jax.weights.formats.pickles import DTYPES
 from vitswin_jax.weights.formats.pth import MAGIC
 from vitswin_jax.weights.formats.pth_write import pickle_of
 from vitswin_jax.weights.formats.read import read_tensors
+from vitswin_jax.weights.open import open_pretrained
 from vitswin_jax.weights.shapes import parameter_shapes
 
 from .mutate import (
@@ -47,6 +49,16 @@ SWIN = {
 }  # fmt: skip
 
 
+def numbers_of(path, **fields):
+    """Returns all that a weights file says in numbers: parameters, fields and preprocessing."""
+    opened = open_pretrained(path, **fields)
+    arrays = {
+        name: np.asarray(array)
+        for name, array in flatten_dict(opened.variables["params"], sep="/").items()
+    }
+    return arrays, dict(opened.fields), dataclasses.asdict(opened.preprocess)
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of input."""
@@ -56,9 +68,11 @@ class Kind:
     mutations: tuple[Callable, ...] = ()
     """Its own."""
     fields: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of `load_pretrained` that no file of the kind shows."""
+    """Arguments of `read` that no file of the kind shows."""
     others: bool = True
     """True if the bytes of the file are mutated too."""
+    read: Callable = numbers_of
+    """Reads what `write` made; returns arrays by their names, and then other facts."""
 
     @property
     def all_mutations(self):
