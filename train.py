@@ -4,6 +4,13 @@ Prints one line at the end, the result; what happens on the way goes to standard
 command again goes on with a run that was stopped.
 """
 
+from vitswin_jax.core.signals import end_at_signals
+
+if __name__ == "__main__":
+    end_at_signals(  # first of all: the imports take seconds
+        "; the same command resumes from the last checkpoint, or begins where there is none."
+    )
+
 import logging
 import shlex
 import sys

@@ -35,6 +35,7 @@ from typing import Any
 from absl import app, flags
 
 from vitswin_jax.cli import main as vitswin
+from vitswin_jax.core import signals
 
 RUN = ("console", "bash", "python")
 NEEDS = ("needs: network", "needs: gpu", "needs: tpu")
@@ -250,10 +251,12 @@ def _as_found(arguments: list[str]) -> Iterator[None]:
     sys.argv = list(arguments)
     # What absl starts up besides is for a process of its own.
     app.run = lambda main, flags_parser: main(flags_parser(sys.argv))
+    end_at_signals, signals.end_at_signals = signals.end_at_signals, lambda advice="": None
     try:
         yield
     finally:
         sys.argv, app.run = argv, run
+        signals.end_at_signals = end_at_signals
         root.handlers[:] = others
         log.handlers[:], log.propagate = handlers, propagate
         log.setLevel(level)

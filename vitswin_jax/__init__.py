@@ -9,10 +9,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from vitswin_jax.core.types import UserError
 from vitswin_jax.core.version import __version__
 
 if TYPE_CHECKING:
+    from vitswin_jax.core.types import UserError
     from vitswin_jax.models.registry import create_model, model_names
     from vitswin_jax.weights.load import load_metadata, load_pretrained, make_preprocess
     from vitswin_jax.weights.open import Pretrained, open_pretrained
@@ -27,6 +27,7 @@ _HOMES = {
     "open_pretrained": "weights.open",
     "Pretrained": "weights.open",
     "save_pretrained": "weights.save",
+    "UserError": "core.types",
 }
 
 __all__ = [

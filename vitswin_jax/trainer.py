@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from vitswin_jax.core.types import Params
+from vitswin_jax.core.types import Batch, Params
 from vitswin_jax.core.version import __version__
+from vitswin_jax.data.pipeline import EvalBatches
 from vitswin_jax.evaluate.evaluation import collect, summarize
 from vitswin_jax.evaluate.probes import Features, probe
 from vitswin_jax.evaluate.reconstruction import reconstruction_step
@@ -27,7 +28,7 @@ from vitswin_jax.report.reconstruction import write_pretraining_report
 from vitswin_jax.report.results import PretrainingResult, Result
 from vitswin_jax.report.runs import check_comparable
 from vitswin_jax.train.hosts.join import check_same, raising_together
-from vitswin_jax.train.hosts.signals import StoppedError, stop_on_sigterm
+from vitswin_jax.train.hosts.signals import InterruptedEvaluation, stopping
 from vitswin_jax.train.keep.checkpoint import Checkpoints
 from vitswin_jax.train.keep.metrics import Recorder
 from vitswin_jax.train.keep.timing import profiled
@@ -69,8 +70,8 @@ def train_and_evaluate(
     At the end it writes the final weights, model.safetensors, and report.html, which shows the
     `command` that was typed. `profile` gives the first and the last step to trace, counted from
     here. Raises UserError for mistakes of the user, before it writes anything if it can, and
-    StoppedError after a SIGTERM, once everything is saved. Each of several hosts (`joined`) calls
-    this with the same config and workdir, and the first host writes.
+    StoppedError after Ctrl-C, SIGTERM or SIGHUP, once everything is saved. Each of several hosts
+    (`joined`) calls this with the same config and workdir, and the first host writes.
     """
     run, layout, workdir = begin(config, workdir)
     plan = run.plan
@@ -84,7 +85,7 @@ def train_and_evaluate(
     scores = PAIRS[type(options.task)].scores
     weights, evaluator = make_evaluation(run, shardings, scores=scores, features=features_step)
     with (
-        stop_on_sigterm() as stop,
+        stopping() as stop,
         Checkpoints(
             workdir / CHECKPOINTS,
             newest=plan.keep_checkpoints,
@@ -94,24 +95,27 @@ def train_and_evaluate(
         profiled(compiled, profile, workdir / PROFILE) as train_step,
     ):
         state, step = checkpoints.restore_or(lambda: create(run, init_key), layout)
+        recorder = Recorder(
+            workdir, plan, run.schedule, start_step=step, window=checkpoints.restored["window"]
+        )
+        keeper = Keeper(run, weights, evaluator, checkpoints, recorder)
         with (
-            contextlib.closing(Recorder(workdir, plan, run.schedule, start_step=step)) as recorder,
+            contextlib.closing(recorder),
             contextlib.closing(run.make_train_batches(step, plan.total_steps)) as batches,
         ):
+            if step and plan.evaluates_at(step) and not checkpoints.restored["metrics"]:
+                keeper.save(state, step, keeper.test(state, step), again=True)  # a stop came first
             for batch in recorder.inputs(batches):
                 state, metrics = train_step(state, batch, step_key, *constants)
                 step += 1
                 recorder.record(step, metrics)
                 tested = {}
-                if plan.evaluates_at(step):
-                    tested = evaluate(run, evaluator, weights(state), step=step)
-                    recorder.write(step, tested)
-                stopping = stop()
-                if plan.saves_at(step) or stopping:
-                    recorder.settle()  # raises rather than that broken numbers are saved
-                    checkpoints.save(state, next_batch=step, metrics=tested)
-                if stopping and step < plan.total_steps:
-                    raise StoppedError.at(step, plan.total_steps)
+                if plan.evaluates_at(step) and not stop():
+                    tested = keeper.test(state, step, each=stop.before_each)
+                if plan.saves_at(step) or stop():
+                    keeper.save(state, step, tested)
+                if stop():
+                    raise stop.error(step, plan.total_steps)
         if plan.final == "best":
             state = checkpoints.restore_best(layout)
     step = int(state.step)
@@ -151,12 +155,52 @@ def load_teacher(run: Run) -> Params | None:
     return None if params is None else place_constants(params, run.mesh)
 
 
-def evaluate(run: Run, evaluator: Evaluator, params: Params, *, step: int) -> dict[str, float]:
-    """Returns mean scores of all test examples and, when they are due, the probes' accuracies."""
-    numbers = mean_scores(evaluator.scores(params, batch) for batch in run.test_batches)
+@dataclass(frozen=True)
+class Keeper:
+    """What is measured of a run's states on its way, and saved."""
+
+    run: Run
+    weights: Callable[[TrainState], Params]
+    evaluator: Evaluator
+    checkpoints: Checkpoints
+    recorder: Recorder
+
+    def test(
+        self, state: TrainState, step: int, *, each: Callable[[EvalBatches], Iterable[Batch]] = iter
+    ) -> dict[str, float]:
+        """Evaluates a state and writes the row; returns {} where a stop has ended it, by `each`."""
+        params = self.weights(state)
+        try:
+            tested = evaluate(self.run, self.evaluator, params, step=step, each=each)
+        except InterruptedEvaluation:
+            return {}
+        self.recorder.write(step, tested)
+        return tested
+
+    def save(
+        self, state: TrainState, step: int, tested: Mapping[str, float], *, again: bool = False
+    ) -> None:
+        """Starts to save a state with what it was tested with, in place of its own if `again`."""
+        window = self.recorder.settle()  # raises rather than that broken numbers are saved
+        self.checkpoints.save(state, next_batch=step, metrics=tested, window=window, again=again)
+
+
+def evaluate(
+    run: Run,
+    evaluator: Evaluator,
+    params: Params,
+    *,
+    step: int,
+    each: Callable[[EvalBatches], Iterable[Batch]] = iter,
+) -> dict[str, float]:
+    """Returns mean scores of all test examples and, when they are due, the probes' accuracies.
+
+    `each` gives the batches, or raises if it is given up.
+    """
+    numbers = mean_scores(evaluator.scores(params, batch) for batch in each(run.test_batches))
     if run.probes is not None and run.probes.due_at(step, run.plan):
         train, test = (
-            Features(*collect(evaluator.features(params, batch) for batch in batches))
+            Features(*collect(evaluator.features(params, batch) for batch in each(batches)))
             for batches in (run.probes.batches, run.test_batches)
         )
         numbers |= probe(train, test, num_classes=run.probes.num_classes)

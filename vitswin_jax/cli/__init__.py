@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from vitswin_jax.core.cache import keep_compiled_programs
 from vitswin_jax.core.heap import keep_freed_memory
-from vitswin_jax.core.types import UserError
+from vitswin_jax.core.signals import end_at_signals
 from vitswin_jax.core.version import __version__
 
 _COMMANDS = {  # each a module of this package, with add_arguments(parser) and run(args)
@@ -29,6 +29,10 @@ _COMMANDS = {  # each a module of this package, with add_arguments(parser) and r
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand; returns the exit status: 0, 1 for a mistake (one line says which), 2."""
     own_process = argv is None
+    if own_process:
+        end_at_signals()  # before the imports, which take seconds
+    from vitswin_jax.core.types import UserError
+
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = _parser(argv)
     args, rest = parser.parse_known_args(argv)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from vitswin_jax.core.signals import removed_at_end
 from vitswin_jax.core.types import UserError
 
 
@@ -28,6 +29,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = _beside(path)
+    removed_at_end.add(str(temporary))
     try:
         with writing(path):
             temporary.touch()
@@ -40,6 +42,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        removed_at_end.discard(str(temporary))
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

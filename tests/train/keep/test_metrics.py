@@ -21,8 +21,14 @@ def test_a_window_is_fetched_when_the_next_one_closes():
     log.add(3, {"loss": jnp.float32(5.0)})
     assert log.turn() == (2, {"loss": 2.0})
     log.add(4, {"loss": jnp.float32(7.0)})
-    assert log.settle() == [(3, {"loss": 5.0}), (4, {"loss": 7.0})]
-    assert log.settle() == []
+    row, window = log.settle()
+    assert row == (3, {"loss": 5.0})
+    assert log.settle() == (None, ((4, {"loss": 7.0}),))
+    resumed = StepLog(json.loads(json.dumps(window)))
+    for each in (log, resumed):
+        each.add(5, {"loss": jnp.float32(8.0)})
+        assert each.turn() is None
+        assert each.settle() == ((5, {"loss": 7.5}), ())
 
 
 def test_a_value_that_is_not_finite_is_named_with_its_step():

@@ -19,6 +19,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.train.hosts.join import check_same, raising_together
+from vitswin_jax.train.keep.metrics import Window
 from vitswin_jax.train.keep.stored import (
     DamagedError,
     agreed,
@@ -43,7 +44,8 @@ class Checkpoints:
     A step's checkpoint has the items `params`, `opt_state` and, where there is one, `ema` (arrays),
     `metrics` (JSON: what the step was tested with), and `meta` (JSON: the step, the next global
     batch of the data, which is all there is to the iterator's state, since its stream is a function
-    of seed and position; and shape, dtype and checksum of every array). What a killed process left
+    of seed and position; the metrics of steps that are not logged yet; and shape, dtype and
+    checksum of every array). What a killed process left
     half-written is never restored, nor is what was damaged later.
 
     The `newest` are kept, the `best` in test accuracy, and those of every `every` steps.
@@ -69,6 +71,8 @@ class Checkpoints:
         self._opened: ocp.CheckpointManager | None = None
         self._begun: int | None = None
         self._failed = False
+        self.restored: dict[str, Any] = {"metrics": {}, "window": []}
+        """What the restored checkpoint says: `metrics` and `window`, as they were saved."""
 
     def __enter__(self) -> Checkpoints:
         self._unhush = _hush_tracebacks()
@@ -96,18 +100,27 @@ class Checkpoints:
         return self._opened
 
     def save(
-        self, state: TrainState, *, next_batch: int, metrics: Mapping[str, float] | None = None
+        self,
+        state: TrainState,
+        *,
+        next_batch: int,
+        metrics: Mapping[str, float] | None = None,
+        window: Window = (),
+        again: bool = False,
     ) -> None:
-        """Starts to write a state; nothing happens where its step is on disk already.
+        """Starts to write a state; where its step is on disk, it is left, or replaced if `again`.
 
-        `metrics` is what it was tested with, if it was. Raises UserError where it, or the one
-        before, cannot be written.
+        `metrics` is what it was tested with, if it was, and `window` has the metrics of steps that
+        are not logged yet. Raises UserError where it, or the one before, cannot be written.
         """
         step = int(state.step)
         if step == self._manager.latest_step():
-            return
+            if not again:
+                return
+            self._manager.delete(step)
         metrics = dict(metrics or {})
         about = {"step": step, "data": {"next_batch": next_batch}, "metrics": metrics}
+        about["window"] = [list(each) for each in window]
         meta = seal({**about, "arrays": describe(state)})
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees_of(state).items()}
         self.wait()
@@ -150,6 +163,7 @@ class Checkpoints:
         if not steps:
             return create(), 0
         state, meta = self._first_whole(steps, layout)
+        self.restored |= meta
         return state, meta["data"]["next_batch"]
 
     def restore_best(self, layout: TrainState) -> TrainState:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -20,15 +20,21 @@ from vitswin_jax.train.run.plan import Plan
 Item = TypeVar("Item")
 
 
+Window = Sequence[Sequence[Any]]
+"""Steps, each with its metrics: (step, {name: value}), as lists where they were read."""
+
+
 class StepLog:
     """Gathers each step's metrics on the device and fetches them one window late.
 
-    So the device never waits for the log. `settle` fetches everything, as before a save.
+    So the device never waits for the log. `settle` fetches everything, as before a save. `window`
+    has what had been gathered of a window when a checkpoint was saved, so that a resumed run
+    writes the same means as one that was never stopped.
     """
 
-    def __init__(self) -> None:
-        self._window: list[tuple[int, Mapping[str, jax.Array]]] = []
-        self._closed: list[tuple[int, Mapping[str, jax.Array]]] = []
+    def __init__(self, window: Window = ()) -> None:
+        self._window: list[Sequence[Any]] = list(window)
+        self._closed: list[Sequence[Any]] = []
 
     def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Adds the metrics of the step that led to `step`."""
@@ -40,41 +46,54 @@ class StepLog:
         self._closed, self._window = self._window, []
         return row
 
-    def settle(self) -> list[tuple[int, dict[str, float]]]:
-        """Returns the rows of all that has not been fetched."""
-        rows = [self._fetch(self._closed), self._fetch(self._window)]
-        self._closed, self._window = [], []
-        return [row for row in rows if row is not None]
+    def settle(self) -> tuple[tuple[int, dict[str, float]] | None, Window]:
+        """Returns the row of the closed window, if there is one, and what the open one has."""
+        row = self._fetch(self._closed)
+        window = _on_host(self._window)
+        self._closed, self._window = [], [*window]
+        return row, tuple(window)
 
     @staticmethod
-    def _fetch(
-        window: list[tuple[int, Mapping[str, jax.Array]]],
-    ) -> tuple[int, dict[str, float]] | None:
+    def _fetch(window: Window) -> tuple[int, dict[str, float]] | None:
         if not window:
             return None
-        values = jax.device_get([metrics for _, metrics in window])
-        for (step, _), metrics in zip(window, values, strict=True):
-            bad = [key for key, value in metrics.items() if not np.isfinite(value)]
-            if bad:
-                names = ", ".join(f"{key} is {float(metrics[key])}" for key in bad)
-                raise UserError(
-                    f"{names} at step {step}; the run stops, and its last checkpoint is from "
-                    "before. Try a lower optim.peak_lr, a longer warmup or optim.max_grad_norm."
-                )
-        means = {key: float(np.mean([row[key] for row in values])) for key in values[0]}
-        return window[-1][0], means
+        rows = [row for _, row in _on_host(window)]
+        # Of doubles, as a window that was read from a checkpoint has them.
+        return window[-1][0], {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+
+
+def _on_host(window: Window) -> list[tuple[int, dict[str, float]]]:
+    """Fetches a window; raises UserError that names the step of what is not finite."""
+    values = jax.device_get([metrics for _, metrics in window])
+    rows = [
+        (step, {key: float(value) for key, value in metrics.items()})
+        for (step, _), metrics in zip(window, values, strict=True)
+    ]
+    for step, metrics in rows:
+        if bad := [f"{key} is {value}" for key, value in metrics.items() if not np.isfinite(value)]:
+            raise UserError(
+                f"{', '.join(bad)} at step {step}; the run stops, and its last checkpoint is from "
+                "before. Try a lower optim.peak_lr, a longer warmup or optim.max_grad_norm."
+            )
+    return rows
 
 
 class Recorder:
     """Gathers a run's metrics and gives them to its loggers, as often as the plan says."""
 
     def __init__(
-        self, workdir: Path, plan: Plan, schedule: optax.Schedule, *, start_step: int
+        self,
+        workdir: Path,
+        plan: Plan,
+        schedule: optax.Schedule,
+        *,
+        start_step: int,
+        window: Window = (),
     ) -> None:
         self._plan, self._schedule = plan, schedule
         makers = LOGGERS if jax.process_index() == 0 else ()
         self._loggers = [make(workdir, plan, start_step=start_step) for make in makers]
-        self._log = StepLog()
+        self._log = StepLog(window)
         self._laps, self._input = Laps(), InputWatch()
         self._pace: dict[int, dict[str, float]] = {}
         self._mark = (time.monotonic(), start_step)
@@ -103,11 +122,16 @@ class Recorder:
         (then, before), self._mark = self._mark, (time.monotonic(), step)
         return (step - before) * self._plan.batch_size / max(self._mark[0] - then, 1e-9)
 
-    def settle(self) -> None:
-        """Fetches and writes all metrics so far; raises UserError if one is not finite."""
-        for row in self._log.settle():
+    def settle(self) -> Window:
+        """Fetches all metrics so far, writes those that are due and returns the others.
+
+        Raises UserError if one is not finite.
+        """
+        row, window = self._log.settle()
+        if row is not None:
             self._write_train(*row)
         self._laps.lap(DEVICE)
+        return window
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         """Writes the numbers of an evaluation that has just ended."""
