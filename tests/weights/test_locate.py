@@ -16,7 +16,7 @@ from web_server import serving
 import vitswin_jax
 from vitswin_jax.cli import main
 from vitswin_jax.core.types import UserError
-from vitswin_jax.weights.locate import _hub_reason, locate
+from vitswin_jax.weights.locate import _hub_reason, check_blob, locate
 from vitswin_jax.weights.published import published
 from vitswin_jax.weights.shapes import parameter_shapes
 
@@ -240,6 +240,31 @@ def test_a_folder_of_other_weights_is_named(tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"x")
     with pytest.raises(UserError, match="is a TensorFlow SavedModel"):
         locate(tmp_path)
+
+
+def test_what_came_from_the_hub_is_what_it_is_called(tmp_path):
+    """Its cache has blobs by digest, and links to them by name."""
+    body = b"weights"
+    digest = hashlib.sha256(body).hexdigest()
+    for name, data, right in (
+        (digest, body, True),
+        (digest, b"WEIGHTS", False),
+        ("1" * 40, b"", True),
+    ):
+        blob, link = tmp_path / name, tmp_path / "model.safetensors"
+        blob.write_bytes(data)
+        link.symlink_to(blob)
+        if right:
+            check_blob(link)
+            assert link.read_bytes() == data
+            link.unlink()
+        else:
+            with pytest.raises(
+                UserError, match=rf"has not the sha256 {digest[:8]}\.\.\. that the hub"
+            ):
+                check_blob(link)
+            assert not link.is_symlink()
+            assert not blob.exists()
 
 
 class RepositoryNotFoundError(OSError):

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,7 +130,7 @@ def _published(file: Path, row: Published, **seen: str | int) -> Located:
 
 def _on_hub(name: str) -> Located:
     try:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
         from huggingface_hub.errors import EntryNotFoundError
     except ImportError as error:
         raise UserError(
@@ -138,7 +139,11 @@ def _on_hub(name: str) -> Located:
     repository, _, revision = name.partition("@")
 
     def download(file: str) -> Path:
-        return Path(hf_hub_download(repository, file, revision=revision or None))
+        before = try_to_load_from_cache(repository, file, revision=revision or None)
+        path = Path(hf_hub_download(repository, file, revision=revision or None))
+        if str(path) != before:
+            check_blob(path)
+        return path
 
     try:
         file = _first(download, FOLDER_FILES)
@@ -147,11 +152,27 @@ def _on_hub(name: str) -> Located:
         for beside in (CONFIG, PROCESSOR):
             with contextlib.suppress(EntryNotFoundError):
                 download(beside)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{HUB}{name}: {error}") from error
     except Exception as error:  # of the hub's package, of its client, or of the system
         raise UserError(f"{HUB}{name}: {_hub_reason(error)}.") from error
     return _beside(file, hub=repository, revision=file.parent.name)  # .../snapshots/COMMIT/FILE
+
+
+def check_blob(path: Path) -> None:
+    """Compares a file that came from the hub with the SHA-256 that the hub's cache calls it by.
+
+    The hub's package compares its size only. A file that differs is removed, and UserError raised.
+    """
+    blob = path.resolve()
+    if not re.fullmatch("[0-9a-f]{64}", blob.name) or has_digest(blob, f"sha256:{blob.name}"):
+        return  # small files have git's name, or none
+    for each in {path, blob}:
+        each.unlink()
+    raise UserError(
+        f"{path.name}: what came has not the sha256 {blob.name[:8]}... that the hub states; it is "
+        "removed."
+    )
 
 
 _HUB_REASONS = {
