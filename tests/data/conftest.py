@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -75,3 +77,36 @@ def numbered(tmp_path_factory, write_folder):
         *range(23)
     ]
     return source
+
+
+@pytest.fixture(scope="session")
+def tiff():
+    """Writes a TIFF, little-endian, of one strip, unless `tags` says otherwise."""
+
+    def tiff(pixels, *, compress=False, tags=None):
+        """`pixels` (h, w) or (h, w, c); `tags` are {number: value}, an int, a float or a list."""
+        height, width, channels = (*pixels.shape, 1)[:3]
+        data = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+        data = zlib.compress(data) if compress else data
+        kind = {"u": 1, "i": 2, "f": 3}[pixels.dtype.kind]
+        fields = {
+            256: width, 257: height, 258: [8 * pixels.dtype.itemsize] * channels,
+            259: 8 if compress else 1, 262: 2 if channels > 2 else 1, 273: 0, 277: channels,
+            278: height, 279: len(data), 339: kind,
+        } | (tags or {})  # fmt: skip
+        start = 8 + 2 + 12 * len(fields) + 4
+        lists = [v for v in fields.values() if isinstance(v, list) and len(v) > 1]
+        fields[273] = fields[273] or start + sum(4 * len(v) for v in lists)
+        entries, values = b"", b""
+        for number, value in sorted(fields.items()):
+            several = value if isinstance(value, list) else [value]
+            kind, letter = (11, "f") if isinstance(several[0], float) else (4, "I")
+            content = struct.pack(f"<{len(several)}{letter}", *several)
+            if len(several) > 1:
+                place = start + len(values)
+                values, content = values + content, struct.pack("<I", place)
+            entries += struct.pack("<HHI", number, kind, len(several)) + content
+        head = b"II*\0" + struct.pack("<IH", 8, len(fields))
+        return head + entries + bytes(4) + values + data
+
+    return tiff

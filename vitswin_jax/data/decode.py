@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import io
+import re
+from typing import Any
 
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps, features
+from PIL import ExifTags, Image
 
 from vitswin_jax.core.types import UserError
+from vitswin_jax.data.damage import check_chunks, check_rows, check_scans, check_strips, segments
+from vitswin_jax.data.formats import FORMATS, INSTALL, quiet_decoders
+from vitswin_jax.data.levels import TRANSPOSES, rgb_of
 
 MAX_PIXELS = 89_478_485
 """The largest image that is decoded: Pillow's own limit, a quarter gigabyte of RGB."""
 
-_AVIF = ("AVIF",) if features.modules.get("avif") and features.check("avif") else ()  # Pillow 11.3
-FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WebP", "BMP", "GIF", "TIFF", *_AVIF)
-"""The formats that are decoded. Pillow's others stay shut: its EPS reader starts Ghostscript."""
+MAX_BYTES = 1_000_000_000
+"""The most memory that decoding may take, with what it returns and without the file."""
 
-_TRANSPOSES = {  # EXIF orientation to what undoes it, as quarter turns and a mirror
-    2: (0, True),
-    3: (2, False),
-    4: (2, True),
-    5: (3, True),
-    6: (3, False),
-    7: (1, True),
-    8: (1, False),
-}
+_HELD = {"": 11, "CMYK": 12, "TIFF": 8, "WEBP": 18, "AVIF": 20, "HEIF": 20}
+"""Bytes that a format's decoder holds for a pixel at most, as measured; "" is any other format,
+CMYK a JPEG's, and a TIFF holds a strip, which may be all of its pixels, besides."""
+
+_BITS, _SAMPLES, _TILE_WIDTH, _TILE_LENGTH = 258, 277, 322, 323  # tags of TIFF
+
+_JPEG, _INKS = b"\xff\xd8", ("CMYK", "YCCK")
+_BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
+    (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"), "HEIF"
+)
+"""What a file of ISO's container says it is, in bytes 8 to 12, and its format."""
+
+_UNFINISHED = re.compile("premature end|bad huffman code", re.IGNORECASE)
+"""What libjpeg says of a JPEG that lacks pixels; it can live with other damage."""
+
+quiet_decoders()
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
@@ -34,15 +45,15 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 
     None for every other file: no JPEG, one to be turned upright, in CMYK, too large or damaged.
     """
-    if not data.startswith(b"\xff\xd8"):
+    if not data.startswith(_JPEG):
         return None
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None
-    if colorspace in ("CMYK", "YCCK") or width * height > MAX_PIXELS or _orientation(data) != 1:
+    if colorspace in _INKS or width * height > MAX_PIXELS:
         return None
-    return height, width
+    return (height, width) if _jpeg_orientation(data) == 1 else None
 
 
 def decode_image(
@@ -51,99 +62,158 @@ def decode_image(
     """Returns the pixels of an encoded image, uint8 RGB in [0, 255].
 
     The content selects the decoder, among those of FORMATS; a file's suffix does not matter.
-    Grey becomes RGB, transparent pixels lie on white, 16 bits become 8 by scaling, the first
-    frame of several is taken, and the EXIF orientation turns the image upright.
+    Grey becomes RGB, transparent pixels lie on white, more than 8 bits become 8 by their range
+    (`data.levels`), the first frame of several is taken, and the EXIF orientation turns the image
+    upright; EXIF that is damaged is passed over.
 
     A JPEG that has a `jpeg_size` may be decoded 2, 4 or 8 times smaller each way (`reduction`; a
     part of a pixel counts as one), which is faster: its blocks' high frequencies are left out.
     A damaged one that only Pillow can read comes in full all the same.
 
-    Raises UserError, which begins with `name`, if `data` is empty, truncated, not an image of
-    FORMATS, or larger than MAX_PIXELS.
+    Raises UserError, which begins with `name`, if `data` is empty, cut short, damaged, not an image
+    of FORMATS, larger than MAX_PIXELS, or would take more than MAX_BYTES.
     """
     if not data:
         raise UserError(f"{name}: the file is empty (0 bytes); an image was expected.")
-    image = _decode_jpeg(data, name=name, reduction=reduction)
-    return _decode_with_pillow(data, name=name) if image is None else image
+    try:
+        image = _decode_jpeg(data, name=name, reduction=reduction)
+        return _decode_with_pillow(data, name=name) if image is None else image
+    except MemoryError as error:
+        raise UserError(f"{name}: there is not enough memory to decode it.") from error
 
 
 def _decode_jpeg(data: bytes, *, name: str, reduction: int) -> np.ndarray | None:
     """Decodes the JPEGs that simplejpeg can, bit for bit as Pillow does but faster."""
-    if not data.startswith(b"\xff\xd8"):
+    if not data.startswith(_JPEG):
         return None
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-        if colorspace in ("CMYK", "YCCK"):
-            return None
-        _check_size(width, height, name=name)
+        colours = "CMYK" if colorspace in _INKS else "RGB"
+        reduction = 1 if colorspace in _INKS else reduction
+        _check_size(width, height, _HELD["CMYK" if colorspace in _INKS else ""], name=name)
+        check_scans(data, width, height, name=name)
         image = simplejpeg.decode_jpeg(  # strict: a damaged file raises
             data,
-            "RGB",
+            colours,
             min_height=-(-height // reduction),
             min_width=-(-width // reduction),
             min_factor=reduction,
         )
     except UserError:
         raise
-    except ValueError:
-        return None  # Pillow knows which damage can be lived with, and what to call the rest
-    turns, mirror = _TRANSPOSES.get(_orientation(data), (0, False))
+    except ValueError as error:
+        if _UNFINISHED.search(str(error)):
+            raise UserError(_damaged(name, "JPEG", data)) from error
+        return None  # Pillow knows which damage can be lived with
+    if colours == "CMYK":
+        np.subtract(255, image, out=image)  # Adobe writes them so, and Pillow reads all so
+        return rgb_of(
+            Image.fromarray(image, "CMYK"), orientation=_jpeg_orientation(data), name=name
+        )
+    turns, mirror = TRANSPOSES.get(_jpeg_orientation(data), (0, False))
     return np.ascontiguousarray(np.rot90(image, turns)[:, :: -1 if mirror else 1])
 
 
-def _orientation(data: bytes) -> int:
+def _jpeg_orientation(data: bytes) -> int:
     """Returns the EXIF orientation of a JPEG, 1 (upright) where it has none to be read."""
     if not _has_exif(data):
         return 1
-    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            return _orientation(image)
+    except Exception:  # damaged, which its decoder is to say
+        return 1
 
 
 def _has_exif(data: bytes) -> bool:
     """Returns whether a segment before a JPEG's first scan is EXIF (CIPA DC-008, 4.5.4)."""
-    at = 2
-    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
-        if data[at + 1 : at + 2] == b"\xe1" and data[at + 4 : at + 10] == b"Exif\x00\x00":
-            return True
-        at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
-    return False
+    return any(
+        marker == 0xE1 and data[at + 2 : at + 8] == b"Exif\0\0" for marker, at in segments(data)
+    )
+
+
+def _orientation(image: Image.Image) -> int:
+    """Returns the EXIF orientation of an image, 1 (upright) where it has none to be read."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Pillow's parsers raise exceptions of every kind on damaged EXIF
+        return 1
+    return orientation if isinstance(orientation, int) else 1
 
 
 def _decode_with_pillow(data: bytes, *, name: str) -> np.ndarray:
+    kind = "image"
     try:
         # JPEG includes MPO, the several photographs of a phone: Pillow's JPEG reader opens them.
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(*image.size, name=name)
-            return np.array(_to_rgb(ImageOps.exif_transpose(image), name=name))
-    except UserError:
+        image = _opened(data)
+        kind = image.format or kind
+        _check_image(image, name=name)
+        if kind in ("JPEG", "MPO"):
+            check_scans(data, *image.size, name=name)
+        elif kind == "PNG":
+            check_chunks(data, name=name)
+        elif kind == "TIFF":
+            check_strips(image, name=name)
+        image.load()
+        orientation = _orientation(image)
+    except (UserError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UserError(f"{name}: {error}; at most {MAX_PIXELS:,} pixels are read.") from error
+        raise UserError(f"{name}: is too large; at most {MAX_PIXELS:,} pixels are read.") from error
     except Image.UnidentifiedImageError as error:
+        raise UserError(_unknown(name, data)) from error
+    except Exception as error:  # Pillow's decoders raise exceptions of every kind on damaged files
+        raise UserError(_damaged(name, kind, data)) from error
+    if kind == "PNG":
+        check_rows(image, data, name=name)
+    return rgb_of(image, orientation=orientation, name=name)
+
+
+def _opened(data: bytes) -> Image.Image:
+    """Returns an image whose header is read."""
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except Exception:
+        # Pillow opens no AVIF whose EXIF is damaged: an item of another kind is not read.
+        plain = re.sub(rb"(infe[\2\3].{7,9})Exif", rb"\1skip", data, flags=re.DOTALL)
+        if data[8:12] not in _BRANDS or plain == data:
+            raise
+        return Image.open(io.BytesIO(plain), formats=FORMATS)
+
+
+def _damaged(name: str, kind: str, data: bytes) -> str:
+    return (
+        f"{name}: the image is damaged or cut short ({kind}, {len(data):,} bytes); copy it again."
+    )
+
+
+def _unknown(name: str, data: bytes) -> str:
+    kind = _BRANDS.get(data[8:12], "") if data[4:8] == b"ftyp" else ""
+    if kind in INSTALL and kind not in FORMATS:
+        return f"{name}: is {kind}, which is not read here; {INSTALL[kind]} makes it so."
+    return (
+        f"{name}: not an image that can be read ({len(data):,} bytes, starting with "
+        f"{data[:8]!r}); {', '.join(FORMATS[:-1])} or {FORMATS[-1]} was expected."
+    )
+
+
+def _check_image(image: Image.Image, *, name: str) -> None:
+    """Raises UserError for an image whose header says that decoding takes more than MAX_BYTES."""
+    kind = "CMYK" if image.mode == "CMYK" else image.format or ""
+    held = _HELD.get(kind, _HELD[""])
+    width, height = image.size
+    if image.format == "TIFF":
+        tags: Any = image.tag_v2  # type: ignore[attr-defined]  # of Pillow's TIFF images
+        bits = tags.get(_BITS, (1,))
+        held += -(-max(bits) * max(len(bits), tags.get(_SAMPLES, 1)) // 8)  # of a strip
+        _check_size(tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1), held, name=name)
+    _check_size(width, height, held, name=name)
+
+
+def _check_size(width: int, height: int, held: int, *, name: str) -> None:
+    most = min(MAX_PIXELS, MAX_BYTES // held)
+    if width * height > most:
         raise UserError(
-            f"{name}: not an image that can be read ({len(data):,} bytes, starting with "
-            f"{data[:8]!r}); {', '.join(FORMATS[:-1])} or {FORMATS[-1]} was expected."
-        ) from error
-    # Pillow's decoders raise all of these on damaged files.
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, OverflowError) as error:
-        raise UserError(f"{name}: the image is damaged: {error}.") from error
-
-
-def _to_rgb(image: Image.Image, *, name: str) -> Image.Image:
-    if image.mode == "F":
-        raise UserError(f"{name}: holds floating-point pixels of unknown range; save it as 8 bit.")
-    if image.mode.startswith("I"):  # 16 bit grey; `convert` would clip it at 255
-        levels = np.asarray(image).astype(np.int64)
-        image = Image.fromarray(np.clip(np.round(levels / 257), 0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("RGB")
-
-
-def _check_size(width: int, height: int, *, name: str) -> None:
-    if width * height > MAX_PIXELS:
-        raise UserError(
-            f"{name}: {width}x{height} is {width * height:,} pixels; at most {MAX_PIXELS:,} "
-            "are read."
+            f"{name}: has {width}x{height}={width * height:,} pixels; at most {most:,} pixels are "
+            "read."
         )

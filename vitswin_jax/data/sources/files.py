@@ -13,14 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
 
-from PIL import features
-
 from vitswin_jax.core.types import Label, Record, UserError
+from vitswin_jax.data.formats import FORMATS, SUFFIXES
 
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-    | ({".avif"} if features.check("avif") else set())
-)
+IMAGE_SUFFIXES = frozenset(suffix for name in FORMATS for suffix in SUFFIXES[name])
 """What the files of images end in, as far as `data.decode` reads them."""
 
 ARCHIVERS = "__MACOSX"
