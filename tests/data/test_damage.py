@@ -114,13 +114,13 @@ def test_a_flipped_bit_of_a_png_changes_nothing_in_silence(photo, encode):
 def test_a_jpeg_that_was_closed_early(photo, encode, mode, progressive):
     """Half the data and the marker of the end: libjpeg makes the rest grey, and says so."""
     data = encode(Image.fromarray(photo).convert(mode), "JPEG", progressive=progressive)
-    with pytest.raises(UserError, match=r"^x: the image is damaged or cut short \(JPEG, "):
+    with pytest.raises(UserError, match=r"^x: the image is damaged: cut short or changed \(JPEG, "):
         decode_image(data[: len(data) // 2] + b"\xff\xd9", name="x")
 
 
 def test_an_uncompressed_tiff_without_its_last_strips(tiff, photo):
     data = tiff(photo, tags={278: 100})  # five strips, and the offset of one
-    with pytest.raises(UserError, match=r"^x: is damaged: it lacks strips"):
+    with pytest.raises(UserError, match=r"^x: the image is damaged: it lacks strips"):
         decode_image(data, name="x")
 
 

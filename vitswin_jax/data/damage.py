@@ -62,16 +62,19 @@ def _may_have_scans(data: bytes) -> bool:
 def check_chunks(data: bytes, *, name: str) -> None:
     """Raises UserError for a PNG whose pixels are cut short, or have a wrong checksum."""
     if data[12:16] != b"IHDR":
-        raise UserError(f"{name}: is damaged: a PNG begins with the chunk IHDR.")
+        raise UserError(f"{name}: the image is damaged: a PNG begins with the chunk IHDR.")
     for chunk in _pixel_chunks(data):
         body, checksum = chunk[:-4], chunk[-4:]
         if zlib.crc32(body) != int.from_bytes(checksum, "big"):
             raise UserError(
-                f"{name}: is cut short, or the checksum of its pixels is wrong; copy it again."
+                f"{name}: the image is damaged: it is cut short, or the checksum of its pixels "
+                "is wrong; copy it again."
             )
     stored = sum(len(chunk) - 8 for chunk in _pixel_chunks(data))
     if _raw_size(data) > (stored + 1) * _RATIO:
-        raise UserError(f"{name}: is cut short: {stored:,} bytes cannot hold its pixels.")
+        raise UserError(
+            f"{name}: the image is damaged: cut short; {stored:,} bytes cannot hold its pixels."
+        )
 
 
 def check_rows(image: Image.Image, data: bytes, *, name: str) -> None:
@@ -91,7 +94,7 @@ def check_rows(image: Image.Image, data: bytes, *, name: str) -> None:
                 missing -= len(inflate.decompress(rest, 16 * _PIECE))
                 rest = inflate.unconsumed_tail
     if missing > 0:
-        raise UserError(f"{name}: is cut short: its last rows are missing.")
+        raise UserError(f"{name}: the image is damaged: it is cut short, without its last rows.")
 
 
 def check_strips(image: Any, *, name: str) -> None:
@@ -106,7 +109,9 @@ def check_strips(image: Any, *, name: str) -> None:
     layers = len(image.getbands()) if tags.get(284, 1) == 2 else 1  # PlanarConfiguration
     width, height = tags[256], tags[257]
     if covered < width * height * layers:
-        raise UserError(f"{name}: is damaged: it lacks strips of its {width}x{height} pixels.")
+        raise UserError(
+            f"{name}: the image is damaged: it lacks strips of its {width}x{height} pixels."
+        )
 
 
 def _pixel_chunks(data: bytes) -> Iterator[memoryview]:

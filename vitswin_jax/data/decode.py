@@ -182,9 +182,8 @@ def _opened(data: bytes) -> Image.Image:
 
 
 def _damaged(name: str, kind: str, data: bytes) -> str:
-    return (
-        f"{name}: the image is damaged or cut short ({kind}, {len(data):,} bytes); copy it again."
-    )
+    size = f"{len(data):,} bytes"
+    return f"{name}: the image is damaged: cut short or changed ({kind}, {size}); copy it again."
 
 
 def _unknown(name: str, data: bytes) -> str:
