@@ -16,6 +16,7 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from vitswin_jax.core.memory import in_one_line_without_memory
 from vitswin_jax.core.types import Batch, Params
 from vitswin_jax.core.version import __version__
 from vitswin_jax.data.pipeline import EvalBatches
@@ -58,6 +59,13 @@ from vitswin_jax.weights.save import save_pretrained
 log = logging.getLogger(__name__)
 
 
+WITHOUT_MEMORY = (
+    "a smaller data.batch_size, a larger optim.accum_steps, model.remat=full, or more "
+    "devices with mesh.fsdp need less memory; `vitswin plan` says how much a config needs."
+)
+
+
+@in_one_line_without_memory(WITHOUT_MEMORY)
 def train_and_evaluate(
     config: ConfigDict,
     workdir: str | os.PathLike[str],

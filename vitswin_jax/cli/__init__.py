@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     own_process = argv is None
     if own_process:
         end_at_signals()  # before the imports, which take seconds
+    from vitswin_jax.core.memory import in_one_line_without_memory
     from vitswin_jax.core.types import UserError
 
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -48,7 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Downloads take minutes and are announced.
     logging.getLogger("vitswin_jax.weights.download").setLevel(logging.INFO)
     try:
-        status = args.run(args)
+        with in_one_line_without_memory(
+            "a smaller batch, smaller images or a smaller model need less memory."
+        ):
+            status = args.run(args)
         sys.stdout.flush()  # here, where a broken pipe is caught
         return status
     except UserError as error:

@@ -10,7 +10,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -207,9 +206,6 @@ def children_without_signals() -> Iterator[None]:
         return
     from multiprocessing import resource_tracker
 
-    # It outlives a process that ends at once, and would print what it cleans up.
-    if (quiet := "ignore:resource_tracker:UserWarning") not in sys.warnoptions:
-        sys.warnoptions.append(quiet)
     resource_tracker.ensure_running()  # which unblocks signals when it starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, NAMES)
     try:

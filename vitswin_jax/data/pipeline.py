@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import sys
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +13,6 @@ from typing import Any, NamedTuple
 
 import grain
 import numpy as np
-from absl import flags
 
 from vitswin_jax.core.choices import one_of
 from vitswin_jax.core.heap import keep_freed_images
@@ -23,6 +20,7 @@ from vitswin_jax.core.types import Batch, Source, UserError
 from vitswin_jax.data.augment.transforms import Preprocess, TrainTransform
 from vitswin_jax.data.decode import decode_image
 from vitswin_jax.data.sources.mixtures import MixtureSource, draw
+from vitswin_jax.data.workers import WorkerBatches
 
 log = logging.getLogger(__name__)
 
@@ -163,45 +161,25 @@ class _Mixed:
 
 
 def _iterate(batches: grain.MapDataset, workers: int, threads: int | None) -> BatchIterator:
-    """Returns an iterator over batches, loaded ahead of time.
-
-    They must be no more than are asked for. A process does not end before what it has sent is read:
-    Grain waits 25 s for a worker that is stopped with a batch in its pipe, and then kills it.
-    """
+    """Returns an iterator over batches, loaded ahead of time."""
     threads = min(_MAX_THREADS, os.cpu_count() or 1) if threads is None else threads
+    if workers and len(batches):
+        return WorkerBatches(partial(_load_every, batches, threads), min(workers, len(batches)))
+    keep_freed_images()
+    return ThreadBatches(_load_every(batches, threads))
+
+
+def _load_every(
+    batches: grain.MapDataset, threads: int, first: int = 0, step: int = 1
+) -> grain.DatasetIterator:
+    """Returns an iterator over every `step`-th batch, loaded ahead of time by threads."""
     # Grain counts batches here, and would hold 500 of them.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, threads))
-    dataset = batches.to_iter_dataset(options)
-    if workers:
-        if not flags.FLAGS.is_parsed():  # in a notebook or a test, without absl.app
-            flags.FLAGS.mark_as_parsed()  # Grain reads its own flags before it starts a process
-        # Shared memory saves no time over a pipe once it is copied out of, as it must be: what
-        # outlives its iterator leaks. And containers often have only 64 MB of it.
-        pipe = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
-        dataset = grain.experimental.WithOptionsIterDataset(dataset, pipe)
-        processes = grain.MultiprocessingOptions(workers, 2)
-        dataset = dataset.mp_prefetch(processes, worker_init_fn=_start_worker)
-    else:
-        keep_freed_images()
-    return BatchIterator(iter(dataset))
+    return iter(batches[first::step].to_iter_dataset(options))
 
 
-def _start_worker(index: int, count: int) -> None:
-    """Sees to a worker's memory, and to its end with its parent: one that is killed cannot."""
-    del index, count  # Grain tells every worker which of how many it is
-    keep_freed_images()
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # Grain calls this in a process that it has started
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-class BatchIterator(Iterator[Batch]):
-    """Batches loaded ahead of time, by threads and workers that `close` or Python's exit ends."""
+class ThreadBatches(Iterator[Batch]):
+    """Batches loaded ahead of time, by threads that `close` or Python's exit ends."""
 
     def __init__(self, batches: grain.DatasetIterator) -> None:
         self._left: list[Iterator[Batch]] = [batches]
@@ -219,6 +197,9 @@ class BatchIterator(Iterator[Batch]):
 def _close(left: list[Iterator[Batch]], batches: grain.DatasetIterator) -> None:
     left.clear()
     batches.close()
+
+
+BatchIterator = ThreadBatches | WorkerBatches
 
 
 def _to_key(length: int, position: int, record: int) -> Key:
