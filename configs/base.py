@@ -23,6 +23,7 @@ def _data() -> dict[str, object]:
         "train_split": "train",  # or a part of one, "train[:90%]"
         "test_split": "test",
         "holdout": 0.25,  # the test part of what is not already divided
+        "outside_files": False,  # True: a table may name files outside its folder, or a store's
         "class_weights": placeholder(object),  # None, "balanced", or one for each class
         "batch_size": 128,  # global, over all devices
         "eval_batch_size": 128,

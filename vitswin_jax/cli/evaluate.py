@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--split", help="which part of it, such as test[:500] (default: the run's, else test)")
     add("--model", metavar="NAME", help="the variant, where the file is unclear")
     add("--data-dir", metavar="DIR", help="where TFDS keeps its datasets")
+    add("--outside-files", action="store_true", help="a table may name files outside its folder")
     add("--batch-size", type=int, default=64, metavar="N", help="default: 64")
     add("--workers", type=int, default=0, metavar="N", help="processes that load images")
     add("--output", metavar="FILE", help="the report (default: report.html in the workdir)")
@@ -220,7 +221,8 @@ def open_evaluated(args: argparse.Namespace, metadata: Metadata, *, train: bool 
     else:
         split = args.split or trained.get("test_split", "test")
     data_dir = args.data_dir or trained.get("data_dir")
-    return open_source(dataset, split=split, data_dir=data_dir, **division)
+    where = {"data_dir": data_dir, "outside_files": args.outside_files}
+    return open_source(dataset, split=split, **where, **division)
 
 
 def print_scores(evaluation: Evaluation, *, title: str, note: str | None) -> None:

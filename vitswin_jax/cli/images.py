@@ -17,6 +17,7 @@ from vitswin_jax.data.sources.files import (
     is_folder,
     is_image,
     join,
+    note_unread,
     read_file,
 )
 from vitswin_jax.data.sources.patterns import expand
@@ -65,7 +66,9 @@ def _images_of(argument: str) -> list[str]:
 
 
 def _images_in(folder: str) -> list[str]:
-    found = [join(folder, path) for path in file_paths(folder, deep=True) if is_image(path)]
+    paths = file_paths(folder, deep=True)
+    note_unread(folder, paths)
+    found = [join(folder, path) for path in paths if is_image(path)]
     if not found:
         raise UserError(
             f"{folder}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in this folder."

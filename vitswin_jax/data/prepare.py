@@ -39,6 +39,7 @@ def prepare(
     data_dir: str | os.PathLike[str] | None = None,
     name: str | None = None,
     holdout: float = 0.25,
+    outside_files: bool = False,
     seed: int = 0,
 ) -> Path:
     """Prepares a dataset under `data_dir` and returns its directory.
@@ -56,7 +57,7 @@ def prepare(
         if is_tfrecord_dataset(directory):
             return convert_tfrecord(directory, data_dir)
         raise UserError(f"{dataset}: is prepared for random access already; train on it as it is.")
-    if found := open_dataset(dataset):
+    if found := open_dataset(dataset, outside_files=outside_files):
         return _pack(found, data_dir, name=name, holdout=holdout, seed=seed)
     return _prepare_tfds(dataset, data_dir)
 
@@ -182,6 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--data_dir", help="root to write under (default: that of TFDS)")
     add("--name", help="name of what is packed (default: the folder's)")
     add("--holdout", type=float, default=0.25, help="fraction to test on of what is undivided")
+    add("--outside_files", action="store_true", help="a table may name files outside its folder")
     add("--seed", type=int, default=0, help="which images those are")
     try:
         directory = prepare(**vars(parser.parse_args(arguments)))

@@ -11,6 +11,7 @@ import pytest
 from vitswin_jax.core.types import UserError
 from vitswin_jax.data.augment.transforms import Preprocess, TrainTransform
 from vitswin_jax.data.pipeline import make_eval_batches, make_train_iterator
+from vitswin_jax.data.sources.files import is_inside
 from vitswin_jax.data.sources.open import open_source
 
 
@@ -87,7 +88,10 @@ def test_workers_read_from_a_store(stored):
 def test_a_table_may_name_a_stores_files(stored):
     text = "path,label\nmemory://bucket/folder/val/0.png,a\n" + f"{stored}/folder/val/3.png,b"
     (stored / "mixed.csv").write_text(text)
-    source = open_source(str(stored / "mixed.csv"), split="all")
+    dataset = str(stored / "mixed.csv")
+    with pytest.raises(UserError, match=r"mixed\.csv: line 2 names memory://bucket/.*outside"):
+        open_source(dataset, split="all")
+    source = open_source(dataset, split="all", outside_files=True)
     assert [source[i]["image"] for i in range(2)] == [
         (stored / "folder" / "val" / f"{i}.png").read_bytes() for i in (0, 3)
     ]
@@ -127,3 +131,38 @@ def test_a_store_whose_package_is_missing_says_which():
         assert "gcsfs" in error("gs://bucket/folder")
     else:
         pytest.skip("gcsfs is installed")
+
+
+@pytest.mark.parametrize(
+    "root, path, inside",
+    [
+        ("ROOT", "a.png", True),
+        ("ROOT", "b/../a.png", True),
+        ("ROOT", "ROOT/a.png", True),
+        ("ROOT", "../x.png", False),
+        ("ROOT", "b/../../x.png", False),
+        ("ROOT", "ROOT/../x.png", False),
+        ("ROOT", "ROOT-2/x.png", False),
+        ("ROOT", "/etc/passwd", False),
+        ("ROOT", "link/x.png", True),  # someone has put the link there
+        ("ROOT", "link/../x.png", False),  # leads beside what the link leads to
+        ("ROOT", "a\0.png", True),  # which is not there
+        ("ROOT", "../a\0.png", False),
+        ("ROOT", "memory://bucket/a.png", False),
+        ("ROOT", "file://ROOT/a.png", False),
+        ("gs://bucket/f", "a.png", True),
+        ("gs://bucket/f", "gs://bucket/f/a.png", True),
+        ("gs://bucket/f", "gs://bucket/f/../a.png", False),
+        ("gs://bucket/f", "../a.png", False),
+        ("gs://bucket/f", "gs://other/f/a.png", False),
+        ("gs://bucket/f", "s3://bucket/f/a.png", False),
+        ("gs://bucket/f", "gs://bucket/f/a::file:///etc/passwd", False),
+        ("gs://bucket/f", "/etc/passwd", False),
+    ],
+)
+def test_what_is_inside_a_folder(tmp_path, root, path, inside):
+    (tmp_path / "root" / "b").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "inner").mkdir(parents=True)
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "elsewhere" / "inner")
+    root, path = (text.replace("ROOT", str(tmp_path / "root")) for text in (root, path))
+    assert is_inside(root, path) is inside

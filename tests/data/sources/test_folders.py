@@ -13,6 +13,7 @@ from PIL import Image
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.data.decode import decode_image
+from vitswin_jax.data.formats import FORMATS
 from vitswin_jax.data.sources.folders import open_folder
 from vitswin_jax.data.sources.open import check_same_classes, open_source
 
@@ -345,3 +346,15 @@ def test_a_class_folder_of_the_validation_split_alone(imagenet):
     sources = [open_source(str(imagenet), split=split) for split in ("train", "val")]
     with pytest.raises(UserError, match=r"imagenet:val alone has n9; .*imagenet:train alone has n"):
         check_same_classes(*sources)
+
+
+@pytest.mark.skipif("HEIF" in FORMATS, reason="pillow-heif is installed")
+def test_heic_pictures_that_are_not_read_are_counted(tmp_path, write_folder, caplog):
+    write_folder(tmp_path, {"cat": 2, "dog": 2})
+    for name in ("1.heic", "2.HEIC", "3.heif", "notes.txt"):
+        (tmp_path / "cat" / name).write_bytes(b"x")
+    assert len(open_source(str(tmp_path), split="all")) == 4
+    assert caplog.messages == [
+        f"{tmp_path}: 3 file(s) are HEIF, which is not read here, and are left out; `pip install "
+        "pillow-heif` makes it so"
+    ]

@@ -165,3 +165,24 @@ def test_a_train_table_alone_has_no_test_split(images):
     assert error(dataset, "test").endswith(
         "no split 'test'; there are train; cut that: train[:75%] and train[75%:]."
     )
+
+
+@pytest.mark.parametrize("outside", ["../other/0.png", "OTHER/0.png", "images/../../other/0.png"])
+def test_files_outside_of_the_folder_need_a_flag(images, outside):
+    other = images.parent / "other"
+    other.mkdir(exist_ok=True)
+    (other / "0.png").write_bytes((images / path(0)).read_bytes())
+    outside = outside.replace("OTHER", str(other))
+    dataset = write(images, f"path,label\n{path(1)},a\n{outside},b\n{outside},c")
+    with pytest.raises(UserError) as caught:
+        open_source(dataset, split="all")
+    assert str(caught.value) == (
+        f"{dataset}: line 3 names {outside} (and 1 more), which is outside of the table's folder; "
+        "set config.data.outside_files=True (evaluate: --outside-files) to read such files."
+    )
+    dataset = write(images, f"path,label\n{path(1)},a\n{outside},b")
+    assert len(open_source(dataset, split="all", outside_files=True)) == 2
+    mixed = f"1*{dataset} + 1*{dataset}"
+    assert len(open_source(mixed, split="all", outside_files=True)) == 4
+    with pytest.raises(UserError, match="outside_files"):
+        open_source(mixed, split="all")

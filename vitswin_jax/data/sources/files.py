@@ -6,18 +6,28 @@ gs:// and s3fs for s3://; every other path through the operating system.
 
 from __future__ import annotations
 
+import collections
 import glob
+import logging
 import operator
 import os
-from collections.abc import Iterator, Sequence
+import posixpath
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
 
 from vitswin_jax.core.types import Label, Record, UserError
-from vitswin_jax.data.formats import FORMATS, SUFFIXES
+from vitswin_jax.data.formats import FORMATS, INSTALL, SUFFIXES
+
+log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset(suffix for name in FORMATS for suffix in SUFFIXES[name])
 """What the files of images end in, as far as `data.decode` reads them."""
+
+_UNREAD = {
+    suffix: name for name, ends in SUFFIXES.items() if name not in FORMATS for suffix in ends
+}
+"""What the files of images end in that are not read here, and their format."""
 
 ARCHIVERS = "__MACOSX"
 """The folder that macOS puts into zip files; what is in it are no images."""
@@ -26,6 +36,19 @@ ARCHIVERS = "__MACOSX"
 def is_image(path: str) -> bool:
     """Returns whether a file's suffix is an image's, in small letters or capitals."""
     return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122, ten times faster
+
+
+def note_unread(folder: str, paths: Iterable[str]) -> None:
+    """Logs how many of a folder's files are images that only another installation reads."""
+    names = [_UNREAD.get(os.path.splitext(path)[1].lower()) for path in paths]  # noqa: PTH122
+    for name, count in collections.Counter(filter(None, names)).items():
+        log.warning(
+            "%s: %d file(s) are %s, which is not read here, and are left out; %s makes it so",
+            folder,
+            count,
+            name,
+            INSTALL[name],
+        )
 
 
 def is_remote(path: str) -> bool:
@@ -186,6 +209,30 @@ class FileSource:
     def describe(self, index: int) -> str:
         """Returns the path of an image."""
         return join(self._root, self._files[index][0])
+
+
+def is_inside(root: str, path: str) -> bool:
+    """Returns whether a path, absolute or relative to a folder, is in that folder.
+
+    A link in the folder is in it, wherever it leads; `link/..` is where the link leads.
+    """
+    path = join(root, path)
+    if is_remote(root) or is_remote(path):
+        (scheme, _, outer), (other, _, inner) = (place.partition("://") for place in (root, path))
+        same = scheme == other and "::" not in path  # fsspec chains stores by it
+        return same and _is_below(posixpath.normpath(outer), posixpath.normpath(inner))
+    try:
+        places = [os.path.abspath(place) for place in (root, path)]  # noqa: PTH100, keeps links
+        if ".." not in path.split("/") and _is_below(*places):
+            return True
+        return _is_below(os.path.realpath(root), os.path.realpath(path))
+    except ValueError:  # a NUL
+        return False
+
+
+def _is_below(outer: str, inner: str) -> bool:
+    outer, inner = (place.replace(os.sep, "/").rstrip("/") for place in (outer, inner))
+    return inner.startswith(f"{outer}/")
 
 
 def join(root: str, path: str) -> str:

@@ -17,6 +17,7 @@ from vitswin_jax.data.sources.files import (
     is_folder,
     is_image,
     is_remote,
+    note_unread,
     read_text,
 )
 from vitswin_jax.data.sources.labels import listed
@@ -106,8 +107,9 @@ def _open_classes(root: str, folder: str, name: str) -> FileSource:
     if len(folders) == 1 and name.endswith((f":{ALL}", f":{TRAIN}")):
         raise UserError(_one_class(folder, folders[0]))
     labels = {name: label for label, name in enumerate(folders)}
-    files = []
-    for path in file_paths(folder, deep=True):
+    files, paths = [], file_paths(folder, deep=True)
+    note_unread(folder, paths)
+    for path in paths:
         if "/" in path and is_image(path):
             files.append((path, labels[path.partition("/")[0]]))
     files.sort(key=lambda file: (file[1], file[0]))

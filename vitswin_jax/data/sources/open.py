@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from vitswin_jax.core.choices import Faults
 from vitswin_jax.core.types import Source
@@ -27,6 +28,7 @@ def open_source(
     split: str,
     data_dir: str | os.PathLike[str] | None = None,
     holdout: float = 0.25,
+    outside_files: bool = False,
     seed: int = 0,
 ) -> Source:
     """Returns one split, or a part of one, "train[:90%]", of a dataset.
@@ -34,15 +36,16 @@ def open_source(
     `dataset` is one of `digits.EMBEDDED` (prepared on first use), a mixture "0.7*a + 0.3*b" of what
     follows, anything that `open_dataset` knows, or a dataset that TFDS has prepared: its
     directory, or its name with its root `data_dir`. What is not divided into splits is
-    divided by `holdout` and `seed`; see `Dataset.open`.
+    divided by `holdout` and `seed`; see `Dataset.open`. With `outside_files` a table may
+    name files outside of its folder.
 
     Raises UserError where there is no such dataset or split, or it is not prepared.
     """
     if is_mixture(dataset):
         parts, shares = zip(*parse_mixture(dataset), strict=True)
+        where: dict[str, Any] = {"data_dir": data_dir, "outside_files": outside_files}
         opened = [
-            open_source(part, split=split, data_dir=data_dir, holdout=holdout, seed=seed)
-            for part in parts
+            open_source(part, split=split, holdout=holdout, seed=seed, **where) for part in parts
         ]
         for other in opened[1:]:
             check_same_classes(opened[0], other)
@@ -51,12 +54,12 @@ def open_source(
         return TfdsSource(digits_directory(data_dir, name=dataset), split, name=dataset)
     if folder := prepared_folder(dataset):
         return TfdsSource(folder, split, name=folder.rpartition("/")[2])
-    if known := open_dataset(dataset):
+    if known := open_dataset(dataset, outside_files=outside_files):
         return known.open(split, holdout=holdout, seed=seed)
     return TfdsSource(tfds_directory(dataset, data_dir), split, name=dataset)
 
 
-def open_dataset(dataset: str) -> Dataset | None:
+def open_dataset(dataset: str, *, outside_files: bool = False) -> Dataset | None:
     """Returns a dataset that this package reads itself, None where it must be TFDS's.
 
     It is one of Hugging Face, "hf:NAME"; a table, "labels.csv"; tar shards,
@@ -67,19 +70,19 @@ def open_dataset(dataset: str) -> Dataset | None:
         return open_huggingface(dataset)
     path = _expanded(dataset)
     if path.endswith(TABLE):
-        return open_table(path)
+        return open_table(path, outside_files=outside_files)
     if path.endswith((SUFFIX, *COMPRESSED)):
         return open_shards(path)
     if is_folder(path) or is_written_like_a_path(dataset):
-        return _open_any_folder(path)
+        return _open_any_folder(path, outside_files)
     return None
 
 
-def _open_any_folder(path: str) -> Dataset:
+def _open_any_folder(path: str, outside_files: bool) -> Dataset:
     if is_saved(path):
         return open_huggingface(path)
     if is_file(f"{path}/{TABLE_OF_FOLDER}"):
-        return open_table(f"{path}/{TABLE_OF_FOLDER}")
+        return open_table(f"{path}/{TABLE_OF_FOLDER}", outside_files=outside_files)
     return open_shards(path) if holds_shards(path) else open_folder(path)
 
 

@@ -9,7 +9,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from vitswin_jax.core.types import UserError
-from vitswin_jax.data.sources.files import FileSource, is_file, is_remote, join, read_text
+from vitswin_jax.data.sources.files import (
+    FileSource,
+    is_file,
+    is_inside,
+    is_remote,
+    join,
+    read_text,
+)
 from vitswin_jax.data.sources.labels import listed, number_classes, parse_label
 from vitswin_jax.data.sources.patterns import by_split, expand
 from vitswin_jax.data.sources.splits import ALL, Dataset, dataset_of
@@ -18,30 +25,38 @@ PATH, LABEL, SPLIT = "path", "label", "split"
 
 
 class Row(NamedTuple):
-    """An image of a table: its path as written there, its classes, and its split."""
+    """An image of a table: its path as written there, its classes, its split, and its line."""
 
     path: str
     classes: tuple[str, ...]
     split: str
+    line: int
 
 
-def open_table(pattern: str) -> Dataset:
+def open_table(pattern: str, *, outside_files: bool = False) -> Dataset:
     """Returns a table as a dataset; its classes are those that occur in it, sorted.
 
     The columns `path`, absolute or relative to the table, and `label` are needed, `split` may
     be there, and others are passed over. Several labels of an image stand in one field,
     "cat;indoors": one such field makes the whole dataset multi_label. Several tables at once,
-    "{train,val}.csv", are splits by their names; one without splits is undivided.
+    "{train,val}.csv", are splits by their names; one without splits is undivided. With
+    `outside_files` a table may name files outside of its folder, and those of a store.
 
     Raises UserError that names the lines that are wrong, images that are not there, images
-    with two rows, and classes that only other splits than "train" have.
+    with two rows, images outside, and classes that only other splits than "train" have.
     """
     files = by_split(expand(pattern), pattern)
     folders = {path.rpartition("/")[0] for paths in files.values() for path in paths}
     if len(folders) > 1:
         raise UserError(f"{pattern}: tables of one dataset must be in one folder.")
     root = folders.pop() or "."
-    rows = [row for split, paths in files.items() for path in paths for row in _read(path, split)]
+    rows: list[Row] = []
+    for split, paths in files.items():
+        for path in paths:
+            found = list(_read(path, split))
+            if not outside_files:
+                _check_inside(path, root, found)
+            rows += found
     if not rows:
         raise UserError(f"{pattern}: has no rows; a line {PATH},{LABEL} and one an image, please.")
     _check_paths(pattern, root, rows)
@@ -77,7 +92,7 @@ def _read(table: str, split: str) -> Iterator[Row]:
             if not path or not classes or not part or None in row:
                 wrong.append(str(reader.line_num))
             else:
-                yield Row(path.replace("\\", "/"), classes, part)
+                yield Row(path.replace("\\", "/"), classes, part, reader.line_num)
     except csv.Error as error:
         raise UserError(f"{table}: is not CSV after line {reader.line_num}: {error}.") from error
     if wrong:
@@ -85,6 +100,18 @@ def _read(table: str, split: str) -> Iterator[Row]:
             f"{table}: every line needs as many fields as the first, and none of "
             f"{', '.join(c for c in (PATH, LABEL, SPLIT) if c in columns)} empty; line(s) "
             f"{listed(wrong)} do not."
+        )
+
+
+def _check_inside(table: str, root: str, rows: list[Row]) -> None:
+    """Raises UserError for a table that names a file outside of its folder."""
+    outside = [row for row in rows if not is_inside(root, row.path)]
+    if outside:
+        more = f" (and {len(outside) - 1:,} more)" if outside[1:] else ""
+        raise UserError(
+            f"{table}: line {outside[0].line} names {outside[0].path}{more}, which is outside of "
+            "the table's folder; set config.data.outside_files=True (evaluate: "
+            "--outside-files) to read such files."
         )
 
 

@@ -27,6 +27,7 @@ CADENCES = ("log", "eval", "checkpoint", "keep_every")
 MAY_CHANGE = (  # keys that change how a run computes or reports, not what
     "compare_to",
     "data.data_dir",
+    "data.outside_files",
     "data.workers",
     "data.eval_batch_size",
     "ema.evaluate",

@@ -188,7 +188,7 @@ def build_augmentation(
 
 def open_data(data: dict[str, Any], *, seed: int) -> tuple[Source, Source]:
     """Opens the train and the test split; takes from `data` the keys that say which."""
-    where = {key: data.pop(key) for key in ("dataset", "data_dir", "holdout")}
+    where = {key: data.pop(key) for key in ("dataset", "data_dir", "holdout", "outside_files")}
     splits = [data.pop("train_split"), data.pop("test_split")]
     train, test = (open_source(split=split, seed=seed, **where) for split in splits)
     check_same_classes(train, test)
