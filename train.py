@@ -14,6 +14,7 @@ if __name__ == "__main__":
 import logging
 import shlex
 import sys
+from typing import NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -21,6 +22,7 @@ from ml_collections import config_flags
 
 from vitswin_jax.core.cache import keep_compiled_programs
 from vitswin_jax.core.heap import keep_freed_memory
+from vitswin_jax.core.terminal import LogHandler, say, say_error
 from vitswin_jax.core.types import UserError
 from vitswin_jax.train.hosts.join import JOIN_TIMEOUT, LOST_AFTER, joined
 from vitswin_jax.train.keep.timing import parse_window
@@ -49,20 +51,26 @@ _PROFILE: flags.FlagHolder[str | None] = flags.DEFINE_flag(
 flags.mark_flag_as_required("config")
 
 
+def end_with(error: object, status: int = 1) -> NoReturn:
+    """Ends with the line of an error."""
+    say_error(error)
+    sys.exit(status)
+
+
 def parse(argv: list[str]) -> list[str]:
     """Parses the flags; what is wrong with them, a config's keys included, is one line."""
     try:
         rest = flags.FLAGS(argv)
         _CONFIG.value.is_locked  # noqa: B018  a file that cannot be loaded says so when it is used
     except FLAG_ERRORS as error:
-        sys.exit(f"error: {what_was_wrong(error)}")
+        end_with(what_was_wrong(error))
     return rest
 
 
 def main(argv: list[str]) -> None:
     """Runs the training that the flags name."""
     if len(argv) > 1:
-        sys.exit(f"error: unexpected {' '.join(argv[1:])}; every flag begins with --.")
+        end_with(f"unexpected {' '.join(argv[1:])}; every flag begins with --.")
     keep_compiled_programs()
     keep_freed_memory()
     try:
@@ -80,14 +88,13 @@ def main(argv: list[str]) -> None:
                 _CONFIG.value, _WORKDIR.value, command=command, profile=profile
             )
             if host == 0:
-                print(result)
+                say(result)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(getattr(error, "exit_code", 1))
+        end_with(error, getattr(error, "exit_code", 1))
 
 
 if __name__ == "__main__":
     absl_logging.set_verbosity(absl_logging.WARNING)
-    told.addHandler(logging.StreamHandler())
+    told.addHandler(LogHandler())
     told.propagate = False
     app.run(main, flags_parser=parse)

@@ -142,3 +142,71 @@ def test_no_tool_tests_for_a_family(path):
 def test_data_workers_need_no_jax_of_ours():
     for path in (PACKAGE / "data").rglob("*.py"):
         assert not roots_of(path) & {"jax", "flax"}, path
+
+
+def texts_without_encoding(tree):
+    """Calls that read or write text in the locale's encoding, which may be ASCII."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or any(key.arg == "encoding" for key in node.keywords):
+            continue
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        modes = [getattr(arg, "value", None) for arg in node.args]
+        is_text = name == "open" and any(mode in ("r", "w", "a", "x", "r+", "w+") for mode in modes)
+        method = isinstance(node.func, ast.Attribute)
+        if is_text or (name in ("read_text", "write_text", "fdopen") and method):
+            yield ast.unparse(node)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_name)
+def test_text_files_are_utf_8(path):
+    if room_of(module_name(path)) not in ("benchmark", "models"):  # whose texts are ASCII
+        assert not list(texts_without_encoding(ast.parse(path.read_text())))
+
+
+DOOR = PACKAGE / "core" / "terminal.py"
+
+
+def ways_round_the_door(tree):
+    """What prints or logs without `core.terminal`: a call or an import, as it is written."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            names = {getattr(node, "module", None), *(alias.name for alias in node.names)}
+            if "tqdm" in names:
+                yield ast.unparse(node)
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        files = [ast.unparse(key.value) for key in node.keywords if key.arg == "file"]
+        own_logger = called == "logging.getLogger" and ast.unparse(node.args[0]) == "__name__"
+        says_at_exit = called == "sys.exit" and any(
+            isinstance(arg, ast.JoinedStr) or isinstance(getattr(arg, "value", 0), str)
+            for arg in node.args
+        )
+        if (
+            (called in ("print", "input", "logging.StreamHandler") and files != ["answers"])
+            or called
+            in ("warnings.warn", "sys.stdout.write", "sys.stderr.write", "argparse.ArgumentParser")
+            or own_logger
+            or says_at_exit
+        ):
+            yield ast.unparse(node)
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "train.py", *sorted(PACKAGE.rglob("*.py"))], ids=lambda path: path.stem
+)
+def test_what_is_shown_passes_one_door(path):
+    """Names of files may have escapes; core/terminal.py shows them escaped."""
+    if path != DOOR:
+        assert not list(ways_round_the_door(ast.parse(path.read_text())))
+
+
+def test_the_door_is_watched():
+    code = (
+        "import tqdm; from tqdm import tqdm; warnings.warn(x); print(name); sys.exit(f'{name}'); "
+        "sys.exit('x'); logging.getLogger(__name__); logging.StreamHandler(); "
+        "argparse.ArgumentParser(); sys.stderr.write(name)"
+    )
+    assert len(list(ways_round_the_door(ast.parse(code)))) == 10
+    fine = "print(x, file=answers); sys.exit(main()); logging.getLogger('absl'); say(name)"
+    assert not list(ways_round_the_door(ast.parse(fine)))

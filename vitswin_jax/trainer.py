@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from vitswin_jax.core.memory import in_one_line_without_memory
+from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Batch, Params
 from vitswin_jax.core.version import __version__
 from vitswin_jax.data.pipeline import EvalBatches
@@ -56,7 +56,7 @@ from vitswin_jax.train.task.supervised import Supervised
 from vitswin_jax.weights.locate import WEIGHTS
 from vitswin_jax.weights.save import save_pretrained
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 WITHOUT_MEMORY = (

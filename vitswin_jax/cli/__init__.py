@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from vitswin_jax.core.cache import keep_compiled_programs
 from vitswin_jax.core.heap import keep_freed_memory
 from vitswin_jax.core.signals import end_at_signals
+from vitswin_jax.core.terminal import LogHandler, Parser, say_error
 from vitswin_jax.core.version import __version__
 
 _COMMANDS = {  # each a module of this package, with add_arguments(parser) and run(args)
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if own_process:
         keep_freed_memory()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes about the hardware it missed
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[LogHandler()])
     # Downloads take minutes and are announced.
     logging.getLogger("vitswin_jax.weights.download").setLevel(logging.INFO)
     try:
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a broken pipe is caught
         return status
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return 1
     except BrokenPipeError:  # as in `vitswin models | head`: nobody reads on
         # At exit Python flushes what is left, into a pipe that is still broken.
@@ -67,9 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vitswin", description="Vision Transformer and Swin Transformer in JAX."
-    )
+    parser = Parser(prog="vitswin", description="Vision Transformer and Swin Transformer in JAX.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, summary in _COMMANDS.items():

@@ -6,7 +6,6 @@ import argparse
 import ast
 import datetime
 import itertools
-import json
 import os
 import platform
 import statistics
@@ -19,6 +18,7 @@ from vitswin_jax.benchmark.peers import PEERS
 from vitswin_jax.cli.table import format_table
 from vitswin_jax.core.atomic import check_writable
 from vitswin_jax.core.choices import one_of
+from vitswin_jax.core.terminal import say, say_json
 from vitswin_jax.core.types import UserError
 from vitswin_jax.core.version import __version__
 
@@ -93,11 +93,11 @@ def run(args: argparse.Namespace) -> int:
         for result in run_case(case, contestants, rounds=args.rounds, trace=args.trace):
             results.append(result)
             if args.json:
-                print(json.dumps(result | _circumstances()), flush=True)
+                say_json(result | _circumstances())
             else:
-                print(f"{result['title']}: done", file=sys.stderr, flush=True)
+                say(f"{result['title']}: done", stream=sys.stderr)
     if not args.json:
-        print(f"{_circumstances()}\n{format_results(results)}\n{LEGEND}")
+        say(_circumstances(), *format_results(results).splitlines(), *LEGEND.splitlines())
     if args.plot is not None:
         save_plot(args.plot, results)
     return 0
@@ -163,7 +163,7 @@ def format_results(results: Sequence[Mapping[str, Any]]) -> str:
     cells: list[tuple[str, ...]] = [("", *COLUMNS, "MFU")]
     for result in results:
         cells += [_row(result, name) for name in result["contestants"]]
-    first, *rest = format_table(cells, align="<" + ">" * (len(COLUMNS) + 1)).splitlines()
+    first, *rest = format_table(cells, align="<" + ">" * (len(COLUMNS) + 1))
     text, lines = [first], iter(rest)
     for result in results:
         text.append(f"{result['title']} (load {result['load']:.1f})")

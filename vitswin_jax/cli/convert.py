@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitswin_jax.core.terminal import say
 from vitswin_jax.core.types import UserError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     path = save_pretrained(
         target, pretrained.model, pretrained.variables, format=args.to, metadata=metadata
     )
-    print(f"{path}: {metadata.name} from {metadata.provenance.get('source', source.name)}")
+    say(f"{path}: {metadata.name} from {metadata.provenance.get('source', source.name)}")
     return _verify(path, pretrained) if args.verify else 0
 
 
@@ -92,7 +93,7 @@ def _verify(path: Path, source: Pretrained) -> int:
     if logits.shape != again.shape:
         raise UserError(f"{path}: gives {again.shape[1]} logits, not {logits.shape[1]}.")
     difference = float(np.abs(logits - again).max())
-    print(f"largest difference of the logits: {difference:.3g} (their std is {logits.std():.3g})")
+    say(f"largest difference of the logits: {difference:.3g} (their std is {logits.std():.3g})")
     return 0 if difference <= 1e-5 * max(float(logits.std()), 1e-6) else 1
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from vitswin_jax.cli import probe
 from vitswin_jax.cli.inputs import add_weights
 from vitswin_jax.cli.table import format_table
 from vitswin_jax.core.atomic import check_writable, writing
+from vitswin_jax.core.terminal import say, say_json
 from vitswin_jax.core.types import UserError
 from vitswin_jax.plan.variant_costs import variant_costs
 
@@ -102,16 +102,16 @@ def run(args: argparse.Namespace) -> int:
     verdict = _verdict(evaluation, pretrained, judged=match.validation)
     if args.json:
         facts = {"dataset": source.name, "scored": match.note, "published": verdict or None}
-        print(json.dumps(facts | evaluation.as_json(), ensure_ascii=False))
+        say_json(facts | evaluation.as_json())
     else:
         print_scores(evaluation, title=f"{source.name}, {len(source):,} images", note=match.note)
-        print("".join(f"\n{line}" for line in verdict), end="\n" if verdict else "")
+        say(*(["", *verdict] if verdict else []))
     written: dict[str, Any] = {"evaluation": evaluation, "source": source, "preprocess": preprocess}
     report = _write_report(args, pretrained, **written)
     paths = [] if report is None else [f"report: {report}"]
     paths += [f"figure: {path}" for path in _write_figures(args, **written)]
     if paths and not args.json:
-        print("", *paths, sep="\n")
+        say("", *paths)
     return 0
 
 
@@ -227,7 +227,7 @@ def open_evaluated(args: argparse.Namespace, metadata: Metadata, *, train: bool 
 
 def print_scores(evaluation: Evaluation, *, title: str, note: str | None) -> None:
     """Prints what `summarize` found; of many classes only the least accurate."""
-    print(title, *([] if note is None else [note]), sep="\n")
+    say(title, *([] if note is None else [note]))
     scores = [("top-1", f"{100 * evaluation.top1:.2f} %", f"{evaluation.errors:,} errors")]
     if len(evaluation.class_names) > 5:
         scores.append(("top-5", f"{100 * evaluation.top5:.2f} %", ""))
@@ -236,20 +236,19 @@ def print_scores(evaluation: Evaluation, *, title: str, note: str | None) -> Non
         scores.append(("mean average precision", value, ""))
     scores.append(("loss", f"{evaluation.loss:.4f}", ""))
     scores.append(("calibration error", f"{100 * evaluation.calibration_error:.2f} %", ""))
-    print(format_table(scores, align="<><"))
+    say(*format_table(scores, align="<><"))
     ordered = evaluation.least_accurate()
     rows = [
         (c.name, f"{c.examples}", _percent(c.accuracy), _percent(c.precision))
         for c in ordered[:_SHOWN_CLASSES]
     ]
-    print()
-    print(format_table([("class", "images", "accuracy", "precision"), *rows], align="<>>>"))
+    table = [("class", "images", "accuracy", "precision"), *rows]
+    say("", *format_table(table, align="<>>>"))
     if len(ordered) > _SHOWN_CLASSES:
-        print(f"the least accurate {_SHOWN_CLASSES} of {len(ordered)} classes")
+        say(f"the least accurate {_SHOWN_CLASSES} of {len(ordered)} classes")
     if pairs := evaluation.most_confused(at_most=5):
-        print("\nmost confused")
         table = [(f"{count} ×", true, "named", named) for true, named, count in pairs]
-        print(format_table(table, align="><<<"))
+        say("", "most confused", *format_table(table, align="><<<"))
 
 
 def _percent(fraction: float) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from vitswin_jax.cli.inputs import ImageReader, add_inputs, make_classifier
 from vitswin_jax.core.choices import one_of
+from vitswin_jax.core.terminal import say
 from vitswin_jax.core.types import UserError, nearest
 
 _MODEL = "model"  # what files are called that show no image
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     title = f"{type(model).__name__} explained"
     write_page(folder / "index.html", title=title, subtitle=str(args.weights), sections=sections)
     count = sum(len(section.pictures) for section in sections)
-    print(f"{folder / 'index.html'}: {count} pictures")
+    say(f"{folder / 'index.html'}: {count} pictures")
     return 1 if reader.failed else 0
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from vitswin_jax.cli.convert import image_size
 from vitswin_jax.cli.inputs import add_weights
 from vitswin_jax.core.choices import one_of
+from vitswin_jax.core.terminal import say
 from vitswin_jax.core.types import Batch, UserError
 
 if TYPE_CHECKING:
@@ -68,13 +69,13 @@ def run(args: argparse.Namespace) -> int:
     difference = write(args.target, program, images=images)
     described = program.describe()
     size = target.stat().st_size
-    print(f"{args.target}: {described['name']}, {described['weights']}, {size / 1e6:,.2f} MB")
-    print(f"takes {described['input']}; gives {described['output']}")
-    print(f"largest difference from JAX: {difference}, over {len(images)} images")
+    say(f"{args.target}: {described['name']}, {described['weights']}, {size / 1e6:,.2f} MB")
+    say(f"takes {described['input']}; gives {described['output']}")
+    say(f"largest difference from JAX: {difference}, over {len(images)} images")
     if args.quantize:
         lost = compare(plain.runner(), program.runner(), [images])
         held = sum(array.nbytes for array in plain.params.values()) / 1e6
-        print(f"largest difference by int8: {lost}; as float32 the weights are {held:,.2f} MB")
+        say(f"largest difference by int8: {lost}; as float32 the weights are {held:,.2f} MB")
     if args.dataset is not None:
         runs = {"the weights in JAX": plain.runner(), str(args.target): load(args.target)}
         _print_accuracy(args, program, runs)
@@ -118,7 +119,7 @@ def _print_accuracy(args: argparse.Namespace, program: Program, runs: Mapping[st
     metadata = program.metadata
     source = open_evaluated(args, metadata)
     match = match_classes(metadata.class_names, program.model.num_classes, source)
-    print(f"{source.name}, {len(source):,} images")
+    say(f"{source.name}, {len(source):,} images")
     for name, run in runs.items():
         batches = make_eval_batches(source, batch_size=64, preprocess=program.preprocess)
 
@@ -127,4 +128,4 @@ def _print_accuracy(args: argparse.Namespace, program: Program, runs: Mapping[st
 
         logits, labels = predict_dataset(predict, batches)
         top1 = summarize(match.select(logits), labels, match.class_names).top1
-        print(f"  top-1 {100 * top1:6.2f} %  {name}")
+        say(f"  top-1 {100 * top1:6.2f} %  {name}")

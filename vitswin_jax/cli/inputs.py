@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from vitswin_jax.cli.images import find_images, read_image
+from vitswin_jax.core.terminal import say_error
 from vitswin_jax.core.types import UserError
 
 
@@ -55,7 +55,7 @@ class ImageReader:
 
     def _report(self, error: UserError) -> None:
         self.failed += 1
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
 
 
 def make_classifier(model, variables) -> Callable[[np.ndarray], np.ndarray]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import fnmatch
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitswin_jax.cli.table import format_table
+from vitswin_jax.core.terminal import say, say_json
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.aliases import ALIASES
 from vitswin_jax.models.names import nearest_name
@@ -48,15 +48,24 @@ def run(args: argparse.Namespace) -> int:
     if args.sources:
         files = published()
         rows = [files[name] for name in _matching(args.pattern, files, "published weights match")]
-        print("\n".join(map(json.dumps, map(_facts, rows))) if args.json else _sources(rows))
+        _print(_sources(rows), map(_facts, rows) if args.json else None)
         return 0
     if (one := _one_model(args.pattern)) is not None:
-        print(_parts(*one, as_json=args.json))
+        lines, facts = _parts(*one)
+        _print(lines, [facts] if args.json else None)
         return 0
     names = _matching(args.pattern, sorted(VARIANTS), "model matches")
     costs = {name: variant_costs()[name] for name in names}
-    print("\n".join(map(json.dumps, map(_counts, costs.items()))) if args.json else _table(costs))
+    _print(_table(costs), map(_counts, costs.items()) if args.json else None)
     return 0
+
+
+def _print(lines: Iterable[str], facts: Iterable[Mapping[str, object]] | None) -> None:
+    """Prints facts as JSON, one object a line, or else the lines."""
+    if facts is None:
+        say(*lines)
+    for each in facts or ():
+        say_json(each)
 
 
 def _one_model(name: str) -> tuple[str, nn.Module] | None:
@@ -79,7 +88,7 @@ def _one_model(name: str) -> tuple[str, nn.Module] | None:
     return variant if variant == name else f"{name} ({variant})", create_model(name)
 
 
-def _parts(title: str, model: nn.Module, *, as_json: bool) -> str:
+def _parts(title: str, model: nn.Module) -> tuple[list[str], dict[str, object]]:
     import jax.numpy as jnp
 
     from vitswin_jax.nn.layers import pair
@@ -89,20 +98,21 @@ def _parts(title: str, model: nn.Module, *, as_json: bool) -> str:
     keys = ("parameters", "multiply_adds", "activation_bytes")
     sums = [sum(getattr(part, key) for part in parts) for key in keys]
     size = pair(model.img_size)
-    if as_json:
-        total = dict(zip(keys, sums, strict=True))
-        facts = {"model": title.partition(" ")[0], "img_size": size, **total}
-        return json.dumps(facts | {"parts": [dataclasses.asdict(part) for part in parts]})
+    facts = {
+        "model": title.partition(" ")[0],
+        "img_size": size,
+        **dict(zip(keys, sums, strict=True)),
+        "parts": [dataclasses.asdict(part) for part in parts],
+    }
     rows = [_part_row(part) for part in merge_equal(parts)]
     dtype = jnp.dtype(model.dtype).name
     table = [("part", "parameters", "multiply-adds", "activations"), *rows]
-    return "\n".join(
-        [
-            f"{title}, one image of {'x'.join(map(str, size))} pixels, {dtype}",
-            format_table([*table, _part_row(Part("all", *sums))], align="<>>>"),
-            "activations: what the forward pass keeps for the backward pass, where it is made",
-        ]
-    )
+    lines = [
+        f"{title}, one image of {'x'.join(map(str, size))} pixels, {dtype}",
+        *format_table([*table, _part_row(Part("all", *sums))], align="<>>>"),
+        "activations: what the forward pass keeps for the backward pass, where it is made",
+    ]
+    return lines, facts
 
 
 def _is_pattern(name: str) -> bool:
@@ -131,7 +141,7 @@ def _part_row(part: Part) -> tuple[str, str, str, str]:
     )
 
 
-def _table(costs: dict[str, Cost]) -> str:
+def _table(costs: dict[str, Cost]) -> list[str]:
     rows = [("model", "parameters", "multiply-adds", "image")]
     for name, cost in costs.items():
         size = "x".join(map(str, cost.img_size))
@@ -144,7 +154,7 @@ def _counts(item: tuple[str, Cost]) -> dict[str, object]:
     return {"model": name, **dataclasses.asdict(cost)}
 
 
-def _sources(rows: list[Published]) -> str:
+def _sources(rows: list[Published]) -> list[str]:
     """Returns three lines a file: names and addresses are too long for columns, and get copied."""
     facts = [
         (
@@ -155,10 +165,12 @@ def _sources(rows: list[Published]) -> str:
         )
         for row in rows
     ]
-    lines = format_table(facts, align="<<>>").splitlines()
-    return "\n".join(
-        f"{row.name}\n  {line}\n  {row.address}" for row, line in zip(rows, lines, strict=True)
-    )
+    lines = format_table(facts, align="<<>>")
+    return [
+        text
+        for row, line in zip(rows, lines, strict=True)
+        for text in (row.name, f"  {line}", f"  {row.address}")
+    ]
 
 
 def _facts(row: Published) -> dict[str, object]:

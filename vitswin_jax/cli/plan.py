@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from typing import TYPE_CHECKING
 
 from vitswin_jax.cli.table import format_table
+from vitswin_jax.core.terminal import say, say_json
 from vitswin_jax.core.types import UserError
 
 if TYPE_CHECKING:
@@ -56,38 +56,36 @@ def run(args: argparse.Namespace) -> int:
         config.data.batch_size = args.batch
     topology = open_topology(args.topology)
     if config.init_from is not None:
-        print(
+        say(
             f"init_from={config.init_from} is not read; the model's sizes are config.model's.",
-            file=sys.stderr,
+            stream=sys.stderr,
         )
     budget = make_budget(config, topology, classes=args.classes)
     tried = []
     if not args.json:
-        print(f"{_describe(budget)}\n")
+        say(*_describe(budget), "")
     if not budget.fits:
         for change, after in find_changes(config, topology, budget, classes=args.classes):
             tried.append({"change": change, "total": after.total, "fits": after.fits})
             if not args.json:
-                print(
-                    f"{'would fit' if after.fits else 'would not'}  {_mib(after.total)} MiB  "
-                    f"{change}",
-                    flush=True,
-                )
+                verdict = "would fit" if after.fits else "would not"
+                say(f"{verdict}  {_mib(after.total)} MiB  {change}")
     if args.json:
-        print(json.dumps(budget.to_dict() | {"tried": tried}))
+        say_json(budget.to_dict() | {"tried": tried})
     elif not budget.fits and not any(each["fits"] for each in tried):
-        print("no accumulation, rematerialisation or fsdp makes it fit; take more devices.")
+        say("no accumulation, rematerialisation or fsdp makes it fit; take more devices.")
     return 0
 
 
-def _describe(budget: Budget) -> str:
-    """Returns a budget for a terminal: the run, its memory, its collectives, the verdict."""
+def _describe(budget: Budget) -> list[str]:
+    """Returns a budget as lines: the run, its memory, its collectives, the verdict."""
     axes = ", ".join(f"{axis} {size}" for axis, size in budget.mesh.items())
     devices = math.prod(budget.mesh.values())
     where = f"{budget.topology}, {devices} devices ({axes})"
     parts = [
         f"{budget.model}, batch {budget.batch_size}, on {where}",
-        format_table(
+        "",
+        *format_table(
             [
                 ["parameters", f"{budget.parameters:,}"],
                 ["FLOPs a step", f"{budget.flops:.3g}"],
@@ -95,7 +93,8 @@ def _describe(budget: Budget) -> str:
             ],
             align="<>",
         ),
-        format_table(
+        "",
+        *format_table(
             [["a device's memory", "MiB"]]
             + [[kind, _mib(size)] for kind, size in budget.memory.items() if size]
             + [["total", _mib(budget.total)], ["usable", _mib(budget.usable)]],
@@ -104,12 +103,11 @@ def _describe(budget: Budget) -> str:
     ]
     if budget.traffic:
         rows = [[k, f"{t.count:,}", _mib(t.nbytes)] for k, t in budget.traffic.items()]
-        parts.append(
-            format_table([["collectives a step", "calls", "MiB a device"], *rows], align="<>>")
-        )
+        table = [["collectives a step", "calls", "MiB a device"], *rows]
+        parts += ["", *format_table(table, align="<>>")]
     share = budget.total / budget.usable
-    parts.append(f"{'fits' if budget.fits else 'does not fit'}: {share:.0%} of a device")
-    return "\n\n".join(parts)
+    verdict = f"{'fits' if budget.fits else 'does not fit'}: {share:.0%} of a device"
+    return [*parts, "", verdict]
 
 
 def _mib(nbytes: int) -> str:

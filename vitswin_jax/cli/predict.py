@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import json
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from vitswin_jax.cli.images import find_images, read_image
 from vitswin_jax.cli.inputs import add_inputs
+from vitswin_jax.cli.table import format_table
 from vitswin_jax.core.atomic import check_writable, replacing
+from vitswin_jax.core.terminal import progress, say, say_error, say_json
 from vitswin_jax.core.types import Params, UserError
 from vitswin_jax.report.sheet import AT_MOST, Picture, thumbnail, write_sheet
 
@@ -63,10 +62,9 @@ def run(args: argparse.Namespace) -> int:
     small = args.sheet is not None
     read = functools.partial(_read, preprocess=pretrained.preprocess, small=small)
     results = _Results(args, pretrained.class_names)
-    disable = None if len(images) >= _PROGRESS else True  # None: where no terminal is
     with (
         ThreadPoolExecutor(_THREADS) as pool,
-        tqdm(total=len(images), unit="image", leave=False, disable=disable) as progress,
+        progress(len(images), unit="image", leave=False, show=len(images) >= _PROGRESS) as bar,
     ):
         for start in range(0, len(images), _BATCH):
             items = list(pool.map(read, images[start : start + _BATCH]))
@@ -76,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
                     results.report(item)
                 else:
                     results.take(item, next(answers))
-            progress.update(len(items))
+            bar.update(len(items))
     results.write()
     return 1 if results.failed else 0
 
@@ -151,7 +149,7 @@ class _Results:
     def report(self, error: UserError) -> None:
         """Prints the line of an image that could not be read."""
         self.failed += 1
-        tqdm.write(f"error: {error}", file=sys.stderr)  # above the progress, where that is shown
+        say_error(error)
 
     def take(self, item: _Item, answer: _Answer) -> None:
         """Prints an image's classes; keeps its features and its picture if they are wanted."""
@@ -162,8 +160,10 @@ class _Results:
             return
         order = np.argsort(-answer.probabilities, kind="stable")[: self._args.top_k].tolist()
         classes = [(i, self._names[i], float(answer.probabilities[i])) for i in order]
-        lines = _as_json(item.name, classes) if self._args.json else _as_table(item.name, classes)
-        tqdm.write(lines, file=sys.stdout)
+        if self._args.json:
+            say_json(_as_json(item.name, classes))
+        else:
+            say(item.name, *_as_table(classes))
         if item.small is not None:
             _, name, probability = classes[0]
             below = f"{100 * probability:.1f} %  {name}", item.name.rpartition("/")[2]
@@ -181,7 +181,7 @@ class _Results:
             shape = "x".join(map(str, features.shape))
             written.append(f"features: {self._args.features} ({shape})")
         if not self._args.json:
-            print("\n".join(written), end="\n" if written else "")
+            say(*written)
 
 
 def _check_sheet(args: argparse.Namespace, images: int) -> None:
@@ -193,14 +193,14 @@ def _check_sheet(args: argparse.Namespace, images: int) -> None:
         raise UserError(f"--sheet shows at most {AT_MOST:,} images; these are {images:,}.")
 
 
-def _as_table(name: str, classes: Sequence[Class]) -> str:
-    width = max(len(name) for _, name, _ in classes)
-    return "\n".join([name, *(f"  {name:{width}}  {100 * p:6.2f} %" for _, name, p in classes)])
+def _as_table(classes: Sequence[Class]) -> list[str]:
+    rows = [(f"  {name}", f"{100 * p:6.2f} %") for _, name, p in classes]
+    return format_table(rows, align="<>")
 
 
-def _as_json(name: str, classes: Sequence[Class]) -> str:
+def _as_json(name: str, classes: Sequence[Class]) -> dict[str, object]:
     predictions = [{"index": i, "name": name, "probability": p} for i, name, p in classes]
-    return json.dumps({"image": name, "predictions": predictions}, ensure_ascii=False)
+    return {"image": name, "predictions": predictions}
 
 
 def _positive(text: str) -> int:

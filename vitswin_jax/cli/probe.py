@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from vitswin_jax.cli.table import format_table
+from vitswin_jax.core.terminal import say, say_json
 from vitswin_jax.core.types import Source, UserError
 
 Row = dict[str, Any]
@@ -70,7 +70,10 @@ def measure(
     rows = list(_measured(args, known, asked, num_classes=len(test.class_names)))
     facts = {"dataset": test.name, "images": len(test), "train": train.name}
     facts |= {"train_images": len(train), "width": known.x.shape[1]}
-    print(json.dumps(facts | {"probes": rows}) if args.json else _as_table(facts, rows))
+    if args.json:
+        say_json(facts | {"probes": rows})
+    else:
+        say(*_as_table(facts, rows))
 
 
 def _measured(
@@ -95,18 +98,18 @@ def _measured(
         }
 
 
-def _as_table(facts: Row, rows: list[Row]) -> str:
-    title = (
-        f"{facts['dataset']}, {facts['images']:,} images, by {facts['width']} features\n"
-        f"learned from {facts['train']}, {facts['train_images']:,} images"
-    )
+def _as_table(facts: Row, rows: list[Row]) -> list[str]:
+    title = [
+        f"{facts['dataset']}, {facts['images']:,} images, by {facts['width']} features",
+        f"learned from {facts['train']}, {facts['train_images']:,} images",
+    ]
     table = [("probe", "", "top-1", "")]
     for row in rows:
         spread = ""
         if "draws" in row:
             spread = f"± {100 * row['deviation']:.2f} of {row['draws']} draws"
         table.append((row["probe"], row["setting"], f"{100 * row['top1']:.2f} %", spread))
-    return f"{title}\n{format_table(table, align='<<><')}"
+    return [*title, *format_table(table, align="<<><")]
 
 
 def _counts(text: str) -> tuple[int, ...]:

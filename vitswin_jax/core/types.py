@@ -20,6 +20,8 @@ from typing import Any, Protocol, SupportsIndex, TypedDict, runtime_checkable
 
 import numpy as np
 
+from vitswin_jax.core.terminal import printable
+
 Params = Mapping[str, Any]
 """A tree of parameters: nested mappings from names to arrays."""
 
@@ -98,8 +100,7 @@ LINE = 1000
 
 def _one_line(text: str) -> str:
     """Returns a text with escapes for what cannot be printed, without the middle if it is long."""
-    if not text.isprintable():
-        text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    text = printable(text)
     if len(text) <= LINE:
         return text
     return f"{text[: LINE * 2 // 3]} ... {text[5 - LINE // 3 :]}"

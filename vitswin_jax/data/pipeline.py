@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import weakref
@@ -16,13 +15,14 @@ import numpy as np
 
 from vitswin_jax.core.choices import one_of
 from vitswin_jax.core.heap import keep_freed_images
+from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Batch, Source, UserError
 from vitswin_jax.data.augment.transforms import Preprocess, TrainTransform
 from vitswin_jax.data.decode import decode_image
 from vitswin_jax.data.sources.mixtures import MixtureSource, draw
 from vitswin_jax.data.workers import WorkerBatches
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _SHUFFLE, _AUGMENT = 1, 2  # so that two uses of one seed draw unrelated numbers
 _MAX_THREADS = 8

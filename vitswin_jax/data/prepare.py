@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from vitswin_jax.core.terminal import Parser, say, say_error
 from vitswin_jax.core.types import Record, Source, UserError
 from vitswin_jax.data.decode import decode_image
 from vitswin_jax.data.sources.digits import EMBEDDED, digits_directory
@@ -172,7 +173,7 @@ def _unreadable(place: tuple[Source, int]) -> str | None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status, 1 after an error of one line."""
     description, _, usage = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m vitswin_jax.data.prepare",
         description=description,
         epilog=usage,
@@ -187,9 +188,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--seed", type=int, default=0, help="which images those are")
     try:
         directory = prepare(**vars(parser.parse_args(arguments)))
-        print(_summary(directory))
+        say(_summary(directory))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return 1
     return 0
 

@@ -43,7 +43,7 @@ def export_stablehlo(
         platforms=PLATFORMS, calling_convention_version=exported.calling_convention_version
     )
     with replacing(description_path(path)) as beside, replacing(path) as temporary:
-        beside.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n")
+        beside.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
         temporary.write_bytes(exported.serialize())
         return check_export(program, load_stablehlo(temporary), images)
 
@@ -57,7 +57,7 @@ def load_stablehlo(path: str | os.PathLike[str]) -> Run:
 
 def read_description(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns what is said beside a StableHLO file."""
-    return json.loads(description_path(path).read_text())
+    return json.loads(description_path(path).read_text(encoding="utf-8"))
 
 
 def description_path(path: str | os.PathLike[str]) -> Path:

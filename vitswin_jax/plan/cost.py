@@ -108,7 +108,7 @@ def write_table() -> None:
             f"{name} {cost.parameters} {cost.multiply_adds} {' '.join(map(str, cost.img_size))}"
         )
     with replacing(TABLE) as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

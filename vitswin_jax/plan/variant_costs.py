@@ -26,7 +26,11 @@ class Cost:
 @functools.cache
 def variant_costs() -> Mapping[str, Cost]:
     """Returns the table: variant -> cost."""
-    rows = (line.split() for line in TABLE.read_text().splitlines() if not line.startswith("#"))
+    rows = (
+        line.split()
+        for line in TABLE.read_text(encoding="utf-8").splitlines()
+        if not line.startswith("#")
+    )
     return {
         name: Cost(int(parameters), int(multiply_adds), (int(height), int(width)))
         for name, parameters, multiply_adds, height, width in rows

@@ -14,16 +14,15 @@ import contextlib
 import errno
 import functools
 import json
-import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from filelock import FileLock
-from tqdm import tqdm
 
 from vitswin_jax.core.atomic import replacing, writing
+from vitswin_jax.core.terminal import logger, progress
 from vitswin_jax.core.types import UserError
 from vitswin_jax.weights.answers import Answer, Broken, Version, asking
 from vitswin_jax.weights.connections import LEAST
@@ -35,7 +34,7 @@ from vitswin_jax.weights.digests import (
     wrong_digest,
 )
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 Record = Mapping[str, str | int]
 """What is kept of a download: its `address`, `size` in bytes and `sha256`."""
@@ -189,18 +188,21 @@ def _receive(address: str, part: Path, *, target: Path, at_most: int) -> tuple[V
         broken = ""
         with (
             part.open("ab" if answer.start else "wb") as file,
-            tqdm(  # on standard error, where that is a terminal
-                total=answer.version.total, initial=answer.start, desc=target.name[:40], unit="B",
-                unit_scale=True, disable=None,
-            ) as progress,
-        ):  # fmt: skip
+            progress(
+                answer.version.total,
+                initial=answer.start,
+                title=target.name,
+                unit="B",
+                scale=True,
+            ) as bar,
+        ):
             size = answer.start
             try:
                 for chunk in answer.chunks():
                     size += len(chunk)
                     _check_size(address, size, at_most)
                     _write(file, chunk, address, part)
-                    progress.update(len(chunk))
+                    bar.update(len(chunk))
             except Broken as error:
                 broken = str(error)
     if not broken and answer.version.total not in (None, size):

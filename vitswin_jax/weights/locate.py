@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from vitswin_jax.core.cache import cache_dir
+from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError, listed
 from vitswin_jax.weights.download import fetch, has_digest
 from vitswin_jax.weights.formats.foreign import refuse_folder
 from vitswin_jax.weights.formats.read import FOLDER_FILES, shards_of
 from vitswin_jax.weights.published import Published, find_published, near_published, published
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 WEIGHTS = "model.safetensors"
 """What a run calls its weights: a workdir may stand wherever a weights file may."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import unflatten_dict
 
+from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError, listed, naming
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.models.claims import claiming
@@ -41,7 +41,7 @@ from vitswin_jax.weights.sources.masked import DecoderWeights
 from vitswin_jax.weights.sources.preprocess import default_preprocess
 from vitswin_jax.weights.sources.read import check_family, read_original
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 NUMERICS = (
     "act", "norm_eps", "window_clip", "pad_before_roll", "global_pool", "window_size",

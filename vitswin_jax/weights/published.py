@@ -86,7 +86,7 @@ class Published:
 @functools.cache
 def published() -> Mapping[str, Published]:
     """Returns the table: name -> file."""
-    rows = list(_rows(Path(__file__).with_name("published.txt").read_text()))
+    rows = list(_rows(Path(__file__).with_name("published.txt").read_text(encoding="utf-8")))
     stems = Counter((collection, _stem(place)) for collection, place, *_ in rows)
     table = {}
     for collection, place, base, document, columns in rows:
@@ -170,12 +170,16 @@ def class_names(class_list: str | None) -> tuple[str, ...] | None:
     """
     if class_list not in CLASS_NAMES:
         return None
-    lines = Path(__file__).with_name(CLASS_NAMES[class_list]).read_text().splitlines()
+    lines = (
+        Path(__file__).with_name(CLASS_NAMES[class_list]).read_text(encoding="utf-8").splitlines()
+    )
     return tuple(line.partition(" ")[2] for line in lines)
 
 
 @functools.cache
 def synsets() -> tuple[str, ...]:
     """Returns WordNet's identifiers of ImageNet-1k's classes, "n01440764" and so on, in order."""
-    lines = Path(__file__).with_name(CLASS_NAMES["imagenet1k"]).read_text().splitlines()
+    lines = (
+        Path(__file__).with_name(CLASS_NAMES["imagenet1k"]).read_text(encoding="utf-8").splitlines()
+    )
     return tuple(line.partition(" ")[0] for line in lines)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
+from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Params, UserError
 from vitswin_jax.models.masked import MaskedModel, divide_encoder
 from vitswin_jax.models.pretraining import describe_method, method_of
@@ -29,7 +29,7 @@ from vitswin_jax.weights.metadata import Metadata, model_fields
 from vitswin_jax.weights.shapes import parameter_shapes, window_buffers
 from vitswin_jax.weights.sources.preprocess import default_preprocess
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 def save_pretrained(

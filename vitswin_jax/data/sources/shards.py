@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import operator
 import tarfile
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from typing import NamedTuple, SupportsIndex
 
 from vitswin_jax.core.atomic import replacing
 from vitswin_jax.core.cache import cache_dir
+from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Label, Record, UserError
 from vitswin_jax.data.sources.files import (
     file_paths,
@@ -34,7 +34,7 @@ from vitswin_jax.data.sources.labels import listed, number_classes, parse_label
 from vitswin_jax.data.sources.patterns import by_split, expand
 from vitswin_jax.data.sources.splits import Dataset, dataset_of
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 SUFFIX, COMPRESSED = ".tar", (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 NAMES = "classes.txt"

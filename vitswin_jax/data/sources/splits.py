@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import logging
 import operator
 import os
 import re
@@ -20,10 +19,11 @@ from typing import SupportsIndex
 
 import numpy as np
 
+from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Label, Record, Source, UserError
 from vitswin_jax.data.sources.labels import check_trained, listed, present_classes
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 TRAIN, HELD_OUT, ALL = "train", ("test", "val", "validation"), "all"
 

@@ -15,7 +15,6 @@ import json
 import os
 import re
 import socket
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
@@ -24,6 +23,7 @@ import jax
 from jax._src import clusters, distributed  # the store has no public name; Orbax takes it so too
 
 from vitswin_jax.core.choices import Faults
+from vitswin_jax.core.terminal import say_error
 from vitswin_jax.core.types import UserError
 from vitswin_jax.train.hosts.watch import Watch
 
@@ -165,7 +165,7 @@ def _give_up(timeout: int) -> NoReturn:
             f"({error.strerror or error}), for {timeout} s; it is the address of host 0, which "
             "must run and let the port in."
         )
-    print(f"error: {told}", file=sys.stderr, flush=True)
+    say_error(told)
     os._exit(1)
 
 

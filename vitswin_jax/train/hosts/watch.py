@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import jax
 
+from vitswin_jax.core.terminal import say_error
 from vitswin_jax.core.types import UserError
 
 _END = "vitswin_jax/end"
@@ -103,7 +104,7 @@ class Watch:
             self._client.key_value_set(_END, json.dumps(told))
 
     def _end(self, told: Any) -> NoReturn:
-        print(f"error: {told['line']}", file=sys.stderr, flush=True)
+        say_error(told["line"])
         sys.stdout.flush()
         if not told["lost"]:
             jax.distributed.shutdown()  # for which the failed host waits

@@ -17,6 +17,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
+from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError
 from vitswin_jax.train.hosts.join import check_same, raising_together
 from vitswin_jax.train.keep.metrics import Window
@@ -32,7 +33,7 @@ from vitswin_jax.train.keep.stored import (
 )
 from vitswin_jax.train.state import TrainState
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 METRIC = "test/accuracy"
 _LOST = re.compile(r"Gloo|TimeoutError|barrier|heartbeat|coordination service", re.IGNORECASE)
@@ -261,11 +262,11 @@ def _hush_tracebacks() -> Callable[[], None]:
 
     def undo() -> None:
         sys.unraisablehook = before
-        for logger in loggers:
-            logger.removeFilter(is_line)
+        for each in loggers:
+            each.removeFilter(is_line)
 
     before, loggers = sys.unraisablehook, [logging.getLogger(name) for name in ("absl", "asyncio")]
-    for logger in loggers:
-        logger.addFilter(is_line)
+    for each in loggers:
+        each.addFilter(is_line)
     sys.unraisablehook = show
     return undo

@@ -13,9 +13,9 @@ from typing import Any
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
-from tqdm import tqdm
 
 from vitswin_jax.core.atomic import writing
+from vitswin_jax.core.terminal import progress, say
 from vitswin_jax.train.keep.workdir import METRICS
 from vitswin_jax.train.run.plan import Plan
 
@@ -26,7 +26,7 @@ TIME = "time/"
 def read_until(path: Path, step: int) -> list[str]:
     """Returns the whole lines of a metrics file up to `step`: what a resumed run keeps."""
     kept = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             row = json.loads(line)
         except ValueError:  # the line that a killed process was writing
@@ -61,9 +61,9 @@ class Jsonl(Logger):
         with writing(path):
             kept = read_until(path, start_step)
             part = path.with_suffix(".part")
-            part.write_text("".join(f"{line}\n" for line in kept))
+            part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
             part.replace(path)
-            self._file = path.open("a", buffering=1)
+            self._file = path.open("a", buffering=1, encoding="utf-8")
 
     def write(self, step: int, row: Mapping[str, float]) -> None:
         """Writes one row; numbers that are not finite become null, which JSON has."""
@@ -126,13 +126,12 @@ class Progress(Logger):
         self._bar = None
         self._headline: dict[str, float] = {}
         if stream.isatty():
-            self._bar = tqdm(
-                total=self._total * self._batch_size,
+            self._bar = progress(
+                self._total * self._batch_size,
                 initial=start_step * self._batch_size,
                 unit="img",
-                unit_scale=True,
-                file=stream,
-                dynamic_ncols=True,
+                scale=True,
+                stream=stream,
             )
 
     def advance(self, step: int) -> None:
@@ -154,7 +153,7 @@ class Progress(Logger):
             eta = f"{int(left) // 60}:{int(left) % 60:02d} left"
             shown = {key: value for key, value in row.items() if not key.startswith(TIME)}
             line = f"step {step}/{self._total}  {_text(shown)}  {eta}"
-            print(line, file=self._stream, flush=True)
+            say(line, stream=self._stream)
 
     def close(self) -> None:
         """Ends the bar's line."""

@@ -96,7 +96,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
     try:
-        value = json.loads((folder / name).read_text())
+        value = json.loads((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DamagedError(f"{name} is missing") from error
     except OSError as error:

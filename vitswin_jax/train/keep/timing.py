@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,9 +11,10 @@ from typing import Any, TypeVar
 
 import jax
 
+from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 Item = TypeVar("Item")
 

@@ -69,7 +69,7 @@ def claim_workdir(workdir: str | os.PathLike[str], config: Mapping[str, Any]) ->
             raise PermissionError(13, "Permission denied", str(workdir))
         if jax.process_index() == 0:
             part = path.with_suffix(".part")
-            part.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+            part.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
             part.replace(path)
     except OSError as error:
         reason = error.strerror or error
@@ -94,7 +94,7 @@ def check_shared(workdir: Path, *, patience: float = 60.0) -> None:
 
 def _check_same_run(path: Path, config: Mapping[str, Any]) -> None:
     try:
-        theirs = flatten(json.loads(path.read_text()))
+        theirs = flatten(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise UserError(f"{path}: is not JSON ({error}); choose another --workdir.") from error
     ours = flatten(config)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +30,7 @@ from jax.typing import DTypeLike
 
 from vitswin_jax.core.atomic import replacing
 from vitswin_jax.core.choices import Faults
+from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Params, UserError, with_tuples
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.models.fields import EXECUTION, LAYOUT, TRAINING
@@ -47,7 +47,7 @@ from vitswin_jax.weights.open import Pretrained, open_own, open_pretrained, read
 from vitswin_jax.weights.shapes import parameter_shapes
 from vitswin_jax.weights.sources.preprocess import default_preprocess
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 RUNS_OWN = ("num_classes", "in_chans", "dtype", *TRAINING, *EXECUTION, *LAYOUT)
 RESIZED = ("img_size", "window_size", "pretrained_window_sizes")
@@ -199,7 +199,9 @@ def save_start(workdir: Path, start: Start) -> None:
     """Writes what a run that goes on needs to know of weights that it does not load again."""
     if start.origin is not None and jax.process_index() == 0:
         with replacing(workdir / START) as temporary:
-            temporary.write_text(json.dumps(dataclasses.asdict(start.origin), indent=1) + "\n")
+            temporary.write_text(
+                json.dumps(dataclasses.asdict(start.origin), indent=1) + "\n", encoding="utf-8"
+            )
 
 
 def read_start(
@@ -213,7 +215,7 @@ def read_start(
     path = workdir / START
     if not path.exists():
         return None
-    saved = json.loads(path.read_text())
+    saved = json.loads(path.read_text(encoding="utf-8"))
     tuples = {key: with_tuples(saved[key]) for key in ("hints", "fields", "adapted")}
     origin = Origin(**saved | tuples)
     model = _around(create_model(name, **{**fields, **origin.fields}), pretrain)

@@ -7,7 +7,6 @@ contradict the tensors raise; a name gives way, with one line in the log.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vitswin_jax.core.choices import Faults
+from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError, with_tuples
 from vitswin_jax.models.names import other_library
 from vitswin_jax.models.registry import FAMILIES, model_kwargs, resolve_name
@@ -22,7 +22,7 @@ from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.weights.sources.config import Stated
 from vitswin_jax.weights.sources.source import Fields, Hints, Source
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 ADAPTED = frozenset(
     {"img_size", "window_size", "num_classes", "in_chans", "fc_norm", "pos_embed_at", "pre_logits"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from flax import linen as nn
 
+from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Shapes, UserError, listed
 from vitswin_jax.models.claims import claiming
 from vitswin_jax.models.masked import divide_encoder
@@ -29,7 +29,7 @@ from vitswin_jax.weights.sources.preprocess import images_of
 from vitswin_jax.weights.sources.rules import apply_rules
 from vitswin_jax.weights.sources.source import BUFFERS, Fields, Source
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,17 @@ have blocks but no patch embedding.
 from __future__ import annotations
 
 import functools
-import logging
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError, listed
 from vitswin_jax.weights.formats.read import Contents
 from vitswin_jax.weights.formats.tensors import Tensor
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # fmt: off
 LAYOUTS = (  # a tensor of the first block, one of the patch embedding

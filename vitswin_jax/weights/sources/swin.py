@@ -120,7 +120,7 @@ def _huggingface(prefix: str) -> tuple[Rule, ...]:
 @functools.cache
 def imagenet_22k_to_1k() -> tuple[int, ...]:
     """Returns where ImageNet-1k's classes stand in Microsoft's 21841 (its map22kto1k.txt)."""
-    text = Path(__file__).with_name("imagenet_22k_to_1k.txt").read_text()
+    text = Path(__file__).with_name("imagenet_22k_to_1k.txt").read_text(encoding="utf-8")
     return tuple(int(word) for word in text.split())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import operator
 import re
@@ -10,13 +9,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors
 from vitswin_jax.weights.sources.rules import rename
 from vitswin_jax.weights.sources.source import Fields, Hints, Named, count, patch_fields, square
 from vitswin_jax.weights.sources.swin_sizes import complete, find_sizes, image_size
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 PRETRAINED_WINDOWS: dict[tuple[int, int], tuple[tuple[int, ...], ...]] = {
     (128, 16): ((0, 0, 0, 0), (12, 12, 12, 6)),  # base: from scratch at 256, or 192to256
