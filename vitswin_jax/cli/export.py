@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--split", help="which part of it (default: the run's, else test)")
     add("--data-dir", metavar="DIR", help="where TFDS keeps its datasets")
+    add("--outside-files", action="store_true", help="a table may name files outside its folder")
 
 
 def run(args: argparse.Namespace) -> int:

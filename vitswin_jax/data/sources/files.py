@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import glob
-import logging
 import operator
 import os
 import posixpath
@@ -16,10 +15,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
 
+from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Label, Record, UserError
 from vitswin_jax.data.formats import FORMATS, INSTALL, SUFFIXES
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 IMAGE_SUFFIXES = frozenset(suffix for name in FORMATS for suffix in SUFFIXES[name])
 """What the files of images end in, as far as `data.decode` reads them."""
