@@ -38,6 +38,9 @@ _NUM_HOSTS = flags.DEFINE_integer("num_hosts", None, "How many hosts there are."
 _HOST_INDEX = flags.DEFINE_integer("host_index", None, "Which this is.", lower_bound=0)
 _JOIN_TIMEOUT = flags.DEFINE_integer("join_timeout", JOIN_TIMEOUT, "In seconds.", lower_bound=1)
 _LOST_AFTER = flags.DEFINE_integer("lost_after", LOST_AFTER, "Seconds of silence.", lower_bound=1)
+_ACCEPT = flags.DEFINE_bool(
+    "accept_changed_data", False, "Resume on data that changed since the last checkpoint."
+)
 _PROFILE: flags.FlagHolder[str | None] = flags.DEFINE_flag(
     flags.Flag(
         flags.ArgumentParser(),
@@ -85,7 +88,11 @@ def main(argv: list[str]) -> None:
         ) as host:
             told.setLevel(logging.WARNING if host else logging.INFO)
             result = train_and_evaluate(
-                _CONFIG.value, _WORKDIR.value, command=command, profile=profile
+                _CONFIG.value,
+                _WORKDIR.value,
+                command=command,
+                profile=profile,
+                accept_changed_data=_ACCEPT.value,
             )
             if host == 0:
                 say(result)

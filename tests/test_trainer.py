@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -102,6 +103,15 @@ def wait_for(process, workdir, moment):
         time.sleep(0.01)
 
 
+def assert_in_use(train, workdir, process, family):
+    """Starts a second run in the workdir of one that is stopped, and so does not end meanwhile."""
+    process.send_signal(signal.SIGSTOP)
+    if process.poll() is None:
+        second = train(workdir, family=family)
+        line = rf"error: {workdir} is in use by process {process.pid} on \S+ since 20.*\n"
+        assert second.returncode == 1 and re.fullmatch(line, second.stderr), second.stderr
+
+
 @pytest.mark.parametrize("family", ["vit", pytest.param("swin", marks=pytest.mark.long)])
 def test_killing_a_run_at_any_moment_loses_nothing(
     train, train_command, environment, unbroken, tmp_path, family
@@ -123,6 +133,8 @@ def test_killing_a_run_at_any_moment_loses_nothing(
         ) as process:
             wait_for(process, broken, moment)
             time.sleep(dice.uniform(0, 0.2))
+            if moment == 1:
+                assert_in_use(train, broken, process, family)
             process.kill()
         kills += process.returncode == -signal.SIGKILL
     assert kills >= 1

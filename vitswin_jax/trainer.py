@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from vitswin_jax.core.memory import in_one_line_without_memory
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Batch, Params
 from vitswin_jax.core.version import __version__
+from vitswin_jax.data.fingerprint import fingerprint
 from vitswin_jax.data.pipeline import EvalBatches
 from vitswin_jax.evaluate.evaluation import collect, summarize
 from vitswin_jax.evaluate.probes import Features, probe
@@ -31,6 +32,7 @@ from vitswin_jax.report.runs import check_comparable
 from vitswin_jax.train.hosts.join import check_same, raising_together
 from vitswin_jax.train.hosts.signals import InterruptedEvaluation, stopping
 from vitswin_jax.train.keep.checkpoint import Checkpoints
+from vitswin_jax.train.keep.claim import check_name, claimed
 from vitswin_jax.train.keep.metrics import Recorder
 from vitswin_jax.train.keep.timing import profiled
 from vitswin_jax.train.keep.workdir import (
@@ -38,7 +40,6 @@ from vitswin_jax.train.keep.workdir import (
     PROFILE,
     REPORT,
     check_shared,
-    claim_workdir,
     flatten,
 )
 from vitswin_jax.train.run.compile import Evaluator, make_evaluation, make_step
@@ -72,16 +73,32 @@ def train_and_evaluate(
     *,
     command: str | None = None,
     profile: tuple[int, int] | None = None,
+    accept_changed_data: bool = False,
 ) -> Result | PretrainingResult:
     """Trains by `config` (configs/base.py has all keys) in `workdir`; resumes an interrupted run.
 
     At the end it writes the final weights, model.safetensors, and report.html, which shows the
     `command` that was typed. `profile` gives the first and the last step to trace, counted from
-    here. Raises UserError for mistakes of the user, before it writes anything if it can, and
-    StoppedError after Ctrl-C, SIGTERM or SIGHUP, once everything is saved. Each of several hosts
-    (`joined`) calls this with the same config and workdir, and the first host writes.
+    here. Data that changed since the last checkpoint raise, unless `accept_changed_data`. Raises
+    UserError for mistakes of the user, before it writes anything if it can, and StoppedError after
+    Ctrl-C, SIGTERM or SIGHUP, once everything is saved. Each of several hosts (`joined`) calls this
+    with the same config and workdir, and the first host writes. A workdir is one run's at a time.
     """
-    run, layout, workdir = begin(config, workdir)
+    with begun(config, workdir, accept_changed_data=accept_changed_data) as begin:
+        return train(config, *begin, command=command, profile=profile)
+
+
+def train(
+    config: ConfigDict,
+    run: Run,
+    layout: TrainState,
+    workdir: Path,
+    data: Mapping[str, Any],
+    *,
+    command: str | None,
+    profile: tuple[int, int] | None,
+) -> Result | PretrainingResult:
+    """Trains a run that has begun, from its newest checkpoint on, and tests it."""
     plan = run.plan
     options = run.options
     log.info("%s.", describe_trained(layout, lora=options.lora, groups=options.groups))
@@ -99,6 +116,7 @@ def train_and_evaluate(
             newest=plan.keep_checkpoints,
             best=plan.keep_best,
             every=plan.keep_every,
+            data=data,
         ) as checkpoints,
         profiled(compiled, profile, workdir / PROFILE) as train_step,
     ):
@@ -130,22 +148,45 @@ def train_and_evaluate(
     return finish(config, run, workdir, weights(state), evaluator, step=step, command=command)
 
 
-def begin(config: ConfigDict, workdir: str | os.PathLike[str]) -> tuple[Run, TrainState, Path]:
-    """Prepares the run, lays out its state and claims its folder, or raises: all hosts alike."""
+@contextlib.contextmanager
+def begun(
+    config: ConfigDict, workdir: str | os.PathLike[str], *, accept_changed_data: bool
+) -> Iterator[tuple[Run, TrainState, Path, Mapping[str, Any]]]:
+    """Prepares the run, lays out its state and claims its folder, or raises: all hosts alike.
+
+    Gives these and the fingerprint of the data; the folder is this run's until the end.
+    """
     versions = {"vitswin_jax": __version__, "jax": jax.__version__}
     check_same(flatten(config.to_dict()) | {"--workdir": str(workdir)} | versions)
     with raising_together():
+        path = check_name(workdir)
         if config.compare_to is not None:
             check_comparable(config.to_dict(), config.compare_to)
-        run = prepare(config, Path(workdir).expanduser())
+        run = prepare(config, path)
         layout = state_layout(run.model, run.tx, **run.state)
+        data = fingerprint(run.train, run.test)
     check_same(run.facts)
-    with raising_together():
-        workdir = claim_workdir(workdir, config.to_dict())
-        save_start(workdir, run.start)
-    with raising_together():
-        check_shared(workdir)
-    return run, layout, workdir
+    check_same(
+        {
+            f"{column} of data.{split}_split": digest
+            for split in ("train", "test")
+            for column, digest in data[split]["digests"].items()
+        }
+    )
+    with contextlib.ExitStack() as claim:
+        with raising_together():
+            claims = claimed(
+                path,
+                config.to_dict(),
+                data,
+                accept_changed_data=accept_changed_data,
+                labelled=isinstance(run.options.task, Supervised),
+            )
+            path = claim.enter_context(claims)
+            save_start(path, run.start)
+        with raising_together():
+            check_shared(path)
+        yield run, layout, path, data
 
 
 def create(run: Run, key: jax.Array) -> TrainState:

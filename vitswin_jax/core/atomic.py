@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from vitswin_jax.core.signals import removed_at_end
 from vitswin_jax.core.types import UserError
+
+_TEMPORARY = re.compile(r"\.(.+)\.(\d{1,10})\.tmp", re.ASCII | re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -53,6 +56,31 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     with writing(path):
         _beside(path).touch()
         _beside(path).unlink()
+
+
+def sweep(folder: Path, names: Collection[str]) -> None:
+    """Removes what `replacing` left of files with some names, where its process was killed.
+
+    No process of this host may be at it; those of other hosts are the caller's to exclude.
+    """
+    for path in folder.iterdir():
+        left = _TEMPORARY.fullmatch(path.name)
+        if left and left[1] in names and not _is_alive(int(left[2])):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    """Returns whether another process has a number."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def _beside(path: Path) -> Path:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, SupportsIndex, TypedDict, runtime_checkable
 
 import numpy as np
@@ -64,6 +64,13 @@ class Source(Protocol):
 
     def describe(self, index: int) -> str:
         """Returns what a message or a report calls one record: a path, "digits:test[12]"."""
+
+    def facts(self, indices: Sequence[int]) -> dict[str, Sequence[Any]]:
+        """Returns what is known of records without reading an image, by column.
+
+        Columns are some of `data.fingerprint.CHANGED`; "labels" has one `Label` for each record.
+        The place of the dataset is in none of them.
+        """
 
 
 class Batch(TypedDict):

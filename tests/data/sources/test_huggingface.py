@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from vitswin_jax.core.types import UserError
+from vitswin_jax.data.fingerprint import changes, fingerprint
 from vitswin_jax.data.sources.open import open_source
 
 
@@ -88,6 +89,21 @@ def error(dataset):
         [source[i] for i in range(len(source))]
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_resume_knows_its_images_and_labels(make, tmp_path):
+    def taken(place):
+        return fingerprint(*(open_source(str(place), split=s) for s in ("train", "test")))
+
+    made = make(range(12))
+    made.save_to_disk(str(tmp_path / "a"))
+    made.save_to_disk(str(tmp_path / "elsewhere" / "b"))
+    made.select(range(11)).save_to_disk(str(tmp_path / "fewer"))
+    before = taken(tmp_path / "a")
+    assert before["train"]["images"] == sum(before["train"]["per_class"]) == 8
+    assert changes(before, taken(tmp_path / "elsewhere" / "b"), "step 1") == ""
+    assert "images, now " in changes(before, taken(tmp_path / "fewer"), "step 1")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -19,7 +19,8 @@ from safetensors.numpy import load_file
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.train.hosts import join as hosts
-from vitswin_jax.train.keep.workdir import check_shared, claim_workdir
+from vitswin_jax.train.keep.claim import check_name
+from vitswin_jax.train.keep.workdir import check_shared
 from vitswin_jax.trainer import train_and_evaluate
 
 SGD = {
@@ -257,6 +258,11 @@ FOLDER = [
 ]
 
 
+def zero(path):
+    """Fills a file with zeros."""
+    path.write_bytes(bytes(path.stat().st_size))
+
+
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
@@ -274,6 +280,12 @@ FOLDER = [
         ),
         pytest.param(
             lambda images: (images / "train/a/2.png").write_bytes(b"PNG"),
+            'sizes of data.train_split is "[0-9a-f]+" on host 0 and',
+            id="another file",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            lambda images: zero(images / "train/a/2.png"),
             "host 1: .*2.png",
             id="while others wait for it",
             marks=pytest.mark.long,
@@ -289,10 +301,10 @@ def test_what_one_host_lacks_ends_all_with_its_line(start, images, tmp_path, bre
 def test_a_workdir_that_not_all_hosts_see_is_refused(tmp_path):
     with pytest.raises(UserError, match="must be one folder that all hosts see"):
         check_shared(tmp_path, patience=0.0)
-    claim_workdir(tmp_path, {"seed": 0})
+    (tmp_path / "config.json").write_text("{}")
     check_shared(tmp_path, patience=0.0)
     with pytest.raises(UserError, match=r"gs://bucket/run: must be a folder; mount the bucket"):
-        claim_workdir("gs://bucket/run", {})
+        check_name("gs://bucket/run")
 
 
 MISUSES = [

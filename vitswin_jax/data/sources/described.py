@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from typing import SupportsIndex
+from collections.abc import Sequence
+from typing import Any, SupportsIndex
 
 from vitswin_jax.core.types import Label, Record, UserError
 
@@ -33,6 +34,11 @@ class Numbered:
     def describe(self, index: int) -> str:
         """Returns the name and the number of a record, "cifar10:test[12]"."""
         return f"{self.name}[{index}]"
+
+    def facts(self, indices: Sequence[int]) -> dict[str, Sequence[Any]]:
+        """Returns nothing: the records are numbers."""
+        del indices
+        return {}
 
 
 class DescribedSource(Numbered):

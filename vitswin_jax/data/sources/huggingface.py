@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, SupportsIndex
 
 from vitswin_jax.core.types import Label, Record, UserError
@@ -99,6 +99,15 @@ class HuggingFaceSource(Numbered):
         """Returns the class, or the classes, of a record."""
         return self._checked(self._labels[index][self._label], index)
 
+    def facts(self, indices: Sequence[int]) -> dict[str, Sequence[Any]]:
+        """Returns the labels, the sizes of stored images, and the names of those in files."""
+        columns = _about_images(self._table, self._image)
+        columns["labels"] = list(self._labels[self._label])
+        chosen: dict[str, Sequence[Any]]
+        chosen = {name: [column[i] for i in indices] for name, column in columns.items()}
+        labels = zip(chosen["labels"], indices, strict=True)
+        return chosen | {"labels": [self._checked(label, index) for label, index in labels]}
+
     def _checked(self, label: Any, index: int) -> Label:
         classes = tuple(sorted(label or ())) if self.multi_label else (label,)
         if not classes or any(c is None or not 0 <= c < len(self.class_names) for c in classes):
@@ -107,6 +116,17 @@ class HuggingFaceSource(Numbered):
                 f"{len(self.class_names)}); use a split whose labels are public."
             )
         return classes if self.multi_label else classes[0]
+
+
+def _about_images(table: Any, column: str) -> dict[str, Sequence[Any]]:
+    """Returns columns about images; Arrow has the lengths of bytes apart from the bytes."""
+    import pyarrow.compute
+
+    images = table.data.column(column)
+    sizes = pyarrow.compute.binary_length(pyarrow.compute.struct_field(images, "bytes"))
+    paths = pyarrow.compute.struct_field(images, "path").to_pylist()
+    names = [None if path is None else path.rpartition("/")[2] for path in paths]
+    return {"names": names, "sizes": sizes.to_pylist()}
 
 
 def _image_and_label(features: Any, dataset: str) -> tuple[str, str]:

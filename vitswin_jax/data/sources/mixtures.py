@@ -7,7 +7,7 @@ import operator
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 
@@ -80,6 +80,16 @@ class MixtureSource:
         """Returns what a part calls a record."""
         source, place = self._place(index)
         return source.describe(place)
+
+    def facts(self, indices: Sequence[int]) -> dict[str, Sequence[Any]]:
+        """Returns what the parts know of records, one part after the other, and their weights."""
+        places = np.asarray(indices, int)
+        columns: dict[str, list[Any]] = {"shares": list(self.weights)}
+        for part, first, end in zip(self.parts, self.starts, self.starts[1:], strict=False):
+            inside = places[(first <= places) & (places < end)] - first
+            for name, column in part.facts(inside.tolist()).items():
+                columns.setdefault(name, []).extend(column)
+        return dict(columns)
 
 
 def draw(position: int, weights: Sequence[int]) -> tuple[int, int]:

@@ -14,7 +14,7 @@ import tarfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 from vitswin_jax.core.atomic import replacing
 from vitswin_jax.core.cache import cache_dir
@@ -149,6 +149,14 @@ class ShardSource:
         """Returns the path of an archive and the key in it."""
         archive, member = self._places[index]
         return f"{archive}/{member.key}"
+
+    def facts(self, indices: Sequence[int]) -> dict[str, Sequence[Any]]:
+        """Returns the keys, the labels and the sizes of examples."""
+        return {
+            "names": [self.key(index) for index in indices],
+            "labels": [self.label(index) for index in indices],
+            "sizes": [self._places[index][1].size for index in indices],
+        }
 
 
 def index_archive(path: str) -> list[Member]:

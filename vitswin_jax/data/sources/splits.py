@@ -13,9 +13,9 @@ import operator
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 
@@ -146,6 +146,10 @@ class Subset:
     def describe(self, index: int) -> str:
         """Returns what the source calls a record."""
         return self._source.describe(int(self._indices[index]))
+
+    def facts(self, indices: Sequence[int]) -> dict[str, Sequence[Any]]:
+        """Returns what the source knows of records."""
+        return self._source.facts(self._indices[np.asarray(indices, int)].tolist())
 
 
 def _hash(text: str) -> int:

@@ -6,7 +6,7 @@ import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 from vitswin_jax.core.types import Label, Record, UserError, nearest
 from vitswin_jax.data.sources.described import Numbered
@@ -29,6 +29,7 @@ class TfdsSource(Numbered):
         info = tfds.builder_from_directory(self._directory).info
         self._image, self._label = _image_and_label(info, name)
         self.class_names = tuple(info.features[self._label].names)
+        self._version, self._sizes = info.full_name, _sizes(info, split)
         skip = {self._image: tfds.decode.SkipDecoding()}
         builder = tfds.builder_from_directory(self._directory)
         try:
@@ -65,6 +66,15 @@ class TfdsSource(Numbered):
                 f"{len(self.class_names)}); use a split whose labels are public."
             )
         return Record(image=record[self._image], label=label)
+
+    def facts(self, indices: Sequence[int]) -> dict[str, Sequence[Any]]:
+        """Returns the version and, as TFDS counted them when it prepared the data, their bytes.
+
+        The labels are in the records. What this package embeds has one version everywhere, and
+        as many bytes as the installed Pillow makes of it.
+        """
+        del indices
+        return {"version": [self._version], "sizes": self._sizes}
 
     def label(self, index: int) -> Label:
         """Returns the class of a record, for which the whole record is read."""
@@ -127,6 +137,14 @@ def _image_and_label(info, name: str) -> tuple[str, str]:
         f"{name}: needs one image and one class label in each record, and has the images "
         f"{_named(images)} and the class labels {_named(labels)}."
     )
+
+
+def _sizes(info: Any, split: str) -> list[int]:
+    """Returns the records of each file of a split, or a part of one, and the bytes of all."""
+    whole = info.splits.get(split.partition("[")[0])
+    if whole is None or info.name in EMBEDDED:
+        return []
+    return [*whole.shard_lengths, int(whole.num_bytes)]
 
 
 def _prepare_command(dataset: str, data_dir: str | os.PathLike[str] | None) -> str:

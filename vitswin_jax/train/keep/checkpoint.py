@@ -22,6 +22,7 @@ from vitswin_jax.core.types import UserError
 from vitswin_jax.train.hosts.join import check_same, raising_together
 from vitswin_jax.train.keep.metrics import Window
 from vitswin_jax.train.keep.stored import (
+    FINGERPRINT,
     DamagedError,
     agreed,
     check_same_arrays,
@@ -29,6 +30,7 @@ from vitswin_jax.train.keep.stored import (
     read_meta,
     read_state,
     seal,
+    steps_in,
     trees_of,
 )
 from vitswin_jax.train.state import TrainState
@@ -45,17 +47,24 @@ class Checkpoints:
     A step's checkpoint has the items `params`, `opt_state` and, where there is one, `ema` (arrays),
     `metrics` (JSON: what the step was tested with), and `meta` (JSON: the step, the next global
     batch of the data, which is all there is to the iterator's state, since its stream is a function
-    of seed and position; the metrics of steps that are not logged yet; and shape, dtype and
-    checksum of every array). What a killed process left
+    of seed and position; the fingerprint of the data; the metrics of steps that are not logged yet;
+    and shape, dtype and checksum of every array). What a killed process left
     half-written is never restored, nor is what was damaged later.
 
     The `newest` are kept, the `best` in test accuracy, and those of every `every` steps.
     """
 
     def __init__(
-        self, folder: Path, *, newest: int, best: int = 0, every: int | None = None
+        self,
+        folder: Path,
+        *,
+        newest: int,
+        best: int = 0,
+        every: int | None = None,
+        data: Mapping[str, Any] | None = None,
     ) -> None:
-        self._folder = folder.resolve()
+        """`data` is the fingerprint of what the run trains on (`data.fingerprint`)."""
+        self._folder, self._data = folder.resolve(), data
         policies = [
             managers.LatestN(newest),
             managers.BestN(get_metric_fn=_metric, n=best, keep_checkpoints_without_metrics=False),
@@ -120,7 +129,8 @@ class Checkpoints:
                 return
             self._manager.delete(step)
         metrics = dict(metrics or {})
-        about = {"step": step, "data": {"next_batch": next_batch}, "metrics": metrics}
+        data = {"next_batch": next_batch, FINGERPRINT: self._data}
+        about = {"step": step, "data": data, "metrics": metrics}
         about["window"] = [list(each) for each in window]
         meta = seal({**about, "arrays": describe(state)})
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees_of(state).items()}
@@ -159,7 +169,7 @@ class Checkpoints:
         Where there is none at all it returns what `create` does, and 0. Newer ones that are damaged
         are named and renamed. Raises UserError where all are damaged, or for another model's.
         """
-        steps = sorted(_steps_in(self._folder), reverse=True)
+        steps = steps_in(self._folder)
         check_same({f"steps in {self._folder}": steps})  # a network's folder may be late somewhere
         if not steps:
             return create(), 0
@@ -210,12 +220,6 @@ class Checkpoints:
                 found[1]["step"],
             )
         return found
-
-
-def _steps_in(folder: Path) -> list[int]:
-    if not folder.is_dir():
-        return []
-    return [int(path.name) for path in folder.iterdir() if path.name.isdigit() and path.is_dir()]
 
 
 def _set_aside(folder: Path) -> Path:

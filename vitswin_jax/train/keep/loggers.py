@@ -14,7 +14,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
-from vitswin_jax.core.atomic import writing
+from vitswin_jax.core.atomic import replacing, writing
 from vitswin_jax.core.terminal import progress, say
 from vitswin_jax.train.keep.workdir import METRICS
 from vitswin_jax.train.run.plan import Plan
@@ -60,9 +60,8 @@ class Jsonl(Logger):
         self._path = path = workdir / METRICS
         with writing(path):
             kept = read_until(path, start_step)
-            part = path.with_suffix(".part")
-            part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-            part.replace(path)
+            with replacing(path) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
             self._file = path.open("a", buffering=1, encoding="utf-8")
 
     def write(self, step: int, row: Mapping[str, float]) -> None:

@@ -23,6 +23,9 @@ from vitswin_jax.train.state import TrainState
 
 CACHE_BYTES = 2**30  # of chunks that devices of one host have parts of
 ODD = 0x9E3779B1
+FINGERPRINT = "fingerprint"
+"""Of the data, in what is sealed with a checkpoint; older versions wrote none."""
+_STEP = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
 class DamagedError(Exception):
@@ -68,9 +71,33 @@ def checksum(array: jax.Array) -> jax.Array:
     return jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32)
 
 
+def steps_in(folder: Path) -> list[int]:
+    """Returns the steps that have a checkpoint in a folder, the newest first."""
+    if not folder.is_dir():
+        return []
+    names = [path.name for path in folder.iterdir() if path.is_dir()]
+    return sorted((int(name) for name in names if _STEP.fullmatch(name)), reverse=True)
+
+
+def newest_meta(folder: Path) -> dict[str, Any] | None:
+    """Returns what was sealed with the newest checkpoint that can be read; None without one."""
+    for step in steps_in(folder):
+        with contextlib.suppress(DamagedError):
+            return read_meta(folder / str(step))
+    return None
+
+
 def seal(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what is written about a checkpoint with a checksum of its own."""
     return {**meta, "checksum": _sum(meta)}
+
+
+def unsealed(content: Any) -> dict[str, Any] | None:
+    """Returns what was sealed, None where that is not what was written."""
+    if not isinstance(content, dict):
+        return None
+    sealed = {key: value for key, value in content.items() if key != "checksum"}
+    return sealed if _sum(sealed) == content.get("checksum") else None
 
 
 def _sum(content: Mapping[str, Any]) -> int:
@@ -84,8 +111,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """
     meta = _read_json(folder, "meta/metadata")
     _read_json(folder, "_CHECKPOINT_METADATA")
-    content = {key: value for key, value in meta.items() if key != "checksum"}
-    if _sum(content) != meta.get("checksum"):
+    content = unsealed(meta)
+    if content is None:
         raise DamagedError("meta/metadata is not what was written")
     if str(content["step"]) != folder.name:
         raise DamagedError(f"meta/metadata is of step {content['step']}")

@@ -1,0 +1,89 @@
+"""A resume knows its data: what the newest checkpoint recorded of them is compared with what is."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitswin_jax.core.atomic import replacing
+from vitswin_jax.core.types import UserError
+from vitswin_jax.data.fingerprint import changes
+from vitswin_jax.train.keep.stored import FINGERPRINT, newest_meta, seal, unsealed
+from vitswin_jax.train.keep.workdir import ACCEPTED, CHECKPOINTS
+
+log = logging.getLogger(__name__)
+
+FLAG = "--accept_changed_data"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The data of a workdir's newest checkpoint."""
+
+    step: int
+    data: Mapping[str, Any] | None
+    """Their fingerprint; None from a version that wrote none."""
+
+
+def read_recorded(workdir: Path) -> Recorded | None:
+    """Returns the data from which a run would resume, None where it begins.
+
+    Changed data that the user accepted at this checkpoint count, and not those before.
+    """
+    meta = newest_meta(workdir / CHECKPOINTS)
+    if meta is None:
+        return None
+    step, data = meta["step"], meta["data"].get(FINGERPRINT)
+    accepted = _read_accepted(workdir / ACCEPTED)
+    if accepted is not None and accepted["step"] == step:
+        data = accepted[FINGERPRINT]
+    return Recorded(step, data)
+
+
+def check_same_data(
+    workdir: Path, recorded: Recorded, now: Mapping[str, Any], *, accept: bool, labelled: bool
+) -> bool:
+    """Returns whether data changed that the user accepts (`accept`); raises UserError otherwise.
+
+    `now` is the fingerprint of the data that are there. With `labelled` the model has a head of
+    their classes, and takes no other number of them.
+    """
+    if recorded.data is None:
+        log.info(
+            "%s: its checkpoint of step %d does not record its data; they may have changed since.",
+            workdir,
+            recorded.step,
+        )
+        return False
+    what = changes(recorded.data, now, f"step {recorded.step}")
+    if not what:
+        return False
+    classes, had = len(now["classes"]), len(recorded.data["classes"])
+    if labelled and classes != had:
+        raise UserError(
+            f"{workdir}: {what}; a head of {had} classes cannot resume on {classes}, not even "
+            f"with {FLAG}: bring the old data back, or choose another --workdir."
+        )
+    if not accept:
+        raise UserError(f"{workdir}: {what}; {FLAG} resumes on them.")
+    log.info("%s: %s; accepted: it resumes on them.", workdir, what)
+    return True
+
+
+def write_accepted(workdir: Path, step: int, data: Mapping[str, Any]) -> None:
+    """Records that a run resumes on changed data, until its next checkpoint does."""
+    content = seal({"step": step, FINGERPRINT: data})
+    with replacing(workdir / ACCEPTED) as temporary:
+        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def _read_accepted(path: Path) -> dict[str, Any] | None:
+    """Returns what was accepted, None where nothing was, or it was not written whole."""
+    try:
+        return unsealed(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError):
+        return None
