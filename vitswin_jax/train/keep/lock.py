@@ -119,8 +119,8 @@ def _take_over(workdir: Path, path: Path) -> None:
 def _reaches_other_hosts(workdir: Path) -> bool:
     """Returns whether a lock in a folder is seen by all hosts that see the folder."""
     try:
-        mounts = [line.split()[1:4] for line in _MOUNTS.read_text().splitlines()]
-    except OSError:
+        mounts = [line.split()[1:4] for line in _MOUNTS.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeError):
         return True
     real = workdir.resolve()
     # The last of those at the longest path is what is seen.
