@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import logging
 import os
 import socket
 import time
@@ -21,9 +20,10 @@ from typing import Any
 import filelock
 
 from vitswin_jax.core.signals import removed_at_end
+from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 LOCK, MARKER = ".lock", ".lock.pid"
 """The file that is locked, with who holds it; the file that stands in for a lock."""

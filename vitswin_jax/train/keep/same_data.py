@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vitswin_jax.core.atomic import replacing
+from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError
 from vitswin_jax.data.fingerprint import changes
 from vitswin_jax.train.keep.stored import FINGERPRINT, newest_meta, seal, unsealed
 from vitswin_jax.train.keep.workdir import ACCEPTED, CHECKPOINTS
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 FLAG = "--accept_changed_data"
 
