@@ -39,6 +39,7 @@ def work(folder):
     from .judge import Case
 
     logging.disable(logging.CRITICAL)
+    answers, sys.stdout = sys.stdout, sys.stderr  # libraries print
     resource.setrlimit(resource.RLIMIT_AS, (64 << 30, -1))  # for the machine's sake
     cases = {}
     for line in sys.stdin:
@@ -50,7 +51,7 @@ def work(folder):
         outcome, text = cases[kind].judge(int(draw))
         if peak() - before > MEMORY + len(cases[kind].data):
             outcome, text = "over memory", f"{(peak() - before) >> 20} MiB"
-        print(json.dumps([outcome, text]), flush=True)
+        print(json.dumps([outcome, text]), file=answers, flush=True)
 
 
 class Worker:

@@ -29,6 +29,8 @@ from vitswin_jax.weights.formats.read import read_tensors
 from vitswin_jax.weights.open import open_pretrained
 from vitswin_jax.weights.shapes import parameter_shapes
 
+from .datasets import dataset_kinds
+from .images import image_kinds
 from .mutate import (
     BYTES,
     any_bytes,
@@ -214,25 +216,31 @@ SWIN_TORCH = {"family": "swin", "format": "microsoft"}
 
 HEADS = {"num_heads": 1}  # no timm file of this width shows them
 
-KINDS: dict[str, Kind] = {
-    "native": Kind(native),
-    "native-metadata": Kind(native, (native_metadata,), others=False),
-    "native-swin": Kind(one("a", family="swin"), (safetensors_header,)),
-    "safetensors": Kind(one("a.safetensors", format="timm"), (safetensors_header,) * 3, HEADS),
-    "npz": Kind(one("a.npz", format="google")),
-    "npz-deflated": Kind(compressed),
-    "npz-members": Kind(one("a.npz", format="google"), (NPY,), others=False),
-    "pth": Kind(one("a.pth", format="timm"), fields=HEADS),
-    "pth-deflated": Kind(deflated, fields=HEADS),
-    "pth-members": Kind(one("a.pth", format="timm"), (PICKLE, PICKLE, MEMBER), HEADS, others=False),
-    "pth-swin": Kind(one("a.pth", **SWIN_TORCH), (PICKLE, PICKLE)),
-    "pth-legacy": Kind(legacy, (pickle_step,) * 4, HEADS),
-    "index": Kind(index, (json_value,) * 6, HEADS),
-    "shard": Kind(shard, (safetensors_header,), HEADS),
-    "config-timm": Kind(timm_folder, (json_value,) * 12),
-    "config-transformers": Kind(transformers_folder, (json_value,) * 12),
-    "preprocessor": Kind(processor, (json_value,) * 12),
-}
+KINDS: dict[str, Kind] = (
+    {
+        "native": Kind(native),
+        "native-metadata": Kind(native, (native_metadata,), others=False),
+        "native-swin": Kind(one("a", family="swin"), (safetensors_header,)),
+        "safetensors": Kind(one("a.safetensors", format="timm"), (safetensors_header,) * 3, HEADS),
+        "npz": Kind(one("a.npz", format="google")),
+        "npz-deflated": Kind(compressed),
+        "npz-members": Kind(one("a.npz", format="google"), (NPY,), others=False),
+        "pth": Kind(one("a.pth", format="timm"), fields=HEADS),
+        "pth-deflated": Kind(deflated, fields=HEADS),
+        "pth-members": Kind(
+            one("a.pth", format="timm"), (PICKLE, PICKLE, MEMBER), HEADS, others=False
+        ),
+        "pth-swin": Kind(one("a.pth", **SWIN_TORCH), (PICKLE, PICKLE)),
+        "pth-legacy": Kind(legacy, (pickle_step,) * 4, HEADS),
+        "index": Kind(index, (json_value,) * 6, HEADS),
+        "shard": Kind(shard, (safetensors_header,), HEADS),
+        "config-timm": Kind(timm_folder, (json_value,) * 12),
+        "config-transformers": Kind(transformers_folder, (json_value,) * 12),
+        "preprocessor": Kind(processor, (json_value,) * 12),
+    }
+    | image_kinds(Kind)
+    | dataset_kinds(Kind)
+)
 """`-members` and `-metadata` have right checksums after the change, so that readers get to it."""
 
 
