@@ -27,6 +27,7 @@ from vitswin_jax.data.decode import decode_image
 from vitswin_jax.data.sources.digits import EMBEDDED, digits_directory
 from vitswin_jax.data.sources.files import is_remote
 from vitswin_jax.data.sources.open import check_same_classes, open_dataset, prepared_folder
+from vitswin_jax.data.sources.prepared import prepared_builder
 from vitswin_jax.data.sources.splits import Dataset
 from vitswin_jax.data.sources.tfds import TfdsSource, tfds_builder
 from vitswin_jax.data.sources.tfrecord import convert_tfrecord, is_tfrecord_dataset
@@ -196,9 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _summary(directory: Path) -> str:
-    import tensorflow_datasets as tfds
-
-    info = tfds.builder_from_directory(directory).info
+    info = prepared_builder(directory).info
     name = info.name
     classes = len(TfdsSource(directory, next(iter(info.splits)), name=name).class_names)
     splits = ", ".join(f"{split} {part.num_examples:,}" for split, part in info.splits.items())

@@ -11,6 +11,7 @@ from typing import Any, SupportsIndex
 from vitswin_jax.core.types import Label, Record, UserError, nearest
 from vitswin_jax.data.sources.described import Numbered
 from vitswin_jax.data.sources.digits import EMBEDDED
+from vitswin_jax.data.sources.prepared import prepared_builder
 
 
 class TfdsSource(Numbered):
@@ -26,14 +27,15 @@ class TfdsSource(Numbered):
 
         self._directory, self._split, self._dataset = os.fspath(directory), split, name
         self.name = f"{name}:{split}"
-        info = tfds.builder_from_directory(self._directory).info
+        builder = prepared_builder(self._directory)
+        info = builder.info
         self._image, self._label = _image_and_label(info, name)
         self.class_names = tuple(info.features[self._label].names)
         self._version, self._sizes = info.full_name, _sizes(info, split)
         skip = {self._image: tfds.decode.SkipDecoding()}
-        builder = tfds.builder_from_directory(self._directory)
         try:
             self._records = builder.as_data_source(split, decoders=skip)
+            self._length = len(self._records)
         except ValueError as error:
             raise UserError(
                 f"{name}: no split {split!r}; there are {', '.join(info.splits)}, and parts of "
@@ -45,27 +47,35 @@ class TfdsSource(Numbered):
                 f"random access; {_prepare_command(self._directory, 'ANOTHER_DIR')} copies them "
                 "into ArrayRecord."
             ) from error
+        except Exception as error:  # ArrayRecord's reader, TFDS and Python, on damaged files
+            raise UserError(
+                f"{name}: the files of the split {split!r} in {self._directory} are missing or "
+                "damaged; copy or prepare them again."
+            ) from error
 
     def __reduce__(self) -> tuple:
         # TFDS's objects are large and partly unpicklable; a worker opens the files again.
         return _open_tfds, (self._directory, self._split, self._dataset)
 
     def __len__(self) -> int:
-        return len(self._records)
+        return self._length
 
     def __getitem__(self, index: SupportsIndex) -> Record:
         index = operator.index(index)
         try:
             record = self._records[index]
-        except RuntimeError as error:  # ArrayRecord's reader, on damaged files
-            raise UserError(f"{self.describe(index)}: the record is damaged: {error}.") from error
-        label = int(record[self._label])
+            image, label = record[self._image], int(record[self._label])
+        except Exception as error:  # ArrayRecord's reader, protobuf and TFDS, on damaged files
+            raise UserError(
+                f"{self.describe(index)}: the record is damaged; copy or prepare the files in "
+                f"{self._directory} again."
+            ) from error
         if not 0 <= label < len(self.class_names):
             raise UserError(
                 f"{self.describe(index)}: has the label {label}, outside [0, "
                 f"{len(self.class_names)}); use a split whose labels are public."
             )
-        return Record(image=record[self._image], label=label)
+        return Record(image=image, label=label)
 
     def facts(self, indices: Sequence[int]) -> dict[str, Sequence[Any]]:
         """Returns the version and, as TFDS counted them when it prepared the data, their bytes.

@@ -18,6 +18,7 @@ from typing import Any
 import google_crc32c
 
 from vitswin_jax.core.types import UserError
+from vitswin_jax.data.sources.prepared import prepared_builder
 
 _HEADER, _FOOTER = struct.Struct("<QI"), 4
 
@@ -57,7 +58,7 @@ def is_tfrecord_dataset(directory: str | os.PathLike[str]) -> bool:
     """Returns whether TFDS has prepared a dataset in a directory as TFRecord files."""
     import tensorflow_datasets as tfds
 
-    info = tfds.builder_from_directory(directory).info
+    info = prepared_builder(directory).info
     return info.file_format == tfds.core.FileFormat.TFRECORD
 
 
@@ -72,7 +73,7 @@ def convert_tfrecord(
     """
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(directory)
+    builder = prepared_builder(directory)
     root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
     target = root / Path(*builder.info.full_name.split("/"))
     if target.exists():
@@ -109,7 +110,9 @@ def _copy(builder: Any, directory: Path, copy: Path) -> None:
                 try:
                     builder.info.features.deserialize_example_np(record, decoders=skip)
                 except Exception as error:  # protobuf's and TFDS's own, on damaged bytes
-                    raise UserError(f"{path}: record {written} is damaged: {error}.") from error
+                    raise UserError(
+                        f"{path}: record {written} is damaged; copy it again."
+                    ) from error
                 writer.write(record)
                 written += 1
             writer.close()
