@@ -7,10 +7,17 @@ from pathlib import Path
 
 import jinja2
 
+from vitswin_jax.core.terminal import printable
+
 
 def percent(fraction: float) -> str:
     """Returns "98.7 %" for 0.987, and a dash for NaN."""
     return "–" if math.isnan(fraction) else f"{100 * fraction:.1f} %"
+
+
+def _shown(value: object) -> object:
+    """Returns a text that a page names as one that can be printed: names may be no UTF-8."""
+    return printable(value) if type(value) is str else value
 
 
 def template(name: str) -> jinja2.Template:
@@ -18,6 +25,7 @@ def template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=_shown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from vitswin_jax.core.atomic import replacing
+from vitswin_jax.core.terminal import printable
 
 AT_MOST = 1000
 """Pictures on a sheet: more make a file that viewers do not open."""
@@ -59,7 +60,7 @@ def write_sheet(path: str | os.PathLike[str], pictures: Sequence[Picture]) -> Pa
         place = left + (_SIDE - width) // 2, top + (_SIDE - height) // 2
         sheet.paste(Image.fromarray(picture.image), place)
         for n, (line, ink) in enumerate(zip(picture.lines, _INKS, strict=True)):
-            text = _fitted(line, font)
+            text = _fitted(printable(line), font)
             draw.text((left, top + _SIDE + 2 + n * _LINE), text, fill=ink, font=font)
     with replacing(path) as temporary:
         sheet.save(temporary, "PNG")
