@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import fnmatch
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,7 +75,8 @@ def _one_model(name: str) -> tuple[str, nn.Module] | None:
     The names of all models go before a file's, so that no folder hides a list.
     """
     exact = name in VARIANTS or name in ALIASES
-    if not exact and (_is_pattern(name) or _found(name, VARIANTS)):
+    pattern = _is_pattern(name) and not os.path.exists(name)  # noqa: PTH110, a name of any kind
+    if not exact and (pattern or _found(name, VARIANTS)):
         return None
     from vitswin_jax.models.registry import create_model, resolve_name  # imports Flax
     from vitswin_jax.weights.locate import split_key

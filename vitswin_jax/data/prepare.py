@@ -106,6 +106,7 @@ def _pack(
         )
     for other in others:
         check_same_classes(first, other)
+    _check_names(dataset.name, first.class_names)
     _check_images(splits.values())
     with tempfile.TemporaryDirectory() as downloads:  # TFDS makes one even for nothing
         builder = EncodedImageBuilder(
@@ -125,6 +126,17 @@ def _pack(
                 f"{error.strerror or error}."
             ) from error
     return Path(builder.data_dir)
+
+
+def _check_names(dataset: str, class_names: Sequence[str]) -> None:
+    """Raises UserError for names that TFDS does not read back: it keeps one a line, in UTF-8."""
+    for name in class_names:
+        text = name.encode("utf-8", "ignore").decode()
+        if text != name or name.strip() != name or len(name.splitlines()) != 1:
+            raise UserError(
+                f"{dataset}: the class name {name!r} cannot be kept by TFDS, which has one a line "
+                "in UTF-8; rename it, or train on the dataset as it is."
+            )
 
 
 def _dataset_name(dataset: str, name: str | None) -> str:

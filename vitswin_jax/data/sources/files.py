@@ -11,6 +11,7 @@ import glob
 import operator
 import os
 import posixpath
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -63,12 +64,12 @@ def is_remote(path: str) -> bool:
 
 def is_folder(path: str) -> bool:
     """Returns whether a folder is there."""
-    return _remote(path).isdir(path) if is_remote(path) else Path(path).is_dir()
+    return _remote(path).isdir(path) if is_remote(path) else _native(path).is_dir()
 
 
 def is_file(path: str) -> bool:
     """Returns whether a file is there."""
-    return _remote(path).isfile(path) if is_remote(path) else Path(path).is_file()
+    return _remote(path).isfile(path) if is_remote(path) else _native(path).is_file()
 
 
 def folder_names(path: str) -> list[str]:
@@ -78,7 +79,7 @@ def folder_names(path: str) -> list[str]:
         names = [item["name"].rstrip("/") for item in items if item["type"] == "directory"]
         names = [name.rpartition("/")[2] for name in names]
     else:
-        names = [item.name for item in Path(path).iterdir() if item.is_dir()]
+        names = [_as_text(item.name) for item in _native(path).iterdir() if item.is_dir()]
     return sorted(name for name in names if not _is_hidden(name))
 
 
@@ -103,7 +104,8 @@ def _remote_paths(path: str, deep: bool) -> Iterator[str]:
 
 def _local_paths(path: str, deep: bool) -> Iterator[str]:
     above: dict[str, frozenset[str]] = {}  # real paths that a folder is in, by its path
-    for directory, folders, names in os.walk(path, followlinks=True):
+    root = _native(path)
+    for directory, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(directory)
         inside_of = above.pop(directory.replace(os.sep, "/"), frozenset())
         if any(f"{outer}{os.sep}".startswith(f"{real}{os.sep}") for outer in inside_of):
@@ -111,8 +113,8 @@ def _local_paths(path: str, deep: bool) -> Iterator[str]:
             continue
         folders[:] = [name for name in folders if deep and not _is_hidden(name)]
         above |= dict.fromkeys((f"{directory}/{name}" for name in folders), inside_of | {real})
-        inside = os.path.relpath(directory, path).replace(os.sep, "/")
-        yield from names if inside == "." else (f"{inside}/{name}" for name in names)
+        inside = os.path.relpath(directory, root).replace(os.sep, "/")
+        yield from (_as_text(name if inside == "." else f"{inside}/{name}") for name in names)
 
 
 def matching(pattern: str) -> list[str]:
@@ -120,7 +122,8 @@ def matching(pattern: str) -> list[str]:
     if is_remote(pattern):
         files = _remote(pattern)
         return sorted(files.unstrip_protocol(path) for path in files.glob(pattern))
-    return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207, a pattern may be absolute
+    found = glob.glob(str(_native(pattern)), recursive=True)  # noqa: PTH207, it may be absolute
+    return sorted(map(_as_text, found))
 
 
 def read_file(path: str, *, start: int | None = None, stop: int | None = None) -> bytes:
@@ -131,7 +134,8 @@ def read_file(path: str, *, start: int | None = None, stop: int | None = None) -
     try:
         if is_remote(path):
             return _remote(path).cat_file(path, start=start, end=stop)
-        with open(path, "rb") as file:  # noqa: PTH123, for every image: Path costs as much again
+        native = path if _UTF_8 else _native(path)  # for every image: Path costs as much again
+        with open(native, "rb") as file:  # noqa: PTH123
             file.seek(start or 0)
             return file.read(-1 if stop is None else stop - (start or 0))
     except UserError:
@@ -140,23 +144,29 @@ def read_file(path: str, *, start: int | None = None, stop: int | None = None) -
         raise UserError(f"{path}: cannot be read: No such file.") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:  # of a name with a NUL
+        raise UserError(f"{path}: cannot be read: no file can be called that.") from error
     except Exception as error:  # an object store's client raises exceptions of its own
         if not is_remote(path):
             raise
         raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}.") from error
 
 
-def read_text(path: str) -> str:
-    """Returns a file's text; raises UserError where it cannot be read or is not UTF-8."""
+def read_text(path: str, *, file_names: bool = False) -> str:
+    """Returns a file's text; raises UserError where it cannot be read or is not UTF-8.
+
+    With `file_names`, bytes that are not UTF-8 are as Python has them in names of files.
+    """
+    errors = "surrogateescape" if file_names else "strict"
     try:
-        return read_file(path).decode("utf-8-sig")  # spreadsheets begin theirs with a mark
+        return read_file(path).decode("utf-8-sig", errors)  # spreadsheets begin with a mark
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text: {error.reason}.") from error
 
 
 def open_file(path: str) -> Any:
     """Opens a file, a binary one to be read from and sought in."""
-    return _remote(path).open(path, "rb") if is_remote(path) else Path(path).open("rb")
+    return _remote(path).open(path, "rb") if is_remote(path) else _native(path).open("rb")
 
 
 def version_of(path: str) -> tuple[str, int, str]:
@@ -165,8 +175,24 @@ def version_of(path: str) -> tuple[str, int, str]:
         info = _remote(path).info(path)
         times = ("mtime", "LastModified", "updated", "last_modified", "created", "etag")
         return path, info["size"], str(next((info[key] for key in times if key in info), ""))
-    status = Path(path).stat()
-    return str(Path(path).resolve()), status.st_size, str(status.st_mtime_ns)
+    native = _native(path)
+    status = native.stat()
+    return _as_text(str(native.resolve())), status.st_size, str(status.st_mtime_ns)
+
+
+_UTF_8 = sys.getfilesystemencoding().lower() in ("utf-8", "utf8")
+
+
+def _native(path: str) -> Path:
+    """Returns a path as Python calls it here: a table's names are UTF-8 and a locale may not be."""
+    if not _UTF_8:
+        path = os.fsdecode(path.encode("utf-8", "surrogateescape"))
+    return Path(path)
+
+
+def _as_text(name: str) -> str:
+    """Returns what Python calls a file as text that is the same in each locale."""
+    return name if _UTF_8 else os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
 def _remote(path: str) -> Any:

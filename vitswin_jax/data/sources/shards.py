@@ -193,7 +193,10 @@ def _index(path: str) -> list[Member]:
     labels: dict[str, str] = {}
     wrong = []
     try:
-        with open_file(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        with (
+            open_file(path) as file,
+            tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive,
+        ):
             for member in archive:
                 folder, slash, last = member.name.rpartition("/")
                 stem, dot, suffix = last.partition(".")

@@ -75,7 +75,7 @@ def open_table(pattern: str, *, outside_files: bool = False) -> Dataset:
 
 def _read(table: str, split: str) -> Iterator[Row]:
     """Gives a table's rows; `split` is that of the table where it has no such column."""
-    reader = csv.DictReader(io.StringIO(read_text(table), newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO(read_text(table, file_names=True), newline=""), strict=True)
     columns = reader.fieldnames or []
     if missing := [column for column in (PATH, LABEL) if column not in columns]:
         raise UserError(
@@ -89,6 +89,8 @@ def _read(table: str, split: str) -> Iterator[Row]:
         for row in reader:
             path, classes = row[PATH], parse_label(row[LABEL] or "")
             part = row[SPLIT] if SPLIT in columns else split
+            if not _is_utf_8(f"{row[LABEL]}{part}"):
+                raise UserError(f"{table}: is not UTF-8 text: line {reader.line_num}.")
             if not path or not classes or not part or None in row:
                 wrong.append(str(reader.line_num))
             else:
@@ -101,6 +103,11 @@ def _read(table: str, split: str) -> Iterator[Row]:
             f"{', '.join(c for c in (PATH, LABEL, SPLIT) if c in columns)} empty; line(s) "
             f"{listed(wrong)} do not."
         )
+
+
+def _is_utf_8(text: str) -> bool:
+    """Returns whether a text was UTF-8; names of files need not be."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _check_inside(table: str, root: str, rows: list[Row]) -> None:
@@ -125,4 +132,6 @@ def _check_paths(pattern: str, root: str, rows: list[Row]) -> None:
         )
     paths = [join(root, path) for path in count]
     if missing := [path for path in paths if not is_remote(path) and not is_file(path)]:
+        if unreadable := [path for path in missing if not _is_utf_8(path)]:
+            raise UserError(f"{pattern}: is not UTF-8 text: {listed(unreadable)} is not there.")
         raise UserError(f"{pattern}: {len(missing):,} image(s) are not there: {listed(missing)}.")
