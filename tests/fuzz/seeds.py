@@ -29,6 +29,7 @@ from vitswin_jax.weights.formats.read import read_tensors
 from vitswin_jax.weights.open import open_pretrained
 from vitswin_jax.weights.shapes import parameter_shapes
 
+from . import workdirs
 from .datasets import dataset_kinds
 from .images import image_kinds
 from .mutate import (
@@ -209,6 +210,11 @@ def processor(folder):
     return transformers_folder(folder, "preprocessor_config.json")
 
 
+def workdir(folder):
+    """A run's workdir after two checkpoints, as an archive."""
+    return workdirs.write(folder, save(folder / "model.safetensors"))
+
+
 MEMBER = in_member(any_bytes)
 NPY = in_member(any_bytes, ".npy")
 PICKLE = in_member(pickle_step, "data.pkl")
@@ -237,6 +243,7 @@ KINDS: dict[str, Kind] = (
         "config-timm": Kind(timm_folder, (json_value,) * 12),
         "config-transformers": Kind(transformers_folder, (json_value,) * 12),
         "preprocessor": Kind(processor, (json_value,) * 12),
+        "workdir": Kind(workdir, (workdirs.damage,), others=False, read=workdirs.read),
     }
     | image_kinds(Kind)
     | dataset_kinds(Kind)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict
 
+from vitswin_jax.core.json import read_json
+from vitswin_jax.core.rows import STEP, read_rows
 from vitswin_jax.core.types import UserError
 from vitswin_jax.report.figures import Series
 
@@ -44,18 +45,11 @@ def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, Series]:
     A run that was killed may have left half a line, and one that was resumed may have repeated
     steps, of which the last counts.
     """
-    path = Path(workdir) / "metrics.jsonl"
-    if not path.exists():
-        return {}
     values: dict[str, dict[int, float]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
+    for _, row in read_rows(Path(workdir) / "metrics.jsonl").lines:
         for key, value in row.items():
-            if key != "step" and isinstance(value, int | float):
-                values.setdefault(key, {})[row["step"]] = value
+            if key != STEP and value is not None:
+                values.setdefault(key, {})[row[STEP]] = value
     ordered = {key: dict(sorted(series.items())) for key, series in values.items()}
     return {key: (tuple(series), tuple(series.values())) for key, series in ordered.items()}
 
@@ -63,7 +57,7 @@ def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, Series]:
 def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns a run's config.json; {} where there is none."""
     path = Path(workdir) / "config.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return read_json(path, {"type": "object"}) if path.exists() else {}
 
 
 def check_comparable(config: dict[str, Any], other: str | os.PathLike[str]) -> None:

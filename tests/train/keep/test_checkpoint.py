@@ -222,6 +222,28 @@ def test_no_flipped_bit_anywhere_is_taken_for_the_truth(saved, two):
     assert 4 < skipped < len(files)
 
 
+@pytest.mark.parametrize("name", ["9" * 30, "\u00b2", "013", "x", "13.orbax-checkpoint-tmp"])
+@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.write_text("")])
+def test_what_else_is_in_the_folder_stops_nothing(saved, name, make):
+    make(saved / name)
+    assert_same(restore(saved, make_state(0))[0], make_state(12))
+    save(saved, 14)
+    assert_same(restore(saved, make_state(0))[0], make_state(14))
+
+
+def test_a_file_where_a_checkpoint_is_expected_is_damaged(saved, caplog):
+    (saved / "13").write_text("")
+    assert_same(restore(saved, make_state(0))[0], make_state(12))
+    assert f"{saved / '13'}: damaged" in caplog.text
+    assert (saved / "13.damaged-1").is_file()
+
+
+def test_a_file_where_their_folder_is_expected_is_one_line(tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(UserError, match=r"/checkpoints: cannot be read \(Not a directory\)\.$"):
+        restore(tmp_path / "checkpoints", make_state(0))
+
+
 def test_where_all_are_damaged_each_is_named_and_nothing_is_touched(saved):
     truncate(saved / "12")
     forge(saved / "12")

@@ -42,6 +42,22 @@ def test_a_resumed_run_drops_what_lies_beyond_its_checkpoint(tmp_path):
     ]
 
 
+def test_lines_that_are_no_rows_are_left_out_and_kept_beside(tmp_path, caplog):
+    rows = [json.dumps({"step": step, "train/loss": float(step)}) for step in (1, 2, 3)]
+    content = "\n".join([rows[0], "\0\0", "[]", rows[1], rows[2], '{"st']).encode() + b"\xff"
+    for number in (1, 2):
+        (tmp_path / "metrics.jsonl").write_bytes(content)
+        Jsonl(tmp_path, PLAN, start_step=2).close()
+        assert (tmp_path / "metrics.jsonl").read_text().splitlines() == rows[:2]
+        assert (tmp_path / f"metrics.jsonl.damaged-{number}").read_bytes() == content
+        assert caplog.messages[-1] == (
+            f"{tmp_path}/metrics.jsonl: 2 lines are no row of a run, and left out; "
+            f"metrics.jsonl.damaged-{number} has all."
+        )
+    Jsonl(tmp_path, PLAN, start_step=2).close()
+    assert len(caplog.messages) == 2
+
+
 def test_away_from_a_terminal_progress_is_plain_lines():
     stream = io.StringIO()
     progress = Progress(Path(), PLAN, start_step=0, stream=stream)

@@ -19,7 +19,7 @@ from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.models.registry import model_kwargs
 from vitswin_jax.train.optim.ema import Ema
 from vitswin_jax.train.optim.optimizers import make_tx
-from vitswin_jax.train.run.start import make_start, reconcile
+from vitswin_jax.train.run.start import make_start, read_start, reconcile, save_start
 from vitswin_jax.train.sharding import create_mesh
 from vitswin_jax.train.state import create_state
 from vitswin_jax.trainer import train_and_evaluate
@@ -279,3 +279,32 @@ def test_what_cannot_be_started_from_writes_nothing(
     with pytest.raises(UserError, match=message) as error:
         train_and_evaluate(make_config(**changes), tmp_path / "run")
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_a_start_that_was_kept_is_read_again_or_refused_in_a_line(weights, tmp_path):
+    begun = start(weights)
+    save_start(tmp_path, begun)
+    fields = model_kwargs("vit") | {"num_classes": 3}
+    again = read_start(tmp_path, name="vit", fields=fields)
+    assert (again.model, again.preprocess) == (begun.model, begun.preprocess)
+    assert again.origin.sha256 == begun.origin.sha256
+    path = tmp_path / "start.json"
+    text = path.read_text()
+    content = json.loads(text)
+    del content["checksum"]
+    path.write_text(json.dumps(content))  # as older versions wrote it
+    assert read_start(tmp_path, name="vit", fields=fields) == again
+    preprocess = content["preprocess"] | {"nonsense": 1}
+    for damaged in (
+        "[]", "", "\0", "[" * 100_000, "{}",
+        text.replace("tanh", "erf"), text.replace("0.7", "0.8"),
+        json.dumps(content | {"sha256": 3}), json.dumps(content | {"preprocess": preprocess}),
+        json.dumps(content | {"hints": []}), json.dumps(content | {"more": 1}),
+    ):  # fmt: skip
+        path.write_text(damaged)
+        with pytest.raises(UserError) as caught:
+            read_start(tmp_path, name="vit", fields=fields)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert str(caught.value).endswith("; remove it, and the run takes it from init_from again.")
+    path.unlink()
+    assert read_start(tmp_path, name="vit", fields=fields) is None

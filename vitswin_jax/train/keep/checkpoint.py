@@ -106,7 +106,15 @@ class Checkpoints:
     def _manager(self) -> ocp.CheckpointManager:
         """Orbax's manager, which reads the folder when it is first used: damage is then aside."""
         if self._opened is None:
-            self._opened = ocp.CheckpointManager(self._folder, options=self._options)
+            try:
+                self._opened = ocp.CheckpointManager(self._folder, options=self._options)
+            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+                if _LOST.search(repr(error)):
+                    raise
+                raise UserError(
+                    f"{self._folder}: cannot be opened by Orbax, for it is no folder of "
+                    "checkpoints, or one of them is damaged; choose another --workdir."
+                ) from error
         return self._opened
 
     def save(

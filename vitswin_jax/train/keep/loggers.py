@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -15,25 +17,30 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from vitswin_jax.core.atomic import replacing, writing
-from vitswin_jax.core.terminal import progress, say
+from vitswin_jax.core.rows import STEP, read_rows
+from vitswin_jax.core.terminal import logger, progress, say
 from vitswin_jax.train.keep.workdir import METRICS
 from vitswin_jax.train.run.plan import Plan
+
+log = logger(__name__)
 
 TIME = "time/"
 """The beginning of the names of shares of time."""
 
 
 def read_until(path: Path, step: int) -> list[str]:
-    """Returns the whole lines of a metrics file up to `step`: what a resumed run keeps."""
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:  # the line that a killed process was writing
-            break
-        if row["step"] <= step:
-            kept.append(line)
-    return kept
+    """Returns the rows of a metrics file up to `step` as written: what a resumed run keeps.
+
+    Lines that are no rows of a run are left out; the whole file is then kept beside it.
+    """
+    rows = read_rows(path)
+    if rows.foreign:
+        names = (f"{path.name}.damaged-{number}" for number in itertools.count(1))
+        aside = next(place for place in map(path.with_name, names) if not place.exists())
+        shutil.copyfile(path, aside)
+        many = f"{rows.foreign:,} lines are" if rows.foreign > 1 else "a line is"
+        log.warning("%s: %s no row of a run, and left out; %s has all.", path, many, aside.name)
+    return [line for line, row in rows.lines if row[STEP] <= step]
 
 
 class Logger:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ import tensorstore as ts
 from jax import lax
 from jax.experimental import multihost_utils
 
+from vitswin_jax.core.json import read_json
 from vitswin_jax.core.types import UserError
 from vitswin_jax.train.optim.groups import path_of
 from vitswin_jax.train.state import TrainState
@@ -25,6 +27,23 @@ CACHE_BYTES = 2**30  # of chunks that devices of one host have parts of
 ODD = 0x9E3779B1
 FINGERPRINT = "fingerprint"
 """Of the data, in what is sealed with a checkpoint; older versions wrote none."""
+CHECKSUM = "checksum"
+_ABOUT = "_CHECKPOINT_METADATA"
+_ABOUT_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "item_handlers": {"type": ["object", "string", "null"]},
+        "metrics": {"type": ["object", "null"]},
+        "performance_metrics": {
+            "type": ["object", "null"],
+            "additionalProperties": {"type": ["number", "integer", "null"]},
+        },
+        "init_timestamp_nsecs": {"type": ["integer", "null"]},
+        "commit_timestamp_nsecs": {"type": ["integer", "null"]},
+        "custom_metadata": {"type": ["object", "null"]},
+    },
+}
+"""What Orbax writes about a checkpoint, and reads when a run saves its next one."""
 _STEP = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
@@ -72,10 +91,13 @@ def checksum(array: jax.Array) -> jax.Array:
 
 
 def steps_in(folder: Path) -> list[int]:
-    """Returns the steps that have a checkpoint in a folder, the newest first."""
-    if not folder.is_dir():
+    """Returns the steps that have a checkpoint in a folder, whole or not, the newest first."""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208, names only
+    except FileNotFoundError:
         return []
-    names = [path.name for path in folder.iterdir() if path.is_dir()]
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror}).") from error
     return sorted((int(name) for name in names if _STEP.fullmatch(name)), reverse=True)
 
 
@@ -89,15 +111,15 @@ def newest_meta(folder: Path) -> dict[str, Any] | None:
 
 def seal(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what is written about a checkpoint with a checksum of its own."""
-    return {**meta, "checksum": _sum(meta)}
+    return {**meta, CHECKSUM: _sum(meta)}
 
 
 def unsealed(content: Any) -> dict[str, Any] | None:
     """Returns what was sealed, None where that is not what was written."""
     if not isinstance(content, dict):
         return None
-    sealed = {key: value for key, value in content.items() if key != "checksum"}
-    return sealed if _sum(sealed) == content.get("checksum") else None
+    sealed = {key: value for key, value in content.items() if key != CHECKSUM}
+    return sealed if _sum(sealed) == content.get(CHECKSUM) else None
 
 
 def _sum(content: Mapping[str, Any]) -> int:
@@ -110,7 +132,11 @@ def read_meta(folder: Path) -> dict[str, Any]:
     Orbax's own files about it, which its manager reads at its start, must be as they were too.
     """
     meta = _read_json(folder, "meta/metadata")
-    _read_json(folder, "_CHECKPOINT_METADATA")
+    _read_json(folder, _ABOUT)
+    try:
+        read_json(folder / _ABOUT, _ABOUT_SCHEMA)
+    except UserError as error:
+        raise DamagedError(f"{_ABOUT} is not what was written") from error
     content = unsealed(meta)
     if content is None:
         raise DamagedError("meta/metadata is not what was written")
@@ -128,7 +154,7 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
         raise DamagedError(f"{name} is missing") from error
     except OSError as error:
         raise DamagedError(f"{name} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedError(f"{name} is not JSON") from error
     if not isinstance(value, dict):
         raise DamagedError(f"{name} is not what was written")

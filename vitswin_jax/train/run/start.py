@@ -30,6 +30,7 @@ from jax.typing import DTypeLike
 
 from vitswin_jax.core.atomic import replacing
 from vitswin_jax.core.choices import Faults
+from vitswin_jax.core.json import read_json
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Params, UserError, with_tuples
 from vitswin_jax.data.augment.transforms import Preprocess
@@ -39,6 +40,7 @@ from vitswin_jax.models.registry import create_model, model_kwargs, resolve_name
 from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.scan import stack_blocks
+from vitswin_jax.train.keep.stored import CHECKSUM, seal, unsealed
 from vitswin_jax.train.keep.workdir import START
 from vitswin_jax.train.state import fill_head_biases
 from vitswin_jax.weights.download import file_digest
@@ -68,6 +70,23 @@ class Origin:
     """Of the model, where they are the file's."""
     adapted: Sequence[str] = ()
     """A line for each adaptation."""
+
+
+_ORIGIN = {
+    "type": "object",
+    "required": ["init_from", "sha256", "preprocess", "hints", "fields", "adapted"],
+    "properties": {
+        "init_from": {"type": "string"},
+        "sha256": {"type": "string"},
+        "name": {"type": ["string", "null"]},
+        "preprocess": {"type": "object"},
+        "hints": {"type": "object"},
+        "fields": {"type": "object"},
+        "fresh_head": {"type": "boolean"},
+        "adapted": {"type": "array", "items": {"type": "string"}},
+    },
+}
+"""The schema of a start.json: an `Origin` as JSON."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +219,8 @@ def save_start(workdir: Path, start: Start) -> None:
     if start.origin is not None and jax.process_index() == 0:
         with replacing(workdir / START) as temporary:
             temporary.write_text(
-                json.dumps(dataclasses.asdict(start.origin), indent=1) + "\n", encoding="utf-8"
+                json.dumps(seal(dataclasses.asdict(start.origin)), indent=1) + "\n",
+                encoding="utf-8",
             )
 
 
@@ -215,11 +235,19 @@ def read_start(
     path = workdir / START
     if not path.exists():
         return None
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    tuples = {key: with_tuples(saved[key]) for key in ("hints", "fields", "adapted")}
-    origin = Origin(**saved | tuples)
+    try:
+        saved = read_json(path, _ORIGIN)
+        if CHECKSUM in saved:  # older versions wrote none
+            saved = unsealed(saved)
+        tuples = {key: with_tuples(saved[key]) for key in ("hints", "fields", "adapted")}
+        origin = Origin(**saved | tuples)
+        transform = Preprocess(**origin.preprocess)
+    except (UserError, TypeError, ValueError, KeyError) as error:
+        reason = str(error) if isinstance(error, UserError) else f"{path}: is not what was written."
+        advice = "remove it, and the run takes it from init_from again"
+        raise UserError(f"{reason.rstrip('.')}; {advice}.") from error
     model = _around(create_model(name, **{**fields, **origin.fields}), pretrain)
-    return Start(model, Preprocess(**origin.preprocess), origin)
+    return Start(model, transform, origin)
 
 
 def read_model(weights: Pretrained, model: nn.Module, *, fresh_head: bool = False) -> Params:
