@@ -12,6 +12,7 @@ from PIL import Image
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.data.fingerprint import changes, fingerprint
+from vitswin_jax.data.sources.huggingface import HuggingFaceSource
 from vitswin_jax.data.sources.open import open_source
 
 
@@ -119,3 +120,32 @@ def test_what_is_missing_is_one_line(datasets, make, tmp_path, monkeypatch):
     assert "c: cannot be opened by the package datasets: " in error(tmp_path / "c")
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert "needs the package datasets; `pip install vitswin_jax[datasets]`" in error("hf:mnist")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_files_outside_of_a_saved_folder_need_a_flag(datasets, tmp_path):
+    (tmp_path / "owl.png").write_bytes(png(3))
+    rows = {"photo": [{"bytes": None, "path": str(tmp_path / "owl.png")}] * 2, "species": [0, 1]}
+    label = datasets.ClassLabel(names=["owl", "wren"])
+    columns = datasets.Features(
+        {
+            "photo": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")},
+            "species": label,
+        }
+    )
+    table = datasets.Dataset.from_dict(rows, features=columns)
+    table.save_to_disk(str(tmp_path / "birds"))
+    source = HuggingFaceSource(
+        str(tmp_path / "birds"), "all", table.cast_column("photo", datasets.Image())
+    )
+    with pytest.raises(
+        UserError, match=r"owl\.png, which is outside .* config\.data\.outside_files"
+    ):
+        source[0]
+    source = HuggingFaceSource(
+        str(tmp_path / "birds"),
+        "all",
+        table.cast_column("photo", datasets.Image()),
+        outside_files=True,
+    )
+    assert source[0]["image"] == png(3)

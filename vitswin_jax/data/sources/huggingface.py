@@ -5,11 +5,18 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, SupportsIndex
 
 from vitswin_jax.core.types import Label, Record, UserError
 from vitswin_jax.data.sources.described import Numbered
-from vitswin_jax.data.sources.files import is_file, is_folder, read_file
+from vitswin_jax.data.sources.files import (
+    is_file,
+    is_folder,
+    is_inside,
+    is_remote,
+    read_file,
+)
 from vitswin_jax.data.sources.labels import listed
 from vitswin_jax.data.sources.splits import ALL, Dataset
 
@@ -23,17 +30,19 @@ def is_saved(folder: str) -> bool:
     return any(is_file(f"{folder}/{name}") for name in (_DIVIDED, _UNDIVIDED))
 
 
-def open_huggingface(dataset: str) -> Dataset:
+def open_huggingface(dataset: str, *, outside_files: bool = False) -> Dataset:
     """Returns a dataset: "hf:NAME" or "hf:NAME:CONFIG" of the hub, or a saved folder.
 
     Needs one image and one ClassLabel, or one list of them, in each record. Raises UserError
-    where there is no such dataset, or the package `datasets` is not installed.
+    where there is no such dataset, or the package `datasets` is not installed. With `outside_files`
+    the records of a saved folder may name images outside of it.
     """
     loaded = _load(dataset)
     splits = loaded if isinstance(loaded, Mapping) else {ALL: loaded}
+    open_split = functools.partial(HuggingFaceSource, outside_files=outside_files)
     return Dataset(
         dataset,
-        {s: functools.partial(HuggingFaceSource, dataset, s, table) for s, table in splits.items()},
+        {s: functools.partial(open_split, dataset, s, table) for s, table in splits.items()},
     )
 
 
@@ -57,20 +66,24 @@ def _load(dataset: str) -> Any:
         raise UserError(f"{dataset}: cannot be opened by the package datasets: {reason}") from error
 
 
-def _reopen(dataset: str, split: str) -> HuggingFaceSource:
+def _reopen(dataset: str, split: str, outside_files: bool) -> HuggingFaceSource:
     loaded = _load(dataset)
     table = loaded[split] if isinstance(loaded, Mapping) else loaded
-    return HuggingFaceSource(dataset, split, table)
+    return HuggingFaceSource(dataset, split, table, outside_files=outside_files)
 
 
 class HuggingFaceSource(Numbered):
     """One split of a dataset; images stay encoded."""
 
-    def __init__(self, dataset: str, split: str, table: Any) -> None:
+    def __init__(
+        self, dataset: str, split: str, table: Any, *, outside_files: bool = False
+    ) -> None:
         """`table` is the package's own object for the split."""
         import datasets
 
-        self._dataset, self._split = dataset, split
+        self._dataset, self._split, self._outside_files = dataset, split, outside_files
+        place = dataset.removeprefix(PREFIX)
+        self._folder = place if is_folder(place) and is_saved(place) else None
         self.name = f"{dataset}:{split}"
         self._image, self._label = _image_and_label(table.features, dataset)
         table = table.select_columns([self._image, self._label])
@@ -81,7 +94,11 @@ class HuggingFaceSource(Numbered):
         self.class_names = tuple((feature.feature if self.multi_label else feature).names)
 
     def __reduce__(self) -> tuple:
-        return _reopen, (self._dataset, self._split)  # a worker maps the files again
+        return _reopen, (
+            self._dataset,
+            self._split,
+            self._outside_files,
+        )  # a worker maps the files again
 
     def __len__(self) -> int:
         return len(self._table)
@@ -90,10 +107,20 @@ class HuggingFaceSource(Numbered):
         index = operator.index(index)
         row = self._table[index]
         image = row[self._image]
-        if image is None:
+        if image is None or (image["bytes"] is None and image["path"] is None):
             raise UserError(f"{self.describe(index)}: has no image.")
-        data = image["bytes"] if image["bytes"] is not None else read_file(image["path"])
+        data = image["bytes"] if image["bytes"] is not None else self._read(image["path"], index)
         return Record(image=data, label=self._checked(row[self._label], index))
+
+    def _read(self, path: str, index: int) -> bytes:
+        """Returns the bytes of a file that a record names; the hub's lie in its package's cache."""
+        place = path if is_remote(path) else str(Path(path).absolute())
+        if self._folder and not self._outside_files and not is_inside(self._folder, place):
+            raise UserError(
+                f"{self.describe(index)}: names {path}, which is outside of the dataset's folder; "
+                "set config.data.outside_files=True (evaluate: --outside-files) to read such files."
+            )
+        return read_file(path)
 
     def label(self, index: int) -> Label:
         """Returns the class, or the classes, of a record."""

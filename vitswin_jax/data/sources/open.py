@@ -67,7 +67,7 @@ def open_dataset(dataset: str, *, outside_files: bool = False) -> Dataset | None
     `save_to_disk` wrote. Paths may be an object store's, "gs://bucket/flowers".
     """
     if dataset.startswith(HUGGING_FACE):
-        return open_huggingface(dataset)
+        return open_huggingface(dataset, outside_files=outside_files)
     path = _expanded(dataset)
     if path.endswith(TABLE):
         return open_table(path, outside_files=outside_files)
@@ -80,7 +80,7 @@ def open_dataset(dataset: str, *, outside_files: bool = False) -> Dataset | None
 
 def _open_any_folder(path: str, outside_files: bool) -> Dataset:
     if is_saved(path):
-        return open_huggingface(path)
+        return open_huggingface(path, outside_files=outside_files)
     if is_file(f"{path}/{TABLE_OF_FOLDER}"):
         return open_table(f"{path}/{TABLE_OF_FOLDER}", outside_files=outside_files)
     return open_shards(path) if holds_shards(path) else open_folder(path)
