@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import fnmatch
 import json
 import logging
 import platform
@@ -88,7 +89,7 @@ def main():
     """Runs the fuzzer and prints its table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=int, default=1000, help="Inputs, of all kinds together.")
-    parser.add_argument("--kind", default="all", help="A kind of `seeds.KINDS`, or all.")
+    parser.add_argument("--kind", default="all", help="Kinds, or patterns, with commas; or all.")
     parser.add_argument("--start", type=int, default=0, help="The first draw of each kind.")
     parser.add_argument("--show", default="tracebacks,hangs,over memory", help="Outcomes to print.")
     parser.add_argument("--work", help=argparse.SUPPRESS)
@@ -98,7 +99,8 @@ def main():
         return 0
     from .seeds import KINDS
 
-    kinds = list(KINDS) if args.kind == "all" else args.kind.split(",")
+    patterns = ["*"] if args.kind == "all" else args.kind.split(",")
+    kinds = [kind for kind in KINDS if any(fnmatch.fnmatch(kind, each) for each in patterns)]
     table = {kind: collections.Counter() for kind in kinds}
     with tempfile.TemporaryDirectory() as folder:
         worker = Worker(folder)
