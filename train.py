@@ -12,9 +12,12 @@ if __name__ == "__main__":
     )
 
 import logging
+import os
 import shlex
 import sys
 from typing import NoReturn
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what fails in XLA is raised, or ends as a line
 
 from absl import app, flags
 from absl import logging as absl_logging

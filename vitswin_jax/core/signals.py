@@ -124,8 +124,11 @@ def _leave_terminal() -> None:
             os.close(nowhere)
 
 
-def end(line: str, status: int) -> NoReturn:
-    """Ends this process at once with an error's line, and its children; leaves no temporaries."""
+def end(line: str, status: int, *, linger: float = 0.0) -> NoReturn:
+    """Ends this process and its children with an error's line; leaves no temporary files.
+
+    `linger` is in seconds, after the line.
+    """
     for child in multiprocessing.active_children():
         child.kill()
     for path in tuple(removed_at_end):
@@ -134,6 +137,7 @@ def end(line: str, status: int) -> NoReturn:
     with contextlib.suppress(OSError):
         # Not by `print`, whose lock the first thread may hold. ^C and bars leave a line open.
         os.write(2, f"{chr(10) * os.isatty(2)}error: {line}\n".encode(errors="backslashreplace"))
+    time.sleep(linger)
     os._exit(status)
 
 

@@ -12,20 +12,24 @@ import hashlib
 import importlib.util
 import itertools
 import json
+import math
 import os
 import re
-import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 from jax._src import clusters, distributed  # the store has no public name; Orbax takes it so too
 
+from vitswin_jax.core import signals
 from vitswin_jax.core.choices import Faults
-from vitswin_jax.core.terminal import say_error
 from vitswin_jax.core.types import UserError
-from vitswin_jax.train.hosts.watch import Watch
+from vitswin_jax.train.hosts import watch
+from vitswin_jax.train.hosts.aborts import end_by, without_dumps
+from vitswin_jax.train.hosts.port import await_coordinator, connect, own_port, unreachable
+from vitswin_jax.train.hosts.watch import TWICE, Watch
 
 JOIN_TIMEOUT = 300  # seconds
 LOST_AFTER = 60  # seconds
@@ -56,7 +60,7 @@ def joined(
     `join_timeout` seconds end with a line.
 
     Within, a host that raises ends the others with its error, and so does one that was silent for
-    `lost_after` seconds, whatever they are waiting for.
+    `lost_after` seconds, whatever they are waiting for. A signal to one host is one to all.
     """
     said = {"coordinator": coordinator, "num_hosts": num_hosts, "host_index": host_index}
     if not _join(said, join_timeout=join_timeout, lost_after=lost_after):
@@ -64,18 +68,35 @@ def joined(
         return
     state = distributed.global_state
     check_same({"--num_hosts": state.num_processes})
-    watch = Watch(state.client, state.process_id, lost_after=lost_after)
-    try:
+    with _watched(state.process_id, state.num_processes, lost_after=lost_after):
         yield state.process_id
+
+
+@contextlib.contextmanager
+def _watched(host: int, hosts: int, *, lost_after: float) -> Iterator[None]:
+    """Ends the other hosts where the block raises, and this one where another fails."""
+    state = distributed.global_state
+    address = str(state.coordinator_address)
+    watching = Watch(state.client, address, host, hosts, lost_after=lost_after)
+    watch.current, program = watching, signals.program()
+    if program is not None:
+        program.tell = watching.end_all
+    try:
+        yield
     except EveryHostError:
-        watch.leave()
+        watching.leave()
         raise
     except BaseException as error:
-        watch.fail(error)
+        watching.fail(error)
         if isinstance(error, UserError):
-            raise EveryHostError(f"host {state.process_id}: {error}") from error
+            raise EveryHostError(f"host {host}: {error}") from error
         raise
-    watch.leave()
+    else:
+        watching.leave()
+    finally:
+        watch.current = None
+        if program is not None:
+            program.tell = None
 
 
 def _join(said: Mapping[str, Any], *, join_timeout: int, lost_after: int) -> bool:
@@ -87,23 +108,49 @@ def _join(said: Mapping[str, Any], *, join_timeout: int, lost_after: int) -> boo
         _check_said(said)
     elif not _is_found():
         return False
-    timer = threading.Timer(join_timeout, _give_up, [join_timeout])
-    timer.daemon = True
-    timer.start()
+    port: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if flags and said["host_index"] == 0:
+        port = own_port(said["coordinator"])
+    elif flags:
+        here = said["host_index"], said["coordinator"]
+        await_coordinator(*here, timeout=join_timeout, silence=lost_after)
+    joined = threading.Event()
+    waits = (joined, join_timeout, lost_after)
+    threading.Thread(target=_give_up, args=waits, name="joining", daemon=True).start()
+    end_by(_fail)
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
     try:
-        jax.distributed.initialize(
-            said["coordinator"],
-            said["num_hosts"],
-            said["host_index"],
-            # JAX's own end of waiting, for either, is a fatal error with a dump of the stack.
-            initialization_timeout=2 * join_timeout + 60,
-            heartbeat_timeout_seconds=2 * lost_after + 60,
-        )
+        with port, without_dumps():
+            jax.distributed.initialize(
+                said["coordinator"],
+                said["num_hosts"],
+                said["host_index"],
+                # JAX's own end of waiting, for either, is a fatal error with a dump of the stack.
+                initialization_timeout=2 * join_timeout + 60,
+                heartbeat_timeout_seconds=2 * lost_after + 60,
+            )
+    except UserError:
+        raise
     except (ValueError, RuntimeError) as error:
-        raise UserError(f"the hosts cannot join: {' '.join(str(error).split())}") from error
+        raise UserError(_in_words(str(error))) from error
     finally:
-        timer.cancel()
+        joined.set()
     return True
+
+
+def _fail() -> None:
+    """Ends this process in place of JAX; called in a thread of JAX's, which must not return."""
+    if watch.current is not None:
+        watch.current.lose()
+    state = distributed.global_state
+    signals.end(watch.what_failed(state.process_id, str(state.coordinator_address)), 1)
+
+
+def _in_words(error: str) -> str:
+    """Returns an error of JAX's service as a line."""
+    if "incarnation" in error:
+        return TWICE
+    return f"the hosts cannot join: {' '.join(error.split())[:200]}"
 
 
 def _check_said(said: Mapping[str, Any]) -> None:
@@ -147,26 +194,32 @@ def _is_of_a_job(environment: Mapping[str, str]) -> bool:
     return True
 
 
-def _give_up(timeout: int) -> NoReturn:
+def _give_up(joined: threading.Event, timeout: float, lost_after: float) -> None:
     """Ends the process, whose main thread waits in JAX, with what is known of the reason."""
-    state = distributed.global_state
-    here = f"host {state.process_id}"
-    try:
-        if state.process_id:
-            host, port = str(state.coordinator_address).rsplit(":", 1)
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-        told = (
-            f"{here} waited {timeout} s at {state.coordinator_address} and not all hosts came; "
-            "start the same command on each."
-        )
-    except OSError as error:
-        told = (
-            f"{here} cannot reach the coordinator {state.coordinator_address} "
-            f"({error.strerror or error}), for {timeout} s; it is the address of host 0, which "
-            "must run and let the port in."
-        )
-    say_error(told)
-    os._exit(1)
+    state, begun, reached = distributed.global_state, time.monotonic(), math.inf
+    error: OSError | None = None
+    while not joined.wait(min(1.0, timeout / 2)):
+        now, address = time.monotonic(), str(state.coordinator_address)
+        try:
+            if state.process_id:
+                connect(address, timeout=5).close()
+            reached, error = now, None
+        except (OSError, ValueError) as refused:
+            error = refused if isinstance(refused, OSError) else OSError(str(refused))
+        if now - reached > lost_after:
+            signals.end(
+                f"host {state.process_id} has lost the coordinator {address} before all hosts had "
+                "joined; host 0 has ended, and says why.",
+                1,
+            )
+        if now - begun > timeout and error is not None:
+            signals.end(unreachable(state.process_id, address, error, timeout), 1)
+        if now - begun > timeout:
+            signals.end(
+                f"host {state.process_id} waited {timeout} s at {address} and not all hosts came; "
+                "start the same command on each.",
+                1,
+            )
 
 
 def gather(text: str) -> list[str]:

@@ -6,15 +6,12 @@ A run stops after a step, or before a batch of an evaluation: all its hosts at t
 from __future__ import annotations
 
 import contextlib
-import itertools
 import signal
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-import jax
-from jax.experimental import multihost_utils
-
 from vitswin_jax.core.signals import NAMES, Asked, asked_to_end
+from vitswin_jax.train.hosts import watch
 from vitswin_jax.train.hosts.join import EveryHostError
 
 Item = TypeVar("Item")
@@ -35,22 +32,24 @@ class InterruptedEvaluation(Exception):  # noqa: N818  the run ends well
 class Stop:
     """Says whether the run is to stop, at the places where it can: all hosts ask at the same ones.
 
-    Of several hosts, JAX's coordination service hears the SIGTERM of any.
+    A signal to any host stops all of them.
     """
 
     def __init__(self, asked: Asked) -> None:
-        self._asked, self._stops = asked, False
-        self._places = itertools.count(1)  # of this process: the service may hear before any
+        self._asked, self._stops, self._told = asked, False, False
 
     def __call__(self) -> bool:
         """Returns whether to stop here, and from here on; the state is worth saving now."""
         if self._stops:
             return True
         self._asked.save()
-        if jax.distributed.is_initialized():
-            self._stops = multihost_utils.reached_preemption_sync_point(next(self._places))
-        else:
+        if (hosts := watch.current) is None:
             self._stops = self._asked.number is not None
+            return self._stops
+        if self._asked.number is not None and not self._told:
+            self._told = True
+            hosts.ask_to_stop(self._asked.number)
+        self._stops = hosts.stops_here()
         return self._stops
 
     def before_each(self, batches: Iterable[Item]) -> Iterator[Item]:
@@ -62,7 +61,8 @@ class Stop:
 
     def error(self, step: int, total_steps: int) -> StoppedError:
         """Returns the error of a run that has stopped after `step`, and saved it."""
-        number = self._asked.number or signal.SIGTERM
+        hosts = watch.current
+        number = (hosts and hosts.stop) or self._asked.number or signal.SIGTERM
         return StoppedError(
             f"stopped by {NAMES[number]} at step {step} of {total_steps}; all is saved, and the "
             "same command goes on from there.",

@@ -1,8 +1,8 @@
-"""That the hosts of a run end together: a failed host, and one that was lost, end the others.
+"""That the hosts of a run stop and end together: one that fails, is lost or is asked to stop.
 
 A host that waits for another in a collective waits for ever, or until JAX's heartbeats end it with
-a fatal error and a dump of the stack. So each has a thread besides, which costs the loop nothing:
-it gives a sign of life, and waits for the word that the run is over.
+a fatal error and a dump of the stack. So each has threads besides, which cost the loop nothing:
+one gives a sign of life and listens to what the hosts say to each other, one watches that one.
 """
 
 from __future__ import annotations
@@ -14,36 +14,60 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import jax
 
-from vitswin_jax.core.terminal import say_error
+from vitswin_jax.core.signals import end
+from vitswin_jax.core.terminal import printable
 from vitswin_jax.core.types import UserError
+from vitswin_jax.train.hosts.port import connect
 
-_END = "vitswin_jax/end"
+_WORDS = "vitswin_jax/word/"
 _SIGNS = "vitswin_jax/alive/"
+_PLACES = "vitswin_jax/stop/"
 _GRACE = 1.0  # seconds for a host to end by an error of its own, when all fail alike
 _LINGER = 3.0  # seconds that host 0, who keeps the store, lets the others read it
+_PATIENCE = 3.0  # seconds for the store to take what a host says that ends at once
+_FAILS = "status"  # the key of a word that ends all hosts
+
+current: Watch | None = None
+"""The watch of this process, one of several hosts; None on one host."""
 
 
 class Watch:
-    """Ends this process, one of several hosts, with a line when the run is over for it.
+    """Stops and ends this process, one of several hosts, with the others.
 
-    `client` is the coordination service's, `lost_after` is in seconds.
+    `client` is the coordination service's at `address`, `lost_after` is in seconds. The hosts say
+    words, which all hear in one order: None, that all ends well; `stop` with a signal's number; and
+    a `line` with a `status`, by which each host ends.
     """
 
-    def __init__(self, client: Any, host: int, *, lost_after: float) -> None:
-        self._client, self._host, self._lost_after = client, host, lost_after
-        self._period = max(1.0, lost_after / 10)
+    def __init__(
+        self, client: Any, address: str, host: int, hosts: int, *, lost_after: float
+    ) -> None:
+        self._client, self._address, self._host, self._hosts = client, address, host, hosts
+        self._lost_after, self._period = lost_after, min(1.0, lost_after / 10)
         self._seen: dict[str, tuple[str, float]] = {}  # each host's last sign, and since when
+        self._heard = 0  # words
+        self._answered = time.monotonic()  # when the store did last
+        self._stood = 0.0  # seconds that this process did not run
+        self._left = threading.Event()
         self._speaks = threading.Lock()  # held by who ends this process
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
-        self._thread.start()
+        self._places = threading.Condition()
+        self._place, self._limit = 0, 0  # that the loop has come to, and may not pass
+        self._last: int | None = None
+        self.stop: int | None = None
+        """The number of the signal that asked any host to stop."""
+        for run in (self._watch, self._listen):
+            self._thread = threading.Thread(target=run, name="hosts", daemon=True)
+            self._thread.start()
 
     def leave(self) -> None:
         """Ends the watch, as all hosts do now."""
         self._speaks.acquire()
+        self._left.set()
         self._say(None)
         self._thread.join()
 
@@ -55,37 +79,81 @@ class Watch:
         if isinstance(error, jax.errors.JaxRuntimeError | ValueError) and not isinstance(
             error, UserError
         ):
-            self._thread.join(self._lost_after + 2 * self._period)
+            self._thread.join(self._lost_after + 4 * self._period)
         self._speaks.acquire()
+        self._left.set()
         lines = str(error).strip().splitlines() or [""]
         line = lines[0] if isinstance(error, UserError) else f"{type(error).__name__}: {lines[0]}"
-        self._say({"line": f"host {self._host}: {line}", "lost": False})
-        self._thread.join()
+        self._say_in_time({"line": f"host {self._host}: {line}", _FAILS: 1, "waits": True})
+        self._thread.join(_PATIENCE)
 
-    def _run(self) -> None:
+    def end_all(self, line: str, status: int) -> NoReturn:
+        """Ends all hosts at once, this one too, with a line and a status."""
+        line = f"host {self._host}: {line}"
+        self._say_in_time({"line": line, _FAILS: status})
+        self._thread.join(_PATIENCE)  # which hears it and ends the process, if the store answers
+        self._speaks.acquire(timeout=_PATIENCE)
+        end(line, status)
+
+    def ask_to_stop(self, number: int) -> None:
+        """Tells all hosts to stop at the same place, for a signal."""
+        self._say({"stop": number})
+
+    def stops_here(self) -> bool:
+        """Returns whether to stop at this place; every host asks at the same places.
+
+        The hosts stop at the first place that none has passed when all have heard of the stop.
+        """
+        with self._places:
+            self._place += 1
+            if self.stop is None:
+                return False
+            while self._last is None and self._place >= self._limit:
+                self._places.wait()
+            return self._last is not None and self._place >= self._last
+
+    def lose(self) -> NoReturn:
+        """Ends this process where JAX's own client would."""
+        if self._left.is_set() or not self._speaks.acquire(blocking=False):
+            time.sleep(2 * _PATIENCE)  # in which another thread ends it
+            os._exit(1)
+        self._end(self._failed())
+
+    def _listen(self) -> None:
+        """Gives signs of life and hears words, until one ends it."""
         for sign in itertools.count():
-            told = self._listen(str(sign))
-            if told is not False:
-                break
-        if told is None:
-            return
-        if not told["lost"]:
-            time.sleep(_GRACE)
-        if self._speaks.acquire(blocking=False):
-            self._end(told)
+            word = self._hear(str(sign))
+            if word is None:
+                self._left.set()
+                return
+            if "stop" in word:
+                self._begin_stop(word["stop"])
+            if self.stop is not None and self._last is None:
+                self._agree()
+            if _FAILS in word:
+                if word.get("waits"):
+                    time.sleep(_GRACE)
+                if self._speaks.acquire(blocking=False):
+                    self._end(word)
+                return
 
-    def _listen(self, sign: str) -> Any:
-        """Gives a sign of life, and returns the last word; False where there is none yet."""
+    def _hear(self, sign: str) -> Any:
+        """Gives a sign of life, and returns the next word, or {} where there is none yet."""
+        waits = self._period if self.stop is None or self._last is not None else 0.1
         try:
             self._client.key_value_set(f"{_SIGNS}{self._host}", sign, allow_overwrite=True)
-            return json.loads(self._client.blocking_key_value_get(_END, int(1000 * self._period)))
+            self._answered = time.monotonic()
+            key = f"{_WORDS}{self._heard}"
+            word = json.loads(self._client.blocking_key_value_get(key, int(1000 * waits)))
+            self._heard += 1
+            return word
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
-                return _lost("0")
-        return self._look() if self._host == 0 else False
+                return self._failed()
+        return self._look() if self._host == 0 else {}
 
     def _look(self) -> Any:
-        """Looks for hosts that are silent; returns the last word then, else False."""
+        """Looks for hosts that are silent; returns the word that says so, which it says to all."""
         now = time.monotonic()
         for key, sign in self._client.key_value_dir_get(_SIGNS):
             host = key.rsplit("/", 1)[1]
@@ -93,26 +161,96 @@ class Watch:
                 self._seen[host] = sign, now
         silent = [host for host, (_, then) in self._seen.items() if now - then > self._lost_after]
         if not silent:
-            return False
-        told = _lost(*silent)
-        self._say(told)
-        return told
+            return {}
+        word = self._lost(*silent)
+        self._say(word)
+        return word
 
-    def _say(self, told: Any) -> None:
-        """Says the last word, unless it has been said."""
+    def _watch(self) -> None:
+        """Ends the process where host 0, who keeps the store, does not answer for too long."""
+        before = time.monotonic()
+        while not self._left.wait(self._period):
+            now = time.monotonic()
+            if (gap := now - before - self._period) > 1.0:  # stopped, or suspended
+                self._stood += gap
+                self._answered += gap
+                self._seen = {host: (sign, then + gap) for host, (sign, then) in self._seen.items()}
+            before = now
+            if now - self._answered > self._lost_after and self._speaks.acquire(blocking=False):
+                self._end(self._lost("0"))
+
+    def _say(self, word: Mapping[str, Any] | None) -> None:
+        """Says a word as the next, unless one that ends all was said before."""
+        for number in itertools.count(self._heard):
+            key = f"{_WORDS}{number}"
+            try:
+                self._client.key_value_set(key, json.dumps(word))
+                return
+            except jax.errors.JaxRuntimeError as error:
+                if "ALREADY_EXISTS" not in str(error):
+                    return
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                said = json.loads(self._client.blocking_key_value_get(key, 1000))
+                if said is None or _FAILS in said:
+                    return
+
+    def _say_in_time(self, word: Mapping[str, Any]) -> None:
+        """Says a word, and waits no longer than `_PATIENCE` for a store that does not answer."""
+        thread = threading.Thread(target=self._say, args=(word,), daemon=True)
+        thread.start()
+        thread.join(_PATIENCE)
+
+    def _begin_stop(self, number: int) -> None:
+        """Lets the loop come no further than the place after the one where it is."""
+        with self._places:
+            if self.stop is not None:
+                return
+            self.stop, self._limit = number, self._place + 1
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            self._client.key_value_set(_END, json.dumps(told))
+            self._client.key_value_set(f"{_PLACES}{self._host}", str(self._limit))
 
-    def _end(self, told: Any) -> NoReturn:
-        say_error(told["line"])
+    def _agree(self) -> None:
+        """Learns the last place, once all hosts have said how far they come."""
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            limits = [int(limit) for _, limit in self._client.key_value_dir_get(_PLACES)]
+            if len(limits) == self._hosts:
+                with self._places:
+                    self._last = max(limits)
+                    self._places.notify_all()
+
+    def _end(self, word: Mapping[str, Any]) -> NoReturn:
         sys.stdout.flush()
-        if not told["lost"]:
-            jax.distributed.shutdown()  # for which the failed host waits
-        elif self._host == 0:
-            time.sleep(_LINGER)
-        os._exit(1)
+        if word.get("waits"):
+            with contextlib.suppress(jax.errors.JaxRuntimeError, RuntimeError):
+                jax.distributed.shutdown()  # for which the failed host waits
+        lingers = self._host == 0 and not word.get("waits")
+        end(printable(word["line"]), word[_FAILS], linger=_LINGER if lingers else 0.0)
+
+    def _lost(self, *hosts: str) -> dict[str, Any]:
+        lost = f"host {', '.join(hosts)}"
+        if self._stood > 1 and str(self._host) not in hosts:
+            lost += f" while host {self._host} stood still for {self._stood:.0f} s"
+        return {"line": LOST.format(lost), _FAILS: 1}
+
+    def _failed(self) -> dict[str, Any]:
+        """Returns the word for a service that has failed: with host 0, or by a second host."""
+        if what_failed(self._host, self._address) == TWICE:
+            return {"line": TWICE, _FAILS: 1}
+        return self._lost("0")
 
 
-def _lost(*hosts: str) -> dict[str, Any]:
-    line = f"lost host {', '.join(hosts)}; the same command, on all hosts, goes on from the last "
-    return {"line": line + "checkpoint.", "lost": True}
+def what_failed(host: int, address: str) -> str:
+    """Returns a line for what has ended JAX's service, which is at an address of host 0's."""
+    try:
+        if host:
+            connect(address, timeout=1).close()
+    except OSError:
+        return LOST.format("host 0")
+    return TWICE
+
+
+LOST = "lost {}; the same command, on all hosts, goes on from the last checkpoint."
+TWICE = (
+    "two processes have joined as the same host, and the run cannot go on; give each its own "
+    "--host_index, and each run a port of its own in --coordinator."
+)
