@@ -18,7 +18,13 @@ import jax
 import matplotlib as mpl
 import pytest
 
-pytest_plugins = ["fixtures_models", "fixtures_analysis", "fixtures_train", "fixtures_programs"]
+pytest_plugins = [
+    "fixtures_models",
+    "fixtures_analysis",
+    "fixtures_train",
+    "fixtures_hosts",
+    "fixtures_programs",
+]
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 mpl.use("Agg")

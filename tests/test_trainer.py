@@ -148,26 +148,64 @@ def test_killing_a_run_at_any_moment_loses_nothing(
     assert told == expected
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(
-    train, train_command, environment, unbroken, tmp_path
+def without_times(rows):
+    """Rows of metrics, but for what depends on the clock."""
+    return [
+        {key: row[key] for key in row if not key.startswith(("time/", "images_per_second"))}
+        for row in rows
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [
+        (signal.SIGINT, "Ctrl-C"),
+        pytest.param(signal.SIGTERM, "SIGTERM", marks=pytest.mark.long),
+        pytest.param(signal.SIGHUP, "SIGHUP", marks=pytest.mark.long),
+    ],
+)
+def test_a_signal_saves_and_the_same_command_goes_on(
+    train, train_command, environment, unbroken, tmp_path, number, name
 ):
+    """To its whole group, workers too; weights and rows are those of a run that nothing stopped."""
     with subprocess.Popen(
-        train_command(tmp_path / "run"),
+        train_command(tmp_path / "run", "--config.data.workers=1"),
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
+        start_new_session=True,
     ) as process:
         wait_for(process, tmp_path / "run", 1)
-        process.terminate()
+        os.killpg(process.pid, number)
         _, told = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM, told
+    assert process.returncode == 128 + number, told
+    assert "Traceback" not in told
     last = told.strip().splitlines()[-1]
-    assert last.startswith("error: stopped by SIGTERM at step ") and "goes on from there" in last
+    assert last.startswith(f"error: stopped by {name} at step ") and "goes on from there" in last
     step = int(last.split(" at step ")[1].split()[0])
     assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
     finish(train, tmp_path / "run")
     assert_same_weights(unbroken, tmp_path / "run")
+    assert without_times(read_rows(tmp_path / "run")) == without_times(read_rows(unbroken))
+
+
+def test_a_killed_worker_ends_the_run_in_a_line(train_command, environment, tmp_path):
+    with subprocess.Popen(
+        train_command(tmp_path / "run", "--config.data.workers=1"),
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        wait_for(process, tmp_path / "run", 1)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for child in map(int, children):
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                os.kill(child, signal.SIGKILL)
+        _, told = process.communicate(timeout=120)
+    (line,) = [line for line in told.splitlines() if not line.startswith(("step", "trains"))]
+    assert process.returncode == 1
+    assert line.startswith("error: a data worker (process ") and "memory" in line
 
 
 OWN_MOUNTS = ("unshare", "--user", "--map-root-user", "--mount")

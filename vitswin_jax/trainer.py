@@ -30,7 +30,7 @@ from vitswin_jax.report.reconstruction import write_pretraining_report
 from vitswin_jax.report.results import PretrainingResult, Result
 from vitswin_jax.report.runs import check_comparable
 from vitswin_jax.train.hosts.join import check_same, raising_together
-from vitswin_jax.train.hosts.signals import InterruptedEvaluation, stopping
+from vitswin_jax.train.hosts.signals import InterruptedEvaluation, stop_in_the_loop, stopping
 from vitswin_jax.train.keep.checkpoint import Checkpoints
 from vitswin_jax.train.keep.claim import check_name, claimed
 from vitswin_jax.train.keep.metrics import Recorder
@@ -173,6 +173,7 @@ def begun(
             for column, digest in data[split]["digests"].items()
         }
     )
+    stop_in_the_loop()
     with contextlib.ExitStack() as claim:
         with raising_together():
             claims = claimed(

@@ -6,14 +6,13 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fixtures_hosts import CHANGES, SGD, STEPS, end, errors, free_port, metrics_of, wait_until
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -22,92 +21,6 @@ from vitswin_jax.train.hosts import join as hosts
 from vitswin_jax.train.keep.claim import check_name
 from vitswin_jax.train.keep.workdir import check_shared
 from vitswin_jax.trainer import train_and_evaluate
-
-SGD = {
-    "model.depth": 1,
-    "optim.name": "sgd",
-    "optim.momentum": 0.9,
-    "optim.peak_lr": 0.1,
-    "optim.epochs": 1.0,
-    "run.eval_epochs": 0.6,
-    "run.checkpoint_epochs": 0.2,
-}
-STEPS = 21  # what an epoch comes to
-CHANGES = [f"--config.{key}={value}" for key, value in SGD.items()]
-
-
-@pytest.fixture(scope="session")
-def environment(environment):
-    """The environment of runs elsewhere than in the repository's root."""
-    return environment | {"PYTHONPATH": str(Path(__file__).parents[3])}
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def by_slurm(host, count, port):
-    """What `srun` tells each of its tasks, and JAX reads."""
-    return {
-        "SLURM_JOB_ID": "1",
-        "SLURM_STEP_NODELIST": "localhost",
-        "SLURM_NTASKS": str(count),
-        "SLURM_PROCID": str(host),
-        "SLURM_LOCALID": str(host),
-        "JAX_COORDINATOR_PORT": str(port),
-    }
-
-
-@pytest.fixture
-def start(train_command, environment):
-    """Starts hosts, and ends those that are left.
-
-    `own` has flags of each, and `folders` where each is started; with `slurm` none is told by flags
-    which it is.
-    """
-    started = []
-
-    def start(workdir, count=2, *flags, own=None, folders=None, slurm=False):
-        port = free_port()
-        for host in range(count):
-            mine = ["--lost_after=5", *flags, *(own[host] if own else ())]
-            if not slurm:
-                mine += [f"--coordinator=127.0.0.1:{port}", f"--num_hosts={count}"]
-                mine += [f"--host_index={host}"]
-            started.append(
-                subprocess.Popen(
-                    train_command(workdir, *mine),
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                    env=environment | (by_slurm(host, count, port) if slurm else {}),
-                    cwd=folders[host] if folders else None,
-                )
-            )
-        return started[-count:]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def end(processes, timeout=300):
-    """Waits for all hosts; returns (status, standard output, standard error) of each."""
-    deadline = time.monotonic() + timeout
-    told = [p.communicate(timeout=max(1, deadline - time.monotonic())) for p in processes]
-    return [(p.returncode, *texts) for p, texts in zip(processes, told, strict=True)]
-
-
-def errors(ended):
-    """The one line that each host ended with."""
-    for status, out, told in ended:
-        assert status == 1 and "report:" not in out, told
-        assert sum(line.startswith("error: ") for line in told.splitlines()) == 1, told
-        assert "Traceback" not in told and "Check failure" not in told, told
-    return [told.strip().splitlines()[-1] for *_, told in ended]
 
 
 @pytest.fixture(scope="module")
@@ -168,19 +81,6 @@ def two_hosts(train_command, environment, tmp_path_factory):
 
 def test_two_hosts_by_the_script_learn_what_one_host_learns(two_hosts, one_host):
     assert_same(one_host, two_hosts, atol=1e-5)
-
-
-def metrics_of(workdir):
-    path = workdir / "metrics.jsonl"
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def wait_until(processes, condition):
-    """Waits for `condition`, or for one of the hosts to end."""
-    deadline = time.monotonic() + 120
-    while not condition() and all(process.poll() is None for process in processes):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.mark.long

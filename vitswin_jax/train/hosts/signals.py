@@ -10,7 +10,7 @@ import signal
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from vitswin_jax.core.signals import NAMES, Asked, asked_to_end
+from vitswin_jax.core.signals import NAMES, Asked, asked_to_end, program
 from vitswin_jax.train.hosts import watch
 from vitswin_jax.train.hosts.join import EveryHostError
 
@@ -75,3 +75,10 @@ def stopping() -> Iterator[Stop]:
     """Gives what says whether a run is to stop."""
     with asked_to_end() as asked:
         yield Stop(asked)
+
+
+def stop_in_the_loop() -> None:
+    """Has several hosts that are about to write stop only in the loop, all at the same place."""
+    own = program()
+    if own is not None and watch.current is not None:
+        own.save()

@@ -52,7 +52,7 @@ class Watch:
         self._seen: dict[str, tuple[str, float]] = {}  # each host's last sign, and since when
         self._heard = 0  # words
         self._answered = time.monotonic()  # when the store did last
-        self._stood = 0.0  # seconds that this process did not run
+        self._stood = 0.0  # seconds that this process did not run, at most at once
         self._left = threading.Event()
         self._speaks = threading.Lock()  # held by who ends this process
         self._places = threading.Condition()
@@ -172,7 +172,7 @@ class Watch:
         while not self._left.wait(self._period):
             now = time.monotonic()
             if (gap := now - before - self._period) > 1.0:  # stopped, or suspended
-                self._stood += gap
+                self._stood = max(self._stood, gap)
                 self._answered += gap
                 self._seen = {host: (sign, then + gap) for host, (sign, then) in self._seen.items()}
             before = now
@@ -228,7 +228,7 @@ class Watch:
 
     def _lost(self, *hosts: str) -> dict[str, Any]:
         lost = f"host {', '.join(hosts)}"
-        if self._stood > 1 and str(self._host) not in hosts:
+        if self._stood > self._lost_after / 2 and str(self._host) not in hosts:
             lost += f" while host {self._host} stood still for {self._stood:.0f} s"
         return {"line": LOST.format(lost), _FAILS: 1}
 
