@@ -234,3 +234,11 @@ def test_what_decoding_holds_is_bounded(make, side):
     assert not done.stderr
     megabytes = int(done.stdout.split()[-1])
     assert megabytes < 60 + 8 * side * side / 1e6
+
+
+def test_a_progressive_jpeg_whose_scans_are_out_of_order(photo, encode):
+    """A scan that comes twice; libjpeg warns only after it has decoded all of them."""
+    data = encode(photo, "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    with pytest.raises(UserError, match=r"^x: the image is damaged: "):
+        decode_image(data[:-2] + data[last:], name="x")

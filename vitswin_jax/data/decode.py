@@ -34,8 +34,8 @@ _BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
 )
 """What a file of ISO's container says it is, in bytes 8 to 12, and its format."""
 
-_UNFINISHED = re.compile("premature end|bad huffman code", re.IGNORECASE)
-"""What libjpeg says of a JPEG that lacks pixels; it can live with other damage."""
+_UNFINISHED = re.compile("premature end|bad huffman code|inconsistent progression", re.IGNORECASE)
+"""What libjpeg says of a JPEG whose pixels are wrong; it can live with other damage."""
 
 quiet_decoders()
 
