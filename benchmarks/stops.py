@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import random
@@ -34,6 +35,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PATIENCE = 60  # seconds
 UNEXPECTED = ("Traceback", "Fatal Python error", "KeyboardInterrupt", "Exception ignored")
+SHOW = functools.partial(print, flush=True)
 RECIPE = {
     "model.embed_dim": 16,
     "model.depth": 2,
@@ -139,7 +141,7 @@ def _end(process: subprocess.Popen[str], patience: float = PATIENCE) -> Ended:
 
 
 def stop_again_and_again(
-    runs: Runs, number: int, count: int, dice: random.Random, *, show: Any = print
+    runs: Runs, number: int, count: int, dice: random.Random, *, show: Any = SHOW
 ) -> list[str]:
     """Sends `count` signals at random moments; returns all that went wrong."""
     begun = time.monotonic()

@@ -34,6 +34,7 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
     "plans": [r"\| model \| slice .*", rf"\| `vit` \| .* \| 32 \| {NUMBER} M \|.*"],
     "pretrain": [r"\| model \| begins .*", r"\| ViT \| from `mae` \| 0\.002 \|.*", "digits, 1 .*"],
     "scaling": [TINY, COMPARED.replace("NAME", "ours")],
+    "stops": [r" *1 .* s  ended .* s later .*", r"1 signals, 0 faults, \d runs .*", "kept"],
     "throughput": [TINY, *(COMPARED.replace("NAME", name) for name in ("ours", "products"))],
     "week": [
         r"stays +1 .*",
@@ -48,7 +49,7 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
     ],
 }
 RUN_BY_OTHERS = {"input_peers", "suites"}
-LONG = {"pretrain", "week"}  # whole runs of the trainer
+LONG = {"pretrain", "stops", "week"}  # whole runs of the trainer
 LONG |= {
     "checkpoint",
     "compile",
