@@ -59,9 +59,8 @@ def load_onnx(path: str | os.PathLike[str]) -> Run:
     """Returns the function from images to logits that an ONNX file holds, run by onnxruntime."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
-    session = onnxruntime.InferenceSession(
-        os.fspath(path), options, providers=["CPUExecutionProvider"]
-    )
+    data = Path(path).read_bytes()  # onnxruntime takes no name that is not UTF-8
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     (images,) = session.get_inputs()
     return lambda array: session.run(None, {images.name: array})[0]
 

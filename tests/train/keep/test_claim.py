@@ -143,8 +143,9 @@ def test_a_head_does_not_resume_on_other_classes(tmp_path):
         ("x/" * 3000, "File name too long"),
         ("~nobody-of-this-name/x", "there is no such home folder"),
         ("a\ud800", "characters"),
+        ("caf\udce9", "its characters are not UTF-8"),
     ],
-    ids=["empty", "nul", "long", "deep", "home", "surrogate"],
+    ids=["empty", "nul", "long", "deep", "home", "surrogate", "latin-1"],
 )
 def test_what_cannot_be_a_folder_is_one_line(name, reason):
     with pytest.raises(UserError, match=f"^workdir .*{reason}") as caught:

@@ -89,12 +89,12 @@ def check_name(workdir: str | os.PathLike[str]) -> Path:
     reason = "it is empty" if not text else "it has a NUL character" if "\0" in text else ""
     try:
         path = Path(text).expanduser()
-        os.fsencode(path)
+        os.path.abspath(path).encode()  # noqa: PTH100, keeps links; TensorStore's paths are UTF-8
         reason = reason or _reason_against(path)
     except RuntimeError:
         reason = "there is no such home folder"
     except UnicodeError:
-        reason = "its characters are not the file system's"
+        reason = "its characters are not UTF-8"
     if reason:
         raise UserError(f"workdir {text}: cannot be written ({reason}); choose another --workdir.")
     return path

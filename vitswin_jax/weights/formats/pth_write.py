@@ -25,7 +25,7 @@ def write_pth(
 
     Raises UserError where the file cannot be written.
     """
-    root = path.stem
+    root = path.stem.encode("utf-8", "replace").decode()
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         _add(archive, f"{root}/data.pkl", pickle_of(tensors, wrapper=wrapper))
         _add(archive, f"{root}/byteorder", b"little")
