@@ -173,7 +173,7 @@ DAMAGES = [
     ("{}", "holds a run of another config: .*keys? more differ|data.dataset was absent"),
     ('{"optim": 3}', "optim was 3 and is absent"),
     ('{"seed": "' + "x" * 10_000 + '"}', "seed was xxx"),
-    (None, "cannot be read \\(Is a directory\\)"),
+    (None, "is a folder and must be a file of the run; remove it"),
 ]
 
 
@@ -189,6 +189,20 @@ def test_a_config_that_is_none_is_one_line(tmp_path, content, message):
     assert str(path.parent) in str(caught.value) and len(str(caught.value)) <= 600
     if path.is_file():
         path.unlink()
+        claim(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "report.html", "metrics.jsonl"])
+def test_a_folder_in_the_place_of_a_file_is_one_line(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=f"/{name}: is a folder and must be a file of the run"):
+        claim(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "profile"])
+def test_a_file_in_the_place_of_a_folder_is_one_line(tmp_path, name):
+    (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match=f"/{name}: is a file and must be a folder of the run"):
         claim(tmp_path)
 
 

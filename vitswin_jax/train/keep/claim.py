@@ -19,10 +19,12 @@ from vitswin_jax.train.keep.lock import locked
 from vitswin_jax.train.keep.same_data import check_same_data, read_recorded, write_accepted
 from vitswin_jax.train.keep.workdir import (
     ACCEPTED,
+    CHECKPOINTS,
     CONFIG,
     DATASET,
     MAY_CHANGE,
     METRICS,
+    PROFILE,
     REPORT,
     START,
     flatten,
@@ -62,6 +64,7 @@ def claimed(
                 raise PermissionError(13, "Permission denied", str(path))
             if first:
                 stack.enter_context(locked(path))
+            _check_kinds(path)
             recorded = read_recorded(path)
         known = recorded is not None and recorded.data is not None
         config = plain(config)
@@ -79,6 +82,16 @@ def claimed(
                     json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8"
                 )
         yield path
+
+
+def _check_kinds(workdir: Path) -> None:
+    """Raises UserError for a folder in the place of a file of the run, and the other way round."""
+    for path in (workdir / name for name in OURS):
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder and must be a file of the run; remove it.")
+    for path in (workdir / name for name in (CHECKPOINTS, PROFILE)):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path}: is a file and must be a folder of the run; remove it.")
 
 
 def check_name(workdir: str | os.PathLike[str]) -> Path:
