@@ -1,6 +1,8 @@
 """Every benchmark runs to its end, on next to nothing, and prints its table."""
 
 import argparse
+import dataclasses
+import importlib.util
 import itertools
 import os
 import re
@@ -9,12 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 from xla_flags import UNOPTIMISED
 
 from vitswin_jax.benchmark.cases import Case
 from vitswin_jax.cli import benchmark
+from vitswin_jax.nn.forms import Forms
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 NUMBER = r"[\d,]+(\.\d+)?"
@@ -23,7 +25,15 @@ COMPARED = rf"  NAME +{NUMBER} .*"
 TABLES = {  # script -> patterns of lines that it prints, in this order
     "checkpoint": [r"vit_tiny.*: 0\.07 GB; .*", r"checkpoints .*restored .*", r"np\.save .*"],
     "compile": [TINY, COMPARED.replace("NAME", "ours"), COMPARED.replace("NAME", "scan=True")],
-    "gpu": [r"benchmarks/gpu\.py needs a GPU, and JAX finds none here, but cpu\."],
+    "gpu": [
+        r'\{"check": "flash", .* "tokens": 197, "right": true, .*',
+        r"vit_tiny_patch16_224, inference, batch 2, 32 px, float32 *",
+        rf"  ours( +{NUMBER}){{2}} +1\.000 +.*",
+        r"swin_tiny_patch4_window7_224, train, batch 2, 32 px, float32 *",
+        rf"  ours( +{NUMBER}){{2}} +1\.000 +.*",
+    ],
+    "gpu_kernels": [r'\{"check": "flash", .* "tokens": 577, "right": true, .*'],
+    "gpu_plan": [r"benchmarks/gpu_plan\.py needs JAX's plugin for CUDA: .*"],
     "input": [
         *(rf"{level} +{NUMBER}( +\S+){{2}}" for level in ("decode", "crop, flip", "evaluation")),
         rf"ours, 0 worker\(s\)( +{NUMBER}){{2}} +- +{NUMBER}",
@@ -49,7 +59,7 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
     ],
 }
 RUN_BY_OTHERS = {"input_peers", "suites"}
-LONG = {"pretrain", "stops", "week"}  # whole runs of the trainer
+LONG = {"gpu", "pretrain", "stops", "week"}  # the last three are whole runs of the trainer
 LONG |= {
     "checkpoint",
     "compile",
@@ -67,8 +77,8 @@ def test_every_script_is_here():
     [pytest.param(name, marks=[pytest.mark.long] * (name in LONG)) for name in TABLES],
 )
 def test_it_prints_its_table(name):
-    if name == "gpu" and jax.default_backend() == "gpu":
-        pytest.skip("the line is of a machine without one")
+    if name == "gpu_plan" and importlib.util.find_spec("jax_plugins"):
+        pytest.skip("the line is of a machine without the plugin")
     done = subprocess.run(
         [sys.executable, SCRIPTS / f"{name}.py", "--smoke"],
         check=False,
@@ -77,13 +87,14 @@ def test_it_prints_its_table(name):
         cwd=SCRIPTS.parent,
         env=os.environ | {"XLA_FLAGS": UNOPTIMISED},
     )
-    assert done.returncode == (name == "gpu"), done.stderr
-    printed = iter((done.stderr if name == "gpu" else done.stdout).splitlines())
+    refused = name == "gpu_plan"
+    assert done.returncode == refused, done.stderr
+    printed = iter((done.stderr if refused else done.stdout).splitlines())
     for pattern in TABLES[name]:
         assert any(re.fullmatch(pattern, line) for line in printed), (pattern, done.stdout)
 
 
-@pytest.mark.parametrize("name", ["compile", "gpu", "memory", "scaling", "throughput"])
+@pytest.mark.parametrize("name", ["compile", "memory", "scaling", "throughput"])
 def test_suites_have_models_and_flags_that_there_are(name, monkeypatch):
     """All of what --smoke leaves out, but for running it."""
     monkeypatch.syspath_prepend(SCRIPTS)
@@ -95,3 +106,29 @@ def test_suites_have_models_and_flags_that_there_are(name, monkeypatch):
         sizes = args.img_size or [None]
         for case in itertools.product(args.model, args.task, args.batch_size, sizes, args.dtype):
             assert Case(*case).title  # raises for a model or a size that there is not
+
+
+def test_the_gpus_rows_have_models_forms_and_time(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    gpu = runpy.run_path(SCRIPTS / "gpu.py")
+    for row in (*gpu["ROWS"], *gpu["CANDIDATES"]):
+        assert row.case.title
+        for one in row.contestants:
+            kinds = dict.fromkeys(("form", "flag"), ())
+            kinds["form"] = {field.name for field in dataclasses.fields(Forms)}
+            for name in one.variant:
+                kind, _, field = name.partition(".")
+                assert field in kinds[kind] or field.startswith("xla_gpu_")
+    alone = gpu["groups"](gpu["ROWS"], 1.0)
+    together = gpu["groups"](gpu["ROWS"], 1e9)
+    assert [len(group) for group in alone] == [1] * len(gpu["ROWS"])
+    assert [len(group) for group in together] == [len(gpu["ROWS"])]
+
+
+def test_a_clock_ends_what_it_watches(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    clock = runpy.run_path(SCRIPTS / "gpu.py")["Clock"](0.2)
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    clock.watch(process)
+    assert process.wait(timeout=30) < 0
+    assert clock.left < 0

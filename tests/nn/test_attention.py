@@ -1,19 +1,14 @@
 """Attention against a loop over queries in float64."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitswin_jax.core.types import UserError
 from vitswin_jax.nn.attention import attend
 from vitswin_jax.nn.block import BlockOptions, SelfAttention
-from vitswin_jax.nn.execution import EXECUTIONS, Execution
-from vitswin_jax.nn.xla import LONG
-
-auto = functools.partial(EXECUTIONS["auto"].attend, biases=(), dropout=None)
+from vitswin_jax.nn.choices import LONG
+from vitswin_jax.nn.xla import attend_in_cache
 
 
 def naive(q, k, v, bias):
@@ -42,10 +37,10 @@ def test_a_head_at_a_time_is_the_same_attention():
     q, k, v, pull = (rng.normal(size=(2, 2, LONG, 4)) for _ in range(4))
 
     def pulled(q, k, v):
-        return (auto(q, k, v) * jnp.float32(pull)).sum()
+        return (attend_in_cache(q, k, v) * jnp.float32(pull)).sum()
 
     single = [jnp.float32(x) for x in (q, k, v)]
-    got = auto(*single)
+    got = attend_in_cache(*single)
     np.testing.assert_allclose(got, naive(q, k, v, np.zeros((2, 2, LONG, LONG))), atol=2e-6)
     logits = q @ k.swapaxes(-1, -2)
     weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
@@ -96,18 +91,11 @@ def test_attention_dropout_leaves_the_mean():
 
 def test_a_few_heads_at_a_time_take_any_number_of_examples():
     (b,) = jax.export.symbolic_shape("b")
-    by_group = jax.jit(auto)
+    by_group = jax.jit(attend_in_cache)
     shape = jax.ShapeDtypeStruct((b, 2, LONG, 4), jnp.float32)
     exported = jax.export.export(by_group)(shape, shape, shape)
     x = jax.random.normal(jax.random.key(0), (3, 2, LONG, 4))
     np.testing.assert_allclose(exported.call(x, x, x), attend(x, x, x), atol=2e-6)
-
-
-def test_what_cudnn_cannot_do_is_one_line():
-    q = jnp.zeros((1, 1, 1, 8))
-    cudnn = functools.partial(EXECUTIONS["cudnn"].attend, q, q, q, dropout=None)
-    with pytest.raises(UserError, match="cudnn' has no biases, windows or attention dropout"):
-        cudnn(biases=(jnp.zeros((1, 1)),))
 
 
 def weights_of(module, *inputs, **options):
@@ -145,15 +133,3 @@ def test_ordinary_programs_form_no_weights():
     variables = attention.init(jax.random.key(0), x, train=False)
     assert exponentials() == exponentials(mutable=["losses"]) == 1
     assert exponentials(mutable=["intermediates"]) == 2
-
-
-def test_every_implementation_gives_its_weights(monkeypatch):
-    def first_value(q, k, v, *, biases, dropout):
-        del q, k, biases, dropout
-        return jnp.broadcast_to(v[..., :1, :], v.shape)
-
-    monkeypatch.setitem(EXECUTIONS, "first", Execution(first_value))
-    x = jax.random.normal(jax.random.key(1), (1, 4, 8))
-    _, _, sown = weights_of(SelfAttention(2, BlockOptions(attn_impl="first")), x, train=False)
-    _, _, want = weights_of(SelfAttention(2), x, train=False)
-    np.testing.assert_array_equal(sown["attention"][0], want["attention"][0])

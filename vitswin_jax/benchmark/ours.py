@@ -5,8 +5,10 @@ python -m vitswin_jax.benchmark.ours ours|products
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,6 +17,7 @@ import numpy as np
 
 from vitswin_jax.benchmark.peers import LEARNING_RATE, Job, Work, jax_inference, jax_training, serve
 from vitswin_jax.core.heap import keep_freed_memory
+from vitswin_jax.nn.forms import forms, traced_for
 from vitswin_jax.train.optim.optimizers import make_optim
 from vitswin_jax.train.sharding import create_mesh, shard_batch, state_shardings
 from vitswin_jax.train.state import state_of_copies
@@ -23,8 +26,30 @@ from vitswin_jax.weights.load import load_pretrained
 
 
 def ours(job: Job) -> Work:
-    """Returns inference or a training step by a model of ours, from the file a peer reads too."""
+    """Returns inference or a training step by a model of ours, from the file a peer reads too.
+
+    A variant's `form.NAME` is a field of `nn.forms.Forms`, `flag.NAME` an option of XLA's compiler,
+    and the others are the model's own.
+    """
     keep_freed_memory()  # as train.py and vitswin do
+    own, chosen, flags = (_of_kind(job["variant"], kind) for kind in ("", "form", "flag"))
+    in_forms = functools.partial(traced_for, forms=dataclasses.replace(forms(), **chosen))
+    with in_forms():
+        work = _ours({**job, "flags": flags, "variant": own})
+
+    def call() -> Any:
+        with in_forms():  # the first call traces
+            return work.call()
+
+    return dataclasses.replace(work, call=call)
+
+
+def _of_kind(variant: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    parts = ((*name.rpartition("."), value) for name, value in variant.items())
+    return {name: value for prefix, _, name, value in parts if prefix == kind}
+
+
+def _ours(job: Job) -> Work:
     variant = dict(job["variant"])
     accum_steps = variant.pop("accum_steps", 1) if job["task"] == "train" else 1
     model, variables = load_pretrained(

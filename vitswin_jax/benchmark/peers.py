@@ -5,8 +5,9 @@ python peers.py NAME
 Runs in a peer's own interpreter, so nothing but the standard library and NumPy is imported up here,
 and nothing of this package. The first line is the job (`cases.Job`); the answer says how long it
 took to have the model and its weights (`load_s`), and then to compile and do the first call
-(`first_s`). Then {"calls": n} is answered by seconds of a call, {"trace": folder} by a profile of
-one, {} by the peak of memory.
+(`first_s`). Then {"calls": n} is answered by seconds of a call, each waited for, {"queued": n} by
+seconds of a call where only the last is waited for, {"trace": folder} by a profile of one, {} by
+the peak of memory.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ def jax_inference(job: Job, apply: Callable[[Any, Any], Any], params: Any) -> Wo
     _set_precision(job)
     params = jax.device_put(params)
     images = jax.numpy.asarray(job["images"])
-    program = functools.cache(lambda: jax.jit(apply).lower(params, images).compile())
+    program = functools.cache(
+        lambda: jax.jit(apply).lower(params, images).compile(job.get("flags"))
+    )
     return _jax_work(lambda: program()(params, images), np.asarray, program)
 
 
@@ -78,7 +81,7 @@ def jax_training(job: Job, step: Any, state: Any, *inputs: Any) -> Work:
     The step may overwrite the state that it is given.
     """
     _set_precision(job)
-    program = functools.cache(lambda: step.lower(state, *inputs).compile())
+    program = functools.cache(lambda: step.lower(state, *inputs).compile(job.get("flags")))
 
     def call() -> Any:
         nonlocal state
@@ -336,6 +339,15 @@ def _time(work: Work, calls: int) -> dict[str, float]:
     return {"wall": wall / calls, "cpu": cpu / calls}
 
 
+def _time_queued(work: Work, calls: int) -> dict[str, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(calls):
+        result = work.call()
+    work.fetch(result)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return {"wall": wall / calls, "cpu": cpu / calls}
+
+
 def serve(start: Callable[[Job], Work]) -> None:
     """Answers questions until stdin ends; what libraries print goes to stderr."""
     answers = os.fdopen(os.dup(1), "w")
@@ -346,6 +358,8 @@ def serve(start: Callable[[Job], Work]) -> None:
         question = json.loads(line)
         if "calls" in question:
             answer: Mapping[str, float | None] = _time(work, question["calls"])
+        elif "queued" in question:
+            answer = _time_queued(work, question["queued"])
         elif "trace" in question:
             answer = {}
             if work.trace is not None:

@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,17 @@ class Contestant:
 class Worker:
     """A contestant's process; it has done its job once, and repeats it when asked."""
 
-    def __init__(self, contestant: Contestant, job: Mapping[str, Any], folder: Path) -> None:
-        """Starts it and waits for its first call; raises UserError with its last words."""
+    def __init__(
+        self,
+        contestant: Contestant,
+        job: Mapping[str, Any],
+        folder: Path,
+        watch: Callable[[subprocess.Popen], object] = lambda process: None,
+    ) -> None:
+        """Starts it and waits for its first call; raises UserError with its last words.
+
+        `watch` is given the process.
+        """
         self.name = contestant.name
         self._outputs = folder / f"{self.name}.npy"
         self._errors = folder / f"{self.name}.log"
@@ -105,6 +114,7 @@ class Worker:
                 text=True,
                 env=contestant.environment,
             )
+        watch(process)
         assert process.stdin is not None and process.stdout is not None  # as both are pipes
         self._questions, self._answers = process.stdin, process.stdout
         job = {**job, "variant": dict(contestant.variant), "outputs": str(self._outputs)}
@@ -123,6 +133,11 @@ class Worker:
             last = self._errors.read_text().strip().splitlines()[-1:]
             raise UserError(f"{self.name}: its process ended: {' '.join(last) or 'no message'}")
         return json.loads(answer)
+
+    @property
+    def has_outputs(self) -> bool:
+        """Whether it has done its first call."""
+        return self._outputs.exists()
 
     @property
     def outputs(self) -> np.ndarray:
@@ -216,12 +231,16 @@ def measure(
 
 
 def differences(
-    case: Case, contestants: Sequence[Contestant], outputs: Mapping[str, np.ndarray]
+    case: Case,
+    contestants: Sequence[Contestant],
+    outputs: Mapping[str, np.ndarray],
+    *,
+    strict: bool = True,
 ) -> dict[str, float | None]:
     """Returns how far each one's outputs are from the first's, in standard deviations.
 
-    Losses are compared by their size. `products` computes something else: None. Raises UserError
-    for more than `TOLERANCE`, and for what is no number.
+    Losses are compared by their size. `products` computes something else: None. If `strict`, raises
+    UserError for more than `TOLERANCE`, and for what is no number.
     """
     name = contestants[0].name
     ours = outputs[name]
@@ -232,7 +251,7 @@ def differences(
             found[one.name] = None
             continue
         found[one.name] = distance = float(np.abs(outputs[one.name] - ours).max() / unit)
-        if not distance <= TOLERANCE[case.dtype]:
+        if strict and not distance <= TOLERANCE[case.dtype]:
             raise UserError(
                 f"{case.title}: {one.name} computed other outputs than {name}, {distance:.2g} of "
                 f"their size where at most {TOLERANCE[case.dtype]:g} is rounding; its time would "

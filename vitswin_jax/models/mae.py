@@ -70,10 +70,13 @@ class Decoder(nn.Module):
         patches = jnp.take_along_axis(patches, places[..., None], axis=1)
         x = jnp.concatenate([x[:, :prefix], patches], axis=1) + positions.astype(x.dtype)
         options = BlockOptions(act=self.act, norm_eps=self.norm_eps, dtype=self.dtype)
+        sequences = options.sequences(self, x, self.num_heads, biased=False, train=train)
+        x = sequences.pad(x)
         for i in range(self.depth):
             x = Block(options, self.num_heads, _MLP_RATIO * self.dim, name=f"block_{i}")(
-                x, 0.0, train=train
+                x, 0.0, sequences=sequences, train=train
             )
+        x = sequences.cut(x)
         x = LayerNorm(self.norm_eps, self.dtype, name="norm")(x)
         x = nn.Dense(self.pixels, dtype=self.dtype, name="pred")(x[:, prefix:])
         return x.astype(jnp.float32)

@@ -44,7 +44,7 @@ class Swin(nn.Module):
     position embedding behind the patch norm, and then images must have `img_size`. A window size a
     stage (Swin-S3) is a tuple of pairs. `init_std` is of all kernels; the official 0.02 suits
     widths from 96 on, and narrower models learn faster from about 1 / sqrt(embed_dim).
-    `attn_impl` is "xla", "fused" (kernels for GPUs) or "pairs" (for TPUs); see `nn.execution`.
+    `attn_impl` is "auto" or one of `execution.WINDOWS`: "fused" for GPUs, "pairs" for TPUs.
     """
 
     _block_class: ClassVar[type[nn.Module]] = SwinBlock
@@ -70,7 +70,7 @@ class Swin(nn.Module):
     drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
     drop_path_rate: float = 0.0
-    attn_impl: str = "xla"
+    attn_impl: str = "auto"
     remat: bool | str = "none"
     scan: bool = False
     dtype: DTypeLike = jnp.float32

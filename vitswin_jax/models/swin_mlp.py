@@ -75,7 +75,7 @@ class SwinMlp(Swin):
         if (
             not (self.qkv_bias and self.pad_before_roll)
             or self.attn_drop_rate
-            or self.attn_impl != "xla"
+            or self.attn_impl not in ("auto", "xla")
         ):
             raise UserError(
                 "Swin-MLP has no attention; qkv_bias, attn_drop_rate, attn_impl and "

@@ -286,12 +286,21 @@ class ViT(nn.Module):
         x = self.embed_drop(x, deterministic=not train)
         if self.pre_norm:
             x = self.norm_pre(x)
-        rates = drop_path_schedule(self.drop_path_rate, self.depth)
-        blocks = self.blocks if self.scan else self.block
-        shared = {"positions": self.positions} if self.pos_embed_at == "shared" else {}
-        return apply_blocks(
-            blocks, x, rates, train=train, remat=self.remat, keep_all=keep_all, shared=shared
+        relative = self.pos_embed == "relative"
+        sequences = self._options.sequences(self, x, self.num_heads, biased=relative, train=train)
+        shared: dict[str, Any] = {"sequences": sequences}
+        if self.pos_embed_at == "shared":
+            shared["positions"] = self.positions
+        x, outputs = apply_blocks(
+            self.blocks if self.scan else self.block,
+            sequences.pad(x),
+            drop_path_schedule(self.drop_path_rate, self.depth),
+            train=train,
+            remat=self.remat,
+            keep_all=keep_all,
+            shared=shared,
         )
+        return sequences.cut(x), jax.tree.map(sequences.cut, outputs)
 
     def _embed(
         self, x: Float[Array, "b n c"], positions: Float[Array, "_ m _"] | None

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from vitswin_jax.nn.attention import attend, sow_weights
 from vitswin_jax.nn.block import BlockOptions, ResidualBlock, SelfAttention
+from vitswin_jax.nn.execution import Sequences
 from vitswin_jax.nn.layers import LayerNorm, LayerScale, Mlp
 
 
@@ -35,24 +36,26 @@ class Block(ResidualBlock):
         self,
         x: Float[Array, "b n c"],
         drop_path: float | Float[Array, ""],
-        positions: Float[Array, "_ n _"] | None = None,
+        positions: Float[Array, "_ _ _"] | None = None,
         *,
+        sequences: Sequences,
         train: bool,
     ) -> Float[Array, "b n c"]:
         """Adds attention, then the MLP, each dropped as a branch with probability `drop_path`.
 
-        `positions` are those that all blocks share.
+        `positions` are those that all blocks share, `sequences` says how they attend.
         """
         options = self.options
         if self.create_positions is not None:
             positions = self.create_positions(self.param)
         if positions is not None and not self.relative:
-            x = x + positions.astype(x.dtype)
+            x = x + sequences.pad(positions).astype(x.dtype)
         attention = SelfAttention(self.num_heads, options, name="attn")
         mlp = Mlp(self.mlp_dim, options.act, options.drop_rate, dtype=options.dtype, name="mlp")
 
         y = self.norm("norm1")(x)
-        y = attention(y, bias=positions if self.relative else None, train=train)
+        bias = positions if self.relative else None
+        y = sequences.mix(attention, y, bias=bias, train=train)
         x = self.add(x, self._scaled(y, name="ls1"), drop_path, train=train)
         y = mlp(self.norm("norm2")(x), train=train)
         return self.add(x, self._scaled(y, name="ls2"), drop_path, train=train)

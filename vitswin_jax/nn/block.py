@@ -14,9 +14,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vitswin_jax.nn import xla
-from vitswin_jax.nn.attention import MASKED, sow_weights
-from vitswin_jax.nn.execution import EXECUTIONS, Execution
-from vitswin_jax.nn.layers import DropPath, LayerNorm, Linear
+from vitswin_jax.nn.attention import MASKED, attend, sow_weights
+from vitswin_jax.nn.execution import Execution, Sequences
+from vitswin_jax.nn.layers import DropPath, JointLinear, LayerNorm, Linear
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class BlockOptions:
     drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
     mask_value: float = MASKED
-    attn_impl: str = "xla"
+    attn_impl: str = "auto"
     kernel_init: nn.initializers.Initializer | None = None  # None: Xavier's, by each product's fans
     dtype: DTypeLike = jnp.float32
 
@@ -47,7 +47,26 @@ class BlockOptions:
     @property
     def execution(self) -> Execution:
         """How attention is computed."""
-        return EXECUTIONS[self.attn_impl]
+        return Execution(self.attn_impl)
+
+    def sequences(
+        self,
+        model: nn.Module,
+        x: Float[Array, "b n c"],
+        num_heads: int,
+        *,
+        biased: bool,
+        train: bool,
+    ) -> Sequences:
+        """Returns how the blocks of `model` attend to sequences such as x."""
+        return self.execution.sequences(
+            plain=model.is_initializing() or model.is_mutable_collection("intermediates"),
+            dtype=jnp.dtype(self.dtype).name,
+            tokens=x.shape[1],
+            head_dim=x.shape[-1] // num_heads,
+            biased=biased,
+            dropout=train and self.attn_drop_rate > 0,
+        )
 
 
 class SelfAttention(nn.Module):
@@ -79,16 +98,18 @@ class SelfAttention(nn.Module):
         mask: np.ndarray | None = None,
         *,
         bias: Float[Array, "heads n n"] | None = None,
+        attend: Callable[..., Array] = attend,
         train: bool,
     ) -> Float[Array, "*batch n c"]:
         """Mixes tokens; `mask`, broadcast to (*batch, n, n), is True where a pair may attend.
 
-        `bias` is the summand of the logits; None means the module's own `position_bias`.
+        `bias` is the summand of the logits; None means the module's own `position_bias`. `attend`
+        is `attention.attend` or its equal.
         """
 
         def mix(qkv: Array) -> Array:
             own = self.position_bias() if bias is None else bias
-            return self.attend(qkv, own, mask, train=train)
+            return self.attend(qkv, own, mask, attend=attend, train=train)
 
         return self.project(x, mix, train=train)
 
@@ -98,6 +119,7 @@ class SelfAttention(nn.Module):
         bias: Float[Array, "heads n n"] | None,
         mask: np.ndarray | None,
         *,
+        attend: Callable[..., Array] = attend,
         train: bool,
     ) -> Float[Array, "*batch heads n d"]:
         """Returns softmax(q kᵀ/√d + bias) v, with `mask_value` added where `mask` is False."""
@@ -111,41 +133,49 @@ class SelfAttention(nn.Module):
         sow_weights(self, q, k, biases=biases)
         rate = self.options.attn_drop_rate if train else 0.0
         dropout = nn.Dropout(rate, deterministic=False) if rate else None
-        return self.options.execution.attend(q, k, v, biases=biases, dropout=dropout)
+        return attend(q, k, v, biases=biases, dropout=dropout)
 
     @nn.compact
     def project(
         self,
         x: Float[Array, "*tokens c"],
-        mix: Callable[[Array], Array],
+        mix: Callable[[Any], Array],
         *,
-        heads_first: bool = True,
+        layout: str = "heads_first",
         train: bool,
     ) -> Float[Array, "*mixed c"]:
         """Projects x to queries, keys and values, applies `mix`, and projects its result back.
 
-        `mix` maps (3, *batch, heads, n, d) to (*batch, heads, m, d); without `heads_first`,
-        (*batch, n, 3, heads, d) to (*batch, m, heads, d).
+        `mix` maps (3, *batch, heads, n, d) to (*batch, heads, m, d). With `layout` "tokens_first"
+        it maps (*batch, n, 3, heads, d) to (*batch, m, heads, d); with "apart" the same in three
+        arrays (*batch, n, heads, d).
         """
         c, heads, init = x.shape[-1], self.num_heads, self.options.kernel_init
         xavier = nn.initializers.xavier_uniform
-        qkv = Linear(
-            (c, 3, heads, c // heads),
-            "...nc,cthd->t...hnd" if heads_first else "...nc,cthd->...nthd",
-            use_bias=self.options.qkv_bias,
+        joint: dict[str, Any] = {
+            "shape": (c, 3, heads, c // heads),
+            "use_bias": self.options.qkv_bias,
             # One matrix for three projections; each is initialised by its own fans (batch_axis).
-            kernel_init=init or xavier(in_axis=0, out_axis=(2, 3), batch_axis=(1,)),
-            dtype=self.options.dtype,
-            name="qkv",
-        )(x, train=train)
+            "kernel_init": init or xavier(in_axis=0, out_axis=(2, 3), batch_axis=(1,)),
+            "dtype": self.options.dtype,
+            "name": "qkv",
+        }
+        linear = JointLinear if layout == "apart" else Linear
+        if layout != "apart":
+            joint["equation"] = QKV[layout]
+        qkv = linear(**joint)(x, train=train)
         out = Linear(
             (heads, c // heads, c),
-            "...hnd,hdc->...nc" if heads_first else "...nhd,hdc->...nc",
+            "...hnd,hdc->...nc" if layout == "heads_first" else "...nhd,hdc->...nc",
             kernel_init=init or xavier(in_axis=(0, 1), out_axis=2),
             dtype=self.options.dtype,
             name="proj",
         )(mix(qkv), train=train)
         return nn.Dropout(self.options.drop_rate, deterministic=not train)(out)
+
+
+QKV = {"heads_first": "...nc,cthd->t...hnd", "tokens_first": "...nc,cthd->...nthd"}
+"""The equation of the joint projection, by the layout of its outputs."""
 
 
 class ResidualBlock(nn.Module):

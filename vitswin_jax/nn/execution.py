@@ -4,8 +4,8 @@ Every implementation returns the same numbers, to rounding, with the same parame
 
 | `attn_impl` | attention of a sequence | attention in windows |
 | --- | --- | --- |
+| auto | the fastest, by `choices.SEQUENCES` | the fastest, by `choices.WINDOWS` |
 | xla | `attention.attend` | windows cut by `windows.map_windows` |
-| auto | the same; on CPU, long sequences a few heads at a time | |
 | cudnn | cuDNN's flash attention (NVIDIA) | |
 | pairs | | two adjacent windows in one matrix product (TPU) |
 | fused | | one kernel that reads maps and cuts windows itself (GPU) |
@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -24,33 +25,37 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vitswin_jax.core.types import UserError
-from vitswin_jax.nn import xla
-from vitswin_jax.nn.attention import Dropout, attend
+from vitswin_jax.nn import choices, xla
+from vitswin_jax.nn.forms import forms, platform
 from vitswin_jax.nn.windows import Cut, Size, map_windows, pad_to_multiple
 
-Attend = Callable[..., Array]
-"""Called as `attention.attend` is."""
 MixWindows = Callable[..., Array]
 """Called with a `block.SelfAttention`, maps (b, h, w, c), a `Cut` and `train`; returns maps."""
 
-
-def _attend_cudnn(
-    q: Array, k: Array, v: Array, *, biases: tuple[Array, ...], dropout: Dropout | None
-) -> Array:
-    if biases or dropout is not None or q.ndim != 4:
-        raise UserError("attn_impl='cudnn' has no biases, windows or attention dropout; use 'xla'.")
-    tokens_first = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
-    out = jax.nn.dot_product_attention(*tokens_first, scale=1.0, implementation="cudnn")
-    return jnp.swapaxes(out, 1, 2)
+MULTIPLE = 8
+"""Of tokens: what cuDNN's backward pass, and the products around it, take at full speed."""
 
 
-def _attend_auto(
-    q: Array, k: Array, v: Array, *, biases: tuple[Array, ...], dropout: Dropout | None
-) -> Array:
-    if biases or dropout is not None:
-        return attend(q, k, v, biases=biases, dropout=dropout)
-    return xla.attend_in_cache(attend, q, k, v)
+def flash(
+    q: Float[Array, "b n heads d"],
+    k: Float[Array, "b n heads d"],
+    v: Float[Array, "b n heads d"],
+    *,
+    tokens: int,
+    implementation: Literal["xla", "cudnn"] = "cudnn",
+) -> Float[Array, "b n heads d"]:
+    """Returns softmax(q kᵀ/√d) v of the first `tokens` of each sequence; the rest is undefined."""
+    lengths = None
+    if tokens != q.shape[1]:
+        lengths = jnp.full(q.shape[0], tokens, jnp.int32)
+    return jax.nn.dot_product_attention(
+        q,
+        k,
+        v,
+        query_seq_lengths=lengths,
+        key_value_seq_lengths=lengths,
+        implementation=implementation,
+    )
 
 
 def mix_cut(attention: nn.Module, x: Array, cut: Cut, *, train: bool) -> Array:
@@ -58,14 +63,10 @@ def mix_cut(attention: nn.Module, x: Array, cut: Cut, *, train: bool) -> Array:
     return map_windows(functools.partial(attention, train=train), x, cut)
 
 
-LANES = 128
-"""Of a TPU: its memory pads the last axis of an array to a multiple of this number."""
-
-
 def come_in_pairs(map_width: int, window_size: Size) -> bool:
     """Returns whether a map has an even number of windows across, and a pair fits the lanes."""
     across = -(-map_width // window_size[1])
-    return across % 2 == 0 and 2 * window_size[0] * window_size[1] <= LANES
+    return across % 2 == 0 and 2 * window_size[0] * window_size[1] <= choices.LANES
 
 
 def biases_in_pairs(
@@ -102,27 +103,25 @@ def _mix_pairs(attention: nn.Module, x: Array, cut: Cut, *, train: bool) -> Arra
 def _mix_fused(
     attention: nn.Module, x: Array, cut: Cut, *, train: bool, interpret: bool = False
 ) -> Array:
-    if train and attention.options.attn_drop_rate:
-        raise UserError(
-            "attn_impl='fused' has no attention dropout; set attn_drop_rate to 0, or use 'xla'."
-        )
-    kernel = functools.partial(_load_kernel(interpret=interpret), interpret=interpret)
+    from vitswin_jax.nn.kernels.window_attention import window_attention
+
     height, width = x.shape[1:3]
 
     def mix(qkv: Float[Array, "b H W 3 heads d"]) -> Float[Array, "b h w heads d"]:
         qkv, scale = _prepare_map(attention, qkv)
-        out = kernel(
+        out = window_attention(
             qkv,
             attention.position_bias(),
             cut=cut,
             size=(height, width),
             scale=scale,
             mask_value=attention.options.mask_value,
+            interpret=interpret,
         )
         return out[:, :height, :width]
 
     padded = pad_to_multiple(x, cut.window_size)
-    return attention.project(padded, mix, heads_first=False, train=train)
+    return attention.project(padded, mix, layout="tokens_first", train=train)
 
 
 def _prepare_map(attention: nn.Module, qkv: Array) -> tuple[Array, float]:
@@ -133,47 +132,87 @@ def _prepare_map(attention: nn.Module, qkv: Array) -> tuple[Array, float]:
     return jnp.stack(attention.prepare(*single), 3)[..., 0, :], 1.0
 
 
-def _load_kernel(*, interpret: bool) -> Callable[..., Any]:
-    if jax.default_backend() != "gpu" and not interpret:
-        raise UserError(
-            f"attn_impl='fused' is a kernel for GPUs, and this is {jax.default_backend()}; use "
-            "'xla', which has the same numbers."
-        )
-    try:
-        from vitswin_jax.nn.kernels.window_attention import window_attention
-    except ImportError as error:
-        raise UserError(
-            f"attn_impl='fused' needs Pallas's way through Triton, which jax {jax.__version__} "
-            "does not have; use 'xla'."
-        ) from error
-    return window_attention
+@dataclasses.dataclass(frozen=True)
+class Sequences:
+    """How a model's blocks attend to sequences of one length: chosen once, for all of them."""
+
+    implementation: str  # of `choices.SEQUENCES`
+    tokens: int
+
+    def pad(self, x: Float[Array, "b n c"]) -> Float[Array, "b m c"]:
+        """Pads tokens once for all blocks; no token attends to those that are added."""
+        if self.implementation != "cudnn" or self.tokens % MULTIPLE == 0:
+            return x
+        return jnp.pad(x, ((0, 0), (0, -self.tokens % MULTIPLE), (0, 0)))
+
+    def cut(self, x: Float[Array, "*batch m c"]) -> Float[Array, "*batch n c"]:
+        """Removes what `pad` has added."""
+        return x if x.shape[-2] == self.tokens else x[..., : self.tokens, :]
+
+    def mix(
+        self, attention: nn.Module, x: Float[Array, "b m c"], *, bias: Array | None, train: bool
+    ) -> Float[Array, "b m c"]:
+        """Returns the tokens that `attention` has mixed, with the biases that it takes."""
+        if self.implementation == "cached":
+            return attention(x, bias=bias, attend=xla.attend_in_cache, train=train)
+        if self.implementation != "cudnn":
+            return attention(x, bias=bias, train=train)
+
+        def mix(qkv: Any) -> Float[Array, "b m heads d"]:
+            q, k, v = qkv if isinstance(qkv, tuple) else jnp.moveaxis(qkv, 2, 0)
+            return flash(q, k, v, tokens=self.tokens)
+
+        layout = "apart" if forms().qkv == "apart" else "tokens_first"
+        return attention.project(x, mix, layout=layout, train=train)
 
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
     """One choice of `attn_impl`: how sequences and how windows of maps are attended to."""
 
-    attend: Attend = attend
-    windows: MixWindows = mix_cut
+    attn_impl: str = "xla"
+
+    def sequences(self, *, tokens: int, plain: bool, **facts: Any) -> Sequences:
+        """Returns how sequences of `tokens` are attended to; `facts` are `choices.Setting`'s.
+
+        `plain` asks for the plain way: parameters are made, and weights are sown, by it on every
+        device, for kernels never form the weights.
+        """
+        if plain:
+            return Sequences("xla", tokens)
+        setting = choices.here(platform(), tokens=tokens, **facts)
+        return Sequences(_decide(choices.SEQUENCES, self.attn_impl, setting), tokens)
 
     def mix_windows(
         self, attention: nn.Module, x: Float[Array, "b h w c"], cut: Cut, *, train: bool
     ) -> Float[Array, "b h w c"]:
         """Returns maps whose tokens `attention` has mixed within (shifted) windows.
 
-        Parameters are made, and weights are sown, by the plain way on every device: kernels never
-        form the weights.
+        The plain way where parameters are made or weights sown, as `sequences` has it.
         """
-        plain = attention.is_initializing() or attention.is_mutable_collection("intermediates")
-        return (mix_cut if plain else self.windows)(attention, x, cut, train=train)
+        if attention.is_initializing() or attention.is_mutable_collection("intermediates"):
+            return mix_cut(attention, x, cut, train=train)
+        options = attention.options
+        setting = choices.here(
+            platform(),
+            dtype=jnp.dtype(options.dtype).name,
+            tokens=math.prod(cut.window_size),
+            head_dim=x.shape[-1] // attention.num_heads,
+            biased=True,
+            dropout=train and options.attn_drop_rate > 0,
+            paired=come_in_pairs(x.shape[2], cut.window_size),
+        )
+        mix = WINDOWS[_decide(choices.WINDOWS, self.attn_impl, setting)]
+        return mix(attention, x, cut, train=train)
 
 
-EXECUTIONS: dict[str, Execution] = {
-    "auto": Execution(_attend_auto),
-    "xla": Execution(attend, mix_cut),
-    "cudnn": Execution(_attend_cudnn),
-    "pairs": Execution(attend, _mix_pairs),
-    "fused": Execution(attend, _mix_fused),
-}
+def _decide(rows: tuple[choices.Row, ...], attn_impl: str, setting: choices.Setting) -> str:
+    if attn_impl == "auto":
+        return choices.choose(rows, setting)
+    choices.check(rows, attn_impl, setting)
+    return attn_impl
+
+
+WINDOWS: dict[str, MixWindows] = {"xla": mix_cut, "pairs": _mix_pairs, "fused": _mix_fused}
 FOR_SEQUENCES = ("auto", "xla", "cudnn")
-FOR_WINDOWS = ("xla", "pairs", "fused")
+FOR_WINDOWS = ("auto", *WINDOWS)

@@ -8,11 +8,13 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vitswin_jax.core.choices import one_of
 from vitswin_jax.nn import xla
+from vitswin_jax.nn.forms import forms
 
 
 def _quick_gelu(x: Array) -> Array:
@@ -56,7 +58,7 @@ class LayerNorm(nn.Module):
         scale = self.param("scale", self.scale_init, c, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), c, jnp.float32)
         scale, bias = jnp.asarray(scale), jnp.asarray(bias)  # loaded parameters are NumPy's
-        y = xla.layer_norm(xla.rows(x).astype(jnp.float32), scale, bias, self.epsilon)
+        y = xla.layer_norm(xla.rows(x), scale, bias, self.epsilon)
         return y.reshape(x.shape).astype(self.dtype)
 
 
@@ -83,12 +85,9 @@ class Linear(nn.Module):
         x, kernel = jnp.asarray(x, self.dtype), jnp.asarray(kernel, self.dtype)
         operands, out = self.equation.split("->")
         order = xla.product_order(self.equation, train=train)
-        if train:
-            y = xla.product_keeping_input(f"{operands}->{order}", self.act, x, kernel)
-        else:
-            y = jnp.einsum(f"{operands}->{order}", x if self.act is None else self.act(x), kernel)
+        y = xla.product(f"{operands}->{order}", self.act, x, kernel, train=train)
         if self.use_bias:
-            y = y + self._bias(operands.split(",")[1], order, y.ndim)
+            y = xla.add_bias(y, self._bias(operands.split(",")[1], order, y.ndim), train=train)
         return y if order == out else jnp.einsum(f"{order}->{out}", y)
 
     def _bias(self, kernel: str, order: str, ndim: int) -> Float[Array, "*outputs"]:
@@ -102,8 +101,37 @@ class Linear(nn.Module):
         return jnp.asarray(bias, self.dtype).reshape([sizes.get(axis, 1) for axis in axes])
 
 
+class JointLinear(nn.Module):
+    """Several linear layers of one input, stored as one: `kernel` (c, n, *out), `bias` (n, *out).
+
+    The parameters are those of a `Linear` of the same shape; the outputs come one by one, each in
+    memory of its own, as kernels that take several arrays want them.
+    """
+
+    shape: tuple[int, ...]
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch c"], *, train: bool) -> tuple[Array, ...]:
+        """Returns n arrays (*batch, *out) in `dtype`."""
+        kernel = self.param("kernel", self.kernel_init, self.shape, jnp.float32)
+        x, kernel = jnp.asarray(x, self.dtype), jnp.asarray(kernel, self.dtype)
+        if self.use_bias:
+            zeros = nn.initializers.zeros_init()
+            bias = jnp.asarray(self.param("bias", zeros, self.shape[1:], jnp.float32), self.dtype)
+        outputs = []
+        for i in range(self.shape[1]):
+            y = xla.product("...c,chd->...hd", None, x, kernel[:, i], train=train)
+            if self.use_bias:
+                y = xla.add_bias(y, bias[i][(None,) * (x.ndim - 1)], train=train)
+            outputs.append(y)
+        return tuple(outputs)
+
+
 class PatchEmbed(nn.Module):
-    """Cuts images into patches and projects them: a strided convolution (ViT, eq. 1)."""
+    """Cuts images into patches and projects them (ViT, eq. 1): a strided convolution."""
 
     patch_size: tuple[int, int]
     embed_dim: int
@@ -114,7 +142,29 @@ class PatchEmbed(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
         """Returns a map of (h / patch, w / patch) embedded patches."""
-        x = nn.Conv(
+        x = (self._product if forms().patches == "product" else self._convolution)(images)
+        if self.norm_eps is not None:
+            x = LayerNorm(self.norm_eps, self.dtype, name="norm")(x)
+        return x
+
+    def _product(self, images: Array) -> Float[Array, "b i j d"]:
+        """Returns the product of each patch with the kernel, as the paper has it.
+
+        Pixels at the right and at the bottom that fill no patch are left out.
+        """
+        (p, q), (h, w) = self.patch_size, images.shape[1:3]
+        whole = images[:, : h // p * p, : w // q * q]
+        patches = rearrange(whole, "b (i p) (j q) c -> b i j p q c", p=p, q=q)
+        return Linear(
+            (p, q, images.shape[-1], self.embed_dim),
+            "...pqc,pqcd->...d",
+            use_bias=self.use_bias,
+            dtype=self.dtype,
+            name="proj",
+        )(patches, train=False)
+
+    def _convolution(self, images: Array) -> Float[Array, "b i j d"]:
+        return nn.Conv(
             self.embed_dim,
             self.patch_size,
             strides=self.patch_size,
@@ -123,9 +173,6 @@ class PatchEmbed(nn.Module):
             dtype=self.dtype,
             name="proj",
         )(images)
-        if self.norm_eps is not None:
-            x = LayerNorm(self.norm_eps, self.dtype, name="norm")(x)
-        return x
 
 
 class Mlp(nn.Module):

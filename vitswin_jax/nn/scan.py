@@ -51,7 +51,7 @@ def apply_blocks(
     train: bool,
     remat: bool | str,
     keep_all: bool = False,
-    shared: Mapping[str, Array | None] | None = None,
+    shared: Mapping[str, Any] | None = None,
 ) -> tuple[Array, Sequence[Array] | Array | None]:
     """Applies blocks one after another; returns the last output and, with `keep_all`, every one.
 

@@ -10,10 +10,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from vitswin_jax.nn.attention import attend
+from vitswin_jax.nn.forms import forms
 
 Activation = Callable[[Array], Array]
 
@@ -106,6 +110,50 @@ def _product_backward(
 product_keeping_input.defvjp(_product_forward, _product_backward)
 
 
+def product(
+    equation: str, act: Activation | None, x: Array, kernel: Array, *, train: bool
+) -> Array:
+    """Returns einsum(equation, act(x), kernel), in the form that suits the platform."""
+    if train and forms().products == "keep_input":
+        return product_keeping_input(equation, act, x, kernel)
+    return jnp.einsum(equation, x if act is None else act(x), kernel)
+
+
+def add_bias(x: Float[Array, "*shape"], bias: Array, *, train: bool) -> Float[Array, "*shape"]:
+    """Returns x + bias, for a bias of as many axes as x, of 1 where it is repeated."""
+    summed = [axis for axis, size in enumerate(bias.shape) if size == 1 and x.shape[axis] != 1]
+    leading = summed == list(range(len(summed)))
+    if train and leading and forms().bias_gradients == "product":
+        return _add_bias_by_product(x, bias)
+    return x + bias
+
+
+@jax.custom_vjp
+def _add_bias_by_product(x: Array, bias: Array) -> Array:
+    """Returns x + bias; the bias's gradient is a product of ones with the outputs' gradient.
+
+    On GPUs XLA otherwise fuses the sum over all rows with what made the gradient, into a loop that
+    takes twice the time of the bytes it moves.
+    """
+    return x + bias
+
+
+def _add_bias_forward(x: Array, bias: Array) -> tuple[Array, Array]:
+    return x + bias, bias
+
+
+def _add_bias_backward(bias: Array, cotangent: Array) -> tuple[Array, Array]:
+    rows = cotangent.reshape(-1, bias.size)
+    ones = jnp.ones((_ROWS_OF_ONES, len(rows)), cotangent.dtype)
+    total = jnp.einsum("mn,nc->mc", ones, rows, preferred_element_type=jnp.float32)[0]
+    return cotangent, total.astype(bias.dtype).reshape(bias.shape)
+
+
+_add_bias_by_product.defvjp(_add_bias_forward, _add_bias_backward)
+_ROWS_OF_ONES = 8
+"""XLA turns a product of a single row back into a sum; tensor cores take eight rows at once."""
+
+
 def product_order(equation: str, *, train: bool) -> str:
     """Returns the order of axes in which a product is best computed, before it is transposed.
 
@@ -131,17 +179,24 @@ def rows(x: Float[Array, "*batch c"]) -> Float[Array, "n c"]:
     return x.reshape(-1, x.shape[-1])
 
 
-@jax.custom_jvp
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Returns x Φ(x), Φ the normal distribution (arXiv:1606.08415), by erf as PyTorch does.
 
     Computed in float32, because bfloat16 cannot represent erf's tail next to 1. jax.nn.gelu uses
-    erfc, as exact and on CPU three times as slow. The backward pass keeps only the slope.
+    erfc, as exact and on CPU three times as slow. The backward pass keeps only the slope, or only
+    x.
     """
+    if forms().gelu == "keep_input":
+        return jax.checkpoint(_gelu)(x)
+    return _gelu(x)
+
+
+@jax.custom_jvp
+def _gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return _gelu_and_slope(x)[0]
 
 
-@gelu.defjvp
+@_gelu.defjvp
 def _gelu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     value, slope = _gelu_and_slope(primals[0])
     return value, slope * tangents[0]
@@ -158,19 +213,41 @@ def _gelu_and_slope(x: Array) -> tuple[Array, Array]:
     return value.astype(x.dtype), (below + wide * density).astype(x.dtype)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def layer_norm(
     x: Float[Array, "n c"], scale: Float[Array, "c"], bias: Float[Array, "c"], epsilon: float
 ) -> Float[Array, "n c"]:
-    """Returns (x - mean) / √(variance + epsilon) · scale + bias over c.
+    """Returns (x - mean) / √(variance + epsilon) · scale + bias over c, float32.
 
-    The variance takes two passes, as accurate as the originals'. The backward pass keeps one array,
-    the standardised input, where nn.LayerNorm keeps two.
+    The variance takes two passes, as accurate as the originals'.
     """
-    return _standardize(x, epsilon)[0] * scale[None] + bias[None]
+    keep = forms().norm
+    if keep == "autodiff":
+        return _layer_norm_plain(x, scale, bias, epsilon)
+    norm = functools.partial(_layer_norm, epsilon=epsilon)
+    return (jax.checkpoint(norm) if keep == "keep_input" else norm)(x, scale, bias)
 
 
-@layer_norm.defjvp
+def _layer_norm_plain(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
+    standard, _ = _standardize(x.astype(jnp.float32), epsilon)
+    return standard * scale[None] + bias[None]
+
+
+def _layer_norm(x: Array, scale: Array, bias: Array, *, epsilon: float) -> Array:
+    return _layer_norm_keeping_standard(x.astype(jnp.float32), scale, bias, epsilon)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _layer_norm_keeping_standard(
+    x: Array, scale: Array, bias: Array, epsilon: float
+) -> Float[Array, "n c"]:
+    """Returns the norm; the backward pass keeps one array, the standardised input.
+
+    nn.LayerNorm keeps two.
+    """
+    return _layer_norm_plain(x, scale, bias, epsilon)
+
+
+@_layer_norm_keeping_standard.defjvp
 def _layer_norm_jvp(
     epsilon: float, primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
 ) -> tuple[Array, Array]:
@@ -189,28 +266,22 @@ def _standardize(x: Array, epsilon: float) -> tuple[Float[Array, "n c"], Float[A
     return centred * inverse, inverse
 
 
-LONG = 512
-"""Number of tokens from which `attend_in_cache` is faster on CPU: 0.45 of the time at 577 and 785
-tokens, eight images and six heads; at 197 it is slower."""
 _CACHED = 8 * 2**20
 """Bytes of logits that stay in a CPU's cache between the softmax and the product with v."""
 
-Attend = Callable[[Array, Array, Array], Array]
 
+def attend_in_cache(q: Array, k: Array, v: Array, **nothing: Any) -> Array:
+    """Returns `attention.attend`; on CPU a few heads at a time: their logits stay in cache.
 
-def attend_in_cache(attend: Attend, q: Array, k: Array, v: Array) -> Array:
-    """Returns attend(q, k, v); on CPU a few heads at a time, so that their logits stay in cache.
-
-    q, k and v are (*batch, heads, n, d). The backward pass computes the logits again. The number of
-    examples may be symbolic, as in jax.export.
+    q, k and v are (*batch, heads, n, d), without biases and dropout. The backward pass computes the
+    logits again. The number of examples may be symbolic, as in jax.export.
     """
-    if k.shape[-2] < LONG:
-        return attend(q, k, v)
-    in_groups = functools.partial(_attend_in_groups, attend)
-    return jax.lax.platform_dependent(q, k, v, cpu=in_groups, default=attend)
+    if any(nothing.values()):
+        raise ValueError("attend_in_cache takes no biases and no dropout.")
+    return jax.lax.platform_dependent(q, k, v, cpu=_attend_in_groups, default=attend)
 
 
-def _attend_in_groups(attend: Attend, q: Array, k: Array, v: Array) -> Array:
+def _attend_in_groups(q: Array, k: Array, v: Array) -> Array:
     heads = math.prod(q.shape[-3:-2])
     fit = max(_CACHED // (4 * q.shape[-2] * k.shape[-2]), 1)
     at_once = max(count for count in range(1, heads + 1) if heads % count == 0 and count <= fit)

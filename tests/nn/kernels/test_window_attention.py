@@ -5,8 +5,8 @@ handed programs it takes.
 """
 
 import functools
+import importlib.util
 import math
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,9 @@ from jax.sharding import PartitionSpec as P
 
 from vitswin_jax import create_model
 from vitswin_jax.core.types import UserError
-from vitswin_jax.nn import execution
+from vitswin_jax.nn import choices, execution
 from vitswin_jax.nn.attention import attend
+from vitswin_jax.nn.forms import traced_for
 from vitswin_jax.nn.kernels import window_kernel
 from vitswin_jax.nn.kernels.window_attention import window_attention
 from vitswin_jax.nn.windows import Cut, map_windows, pad_to_multiple
@@ -144,7 +145,7 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_the_plain_one():
 def test_a_model_gives_its_numbers_and_gradients(monkeypatch, random_params, family, fields):
     """Pad tokens have the projection's bias, and Swin V2 its cosines and temperatures."""
     interpreted = functools.partial(execution._mix_fused, interpret=True)
-    monkeypatch.setitem(execution.EXECUTIONS, "fused", execution.Execution(windows=interpreted))
+    monkeypatch.setitem(execution.WINDOWS, "fused", interpreted)
     model = create_model(
         family,
         img_size=16,
@@ -164,7 +165,9 @@ def test_a_model_gives_its_numbers_and_gradients(monkeypatch, random_params, fam
         return (out**2).sum(), out
 
     run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True), static_argnums=2)
-    got, want = (run(params, images, attn_impl) for attn_impl in ("fused", "xla"))
+    want = run(params, images, "xla")
+    with traced_for("gpu"):
+        got = run(params, images, "fused")
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4 * float(jnp.abs(y).max()) + 1e-6),
         got,
@@ -272,17 +275,19 @@ def test_what_it_cannot_do_is_said(monkeypatch):
     def trace(model, **options):
         jax.eval_shape(functools.partial(model.apply, **options), variables, images)
 
-    with pytest.raises(UserError, match=f"a kernel for GPUs, and this is {backend}; use 'xla'"):
+    with pytest.raises(UserError, match=f"is for GPUs, and this is {backend}; use 'auto'"):
         trace(model)
-    with pytest.raises(UserError, match="has no attention dropout; set attn_drop_rate to 0"):
-        trace(model.clone(attn_drop_rate=0.1), train=True, rngs={"dropout": jax.random.key(0)})
     with pytest.raises(UserError, match="up to 256 tokens, and 24x24 has 576; use 'xla'"):
         fused(*draw((24, 24), (24, 24))[:2], cut=Cut((24, 24), (0, 0), True))
-    with pytest.raises(UserError, match="attn_impl='cudnn' must be one of xla, pairs, fused"):
+    with pytest.raises(UserError, match="attn_impl='cudnn' must be one of auto, xla, pairs, fused"):
         create_model("swin", attn_impl="cudnn")
     with pytest.raises(UserError, match="attn_impl='fused' must be one of auto, xla, cudnn"):
         create_model("vit_tiny_patch16_224", attn_impl="fused")
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setitem(sys.modules, window_attention.__module__, None)  # no such module
-    with pytest.raises(UserError, match=f"Triton, which jax {jax.__version__} does not have"):
-        trace(model)
+    with traced_for("gpu"):
+        with pytest.raises(UserError, match="'fused' does not take attention dropout; use 'auto'"):
+            trace(model.clone(attn_drop_rate=0.1), train=True, rngs={"dropout": jax.random.key(0)})
+        choices._gpu.cache_clear()
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(UserError, match="does not take a JAX without Pallas's way through"):
+            trace(model)
+    choices._gpu.cache_clear()

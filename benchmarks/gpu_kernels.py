@@ -1,0 +1,203 @@
+"""Checks every attention kernel on the GPU at hand, then times cuDNN's against XLA's by length.
+
+python benchmarks/gpu_kernels.py [--part checks|lengths] [--smoke]
+
+Values and gradients are compared with the plain formula in float32 at "highest"; the error is a
+share of the largest value. Prints a line of JSON a check.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vitswin_jax.nn.attention import attend
+from vitswin_jax.nn.execution import flash
+from vitswin_jax.nn.kernels.window_attention import window_attention
+from vitswin_jax.nn.windows import Cut, map_windows, pad_to_multiple
+
+TOKENS = (50, 65, 101, 145, 196, 197, 257, 577)
+LENGTHS = (50, 65, 101, 145, 197)
+WINDOWS = ((7, 56), (8, 64), (12, 48), (16, 64), (7, 30))
+"""Window, and the side of a map; the last is padded."""
+BOUND = {"float32": 1e-4, "bfloat16": 2e-2}
+
+
+def draw(*shapes: tuple[int, ...]) -> list[jax.Array]:
+    """Returns normal arrays, float32."""
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
+
+
+def both(attention: Callable, arrays: list[jax.Array], pull: jax.Array) -> Any:
+    """Returns the output and all gradients, jitted."""
+
+    @jax.jit
+    def run(arrays: list[jax.Array], pull: jax.Array) -> Any:
+        out, back = jax.vjp(attention, *arrays)
+        return out, *back(pull.astype(out.dtype))
+
+    return run(arrays, pull)
+
+
+def errors(got: Any, want: Any) -> list[float]:
+    """Returns each output's largest error over its largest value."""
+    return [
+        float(jnp.abs(x.astype(jnp.float32) - y).max() / jnp.abs(y).max())
+        for x, y in zip(got, want, strict=True)
+    ]
+
+
+def plain_flash(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Computes attention of (b, n, heads, d) by the formula."""
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
+    return jnp.swapaxes(attend(q * q.shape[-1] ** -0.5, k, v), 1, 2)
+
+
+def padded_flash(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, implementation: str = "cudnn"
+) -> jax.Array:
+    """Computes the same as a ViT does: padded to a multiple of 8, and cut."""
+    n = q.shape[1]
+    q, k, v = (jnp.pad(x, ((0, 0), (0, -n % 8), (0, 0), (0, 0))) for x in (q, k, v))
+    return flash(q, k, v, tokens=n, implementation=implementation)[:, :n]
+
+
+def check_flash(*, batch: int, implementation: str) -> Iterator[dict[str, Any]]:
+    """Gives the errors of each length in bfloat16."""
+    for n in TOKENS:
+        *arrays, pull = draw(*4 * [(batch, n, 3, 64)])
+        want = both(plain_flash, arrays, pull)
+        narrow = [x.astype(jnp.bfloat16) for x in arrays]
+        run = functools.partial(padded_flash, implementation=implementation)
+        got = both(run, narrow, pull)
+        near = both(plain_flash, narrow, pull)
+        yield _line("flash", "bfloat16", errors(got, want), errors(near, want), tokens=n)
+
+
+def window(qkv: jax.Array, bias: jax.Array, *, cut: Cut, interpret: bool) -> jax.Array:
+    """Computes attention in the windows of maps by the kernel."""
+    (_, h, w, *_), shape = qkv.shape, qkv.shape
+    padded = pad_to_multiple(qkv.reshape(*shape[:3], -1), cut.window_size)
+    out = window_attention(
+        padded.reshape(*padded.shape[:3], *shape[3:]),
+        bias,
+        cut=cut,
+        size=(h, w),
+        scale=shape[-1] ** -0.5,
+        mask_value=-100.0,
+        interpret=interpret,
+    )
+    return out[:, :h, :w]
+
+
+def plain_window(qkv: jax.Array, bias: jax.Array, *, cut: Cut) -> jax.Array:
+    """Computes the same by the formula."""
+    shape = qkv.shape
+
+    def mix(windows: jax.Array, mask: np.ndarray | None) -> jax.Array:
+        q, k, v = jnp.moveaxis(windows.reshape(*windows.shape[:-1], *shape[3:]), (3, 4), (0, 3))
+        masks = () if mask is None else (jnp.where(mask, 0.0, -100.0)[:, None],)
+        out = attend(q * shape[-1] ** -0.5, k, v, biases=(bias, *masks))
+        out = jnp.moveaxis(out, 2, 3).reshape(*windows.shape[:-1], -1)
+        return jnp.tile(out, 3)  # as many channels as were given
+
+    out = map_windows(mix, qkv.reshape(*shape[:3], -1), cut)
+    return out[..., : out.shape[-1] // 3].reshape(*shape[:3], *shape[4:])
+
+
+def check_windows(*, batch: int, heads: int, interpret: bool) -> Iterator[dict[str, Any]]:
+    """Gives the errors of each window, shifted, in float32 and bfloat16."""
+    for (side, size), dtype in itertools.product(WINDOWS, BOUND):
+        cut = Cut((side, side), (side // 2, side // 2))
+        qkv, bias, pull = draw(
+            (batch, size, size, 3, heads, 32),
+            (heads, side**2, side**2),
+            (batch, size, size, heads, 32),
+        )
+        plain = functools.partial(plain_window, cut=cut)
+        want = both(plain, [qkv, bias], pull)
+        narrow = [qkv.astype(dtype), bias]
+        got = both(functools.partial(window, cut=cut, interpret=interpret), narrow, pull)
+        near = both(plain, narrow, pull)
+        errs = errors(got, want), errors(near, want)
+        yield _line("window", dtype, *errs, window=side, map=size)
+
+
+def _line(
+    kernel: str, dtype: str, got: list[float], near: list[float], **facts: Any
+) -> dict[str, Any]:
+    right = all(math.isfinite(x) and x <= BOUND[dtype] for x in got)
+    rounded = [[float(f"{x:.2g}") for x in error] for error in (got, near)]
+    return {"check": kernel, "dtype": dtype, **facts, "right": right} | dict(
+        zip(("errors", "plain"), rounded, strict=True)
+    )
+
+
+def seconds(call: Callable[[], Any], *, calls: int) -> float:
+    """Returns the seconds of a call; only the last is waited for."""
+    jax.block_until_ready(call())
+    began = time.perf_counter()
+    for _ in range(calls):
+        result = call()
+    jax.block_until_ready(result)
+    return (time.perf_counter() - began) / calls
+
+
+def time_lengths(*, tokens: int, calls: int) -> Iterator[dict[str, Any]]:
+    """Gives forward and both passes' time of cuDNN's attention and XLA's, as many `tokens` each."""
+    for n, width in itertools.product(LENGTHS, (12,)):
+        batch = max(1, tokens // n)
+        *arrays, pull = (x.astype(jnp.bfloat16) for x in draw(*4 * [(batch, n, width, 64)]))
+        found: dict[str, list[float]] = {}
+        for name, attention in (("xla", plain_flash), ("cudnn", padded_flash)):
+            forward = jax.jit(attention)
+
+            @jax.jit
+            def step(arrays: Any, pull: Any, attention: Any = attention) -> Any:
+                out, back = jax.vjp(attention, *arrays)
+                return out, back(pull)
+
+            found[name] = [
+                1e6 * seconds(functools.partial(forward, *arrays), calls=calls),
+                1e6 * seconds(functools.partial(step, arrays, pull), calls=calls),
+            ]
+        ratios = [round(b / a, 3) for a, b in zip(found["xla"], found["cudnn"], strict=True)]
+        yield {"tokens": n, "heads": width, "batch": batch, "cudnn/xla": ratios} | {
+            name: [round(x) for x in times] for name, times in found.items()
+        }
+
+
+def main() -> None:
+    """Prints the lines."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--part", nargs="+", default=["checks", "lengths"])
+    parser.add_argument("--smoke", action="store_true", help="small, on any device")
+    args = parser.parse_args()
+    if "checks" in args.part:
+        implementation, batch = ("xla", 2) if args.smoke else ("cudnn", 8)
+        with jax.default_matmul_precision("highest"):
+            _print(check_flash(batch=batch, implementation=implementation))
+            if not args.smoke:
+                _print(check_windows(batch=batch, heads=3, interpret=False))
+    if "lengths" in args.part and not args.smoke:
+        _print(time_lengths(tokens=128 * 197, calls=20))
+
+
+def _print(lines: Iterator[dict[str, Any]]) -> None:
+    for line in lines:
+        print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""What `attn_impl="auto"` takes where, and what it says of what it passes over."""
+
+import logging
+
+import pytest
+
+from vitswin_jax.core.types import UserError
+from vitswin_jax.nn import choices
+from vitswin_jax.nn.choices import SEQUENCES, WINDOWS, Setting, check, choose
+
+
+@pytest.fixture(autouse=True)
+def fresh_log():
+    """Has each test see lines that are logged once a process."""
+    choices._log.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("platform", "dtype", "tokens", "facts", "implementation"),
+    [
+        ("cpu", "float32", 197, {}, "xla"),
+        ("cpu", "float32", 512, {}, "cached"),
+        ("cpu", "bfloat16", 577, {}, "cached"),
+        ("cpu", "float32", 577, {"biased": True}, "xla"),
+        ("cpu", "float32", 577, {"dropout": True}, "xla"),
+        ("gpu", "bfloat16", 50, {}, "xla"),
+        ("gpu", "bfloat16", 64, {}, "cudnn"),
+        ("gpu", "bfloat16", 197, {}, "cudnn"),
+        ("gpu", "float16", 577, {}, "cudnn"),
+        ("gpu", "bfloat16", 197, {"head_dim": 128}, "cudnn"),
+        ("gpu", "bfloat16", 197, {"head_dim": 132}, "xla"),
+        ("gpu", "bfloat16", 197, {"head_dim": 36}, "xla"),
+        ("gpu", "float32", 197, {}, "xla"),
+        ("gpu", "bfloat16", 197, {"biased": True}, "xla"),
+        ("gpu", "bfloat16", 197, {"dropout": True}, "xla"),
+        ("gpu", "bfloat16", 197, {"capability": 7.5}, "xla"),
+        ("gpu", "bfloat16", 197, {"cudnn": False}, "xla"),
+        ("tpu", "bfloat16", 577, {}, "xla"),
+        ("rocm", "bfloat16", 577, {}, "xla"),
+    ],
+)
+def test_sequences(platform, dtype, tokens, facts, implementation):
+    setting = Setting(platform, dtype, tokens, **{"head_dim": 64} | facts)
+    assert choose(SEQUENCES, setting) == implementation
+
+
+@pytest.mark.parametrize(
+    ("platform", "dtype", "tokens", "facts", "implementation"),
+    [
+        ("cpu", "float32", 49, {}, "xla"),
+        ("cpu", "bfloat16", 49, {"paired": True}, "xla"),
+        ("gpu", "bfloat16", 49, {}, "fused"),
+        ("gpu", "float16", 256, {}, "fused"),
+        ("gpu", "bfloat16", 576, {}, "xla"),
+        ("gpu", "float32", 49, {}, "xla"),
+        ("gpu", "bfloat16", 49, {"dropout": True}, "xla"),
+        ("gpu", "bfloat16", 49, {"capability": 7.0}, "xla"),
+        ("gpu", "bfloat16", 49, {"triton": False}, "xla"),
+        ("tpu", "bfloat16", 49, {"paired": True}, "pairs"),
+        ("tpu", "bfloat16", 49, {"paired": False}, "xla"),
+    ],
+)
+def test_windows(platform, dtype, tokens, facts, implementation):
+    setting = Setting(platform, dtype, tokens, head_dim=32, biased=True, **facts)
+    assert choose(WINDOWS, setting) == implementation
+
+
+def test_what_a_kernel_does_not_take_is_logged_once(caplog):
+    caplog.set_level(logging.WARNING)
+    for tokens in (197, 257):
+        choose(SEQUENCES, Setting("gpu", "float32", tokens, 64))
+    choose(SEQUENCES, Setting("gpu", "bfloat16", 197, 64, dropout=True))
+    choose(SEQUENCES, Setting("gpu", "bfloat16", 50, 64, dropout=True))  # XLA is faster anyway
+    assert caplog.messages == [
+        "attn_impl='auto': cudnn does not take other types than bfloat16 and float16; 'xla' does.",
+        "attn_impl='auto': cudnn does not take attention dropout; 'xla' does.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "name", "setting", "message"),
+    [
+        (SEQUENCES, "cudnn", Setting("cpu", "bfloat16", 197, 64), "is for GPUs, and this is cpu"),
+        (SEQUENCES, "cudnn", Setting("gpu", "float32", 197, 64), "other types than bfloat16"),
+        (SEQUENCES, "cudnn", Setting("gpu", "bfloat16", 197, 64, cudnn=False), "finds no cuDNN"),
+        (WINDOWS, "fused", Setting("tpu", "bfloat16", 49, 32), "is for GPUs, and this is tpu"),
+        (WINDOWS, "fused", Setting("gpu", "bfloat16", 576, 32), "windows of more than 256 tokens"),
+    ],
+)
+def test_what_is_asked_for_by_name_is_refused_in_a_line(rows, name, setting, message):
+    with pytest.raises(UserError, match=message) as caught:
+        check(rows, name, setting)
+    text = str(caught.value)
+    assert text.startswith(f"attn_impl='{name}' ") and text.endswith("use 'auto'.")
+    assert "\n" not in text
+
+
+def test_what_a_name_takes_is_not_what_is_fastest():
+    """A user may ask for cuDNN at few tokens, and for the kernel in float32."""
+    check(SEQUENCES, "cudnn", Setting("gpu", "bfloat16", 50, 64))
+    check(WINDOWS, "fused", Setting("gpu", "float32", 49, 32))
+    check(WINDOWS, "pairs", Setting("cpu", "float32", 49, 32))

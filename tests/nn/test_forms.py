@@ -1,0 +1,107 @@
+"""All forms of a formula have its value and its gradients."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vitswin_jax import create_model
+from vitswin_jax.core.types import UserError
+from vitswin_jax.nn.forms import PLATFORMS, Forms, forms, platform, traced_for
+from vitswin_jax.nn.layers import JointLinear, Linear, PatchEmbed
+
+CHOICES = {
+    "products": ("autodiff", "keep_input"),
+    "gelu": ("keep_slope", "keep_input"),
+    "norm": ("autodiff", "keep_standard", "keep_input"),
+    "bias_gradients": ("sum", "product"),
+    "patches": ("product", "convolution"),
+    "qkv": ("joint", "apart"),
+}
+ALL = [{name: value} for name, values in CHOICES.items() for value in values]
+
+
+def test_every_field_is_tried_with_every_choice():
+    assert {field.name for field in dataclasses.fields(Forms)} == set(CHOICES)
+    for chosen in PLATFORMS.values():
+        assert all(value in CHOICES[name] for name, value in dataclasses.asdict(chosen).items())
+
+
+@pytest.mark.parametrize("family", ["vit", "swin"])
+def test_every_form_has_the_same_numbers_and_gradients(random_params, family):
+    sizes = {
+        "vit": {
+            "img_size": 10,
+            "patch_size": 4,
+            "depth": 2,
+            "num_heads": 2,
+            "crop_to_patches": True,
+        },
+        "swin": {
+            "img_size": 16,
+            "patch_size": 2,
+            "depths": (2,),
+            "num_heads": (2,),
+            "window_size": 4,
+        },
+    }
+    model = create_model(family, embed_dim=8, num_classes=3, **sizes[family])
+    side = sizes[family]["img_size"]
+    images = jax.random.normal(jax.random.key(0), (2, side, side, 3))
+    params = random_params(model, images)
+
+    def run(**chosen):
+        def loss(params, images):
+            out = model.apply({"params": params}, images, train=True)
+            return (out**2).sum(), out
+
+        with traced_for(forms=dataclasses.replace(PLATFORMS["cpu"], **chosen)):
+            step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+            return jax.tree.leaves(step(params, images)), step.lower(params, images).as_text()
+
+    (want, program), programs = run(), set()
+    for chosen in ALL:
+        got, text = run(**chosen)
+        programs.add(text)
+        for one, other in zip(got, want, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5 * float(jnp.abs(other).max()) + 1e-7)
+    # Six fields, of which `qkv` is read by kernels alone: as many programs besides the plain one.
+    assert len(programs) == 1 + sum(len(values) - 1 for values in CHOICES.values()) - 1
+    assert program in programs
+
+
+def test_a_joint_layer_has_the_parameters_of_a_linear_and_its_outputs():
+    x = jax.random.normal(jax.random.key(0), (2, 5, 8))
+    joint, linear = JointLinear((8, 3, 2, 4)), Linear((8, 3, 2, 4), "...nc,cthd->...nthd")
+    variables = linear.init(jax.random.key(1), x, train=False)
+    got = joint.init(jax.random.key(1), x, train=False)
+    jax.tree.map(np.testing.assert_array_equal, got, variables)
+    variables = jax.tree.map(lambda p: p + 0.5, variables)
+    want = linear.apply(variables, x, train=False)
+    for i, out in enumerate(joint.apply(variables, x, train=False)):
+        np.testing.assert_allclose(out, want[:, :, i], atol=1e-5)
+
+
+def test_patches_by_product_are_the_convolution_and_leave_out_the_same_pixels():
+    images = jax.random.normal(jax.random.key(0), (2, 9, 14, 3))
+    embed = PatchEmbed((4, 3), 5)
+    variables = jax.tree.map(lambda p: p + 0.1, embed.init(jax.random.key(1), images))
+    found = {}
+    for form in CHOICES["patches"]:
+        with traced_for(forms=Forms(patches=form)):
+            found[form] = embed.apply(variables, images)
+    assert found["product"].shape == (2, 2, 4, 5)
+    np.testing.assert_allclose(found["product"], found["convolution"], atol=1e-5)
+
+
+def test_a_context_names_the_platform_and_ends():
+    assert platform() == jax.default_backend() and forms() == PLATFORMS[platform()]
+    with traced_for("tpu"):
+        assert platform() == "tpu" and forms() == PLATFORMS["tpu"]
+        with traced_for(forms=Forms(qkv="apart")):
+            assert platform() == "tpu" and forms() == Forms(qkv="apart")
+    assert platform() == jax.default_backend()
+    with pytest.raises(UserError, match="platform='cuda' must be one of cpu, gpu, tpu"):
+        traced_for("cuda").__enter__()
