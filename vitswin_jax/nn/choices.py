@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from vitswin_jax.core import terminal
 from vitswin_jax.core.types import UserError
 
-logger = logging.getLogger(__name__)
+logger = terminal.logger(__name__)
 
 LANES = 128
 """Of a TPU: its memory pads the last axis of an array to a multiple of this number."""
