@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.experimental import topologies
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import AxisType, SingleDeviceSharding
 
 from vitswin_jax.cli.table import format_table
 from vitswin_jax.models.registry import create_model
@@ -127,6 +127,9 @@ def compile_step(name: str, task: str, batch: int, gpu: str, fields: Mapping[str
         target_config=TARGET.format(**GPUS[gpu]),
     )
     on = SingleDeviceSharding(desc.devices[0])
+    # Pallas asks for the device that it writes a program for.
+    device = jax.sharding.AbstractDevice(GPUS[gpu]["name"], num_cores=None, platform="gpu")
+    mesh = jax.sharding.AbstractMesh((1,), ("x",), (AxisType.Auto,), abstract_device=device)
     images = jax.ShapeDtypeStruct((batch, *pair(model.img_size), 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
 
@@ -135,7 +138,9 @@ def compile_step(name: str, task: str, batch: int, gpu: str, fields: Mapping[str
 
     if task == "inference":
         apply = functools.partial(model.apply, train=False)
-        return jax.jit(apply).lower(place(variables), place(images)).compile()
+        with jax.sharding.use_abstract_mesh(mesh):
+            lowered = jax.jit(apply).lower(place(variables), place(images))
+        return lowered.compile()
     tx = optax.adamw(1e-3)
 
     def step(params: Any, state: Any, images: Any, labels: Any) -> Any:
@@ -150,7 +155,8 @@ def compile_step(name: str, task: str, batch: int, gpu: str, fields: Mapping[str
     params = variables["params"]
     arguments = params, jax.eval_shape(tx.init, params), images
     labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    lowered = jax.jit(step, donate_argnums=(0, 1)).lower(*map(place, (*arguments, labels)))
+    with jax.sharding.use_abstract_mesh(mesh):
+        lowered = jax.jit(step, donate_argnums=(0, 1)).lower(*map(place, (*arguments, labels)))
     return lowered.compile()
 
 
