@@ -119,9 +119,13 @@ def _leave_terminal() -> None:
         try:
             os.write(stream, b"")
         except OSError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream)
-            os.close(nowhere)
+            _silence(stream)
+
+
+def _silence(stream: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream)
+    os.close(nowhere)
 
 
 def end(line: str, status: int, *, linger: float = 0.0) -> NoReturn:
@@ -137,7 +141,9 @@ def end(line: str, status: int, *, linger: float = 0.0) -> NoReturn:
     with contextlib.suppress(OSError):
         # Not by `print`, whose lock the first thread may hold. ^C and bars leave a line open.
         os.write(2, f"{chr(10) * os.isatty(2)}error: {line}\n".encode(errors="backslashreplace"))
-    time.sleep(linger)
+    if linger:
+        _silence(2)  # other threads' lines: this one is the last
+        time.sleep(linger)
     os._exit(status)
 
 
