@@ -11,7 +11,7 @@ signal and a verdict, and exits with 1 where one of these is not kept:
 
 - the process ends within a minute, with the status 128 + the signal's number (SIGKILL: -9);
 - its standard error has one line that begins with `error: `, the last, and no traceback;
-- every run ends bit for bit as the unbroken one, with the same rows but for times.
+- every run ends bit for bit as the unbroken one, with the same rows of metrics, but for times.
 """
 
 from __future__ import annotations
@@ -126,6 +126,8 @@ class Runs:
             {k: v for k, v in json.loads(line).items() if not k.startswith(("time/", "images_per"))}
             for line in lines
         ]
+        # A row of training comes a window late, or before a checkpoint: the order may differ.
+        rows.sort(key=lambda row: (row["step"], "test/loss" in row))
         return weights[8 + header :], rows
 
 
