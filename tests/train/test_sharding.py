@@ -14,6 +14,7 @@ from vitswin_jax import create_model
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.registry import FAMILIES
 from vitswin_jax.models.variants import VARIANTS
+from vitswin_jax.nn.forms import platform, traced_for
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.train.keep.checkpoint import Checkpoints
 from vitswin_jax.train.optim.ema import Ema
@@ -23,6 +24,7 @@ from vitswin_jax.train.optim.optimizers import OPTIMIZERS, make_tx
 from vitswin_jax.train.sharding import (
     check_batch_size,
     check_hosts,
+    constrain_activations,
     create_mesh,
     host_order,
     rows_of_hosts,
@@ -274,3 +276,11 @@ def test_paths_that_no_rule_covers_are_all_named():
     }
     with pytest.raises(ValueError, match="covers other, params/head/bais, params/head/kernle"):
         state_shardings(create_mesh(), state)
+
+
+def test_a_step_is_traced_for_the_platform_of_its_mesh():
+    """Programs for a TPU are compiled on a host whose own devices are CPUs."""
+    here = create_mesh(data=1, devices=jax.devices()[:1])
+    seen = constrain_activations(here)(platform)
+    with traced_for("tpu"):
+        assert (platform(), seen()) == ("tpu", jax.default_backend())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ContextDecorator
 from typing import Any
 
 import flax.linen as nn
@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from vitswin_jax.core.choices import Faults
 from vitswin_jax.core.types import UserError
+from vitswin_jax.nn.forms import PLATFORMS, traced_for
 from vitswin_jax.nn.params import facts, uncovered
 from vitswin_jax.nn.scan import row_paths
 from vitswin_jax.train.optim.groups import path_of
@@ -187,10 +188,11 @@ def rows_of_hosts(mesh: Mesh, batch_size: int) -> list[int]:
     return [device.process_index for device in np.repeat(devices, batch_size // devices.size)]
 
 
-def constrain_activations(mesh: Mesh) -> ContextDecorator:
+def constrain_activations(mesh: Mesh) -> Callable[[Callable], Callable]:
     """Returns a decorator of a step: its models' `BATCH_ACTIVATIONS` lie as the batch does.
 
-    Modules are met by their paths while they are traced, and so know nothing of the mesh.
+    Modules are met by their paths while they are traced, and so know nothing of the mesh. They are
+    traced for the platform of its devices, which may be another than this process's default.
     """
 
     def constrain(call: Callable, args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
@@ -200,4 +202,15 @@ def constrain_activations(mesh: Mesh) -> ContextDecorator:
             return out
         return jax.lax.with_sharding_constraint(out, batch_sharding(mesh))
 
-    return nn.intercept_methods(constrain)
+    platform = mesh.devices.flat[0].platform
+    known = platform if platform in PLATFORMS else None
+
+    def decorate(step: Callable) -> Callable:
+        @functools.wraps(step)
+        def traced(*args: Any, **kwargs: Any) -> Any:
+            with traced_for(known), nn.intercept_methods(constrain):
+                return step(*args, **kwargs)
+
+        return traced
+
+    return decorate
