@@ -241,6 +241,8 @@ def get_config() -> ConfigDict:
     config.init_from = placeholder(str)
     # The workdir of a run with the same test split: the report shows its results beside this one's.
     config.compare_to = placeholder(str)
+    # "fp8" or "int8": 8-bit products of linear layers in training (nn.quantized; docs/train.md).
+    config.quantize = "none"
     for name, section in SECTIONS.items():
         config[name] = ConfigDict(section())
     return config.lock()

@@ -112,33 +112,41 @@ def assert_in_use(train, workdir, process, family):
         assert second.returncode == 1 and re.fullmatch(line, second.stderr), second.stderr
 
 
-@pytest.mark.parametrize("family", ["vit", pytest.param("swin", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [
+        ("vit", ()),
+        pytest.param("swin", (), marks=pytest.mark.long),
+        pytest.param("vit", ("--config.quantize=fp8",), marks=pytest.mark.long),
+        pytest.param("vit", ("--config.quantize=int8",), marks=pytest.mark.long),
+    ],
+)
 def test_killing_a_run_at_any_moment_loses_nothing(
-    train, train_command, environment, unbroken, tmp_path, family
+    train, train_command, environment, unbroken, tmp_path, family, more
 ):
     """kill -9 after a random wait, again and again, until the run gets through."""
     whole = unbroken
-    if family != "vit":
+    if family != "vit" or more:
         whole = tmp_path / "whole"
-        finish(train, whole, family=family)
+        finish(train, whole, *more, family=family)
     broken = tmp_path / "broken"
     dice = random.Random(family)
     kills = 0
     for moment in (1, 2, 4):
         with subprocess.Popen(
-            train_command(broken, family=family),
+            train_command(broken, *more, family=family),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=environment,
         ) as process:
             wait_for(process, broken, moment)
             time.sleep(dice.uniform(0, 0.2))
-            if moment == 1:
+            if moment == 1 and not more:
                 assert_in_use(train, broken, process, family)
             process.kill()
         kills += process.returncode == -signal.SIGKILL
     assert kills >= 1
-    finish(train, broken, family=family)
+    finish(train, broken, *more, family=family)
     assert_same_weights(whole, broken)
     keys = ("step", "train/loss", "test/accuracy", "test/loss")
     told, expected = (
@@ -328,6 +336,7 @@ MISUSES = [
     ({"optim.freeze": ("haed/.*",)}, "'haed/.*' matches no parameter; the nearest are head/"),
     ({"optim.momentum": 0.9}, "optim.name='adamw' does not read optim.momentum=0.9"),
     ({"augment.mixup_alpha": -1.0}, "mixup_alpha=-1.0 must be 0"),
+    ({"quantize": "fp16"}, "quantize='fp16' must be one of none, fp8, int8"),
     ({"loss.name": "hinge"}, "loss.name='hinge' must be one of softmax, sigmoid, bce"),
     ({"loss.name": "bce"}, "augment.label_smoothing=0.1 would make every class so"),
     ({"mesh.data": 9}, "mesh.data=9 x mesh.fsdp=1 x mesh.tensor=1 must be the 8 devices"),

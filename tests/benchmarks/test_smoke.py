@@ -21,6 +21,7 @@ from vitswin_jax.nn.forms import Forms
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 NUMBER = r"[\d,]+(\.\d+)?"
 TINY = r"vit_tiny_patch16_224, inference, batch 1, 32 px, float32 \(load .*\)"
+KINDS = ("none", "fp8", "int8")
 COMPARED = rf"  NAME +{NUMBER} .*"
 TABLES = {  # script -> patterns of lines that it prints, in this order
     "checkpoint": [r"vit_tiny.*: 0\.07 GB; .*", r"checkpoints .*restored .*", r"np\.save .*"],
@@ -43,6 +44,10 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
     "memory": [TINY, *(COMPARED.replace("NAME", name) for name in ("ours", "scan=True"))],
     "plans": [r"\| model \| slice .*", rf"\| `vit` \| .* \| 32 \| {NUMBER} M \|.*"],
     "pretrain": [r"\| model \| begins .*", r"\| ViT \| from `mae` \| 0\.002 \|.*", "digits, 1 .*"],
+    "quantize": [
+        *(rf"vit_{kind}_0: {NUMBER} %" for kind in KINDS),
+        *(rf"\| vit \| {kind} \| .*" for kind in KINDS),
+    ],
     "scaling": [TINY, COMPARED.replace("NAME", "ours")],
     "stops": [r" *1 .* s  ended .* s later .*", r"1 signals, 0 faults, \d runs .*", "kept"],
     "throughput": [TINY, *(COMPARED.replace("NAME", name) for name in ("ours", "products"))],
@@ -59,7 +64,7 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
     ],
 }
 RUN_BY_OTHERS = {"input_peers", "suites"}
-LONG = {"gpu", "pretrain", "stops", "week"}  # the last three are whole runs of the trainer
+LONG = {"gpu", "pretrain", "quantize", "stops", "week"}  # all but gpu train
 LONG |= {
     "checkpoint",
     "compile",

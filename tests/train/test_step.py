@@ -114,6 +114,16 @@ def test_eight_devices_give_what_one_gives_with_adamw():
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), one[1], eight[1])
 
 
+@pytest.mark.parametrize("quantize", ["fp8", pytest.param("int8", marks=pytest.mark.long)])
+def test_eight_devices_quantise_as_one_does(quantize):
+    """A scale is of a whole row, wherever its parts lie. Sums of another order change few codes."""
+    mesh = {"fsdp": 2, "tensor": 2}
+    one = run("vit", devices=1, quantize=quantize)
+    eight = run("vit", devices=8, mesh=mesh, quantize=quantize)
+    apart = np.abs(one[0] - run("vit", devices=1)[0]).max()
+    assert np.abs(one[0] - eight[0]).max() < 0.1 * apart
+
+
 @pytest.mark.parametrize("devices", [1, 4])
 def test_accumulated_parts_equal_the_whole_batch(devices):
     """Padding rows included: parts weigh what they hold, not one over their number."""

@@ -1,6 +1,7 @@
 """Backend-specific tricks, each named by its effect.
 
 Every function here returns the number that the plain formula returns; only time and memory differ.
+The one exception is `product` in quantised training, which rounds its operands (`nn.quantized`).
 docs/performance.md has the measurements (section "What each choice bought"). Blocks get the tricks
 through `layers.LayerNorm`, `layers.Linear` and `block.ResidualBlock`.
 """
@@ -18,6 +19,7 @@ from jaxtyping import Array, Float
 
 from vitswin_jax.nn.attention import attend
 from vitswin_jax.nn.forms import forms
+from vitswin_jax.nn.quantized import product_of_codes, scheme_in_use
 
 Activation = Callable[[Array], Array]
 
@@ -113,7 +115,12 @@ product_keeping_input.defvjp(_product_forward, _product_backward)
 def product(
     equation: str, act: Activation | None, x: Array, kernel: Array, *, train: bool
 ) -> Array:
-    """Returns einsum(equation, act(x), kernel), in the form that suits the platform."""
+    """Returns einsum(equation, act(x), kernel), in the form that suits the platform.
+
+    In quantised training it is a product of codes.
+    """
+    if train and (scheme := scheme_in_use()):
+        return product_of_codes(scheme, equation, x if act is None else act(x), kernel)
     if train and forms().products == "keep_input":
         return product_keeping_input(equation, act, x, kernel)
     return jnp.einsum(equation, x if act is None else act(x), kernel)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from vitswin_jax.core.types import Params
 from vitswin_jax.nn.batch import Triple, normalize
+from vitswin_jax.nn.quantized import quantized
 from vitswin_jax.train.optim.ema import Ema
 from vitswin_jax.train.optim.groups import Groups
 from vitswin_jax.train.optim.lora import Lora, join, model_params, split
@@ -54,6 +55,7 @@ class StepOptions:
     ema: Ema | None = None
     keep_logits: bool = False
     erasing: Erasing = NO_ERASING
+    quantize: str = "none"  # or one of `quantized.SCHEMES`
 
 
 def _loss_and_logits(
@@ -165,6 +167,8 @@ def make_train_step(
     """
     replicated = NamedSharding(mesh, PartitionSpec())
     step = constrain_activations(mesh)(train_step)
+    if options.quantize != "none":
+        step = quantized(options.quantize)(step)
     teacher = () if teacher_shardings is None else (teacher_shardings,)
     return jax.jit(
         functools.partial(step, model=model, tx=tx, options=options),

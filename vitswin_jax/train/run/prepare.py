@@ -16,7 +16,8 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vitswin_jax.core.choices import Faults
+from vitswin_jax.core.choices import Faults, one_of
+from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Source, UserError
 from vitswin_jax.data.augment.transforms import Preprocess, TrainTransform
 from vitswin_jax.data.pipeline import (
@@ -27,6 +28,7 @@ from vitswin_jax.data.pipeline import (
 )
 from vitswin_jax.data.sources.labels import make_class_weights
 from vitswin_jax.data.sources.open import check_same_classes, open_source
+from vitswin_jax.nn.quantized import SCHEMES, multiplies_codes
 from vitswin_jax.train.optim.ema import make_ema
 from vitswin_jax.train.optim.lora import make_lora
 from vitswin_jax.train.optim.optimizers import make_optim
@@ -41,6 +43,8 @@ from vitswin_jax.train.task.losses import make_loss
 from vitswin_jax.train.task.masked import Masked
 from vitswin_jax.train.task.mixing import Mixing
 from vitswin_jax.train.task.supervised import Supervised
+
+log = logger(__name__)
 
 Batches = Generator[dict[str, jax.Array], None, None]
 Opener = Callable[..., tuple[Source, Source]]
@@ -111,6 +115,7 @@ def prepare(
     Raises UserError for what does not fit, before any file is written.
     """
     mesh = create_mesh(**config.mesh, devices=devices)
+    quantize = check_quantize(config.quantize, mesh.devices.flat[0])
     data, loss, augment, optim = (
         dict(config[section]) for section in ("data", "loss", "augment", "optim")
     )
@@ -152,6 +157,7 @@ def prepare(
         lora=make_lora(**config.lora),
         ema=make_ema(**config.ema),
         erasing=erasing,
+        quantize=quantize,
     )
     return Run(
         mesh=mesh,
@@ -207,6 +213,22 @@ def build_objective(train: Source, *, name: str, class_weights: Any) -> dict[str
             "'sigmoid'."
         )
     return {"loss": loss, "class_weights": make_class_weights(train, class_weights)}
+
+
+def check_quantize(name: str, device: Any) -> str:
+    """Returns `config.quantize`; logs a line where the jax.Device has no such products.
+
+    Raises UserError for an unknown name.
+    """
+    one_of("quantize", name, ("none", *SCHEMES))
+    if name != "none" and not multiplies_codes(name, device):
+        log.info(
+            "quantize=%s: XLA emulates 8-bit products on this device (%s): the numbers are those "
+            "of quantised training, and nothing is saved.",
+            name,
+            device.device_kind,
+        )
+    return name
 
 
 def make_inputs(
