@@ -4,6 +4,7 @@ Programs are compiled fast rather than well, by xla_flags. None is kept in the u
 """
 
 import os
+import signal
 
 from xla_flags import UNOPTIMISED
 
@@ -12,6 +13,11 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count=8 {UNOPTIMISED}"
 )
+
+# A shell starts what it puts in the background with Ctrl-C ignored, and what the tests start would
+# inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis
 import jax

@@ -148,19 +148,27 @@ with open({path!r}, "w") as file, asked_to_end() as asked:
 """
 
 
+LEADS = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"  # its session's terminal
+
+
 def test_a_terminal_that_closes_leaves_time_to_save(tmp_path):
     """Nothing can be printed any more, and that is no error."""
     path = tmp_path / "saved"
-    child, terminal = pty.fork()
-    if child == 0:
-        os.environ["PYTHONPATH"] = str(ROOT)
-        os.execv(sys.executable, [sys.executable, "-c", GONE.format(path=str(path))])
-    while not path.exists():
-        time.sleep(0.05)
-    time.sleep(0.2)
-    os.close(terminal)  # the system sends SIGHUP
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
+    terminal, its_end = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", LEADS + GONE.format(path=str(path))],
+        stdin=its_end,
+        stdout=its_end,
+        stderr=its_end,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    ) as process:
+        os.close(its_end)
+        while not path.exists():
+            time.sleep(0.05)
+        time.sleep(0.2)
+        os.close(terminal)  # the system sends SIGHUP
+    assert process.returncode == 128 + signal.SIGHUP
     assert path.read_text() == "saved"
 
 
