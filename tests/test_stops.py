@@ -193,3 +193,20 @@ cli.main()
     _, told = process.communicate(timeout=30)
     assert (process.returncode, told) == (130, "error: stopped by Ctrl-C.\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_after_the_work_is_done_changes_no_status():
+    """It comes when Python clears its modules, after it has given signals their default back."""
+    script = """
+import os, signal
+from vitswin_jax.core.signals import end_at_signals
+class Late:
+    def __del__(self, kill=os.kill, me=os.getpid(), number=signal.SIGINT):
+        kill(me, number)
+late = Late()
+end_at_signals()
+print("ready", flush=True)
+"""
+    with start(script) as process:
+        _, told = process.communicate(timeout=30)
+    assert (process.returncode, told) == (0, "")

@@ -6,6 +6,7 @@ run that has something to save (`asked_to_end`) saves it first; a second signal 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import multiprocessing
 import os
@@ -63,6 +64,7 @@ class Program(Asked):
             if signal.getsignal(number) != signal.SIG_IGN:  # as of nohup, or in the background
                 signal.signal(number, _wake)
                 signal.siginterrupt(number, False)
+        atexit.register(_ignore)
         threading.Thread(target=self._listen, args=(listen,), name="signals", daemon=True).start()
 
     def save(self) -> None:
@@ -111,6 +113,15 @@ class Program(Asked):
 
 def _wake(number: int, frame: FrameType | None) -> None:
     """Does nothing: a signal that has a handler writes its number to the thread's pipe."""
+
+
+def _ignore() -> None:
+    """Has a process whose work is done end with its own status.
+
+    Python gives signals their default back when it ends, and one in that moment would kill it.
+    """
+    for number in NAMES:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _leave_terminal() -> None:
