@@ -249,7 +249,8 @@ def measure(
         if first in outputs and one.name in outputs and isinstance(found[one.name], dict):
             pair = [row.contestants[0], one]
             distance = differences(row.case, pair, outputs, strict=False)[one.name]
-            found[one.name]["difference"] = distance
+            right = distance is not None and distance <= TOLERANCE[row.case.dtype]
+            found[one.name] |= {"difference": distance, "right": right}
     return line | {"flops": row.case.flops, "contestants": found}
 
 
@@ -268,8 +269,7 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
             ms = statistics.median(one["queued_ms"])
             base = base or ms
             peak = peak_flops(one["device"], line["case"]["dtype"])
-            distance = one.get("difference")
-            wrong = distance is not None and not distance <= TOLERANCE[line["case"]["dtype"]]
+            distance, mark = one.get("difference"), "" if one.get("right", True) else " WRONG"
             cells.append(
                 (
                     f"  {name}",
@@ -280,10 +280,10 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
                     "-" if peak is None else f"{line['flops'] / ms * 1e3 / peak:.3f}",
                     "-" if one["peak_bytes"] is None else f"{one['peak_bytes'] / 2**30:.2f}",
                     f"{one['first_s']:.1f}",
-                    "-" if distance is None else f"{distance:.2g}{' WRONG' * wrong}",
+                    "-" if distance is None else f"{distance:.2g}{mark}",
                 )
             )
-    return format_table(cells, align="<" + ">" * 8)
+    return "\n".join(format_table(cells, align="<" + ">" * 8))
 
 
 def run_kernels(clock: Clock, part: str, *, smoke: bool) -> list[dict[str, Any]]:
@@ -302,6 +302,8 @@ def run_kernels(clock: Clock, part: str, *, smoke: bool) -> list[dict[str, Any]]
         lines.append(json.loads(text))
     if process.wait():
         print(f"gpu_kernels.py: ended with {process.returncode}", flush=True)
+        # Killed where the time was up; else it broke off, and its checks are not done.
+        lines.append({"check": script.name, "right": process.returncode < 0})
     return lines
 
 
@@ -345,7 +347,8 @@ def main() -> int:
                     for i, row in enumerate(group)
                 ]
                 workers = [one.result() for one in began]
-            lines = checks.result() if checks is not None else []
+            if checks is not None:
+                checks.result()
             print(f"{clock.left:.0f} s left", flush=True)
             for row, theirs in zip(group, workers, strict=True):
                 line = measure(row, theirs, seconds=args.seconds, trace=args.trace)
@@ -354,12 +357,18 @@ def main() -> int:
                 for worker in theirs.values():
                     if isinstance(worker, Worker):
                         worker.close()
-    lines += measured
+    lines = [*(checks.result() if checks is not None else []), *measured]
     if args.kernels and clock.left > 20:
         lines += run_kernels(clock, "lengths", smoke=args.dry_run)
     if args.json:
         args.json.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return 0
+    return int(any(map(_is_wrong, lines)))
+
+
+def _is_wrong(line: Mapping[str, Any]) -> bool:
+    """Returns whether a check, or the outputs of a row's contestant, were found to be wrong."""
+    ones = [one for one in line.get("contestants", {}).values() if isinstance(one, Mapping)]
+    return not all(one.get("right", True) for one in [line, *ones])
 
 
 def _backend() -> str:

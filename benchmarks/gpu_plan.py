@@ -209,7 +209,7 @@ def main() -> int:
             cells = [("", *rows[0][1])]
             cells += [(text, *(f"{x:.2f}" for x in row.values())) for text, row in rows]
             print(f"{name}, {task}, batch {args.batch_size}, {args.gpu}")
-            print(format_table(cells, align="<" + ">" * len(rows[0][1])), flush=True)
+            print(*format_table(cells, align="<" + ">" * len(rows[0][1])), sep="\n", flush=True)
     return 0
 
 

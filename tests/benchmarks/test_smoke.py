@@ -137,3 +137,12 @@ def test_a_clock_ends_what_it_watches(monkeypatch):
     clock.watch(process)
     assert process.wait(timeout=30) < 0
     assert clock.left < 0
+
+
+def test_a_wrong_kernel_and_a_wrong_output_are_found(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    is_wrong = runpy.run_path(SCRIPTS / "gpu.py")["_is_wrong"]
+    assert is_wrong({"check": "flash", "right": False})
+    assert is_wrong({"contestants": {"ours": {"right": True}, "timm": {"right": False}}})
+    assert not is_wrong({"contestants": {"ours": {"right": True}, "timm": "is not installed"}})
+    assert not is_wrong({"check": "flash", "right": True}) and not is_wrong({"tokens": 50})
