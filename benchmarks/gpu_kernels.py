@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitswin_jax.nn.attention import attend
-from vitswin_jax.nn.execution import flash
+from vitswin_jax.nn.execution import MULTIPLE, flash
 from vitswin_jax.nn.kernels.window_attention import window_attention
 from vitswin_jax.nn.windows import Cut, map_windows, pad_to_multiple
 
@@ -69,7 +69,7 @@ def padded_flash(
 ) -> jax.Array:
     """Computes the same as a ViT does: padded to a multiple of 8, and cut."""
     n = q.shape[1]
-    q, k, v = (jnp.pad(x, ((0, 0), (0, -n % 8), (0, 0), (0, 0))) for x in (q, k, v))
+    q, k, v = (jnp.pad(x, ((0, 0), (0, -n % MULTIPLE), (0, 0), (0, 0))) for x in (q, k, v))
     return flash(q, k, v, tokens=n, implementation=implementation)[:, :n]
 
 

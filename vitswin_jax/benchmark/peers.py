@@ -331,19 +331,13 @@ def _start(job: Job, start: Callable[[Job], Work]) -> tuple[Work, dict[str, Any]
     return work, facts | {"load_s": loaded - began, "first_s": done - loaded}
 
 
-def _time(work: Work, calls: int) -> dict[str, float]:
+def _time(work: Work, calls: int, *, queued: bool = False) -> dict[str, float]:
+    """Returns the seconds of a call; of `queued` calls only the last is waited for."""
     wall, cpu = time.perf_counter(), time.process_time()
-    for _ in range(calls):
-        work.fetch(work.call())
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return {"wall": wall / calls, "cpu": cpu / calls}
-
-
-def _time_queued(work: Work, calls: int) -> dict[str, float]:
-    wall, cpu = time.perf_counter(), time.process_time()
-    for _ in range(calls):
+    for number in range(1, calls + 1):
         result = work.call()
-    work.fetch(result)
+        if not queued or number == calls:
+            work.fetch(result)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return {"wall": wall / calls, "cpu": cpu / calls}
 
@@ -359,7 +353,7 @@ def serve(start: Callable[[Job], Work]) -> None:
         if "calls" in question:
             answer: Mapping[str, float | None] = _time(work, question["calls"])
         elif "queued" in question:
-            answer = _time_queued(work, question["queued"])
+            answer = _time(work, question["queued"], queued=True)
         elif "trace" in question:
             answer = {}
             if work.trace is not None:

@@ -55,6 +55,11 @@ def attention_logits(
     return logits
 
 
+def goes_plain(module: nn.Module) -> bool:
+    """Returns whether a module's parameters are made or its weights sown, which no kernel does."""
+    return module.is_initializing() or module.is_mutable_collection("intermediates")
+
+
 def sow_weights(module: nn.Module, q: Array, k: Array, *, biases: tuple[Array, ...] = ()) -> None:
     """Sows softmax(q kᵀ + Σ biases) as the module's "attention" where intermediates are mutable.
 

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vitswin_jax.nn import xla
-from vitswin_jax.nn.attention import MASKED, attend, sow_weights
+from vitswin_jax.nn.attention import MASKED, attend, goes_plain, sow_weights
 from vitswin_jax.nn.execution import Execution, Sequences
 from vitswin_jax.nn.layers import DropPath, JointLinear, LayerNorm, Linear
 
@@ -60,7 +60,7 @@ class BlockOptions:
     ) -> Sequences:
         """Returns how the blocks of `model` attend to sequences such as x."""
         return self.execution.sequences(
-            plain=model.is_initializing() or model.is_mutable_collection("intermediates"),
+            plain=goes_plain(model),
             dtype=jnp.dtype(self.dtype).name,
             tokens=x.shape[1],
             head_dim=x.shape[-1] // num_heads,

@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vitswin_jax.nn import choices, xla
+from vitswin_jax.nn.attention import goes_plain
 from vitswin_jax.nn.forms import forms, platform
 from vitswin_jax.nn.windows import Cut, Size, map_windows, pad_to_multiple
 
@@ -33,7 +34,7 @@ MixWindows = Callable[..., Array]
 """Called with a `block.SelfAttention`, maps (b, h, w, c), a `Cut` and `train`; returns maps."""
 
 MULTIPLE = 8
-"""Of tokens: what cuDNN's backward pass, and the products around it, take at full speed."""
+"""Of tokens: cuDNN's backward pass refuses some odd numbers; padded to 8 it was timed."""
 
 
 def flash(
@@ -190,7 +191,7 @@ class Execution:
 
         The plain way where parameters are made or weights sown, as `sequences` has it.
         """
-        if attention.is_initializing() or attention.is_mutable_collection("intermediates"):
+        if goes_plain(attention):
             return mix_cut(attention, x, cut, train=train)
         options = attention.options
         setting = choices.here(

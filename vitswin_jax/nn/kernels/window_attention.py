@@ -19,7 +19,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from vitswin_jax.core.types import UserError
-from vitswin_jax.nn.kernels.window_kernel import MOST_TOKENS, WindowTask, backward, forward
+from vitswin_jax.nn.choices import MOST_TOKENS
+from vitswin_jax.nn.kernels.window_kernel import WindowTask, backward, forward
 from vitswin_jax.nn.windows import Cut, Size
 
 

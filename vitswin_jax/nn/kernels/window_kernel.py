@@ -24,8 +24,6 @@ from jaxtyping import Array
 
 from vitswin_jax.nn.windows import Cut, Size
 
-MOST_TOKENS = 256
-"""Of a window: the logits of 16 queries, the fewest that Triton multiplies, are a tile."""
 _TILE = 4096  # logits that a program's four warps hold: twice as many overflow their registers
 PROGRAMS = 1024  # started in all: two or three turns on what a large GPU runs at once
 
