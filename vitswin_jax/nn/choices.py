@@ -25,9 +25,11 @@ LONG = 512
 """Tokens from which a few heads at a time are faster on CPU: 0.45 of the time at 577 and 785
 tokens, eight images and six heads; at 197 they are slower."""
 SHORT = 64
-"""Tokens from which cuDNN's attention is faster on an H100 (docs/performance.md)."""
+"""Tokens from which cuDNN's attention is taken. It is faster at 197 (docs/performance.md); fewer
+were not timed: `benchmarks/gpu_kernels.py --part lengths` does that."""
 MOST_TOKENS = 256
-"""Of a window, for the kernel: the logits of 16 queries, the fewest that Triton multiplies."""
+"""Of a window, for the kernel: the logits of 16 queries, the fewest that Triton multiplies, are a
+tile."""
 
 
 class Setting(NamedTuple):

@@ -158,7 +158,7 @@ def _add_bias_backward(bias: Array, cotangent: Array) -> tuple[Array, Array]:
 
 _add_bias_by_product.defvjp(_add_bias_forward, _add_bias_backward)
 _ROWS_OF_ONES = 8
-"""XLA turns a product of a single row back into a sum; tensor cores take eight rows at once."""
+"""A product of a single row may become a sum again; tensor cores take eight rows at once."""
 
 
 def product_order(equation: str, *, train: bool) -> str:
