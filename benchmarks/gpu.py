@@ -6,7 +6,12 @@ Needs no network; what is not installed is named and left out. In this order, un
 
 1. each kernel's values and gradients on this GPU (benchmarks/gpu_kernels.py);
 2. rows of models, training and inference: ours by default, XLA's attention, timm eager and
-   compiled. With --candidates, other forms of our programs (`nn.forms`) and flags of XLA too.
+   compiled (benchmarks/gpu_rows.py). With --candidates, other forms of our programs (`nn.forms`)
+   and flags of XLA too;
+3. train.py end to end on generated JPEGs, beside its step's own rate; then the memory that
+   `vitswin plan` plans, beside the peak seen (benchmarks/gpu_runs.py).
+
+`--only "train.py"`, `--only plan` and `--only` with a part of a row's title measure nothing else.
 
 The contestants of a row compile side by side in processes of their own, as many as the GPU's memory
 holds; then each is timed alone: by queued calls (the last is waited for) and by single calls. Rows
@@ -17,11 +22,12 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,124 +37,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpu_rows import (
+    CANDIDATES,
+    END_TO_END,
+    PLANS,
+    ROWS,
+    SWIN_T,
+    Row,
+    Run,
+    table,
+    table_of_runs,
+)
+
 from vitswin_jax.benchmark.cases import Case, write_case
-from vitswin_jax.benchmark.peaks import peak_flops
 from vitswin_jax.benchmark.runner import TOLERANCE, Contestant, Worker, differences
-from vitswin_jax.cli.table import format_table
 from vitswin_jax.core.types import UserError
-
-TIMM = (Contestant("timm", "timm"), Contestant("timm compiled", "timm-compiled"))
-
-
-def ours(name: str, **variant: Any) -> Contestant:
-    """Returns a contestant of ours; `form_x` is a field of `Forms`, `flag_x` an option of XLA."""
-    return Contestant(
-        name,
-        "ours",
-        variant={
-            key.replace("form_", "form.", 1).replace("flag_", "flag.xla_gpu_", 1): value
-            for key, value in variant.items()
-        },
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A case, who runs it, and about how much memory each contestant takes."""
-
-    case: Case
-    contestants: tuple[Contestant, ...]
-    gigabytes: float
-
-
-def case(name: str, task: str, batch_size: int) -> Case:
-    """Returns a case in bfloat16."""
-    return Case(name, task, batch_size, dtype="bfloat16")
-
-
-VIT_B, VIT_L = "vit_base_patch16_224", "vit_large_patch16_224"
-SWIN_T, SWIN_B = "swin_tiny_patch4_window7_224", "swin_base_patch4_window7_224"
-SWINV2_B = "swinv2_base_window8_256"
-DEFAULTS = (ours("ours"), *TIMM)
-ROWS = (
-    Row(case(VIT_B, "train", 128), DEFAULTS, 12),
-    Row(case(VIT_B, "inference", 128), DEFAULTS, 3),
-    Row(case(SWIN_T, "train", 128), DEFAULTS, 9),
-    Row(case(SWIN_T, "inference", 128), DEFAULTS, 3),
-    Row(case(SWIN_B, "train", 64), DEFAULTS, 12),
-    Row(case(SWINV2_B, "train", 64), DEFAULTS, 16),
-    Row(case(VIT_L, "train", 64), DEFAULTS, 18),
-    Row(case(VIT_L, "inference", 64), DEFAULTS, 4),
-    Row(case(SWIN_B, "inference", 64), DEFAULTS, 3),
-    Row(case(SWINV2_B, "inference", 64), DEFAULTS, 4),
-)
-
-OFF = {"flag_enable_triton_gemm": False}
-LT = {"flag_enable_cublaslt": True}
-BEFORE = {
-    "form_products": "keep_input",
-    "form_norm": "keep_standard",
-    "form_patches": "convolution",
-}
-VIT_TRAIN = (
-    ours("ours"),
-    ours("apart", form_qkv="apart"),
-    ours("bias product", form_bias_gradients="product"),
-    ours("norm keeps input", form_norm="keep_input"),
-    ours("gelu keeps input", form_gelu="keep_input"),
-    ours("no triton gemm", **OFF),
-    ours("cublaslt", **OFF, **LT),
-    ours("norm keeps standard", form_norm="keep_standard"),
-    ours("convolution", form_patches="convolution"),
-    ours(
-        "all", form_qkv="apart", form_bias_gradients="product", form_norm="keep_input", **OFF, **LT
-    ),
-    ours("products keep input", form_products="keep_input"),
-    ours("triton multi-output", flag_unsupported_enable_triton_multi_output_fusion=True),
-    ours("block level", flag_experimental_enable_fusion_block_level_rewriter=True),
-)
-CANDIDATES = (
-    Row(case(VIT_B, "train", 64), (*VIT_TRAIN[:7], TIMM[1]), 6),
-    Row(
-        case(VIT_B, "inference", 128),
-        (
-            ours("ours"),
-            ours("apart", form_qkv="apart"),
-            ours("no triton gemm", **OFF),
-            ours("cublaslt", **OFF, **LT),
-            ours("apart, cublaslt", form_qkv="apart", **OFF, **LT),
-            ours("convolution", form_patches="convolution"),
-            *TIMM,
-        ),
-        3,
-    ),
-    Row(
-        case(SWIN_T, "train", 64),
-        (
-            ours("ours"),
-            ours("bias product", form_bias_gradients="product"),
-            ours("norm keeps input", form_norm="keep_input"),
-            ours("norm keeps standard", form_norm="keep_standard"),
-            ours("gelu keeps input", form_gelu="keep_input"),
-            ours("no triton gemm", **OFF),
-            ours("cublaslt", **OFF, **LT),
-            ours("before", **BEFORE),
-            TIMM[1],
-        ),
-        5,
-    ),
-    Row(case(VIT_B, "train", 64), (VIT_TRAIN[0], *VIT_TRAIN[7:]), 6),
-    Row(
-        case(SWIN_T, "inference", 128),
-        (
-            ours("ours"),
-            ours("no triton gemm", **OFF),
-            ours("cublaslt", **OFF, **LT),
-            TIMM[1],
-        ),
-        3,
-    ),
-)
 
 
 class Clock:
@@ -176,12 +79,12 @@ class Clock:
             process.kill()
 
 
-def groups(rows: Sequence[Row], memory: float) -> list[list[Row]]:
-    """Returns neighbouring rows together, as many as `memory` gigabytes hold at once."""
-    found: list[list[Row]] = []
+def groups(rows: Sequence[Any], memory: float) -> list[list[Any]]:
+    """Returns neighbouring rows or runs together, as many as `memory` gigabytes hold at once."""
+    found: list[list[Any]] = []
     taken = math.inf
     for row in rows:
-        needs = row.gigabytes * len(row.contestants)
+        needs = row.needs
         if taken + needs > memory:
             found.append([])
             taken = 0.0
@@ -254,115 +157,138 @@ def measure(
     return line | {"flops": row.case.flops, "contestants": found}
 
 
-def table(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the rows as text; "of ours" is a contestant's time over the first one's."""
-    cells: list[tuple[str, ...]] = [
-        ("", "ms", "single", "ours / it", "images/s", "MFU", "GiB", "first, s", "difference")
-    ]
-    for line in lines:
-        cells.append((line["title"], *8 * ("",)))
-        base = None
-        for name, one in line["contestants"].items():
-            if isinstance(one, str):
-                cells.append((f"  {name}: {one[:90]}", *8 * ("",)))
-                continue
-            ms = statistics.median(one["queued_ms"])
-            base = base or ms
-            peak = peak_flops(one["device"], line["case"]["dtype"])
-            distance, mark = one.get("difference"), "" if one.get("right", True) else " WRONG"
-            cells.append(
-                (
-                    f"  {name}",
-                    f"{ms:.2f}",
-                    f"{one['single_ms']:.2f}",
-                    f"{base / ms:.3f}",
-                    f"{1e3 * line['case']['batch_size'] / ms:.0f}",
-                    "-" if peak is None else f"{line['flops'] / ms * 1e3 / peak:.3f}",
-                    "-" if one["peak_bytes"] is None else f"{one['peak_bytes'] / 2**30:.2f}",
-                    f"{one['first_s']:.1f}",
-                    "-" if distance is None else f"{distance:.2g}{mark}",
-                )
-            )
-    return "\n".join(format_table(cells, align="<" + ">" * 8))
-
-
-def run_kernels(clock: Clock, part: str, *, smoke: bool) -> list[dict[str, Any]]:
-    """Runs a part of gpu_kernels.py in a process of its own; returns its lines."""
-    script = Path(__file__).with_name("gpu_kernels.py")
+def run_script(clock: Clock, name: str, *arguments: str, echo: bool = True) -> list[dict[str, Any]]:
+    """Runs a script of this folder in another process; returns its lines, printed if `echo`."""
+    script = Path(__file__).with_name(name)
     process = subprocess.Popen(
-        [sys.executable, str(script), "--part", part, *(["--smoke"] if smoke else [])],
-        stdout=subprocess.PIPE,
-        text=True,
+        [sys.executable, str(script), *arguments], stdout=subprocess.PIPE, text=True
     )
     clock.watch(process)
     assert process.stdout is not None  # as it is a pipe
     lines = []
     for text in process.stdout:
-        print(text, end="", flush=True)
+        if echo:
+            print(text, end="", flush=True)
         lines.append(json.loads(text))
     if process.wait():
-        print(f"gpu_kernels.py: ended with {process.returncode}", flush=True)
+        print(f"{name}: ended with {process.returncode}", flush=True)
         # Killed where the time was up; else it broke off, and its checks are not done.
-        lines.append({"check": script.name, "right": process.returncode < 0})
+        lines.append({"check": name, "right": process.returncode < 0})
     return lines
 
 
-def main() -> int:
-    """Runs what the flags ask for; returns 1 where a kernel or an output is wrong."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--minutes", type=float, default=5.0)
-    add("--only", nargs="+", default=[""], metavar="TEXT", help="rows whose title has one of these")
-    add("--candidates", action="store_true", help="other forms and flags in place of the rows")
-    add("--kernels", action=argparse.BooleanOptionalAction, default=True)
-    add("--memory", type=float, default=68.0, metavar="GB", help="of the GPU, for all contestants")
-    add("--seconds", type=float, default=2.0, help="of each contestant's timing")
-    add("--trace", type=Path, metavar="FOLDER", help="profiles of each row's first contestant")
-    add("--json", type=Path, metavar="FILE", help="a line for each check and each row")
-    add("--dry-run", "--smoke", action="store_true", help="tiny models, on any device")
-    args = parser.parse_args()
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-    clock = Clock(60 * args.minutes)
-    rows = CANDIDATES if args.candidates else ROWS
-    rows = [row for row in rows if any(text in row.case.title for text in args.only)]
-    if args.dry_run:
-        rows = [_tiny(row) for row in rows[1:3]]
-    elif (found := _backend()) != "gpu":
-        return _refuse(f"needs a GPU, and JAX finds none here, but {found}; or --dry-run.")
+def run_kernels(clock: Clock, part: str, *, smoke: bool) -> list[dict[str, Any]]:
+    """Runs a part of gpu_kernels.py; returns its lines."""
+    return run_script(clock, "gpu_kernels.py", "--part", part, *["--smoke"] * smoke)
+
+
+def measure_models(
+    rows: Sequence[Row], clock: Clock, args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Checks kernels and times rows of models; prints and returns their lines."""
     background = concurrent.futures.ThreadPoolExecutor(1)
     checks = None
     if args.kernels:  # while the first contestants compile
         checks = background.submit(run_kernels, clock, "checks", smoke=args.dry_run)
     measured = []
     for group in groups(rows, args.memory):
-        if clock.left < 30 and not args.dry_run:
-            print(f"no time for {', '.join(row.case.title for row in group)}", flush=True)
+        if not _has_time(group, clock, args):
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            with concurrent.futures.ThreadPoolExecutor(len(group)) as pool:
-                began = [
-                    pool.submit(start, row, Path(folder) / str(i), clock)
-                    for i, row in enumerate(group)
-                ]
-                workers = [one.result() for one in began]
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(len(group)))
+            began = [
+                pool.submit(start, row, Path(folder) / str(i), clock) for i, row in enumerate(group)
+            ]
+            workers = [one.result() for one in began]
             if checks is not None:
                 checks.result()
             print(f"{clock.left:.0f} s left", flush=True)
             for row, theirs in zip(group, workers, strict=True):
                 line = measure(row, theirs, seconds=args.seconds, trace=args.trace)
                 measured.append(line)
-                print(table([line]), flush=True)
+                print(*table([line]), sep="\n", flush=True)
                 for worker in theirs.values():
                     if isinstance(worker, Worker):
                         worker.close()
-    lines = [*(checks.result() if checks is not None else []), *measured]
+    return [*(checks.result() if checks is not None else []), *measured]
+
+
+def measure_runs(runs: Sequence[Run], clock: Clock, args: argparse.Namespace) -> list[dict]:
+    """Measures whole runs one at a time, plans side by side; prints and returns their lines."""
+
+    def measure_run(run: Run) -> list[dict[str, Any]]:
+        own = [f"--part={run.part}", f"--model={run.model}", f"--batch-size={run.batch_size}"]
+        own += [f"--patience={clock.left - 5:.0f}", *["--smoke"] * args.dry_run]
+        return run_script(clock, "gpu_runs.py", *own, echo=False)
+
+    lines: list[dict[str, Any]] = []
+    alone = [[run] for run in runs if run.part == "train.py"]
+    for group in [*alone, *groups([run for run in runs if run.part == "plan"], args.memory)]:
+        if not _has_time(group, clock, args):
+            continue
+        with concurrent.futures.ThreadPoolExecutor(len(group)) as pool:
+            found = list(itertools.chain(*pool.map(measure_run, group)))
+        print(f"{clock.left:.0f} s left", *table_of_runs(found), sep="\n", flush=True)
+        lines += found
+    return lines
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Returns the flags; kernels are checked unless only some titles are asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--minutes", type=float, default=5.0)
+    add("--only", nargs="+", metavar="TEXT", help="rows and runs whose title has one of these")
+    add("--candidates", action="store_true", help="other forms and flags in place of the rows")
+    add("--kernels", action=argparse.BooleanOptionalAction, help="(default: without --only)")
+    add("--memory", type=float, default=68.0, metavar="GB", help="of the GPU, for all contestants")
+    add("--seconds", type=float, default=2.0, help="of each contestant's timing")
+    add("--trace", type=Path, metavar="FOLDER", help="profiles of each row's first contestant")
+    add("--json", type=Path, metavar="FILE", help="a line for each check, each row and each run")
+    add("--dry-run", "--smoke", action="store_true", help="tiny models, on any device")
+    args = parser.parse_args()
+    if args.kernels is None:
+        args.kernels = args.only is None
+    return args
+
+
+def main() -> int:
+    """Runs what the flags ask for; returns 1 where a kernel or an output is wrong."""
+    args = parse_arguments()
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    clock = Clock(60 * args.minutes)
+    rows = _asked(CANDIDATES if args.candidates else ROWS, args.only)
+    runs = _asked(() if args.candidates else (*END_TO_END, *PLANS), args.only)
+    if not rows and not runs:
+        return _refuse(f"has no row or run with {' or '.join(args.only)} in its title.")
+    if args.dry_run:
+        rows, runs = [_tiny(row) for row in rows[1:3]], [*runs[:1], *runs[-1:]]
+    elif (found := _backend()) != "gpu":
+        return _refuse(f"needs a GPU, and JAX finds none here, but {found}; or --dry-run.")
+    lines = measure_models(rows, clock, args)
+    lines += measure_runs(runs, clock, args)
     if args.kernels and clock.left > 20:
         lines += run_kernels(clock, "lengths", smoke=args.dry_run)
     if args.json:
-        args.json.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        args.json.write_text(text, encoding="utf-8")
     return int(any(map(_is_wrong, lines)))
+
+
+def _asked(rows: Sequence[Any], only: Sequence[str] | None) -> list[Any]:
+    """Returns the rows whose title has one of `only`, all of them for None."""
+    return [row for row in rows if only is None or any(text in row.title for text in only)]
+
+
+def _has_time(group: Sequence[Row | Run], clock: Clock, args: argparse.Namespace) -> bool:
+    """Returns whether there is time for a group of rows, or prints that there is none."""
+    if clock.left >= 30 or args.dry_run:
+        return True
+    print(f"no time for {', '.join(row.title for row in group)}", flush=True)
+    return False
 
 
 def _is_wrong(line: Mapping[str, Any]) -> bool:

@@ -32,6 +32,8 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
         rf"  ours( +{NUMBER}){{2}} +1\.000 +.*",
         r"swin_tiny_patch4_window7_224, train, batch 2, 32 px, float32 *",
         rf"  ours( +{NUMBER}){{2}} +1\.000 +.*",
+        rf"train\.py, vit_tiny_patch16_224, batch 4( +{NUMBER}){{6}} +- +-",
+        rf"plan, vit_tiny_patch16_224, batch 4( +-){{5}} +{NUMBER} +- +-",
     ],
     "gpu_kernels": [r'\{"check": "flash", .* "tokens": 577, "right": true, .*'],
     "gpu_plan": [r"benchmarks/gpu_plan\.py needs JAX's plugin for CUDA: .*"],
@@ -63,7 +65,7 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
         for passes in ("forward", "both")
     ],
 }
-RUN_BY_OTHERS = {"input_peers", "suites"}
+RUN_BY_OTHERS = {"gpu_rows", "gpu_runs", "input_peers", "suites"}
 LONG = {"gpu", "pretrain", "quantize", "stops", "week"}  # all but gpu train
 LONG |= {
     "checkpoint",
@@ -128,6 +130,32 @@ def test_the_gpus_rows_have_models_forms_and_time(monkeypatch):
     together = gpu["groups"](gpu["ROWS"], 1e9)
     assert [len(group) for group in alone] == [1] * len(gpu["ROWS"])
     assert [len(group) for group in together] == [len(gpu["ROWS"])]
+
+
+def test_a_part_of_a_title_selects_rows_and_runs(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    gpu = runpy.run_path(SCRIPTS / "gpu.py")
+    everything = [*gpu["ROWS"], *gpu["END_TO_END"], *gpu["PLANS"]]
+    assert gpu["_asked"](everything, None) == everything
+    assert gpu["_asked"](everything, ["train.py"]) == [*gpu["END_TO_END"]]
+    assert gpu["_asked"](everything, ["plan"]) == [*gpu["PLANS"]]
+    assert gpu["_asked"](everything, ["inference"]) == [
+        row for row in gpu["ROWS"] if row.case.task == "inference"
+    ]
+
+
+def test_whole_runs_are_a_table_of_shares_and_memory(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    table = runpy.run_path(SCRIPTS / "gpu_rows.py")["table_of_runs"]
+    facts = {"model": "m", "batch_size": 8, "planned_bytes": 4 << 30, "peak_bytes": 3 << 30}
+    measured = {"step": 900.0, "train": 810.0, "input": 1000.0}
+    rates = {f"{name}_images_per_second": rate for name, rate in measured.items()}
+    run = {"run": "train.py", **facts, **rates, "share_of_step": 0.9, "waiting_for_input": 0.05}
+    cells = table([run, {"run": "plan", **facts, **rates}, {"run": "plan", "right": False}])
+    assert [" ".join(line.split()) for line in cells[1:]] == [
+        "train.py, m, batch 8 900 810 1000 0.900 0.050 4.00 3.00 0.75",
+        "plan, m, batch 8 - - - - - 4.00 3.00 0.75",
+    ]
 
 
 def test_a_clock_ends_what_it_watches(monkeypatch):
