@@ -1,12 +1,14 @@
 """What `attn_impl="auto"` takes where, and what it says of what it passes over."""
 
+import importlib.util
 import logging
 
 import pytest
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.nn import choices
-from vitswin_jax.nn.choices import SEQUENCES, WINDOWS, Setting, check, choose
+from vitswin_jax.nn.choices import SEQUENCES, WINDOWS, Setting, check, choose, tokamax_kernel
+from vitswin_jax.nn.forms import Forms, traced_for
 
 
 @pytest.fixture(autouse=True)
@@ -100,3 +102,65 @@ def test_what_a_name_takes_is_not_what_is_fastest():
     check(SEQUENCES, "cudnn", Setting("gpu", "bfloat16", 50, 64))
     check(WINDOWS, "fused", Setting("gpu", "float32", 49, 32))
     check(WINDOWS, "pairs", Setting("cpu", "float32", 49, 32))
+
+
+@pytest.fixture
+def tokamax_here(monkeypatch):
+    """Has the package found, whether it is installed or not."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+
+
+@pytest.mark.parametrize(
+    ("platform", "dtype", "facts", "kernel"),
+    [
+        ("gpu", "bfloat16", {}, "mosaic"),
+        ("gpu", "bfloat16", {"capability": 10.0}, "mosaic"),
+        ("gpu", "bfloat16", {"triton": False}, "mosaic"),
+        ("gpu", "bfloat16", {"head_dim": 72, "tokens": 197, "biased": True}, "mosaic"),
+        ("gpu", "float32", {}, "triton"),
+        ("gpu", "bfloat16", {"capability": 8.0}, "triton"),  # no backward pass in Mosaic
+        ("gpu", "bfloat16", {"capability": 12.0}, "triton"),
+        ("cpu", "float32", {"head_dim": 4}, "xla"),
+        ("cpu", "float32", {"devices": 8}, "xla"),
+        ("tpu", "bfloat16", {}, "xla"),
+    ],
+)
+def test_kernels_of_tokamax(tokamax_here, platform, dtype, facts, kernel):
+    setting = Setting(**{"tokens": 49, "head_dim": 32} | facts, platform=platform, dtype=dtype)
+    assert tokamax_kernel(setting) == kernel
+    with traced_for(forms=Forms(tokamax="triton")):  # where both serve, the one that is asked for
+        served = platform == "gpu" and facts.get("triton", True)
+        assert tokamax_kernel(setting) == ("triton" if served else kernel)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"dropout": True}, "does not take attention dropout"),
+        ({"devices": 2}, "does not take a mesh of several GPUs"),
+        ({"head_dim": 8}, "does not take heads of fewer than 16 or more than 256 channels"),
+        ({"capability": 7.5}, "does not take a GPU older than compute capability 8.0"),
+        ({"dtype": "float32", "triton": False}, "where JAX has no Pallas for Triton"),
+        ({"capability": 8.6, "triton": False}, "where JAX has no Pallas for Triton"),
+    ],
+)
+@pytest.mark.parametrize("rows", [SEQUENCES, WINDOWS])
+def test_what_tokamax_does_not_take_is_one_line(tokamax_here, rows, facts, message):
+    setting = Setting(**{"dtype": "bfloat16", "tokens": 49, "head_dim": 32} | facts, platform="gpu")
+    with pytest.raises(UserError, match=message) as caught:
+        check(rows, "tokamax", setting)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_without_the_package_the_line_says_how_to_get_it(monkeypatch, platform):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"attn_impl='tokamax' needs .*'vitswin_jax\[tokamax\]'"):
+        check(SEQUENCES, "tokamax", Setting(platform, "bfloat16", 197, 64))
+
+
+@pytest.mark.parametrize("rows", [SEQUENCES, WINDOWS])
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_auto_does_not_take_tokamax(tokamax_here, rows, platform):
+    for tokens in (49, 197, 577):
+        assert choose(rows, Setting(platform, "bfloat16", tokens, 64)) != "tokamax"

@@ -9,7 +9,7 @@ import pytest
 
 from vitswin_jax import create_model
 from vitswin_jax.core.types import UserError
-from vitswin_jax.nn.forms import PLATFORMS, Forms, forms, platform, traced_for
+from vitswin_jax.nn.forms import PLATFORMS, Forms, devices, forms, platform, traced_for
 from vitswin_jax.nn.layers import JointLinear, Linear, PatchEmbed
 
 CHOICES = {
@@ -19,6 +19,7 @@ CHOICES = {
     "bias_gradients": ("sum", "product"),
     "patches": ("product", "convolution"),
     "qkv": ("joint", "apart"),
+    "tokamax": ("mosaic", "triton"),
 }
 ALL = [{name: value} for name, values in CHOICES.items() for value in values]
 
@@ -67,8 +68,8 @@ def test_every_form_has_the_same_numbers_and_gradients(random_params, family):
         programs.add(text)
         for one, other in zip(got, want, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5 * float(jnp.abs(other).max()) + 1e-7)
-    # Six fields, of which `qkv` is read by kernels alone: as many programs besides the plain one.
-    assert len(programs) == 1 + sum(len(values) - 1 for values in CHOICES.values()) - 1
+    # Seven fields, of which kernels alone read two: as many programs besides the plain one.
+    assert len(programs) == 1 + sum(len(values) - 1 for values in CHOICES.values()) - 2
     assert program in programs
 
 
@@ -102,6 +103,9 @@ def test_a_context_names_the_platform_and_ends():
         assert platform() == "tpu" and forms() == PLATFORMS["tpu"]
         with traced_for(forms=Forms(qkv="apart")):
             assert platform() == "tpu" and forms() == Forms(qkv="apart")
+        with traced_for(devices=8):
+            assert platform() == "tpu" and devices() == 8
+        assert devices() == 1
     assert platform() == jax.default_backend()
     with pytest.raises(UserError, match="platform='cuda' must be one of cpu, gpu, tpu"):
         traced_for("cuda").__enter__()

@@ -44,7 +44,8 @@ class Swin(nn.Module):
     position embedding behind the patch norm, and then images must have `img_size`. A window size a
     stage (Swin-S3) is a tuple of pairs. `init_std` is of all kernels; the official 0.02 suits
     widths from 96 on, and narrower models learn faster from about 1 / sqrt(embed_dim).
-    `attn_impl` is "auto" or one of `execution.WINDOWS`: "fused" for GPUs, "pairs" for TPUs.
+    `attn_impl` is "auto" or one of `execution.WINDOWS`: "fused" and "tokamax" for GPUs, "pairs" for
+    TPUs.
     """
 
     _block_class: ClassVar[type[nn.Module]] = SwinBlock

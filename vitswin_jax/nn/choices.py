@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 
 from vitswin_jax.core import terminal
 from vitswin_jax.core.types import UserError
+from vitswin_jax.nn.forms import devices, forms
 
 logger = terminal.logger(__name__)
 
@@ -44,6 +46,7 @@ class Setting(NamedTuple):
     paired: bool = False  # windows that stand side by side, and two fit the lanes
     capability: float = 9.0  # compute capability of an NVIDIA GPU
     cudnn: bool = True  # whether JAX has cuDNN's attention
+    devices: int = 1  # of the mesh that a step is traced for
     triton: bool = True  # whether JAX has Pallas's way through Triton
 
 
@@ -59,6 +62,7 @@ class Row(NamedTuple):
     wins: Callable[[Setting], bool]
     obstacles: Obstacles
     only: bool = False  # that platform has it
+    package: str = ""  # that it needs: an extra of ours, of the same name
 
 
 FLASH_DTYPES = ("bfloat16", "float16")
@@ -78,14 +82,37 @@ WINDOW_KERNEL: Obstacles = {
     **DROPOUT,
     **OLD,
 }
+TOKAMAX_KERNELS: Mapping[str, Callable[[Setting], bool]] = {
+    # Its backward pass is for these GPUs only; it takes no float32.
+    "mosaic": lambda s: (
+        s.platform == "gpu" and 9.0 <= s.capability < 11.0 and s.dtype in FLASH_DTYPES
+    ),
+    "triton": lambda s: s.platform == "gpu" and s.capability >= 8.0 and s.triton,
+    "xla": lambda s: s.platform != "gpu",
+}
+"""What each kernel of tokamax takes, with the gradient of a bias. `xla` is no kernel: it is what
+other platforms are given, for the same numbers."""
+TOKAMAX: Obstacles = {
+    "a mesh of several GPUs": lambda s: s.platform == "gpu" and s.devices > 1,
+    "heads of fewer than 16 or more than 256 channels": lambda s: (
+        s.platform == "gpu" and not 16 <= s.head_dim <= 256
+    ),
+    **DROPOUT,
+    **OLD,
+    "float32, or GPUs of other capabilities than 9.0 to 10.3, where JAX has no Pallas for Triton": (
+        lambda s: not _tokamax_kernels(s)
+    ),
+}
 
 SEQUENCES = (
     Row("cudnn", "gpu", lambda s: s.tokens >= SHORT, FLASH, only=True),
+    Row("tokamax", None, lambda _: False, TOKAMAX, package="tokamax"),  # not measured
     Row("cached", "cpu", lambda s: s.tokens >= LONG and not s.biased and not s.dropout, {}),
     Row("xla", None, lambda _: True, {}),
 )
 WINDOWS = (
     Row("fused", "gpu", lambda s: s.dtype != "float32", WINDOW_KERNEL, only=True),
+    Row("tokamax", None, lambda _: False, TOKAMAX, package="tokamax"),  # not measured
     Row("pairs", "tpu", lambda s: s.paired, {}),
     Row("xla", None, lambda _: True, {}),
 )
@@ -109,12 +136,31 @@ def check(rows: tuple[Row, ...], implementation: str, setting: Setting) -> None:
     """Raises UserError for a setting that the implementation, asked for by name, does not take."""
     row = next(row for row in rows if row.implementation == implementation)
     name = f"attn_impl={implementation!r}"
+    if row.package and importlib.util.find_spec(row.package) is None:
+        python = ".".join(map(str, sys.version_info[:2]))
+        raise UserError(
+            f"{name} needs the package {row.package}, which Python 3.12 and newer can install, and "
+            f"this is {python}: pip install 'vitswin_jax[{row.package}]', or use 'auto'."
+        )
     if row.only and row.platform not in (None, setting.platform):
         raise UserError(
             f"{name} is for {row.platform.upper()}s, and this is {setting.platform}; use 'auto'."
         )
     if obstacle := _obstacle(row, setting):
         raise UserError(f"{name} does not take {obstacle}; use 'auto'.")
+
+
+def tokamax_kernel(setting: Setting) -> str:
+    """Returns the kernel of tokamax that a setting is given, `Forms.tokamax` before others.
+
+    Raises UserError where none takes it.
+    """
+    check(SEQUENCES, "tokamax", setting)
+    return min(_tokamax_kernels(setting), key=lambda name: name != forms().tokamax)
+
+
+def _tokamax_kernels(setting: Setting) -> list[str]:
+    return [name for name, takes in TOKAMAX_KERNELS.items() if takes(setting)]
 
 
 def _obstacle(row: Row, setting: Setting) -> str | None:
@@ -128,6 +174,7 @@ def _log(implementation: str, obstacle: str) -> None:
 
 def here(platform: str, **facts: Any) -> Setting:
     """Returns a setting on this machine."""
+    facts = {"devices": devices()} | facts
     if platform != "gpu":
         return Setting(platform, **facts)
     return Setting(platform, **facts, **_gpu())

@@ -9,6 +9,7 @@ Every implementation returns the same numbers, to rounding, with the same parame
 | cudnn | cuDNN's flash attention (NVIDIA) | |
 | pairs | | two adjacent windows in one matrix product (TPU) |
 | fused | | one kernel that reads maps and cuts windows itself (GPU) |
+| tokamax | a kernel of tokamax's (GPU), or its XLA | the same, of windows that are cut |
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def _mix_fused(
     height, width = x.shape[1:3]
 
     def mix(qkv: Float[Array, "b H W 3 heads d"]) -> Float[Array, "b h w heads d"]:
-        qkv, scale = _prepare_map(attention, qkv)
+        qkv, scale = _prepare(attention, qkv)
         out = window_attention(
             qkv,
             attention.position_bias(),
@@ -125,12 +126,30 @@ def _mix_fused(
     return attention.project(padded, mix, layout="tokens_first", train=train)
 
 
-def _prepare_map(attention: nn.Module, qkv: Array) -> tuple[Array, float]:
-    """Returns queries, keys and values for the kernel, and the factor of its logits."""
+def _prepare(attention: nn.Module, qkv: Array) -> tuple[Array, float]:
+    """Returns queries, keys and values (..., 3, heads, d) for a kernel, and its logits' factor."""
     if not attention.normalizes:
         return qkv, qkv.shape[-1] ** -0.5
-    single = jnp.moveaxis(qkv, 3, 0)[..., None, :]  # each token by itself: b h w heads 1 d
-    return jnp.stack(attention.prepare(*single), 3)[..., 0, :], 1.0
+    single = jnp.moveaxis(qkv, -3, 0)[..., None, :]  # each token by itself: ... heads 1 d
+    return jnp.stack(attention.prepare(*single), -4)[..., 0, :], 1.0
+
+
+def _mix_tokamax(attention: nn.Module, x: Array, cut: Cut, *, train: bool) -> Array:
+    from vitswin_jax.nn.kernels.tokamax_attention import tokamax_attention
+
+    def attend(tokens: Array, mask: np.ndarray | None) -> Array:
+        def mix(qkv: Float[Array, "b windows n 3 heads d"]) -> Float[Array, "b windows n heads d"]:
+            qkv, scale = _prepare(attention, qkv)
+            bias = attention.position_bias()
+            if mask is not None:  # its own masks are -inf, which Swin's are not
+                masked = jnp.where(mask, 0.0, attention.options.mask_value).astype(jnp.float32)
+                bias = bias[None] + masked[:, None]
+            q, k, v = jnp.moveaxis(qkv, -3, 0)
+            return tokamax_attention(q, k, v, bias, scale=scale)
+
+        return attention.project(tokens, mix, layout="tokens_first", train=train)
+
+    return map_windows(attend, x, cut)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +161,7 @@ class Sequences:
 
     def pad(self, x: Float[Array, "b n c"]) -> Float[Array, "b m c"]:
         """Pads tokens once for all blocks; no token attends to those that are added."""
-        if self.implementation != "cudnn" or self.tokens % MULTIPLE == 0:
+        if self.implementation not in PADDED or self.tokens % MULTIPLE == 0:
             return x
         return jnp.pad(x, ((0, 0), (0, -self.tokens % MULTIPLE), (0, 0)))
 
@@ -156,12 +175,13 @@ class Sequences:
         """Returns the tokens that `attention` has mixed, with the biases that it takes."""
         if self.implementation == "cached":
             return attention(x, bias=bias, attend=xla.attend_in_cache, train=train)
-        if self.implementation != "cudnn":
+        if self.implementation not in PADDED:
             return attention(x, bias=bias, train=train)
+        attend = PADDED[self.implementation]
 
         def mix(qkv: Any) -> Float[Array, "b m heads d"]:
             q, k, v = qkv if isinstance(qkv, tuple) else jnp.moveaxis(qkv, 2, 0)
-            return flash(q, k, v, tokens=self.tokens)
+            return attend(q, k, v, bias, tokens=self.tokens)
 
         layout = "apart" if forms().qkv == "apart" else "tokens_first"
         return attention.project(x, mix, layout=layout, train=train)
@@ -214,6 +234,26 @@ def _decide(rows: tuple[choices.Row, ...], attn_impl: str, setting: choices.Sett
     return attn_impl
 
 
-WINDOWS: dict[str, MixWindows] = {"xla": mix_cut, "pairs": _mix_pairs, "fused": _mix_fused}
-FOR_SEQUENCES = ("auto", "xla", "cudnn")
+def _by_cudnn(q: Array, k: Array, v: Array, bias: Array | None, *, tokens: int) -> Array:
+    assert bias is None  # by `choices.FLASH`
+    return flash(q, k, v, tokens=tokens)
+
+
+def _by_tokamax(q: Array, k: Array, v: Array, bias: Array | None, *, tokens: int) -> Array:
+    from vitswin_jax.nn.kernels.tokamax_attention import tokamax_attention
+
+    if bias is not None:
+        bias = jnp.pad(bias, ((0, 0), *2 * ((0, q.shape[1] - tokens),)))
+    return tokamax_attention(q, k, v, bias, scale=q.shape[-1] ** -0.5, tokens=tokens)
+
+
+PADDED: dict[str, Callable[..., Array]] = {"cudnn": _by_cudnn, "tokamax": _by_tokamax}
+"""Attention of sequences (b, m, heads, d) that are padded to a `MULTIPLE`, and their biases."""
+WINDOWS: dict[str, MixWindows] = {
+    "xla": mix_cut,
+    "pairs": _mix_pairs,
+    "fused": _mix_fused,
+    "tokamax": _mix_tokamax,
+}
+FOR_SEQUENCES = ("auto", "xla", *PADDED)
 FOR_WINDOWS = ("auto", *WINDOWS)

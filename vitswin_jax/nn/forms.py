@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 
@@ -27,6 +28,7 @@ class Forms:
     bias_gradients: str = "sum"  # or "product" of a row of ones with the outputs' gradient
     patches: str = "product"  # of all patches with the kernel; or "convolution"
     qkv: str = "joint"  # one product for queries, keys and values; or "apart": three
+    tokamax: str = "mosaic"  # or "triton": the kernel that `attn_impl="tokamax"` tries first
 
 
 PLATFORMS: dict[str, Forms] = {
@@ -36,6 +38,7 @@ PLATFORMS: dict[str, Forms] = {
 }
 
 _PLATFORM: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
+_DEVICES: contextvars.ContextVar[int] = contextvars.ContextVar("devices", default=1)
 _FORMS: contextvars.ContextVar[Forms | None] = contextvars.ContextVar("forms", default=None)
 
 
@@ -44,23 +47,35 @@ def platform() -> str:
     return _PLATFORM.get() or jax.default_backend()
 
 
+def devices() -> int:
+    """Returns how many devices the mesh has that a program is traced for; 1 where none is named."""
+    return _DEVICES.get()
+
+
 def forms() -> Forms:
     """Returns the forms that a program is traced with."""
     return _FORMS.get() or PLATFORMS.get(platform(), Forms())
 
 
 @contextlib.contextmanager
-def traced_for(platform: str | None = None, forms: Forms | None = None) -> Iterator[None]:
-    """Traces programs for a platform, or with forms, other than the default.
+def traced_for(
+    platform: str | None = None, forms: Forms | None = None, devices: int | None = None
+) -> Iterator[None]:
+    """Traces programs for a platform, with forms or for devices other than the default.
 
     For programs that are compiled where they do not run, and for measurements. jax.jit keeps what
     it has traced: trace a function of its own.
     """
     if platform is not None:
         one_of("platform", platform, PLATFORMS)
-    before = _PLATFORM.set(platform or _PLATFORM.get()), _FORMS.set(forms or _FORMS.get())
+    new: dict[contextvars.ContextVar[Any], Any] = {
+        _PLATFORM: platform,
+        _FORMS: forms,
+        _DEVICES: devices,
+    }
+    before = [(variable, variable.set(value or variable.get())) for variable, value in new.items()]
     try:
         yield
     finally:
-        _PLATFORM.reset(before[0])
-        _FORMS.reset(before[1])
+        for variable, token in before:
+            variable.reset(token)

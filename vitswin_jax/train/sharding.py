@@ -208,7 +208,7 @@ def constrain_activations(mesh: Mesh) -> Callable[[Callable], Callable]:
     def decorate(step: Callable) -> Callable:
         @functools.wraps(step)
         def traced(*args: Any, **kwargs: Any) -> Any:
-            with traced_for(known), nn.intercept_methods(constrain):
+            with traced_for(known, devices=mesh.size), nn.intercept_methods(constrain):
                 return step(*args, **kwargs)
 
         return traced
