@@ -1,5 +1,7 @@
 """Checks every attention kernel on the GPU at hand, then times cuDNN's against XLA's by length.
 
+tokamax's kernels are checked where the package is installed.
+
 python benchmarks/gpu_kernels.py [--part checks|lengths] [--smoke]
 
 Values and gradients are compared with the plain formula in float32 at "highest"; the error is a
@@ -10,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -23,8 +26,9 @@ import numpy as np
 
 from vitswin_jax.nn.attention import attend
 from vitswin_jax.nn.execution import MULTIPLE, flash
+from vitswin_jax.nn.kernels.tokamax_attention import tokamax_attention
 from vitswin_jax.nn.kernels.window_attention import window_attention
-from vitswin_jax.nn.windows import Cut, map_windows, pad_to_multiple
+from vitswin_jax.nn.windows import Cut, map_windows, pad_to_multiple, shifted_window_mask
 
 TOKENS = (50, 65, 101, 145, 196, 197, 257, 577)
 LENGTHS = (50, 65, 101, 145, 197)
@@ -73,16 +77,26 @@ def padded_flash(
     return flash(q, k, v, tokens=n, implementation=implementation)[:, :n]
 
 
+def compare(
+    run: Callable, plain: Callable, arrays: list[jax.Array], biases: list[jax.Array], **facts: Any
+) -> dict[str, Any]:
+    """Returns the line of a kernel: `arrays`, the last pulls at the output, are of its dtype."""
+    *arrays, pull = arrays
+    dtype = facts["dtype"]
+    want = both(plain, [*arrays, *biases], pull)
+    narrow = [*(x.astype(dtype) for x in arrays), *biases]
+    got, near = (errors(both(form, narrow, pull), want) for form in (run, plain))
+    right = all(math.isfinite(x) and x <= BOUND[dtype] for x in got)
+    rounded = [[float(f"{x:.2g}") for x in error] for error in (got, near)]
+    return facts | {"right": right} | dict(zip(("errors", "plain"), rounded, strict=True))
+
+
 def check_flash(*, batch: int, implementation: str) -> Iterator[dict[str, Any]]:
     """Gives the errors of each length in bfloat16."""
+    run = functools.partial(padded_flash, implementation=implementation)
     for n in TOKENS:
-        *arrays, pull = draw(*4 * [(batch, n, 3, 64)])
-        want = both(plain_flash, arrays, pull)
-        narrow = [x.astype(jnp.bfloat16) for x in arrays]
-        run = functools.partial(padded_flash, implementation=implementation)
-        got = both(run, narrow, pull)
-        near = both(plain_flash, narrow, pull)
-        yield _line("flash", "bfloat16", errors(got, want), errors(near, want), tokens=n)
+        arrays = draw(*4 * [(batch, n, 3, 64)])
+        yield compare(run, plain_flash, arrays, [], check="flash", dtype="bfloat16", tokens=n)
 
 
 def window(qkv: jax.Array, bias: jax.Array, *, cut: Cut, interpret: bool) -> jax.Array:
@@ -125,23 +139,46 @@ def check_windows(*, batch: int, heads: int, interpret: bool) -> Iterator[dict[s
             (heads, side**2, side**2),
             (batch, size, size, heads, 32),
         )
+        run = functools.partial(window, cut=cut, interpret=interpret)
         plain = functools.partial(plain_window, cut=cut)
-        want = both(plain, [qkv, bias], pull)
-        narrow = [qkv.astype(dtype), bias]
-        got = both(functools.partial(window, cut=cut, interpret=interpret), narrow, pull)
-        near = both(plain, narrow, pull)
-        errs = errors(got, want), errors(near, want)
-        yield _line("window", dtype, *errs, window=side, map=size)
+        facts = {"check": "window", "dtype": dtype, "window": side, "map": size}
+        yield compare(run, plain, [qkv, pull], [bias], **facts)
 
 
-def _line(
-    kernel: str, dtype: str, got: list[float], near: list[float], **facts: Any
-) -> dict[str, Any]:
-    right = all(math.isfinite(x) and x <= BOUND[dtype] for x in got)
-    rounded = [[float(f"{x:.2g}") for x in error] for error in (got, near)]
-    return {"check": kernel, "dtype": dtype, **facts, "right": right} | dict(
-        zip(("errors", "plain"), rounded, strict=True)
-    )
+def plain_biased(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array) -> jax.Array:
+    """Computes attention of (..., n, heads, d) with biases by the formula."""
+    q, k, v = (jnp.swapaxes(x, -3, -2) for x in (q, k, v))
+    return jnp.swapaxes(attend(q * q.shape[-1] ** -0.5, k, v, biases=(bias,)), -3, -2)
+
+
+def check_tokamax(*, batch: int, kernels: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Gives the errors of tokamax's kernels: sequences of 197 tokens, windows with their masks."""
+    for kernel, dtype in itertools.product(kernels, BOUND):
+        facts = {"check": f"tokamax {kernel}", "dtype": dtype}
+        if (kernel, dtype) == ("mosaic", "float32"):
+            continue  # `choices.TOKAMAX_KERNELS`
+
+        def padded(*arrays: jax.Array, kernel: str = kernel) -> jax.Array:
+            q, k, v = (jnp.pad(x, ((0, 0), (0, 3), (0, 0), (0, 0))) for x in arrays)
+            return tokamax_attention(q, k, v, scale=1 / 8, tokens=197, kernel=kernel)[:, :197]
+
+        arrays = draw(*4 * [(batch, 197, 3, 64)])
+        yield _of_kernel(padded, plain_flash, arrays, [], **facts, tokens=197)
+        for side in (7, 12):
+            n, shift = side**2, (side // 2, side // 2)
+            *arrays, bias = draw(*4 * [(batch, 16, n, 3, 32)], (3, n, n))
+            mask = shifted_window_mask(4 * side, 4 * side, window_size=(side, side), shift=shift)
+            bias = bias[None] + jnp.where(mask, 0.0, -100.0)[:, None]
+            run = functools.partial(tokamax_attention, scale=32**-0.5, kernel=kernel)
+            yield _of_kernel(run, plain_biased, arrays, [bias], **facts, window=side)
+
+
+def _of_kernel(*args: Any, **facts: Any) -> dict[str, Any]:
+    """Returns a kernel's line; one that cannot be compiled for this GPU is a line too."""
+    try:
+        return compare(*args, **facts)
+    except Exception as error:  # whatever its compiler raises
+        return facts | {"right": False, "error": f"{type(error).__name__}: {error}"[:300]}
 
 
 def seconds(call: Callable[[], Any], *, calls: int) -> float:
@@ -190,6 +227,9 @@ def main() -> None:
             _print(check_flash(batch=batch, implementation=implementation))
             if not args.smoke:
                 _print(check_windows(batch=batch, heads=3, interpret=False))
+            if importlib.util.find_spec("tokamax"):
+                kernels = ("xla",) if args.smoke else ("mosaic", "triton")
+                _print(check_tokamax(batch=batch, kernels=kernels))
     if "lengths" in args.part and not args.smoke:
         _print(time_lengths(tokens=128 * 197, calls=20))
 

@@ -75,6 +75,10 @@ BEFORE = {
     "form_norm": "keep_standard",
     "form_patches": "convolution",
 }
+TOKAMAX = (
+    ours("tokamax", attn_impl="tokamax"),
+    ours("tokamax, triton", attn_impl="tokamax", form_tokamax="triton"),
+)
 VIT_TRAIN = (
     ours("ours"),
     ours("apart", form_qkv="apart"),
@@ -93,7 +97,7 @@ VIT_TRAIN = (
     ours("block level", flag_experimental_enable_fusion_block_level_rewriter=True),
 )
 CANDIDATES = (
-    Row(case(VIT_B, "train", 64), (*VIT_TRAIN[:7], TIMM[1]), 6),
+    Row(case(VIT_B, "train", 64), (*VIT_TRAIN[:7], *TOKAMAX, TIMM[1]), 6),
     Row(
         case(VIT_B, "inference", 128),
         (
@@ -103,6 +107,7 @@ CANDIDATES = (
             ours("cublaslt", **OFF, **LT),
             ours("apart, cublaslt", form_qkv="apart", **OFF, **LT),
             ours("convolution", form_patches="convolution"),
+            *TOKAMAX,
             *TIMM,
         ),
         3,
@@ -118,6 +123,7 @@ CANDIDATES = (
             ours("no triton gemm", **OFF),
             ours("cublaslt", **OFF, **LT),
             ours("before", **BEFORE),
+            *TOKAMAX,
             TIMM[1],
         ),
         5,
@@ -129,6 +135,7 @@ CANDIDATES = (
             ours("ours"),
             ours("no triton gemm", **OFF),
             ours("cublaslt", **OFF, **LT),
+            *TOKAMAX,
             TIMM[1],
         ),
         3,
