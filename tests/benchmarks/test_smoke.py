@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from xla_flags import UNOPTIMISED
 
+from vitswin_jax import create_model
 from vitswin_jax.benchmark.cases import Case
 from vitswin_jax.cli import benchmark
 from vitswin_jax.nn.forms import Forms
@@ -121,11 +122,10 @@ def test_the_gpus_rows_have_models_forms_and_time(monkeypatch):
     for row in (*gpu["ROWS"], *gpu["CANDIDATES"]):
         assert row.case.title
         for one in row.contestants:
-            kinds = dict.fromkeys(("form", "flag"), ())
-            kinds["form"] = {field.name for field in dataclasses.fields(Forms)}
-            for name in one.variant:
-                kind, _, field = name.partition(".")
-                assert field in kinds[kind] or field.startswith("xla_gpu_")
+            fields = {f"form.{field.name}" for field in dataclasses.fields(Forms)} | {"attn_impl"}
+            assert all(name in fields or "flag.xla_gpu_" in name for name in one.variant)
+            if impl := one.variant.get("attn_impl"):
+                create_model(row.case.name, attn_impl=impl)
     alone = gpu["groups"](gpu["ROWS"], 1.0)
     together = gpu["groups"](gpu["ROWS"], 1e9)
     assert [len(group) for group in alone] == [1] * len(gpu["ROWS"])
