@@ -27,7 +27,7 @@ def _data() -> dict[str, object]:
         "class_weights": placeholder(object),  # None, "balanced", or one for each class
         "batch_size": 128,  # global, over all devices
         "eval_batch_size": 128,
-        "workers": 0,  # processes that decode and augment; 0: threads of this one
+        "workers": -1,  # processes that decode and augment; -1: automatic, 0: threads of this one
         "on_unreadable": "raise",  # or "skip": counted, and left out of the batch
     }
 

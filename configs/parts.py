@@ -47,7 +47,7 @@ def on_imagenet_1k(
 ) -> dict[str, dict[str, object]]:
     """Returns ImageNet-1k, tested on its validation images, for its test split has no labels."""
     data = {"dataset": IMAGENET_1K, "train_split": train_split, "test_split": "validation"}
-    return {"data": data | {"workers": 8, **batches(batch_size, eval_batch_size)}}
+    return {"data": data | batches(batch_size, eval_batch_size)}
 
 
 def batches(batch_size: int, eval_batch_size: int | None = None) -> dict[str, int]:

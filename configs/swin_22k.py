@@ -38,7 +38,7 @@ def get_config(name: str = "swin_base_patch4_window7_224") -> ConfigDict:
         parts.AS_DEIT,
         parts.every(5.0),
         model={"name": name, "drop_path_rate": next(rates, 0.2), "dtype": "bfloat16"},
-        data={"dataset": parts.IMAGENET_22K, "workers": 8, **parts.batches(4096, 1024)},
+        data={"dataset": parts.IMAGENET_22K, **parts.batches(4096, 1024)},
         optim={
             "epochs": 90.0,
             "warmup_epochs": warmup_epochs,

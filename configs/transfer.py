@@ -66,7 +66,6 @@ def get_config(arg: str = "cifar10,vit_base_patch16_224") -> ConfigDict:
             "dataset": tfds_name,
             "train_split": train_split,
             "test_split": test_split,
-            "workers": 8,
             **parts.batches(512),
         },
         preprocess={"crop_fraction": fraction},

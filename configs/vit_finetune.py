@@ -50,7 +50,6 @@ def get_config(arg: str = "cifar10,ViT-B_16") -> ConfigDict:
             "dataset": dataset,
             "train_split": train_split,
             "test_split": test_split,
-            "workers": 8,
             **parts.batches(512),
         },
         preprocess={"crop_mode": "squash", "crop_fraction": 1.0},

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from vitswin_jax.core.types import UserError
+from vitswin_jax.data import pipeline
 from vitswin_jax.data.augment.transforms import Preprocess, TrainTransform
 from vitswin_jax.data.decode import decode_image
-from vitswin_jax.data.pipeline import make_eval_batches, make_train_iterator
+from vitswin_jax.data.pipeline import make_eval_batches, make_train_iterator, workers_for
 from vitswin_jax.data.sources.files import FileSource
 from vitswin_jax.data.sources.open import open_source
 
@@ -391,3 +392,31 @@ def test_reading_images_imports_neither_jax_nor_tensorflow():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert done.stdout.strip() == b"[]"
+
+
+@pytest.mark.parametrize(
+    ("workers", "platform", "records", "processes"),
+    [
+        (-1, "cpu", 1_281_167, 0),
+        (-1, "gpu", 1_281_167, 16),
+        (-1, "tpu", 1_281_167, 16),
+        (-1, "gpu", 1_347, 0),  # the digits
+        (0, "gpu", 1_281_167, 0),
+        (3, "cpu", 10, 3),
+    ],
+)
+def test_workers_are_as_many_as_a_platform_needs(
+    monkeypatch, workers, platform, records, processes
+):
+    monkeypatch.setattr(pipeline, "cores", lambda: 16)
+    assert workers_for(workers, platform=platform, records=records) == processes
+
+
+def test_a_host_of_many_cores_has_workers_enough(monkeypatch):
+    monkeypatch.setattr(pipeline, "cores", lambda: 208)
+    assert workers_for(-1, platform="tpu", records=1_281_167) == 32
+
+
+def test_fewer_workers_than_automatic_are_refused():
+    with pytest.raises(UserError, match=r"workers=-2 must be -1 \(automatic\), 0 .* or more"):
+        workers_for(-2, platform="gpu", records=1)

@@ -114,3 +114,9 @@ def test_an_error_of_a_worker_is_raised_here(make, make_error, kind, text):
     with pytest.raises(kind, match=text) as raised:
         next(batches)
     assert kind is RuntimeError or "in a data worker" in raised.value.__notes__[0]
+
+
+def test_batches_that_are_kept_stay_as_they_were(make):
+    kept = list(itertools.islice(make(counting(), 2), 14))  # more than a worker has slots
+    assert [int(batch["image"].min()) for batch in kept] == list(range(14))
+    assert [int(batch["image"].max()) for batch in kept] == list(range(14))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from vitswin_jax.core.cores import cores
 from vitswin_jax.models.registry import create_model, family_of
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.plan.cost import describe
@@ -88,16 +88,9 @@ def write_case(case: Case, form: str, folder: Path) -> dict[str, Any]:
         "fields": {field: getattr(model, field) for field in _VIT_FIELDS if hasattr(model, field)},
         "weights": str(weights),
         "inputs": str(folder / "inputs.npz"),
-        "threads": _cores(),
+        "threads": cores(),  # XLA takes them all, torch must be told
         "variant": {},
     }
-
-
-def _cores() -> int:
-    """Returns how many cores this process may use: XLA takes them all, torch must be told."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def random_variables(model: nn.Module) -> Mapping[str, Any]:

@@ -45,7 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data-dir", metavar="DIR", help="where TFDS keeps its datasets")
     add("--outside-files", action="store_true", help="a table may name files outside its folder")
     add("--batch-size", type=int, default=64, metavar="N", help="default: 64")
-    add("--workers", type=int, default=0, metavar="N", help="processes that load images")
+    add(
+        "--workers",
+        type=int,
+        default=-1,
+        metavar="N",
+        help="processes that load images; 0: threads (default: as data.workers of a run)",
+    )
     add("--output", metavar="FILE", help="the report (default: report.html in the workdir)")
     add("--figures", metavar="DIR", help="write reliability.png, confusion.png and mistakes.png")
     add("--json", action="store_true", help="print one JSON object")
@@ -55,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the scores and writes the report, or prints what probes of the features find."""
-    from vitswin_jax.data.pipeline import make_eval_batches
+    import jax
+
+    from vitswin_jax.data.pipeline import make_eval_batches, workers_for
     from vitswin_jax.evaluate.classes import match_classes, reassess
     from vitswin_jax.evaluate.evaluation import (
         likeliest_of_several,
@@ -71,8 +79,12 @@ def run(args: argparse.Namespace) -> int:
     source = open_evaluated(args, metadata)
 
     def read(source: Source, make: Callable[..., Any]) -> tuple[np.ndarray, np.ndarray]:
+        platform = jax.default_backend()
         batches = make_eval_batches(
-            source, batch_size=args.batch_size, preprocess=preprocess, workers=args.workers
+            source,
+            batch_size=args.batch_size,
+            preprocess=preprocess,
+            workers=workers_for(args.workers, platform=platform, records=len(source)),
         )
         return predict_dataset(make(model, pretrained.variables["params"], preprocess), batches)
 

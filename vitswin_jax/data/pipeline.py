@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ import grain
 import numpy as np
 
 from vitswin_jax.core.choices import one_of
+from vitswin_jax.core.cores import cores
 from vitswin_jax.core.heap import keep_freed_images
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Batch, Source, UserError
@@ -26,6 +26,7 @@ log = logger(__name__)
 
 _SHUFFLE, _AUGMENT = 1, 2  # so that two uses of one seed draw unrelated numbers
 _MAX_THREADS = 8
+FEW, MOST = 10_000, 32
 
 
 class Key(NamedTuple):
@@ -34,6 +35,20 @@ class Key(NamedTuple):
     epoch: int
     record: int
     copy: int = 0
+
+
+def workers_for(workers: int, *, platform: str, records: int) -> int:
+    """Returns the number of worker processes that a run's `workers` means.
+
+    -1 is automatic: a process per core, at most `MOST`, where an accelerator computes; none, but
+    threads, where the CPU computes, which has no core to spare, and for fewer than `FEW` records,
+    which threads have loaded before processes have started. Raises UserError below -1.
+    """
+    if workers < -1:
+        raise UserError(f"workers={workers} must be -1 (automatic), 0 (threads) or more.")
+    if workers != -1:
+        return workers
+    return 0 if platform == "cpu" or records < FEW else min(cores(), MOST)
 
 
 def make_train_iterator(
@@ -162,9 +177,11 @@ class _Mixed:
 
 def _iterate(batches: grain.MapDataset, workers: int, threads: int | None) -> BatchIterator:
     """Returns an iterator over batches, loaded ahead of time."""
-    threads = min(_MAX_THREADS, os.cpu_count() or 1) if threads is None else threads
-    if workers and len(batches):
-        return WorkerBatches(partial(_load_every, batches, threads), min(workers, len(batches)))
+    workers = min(workers, len(batches))
+    if threads is None:  # as many in all as there are cores
+        threads = min(_MAX_THREADS, max(1, cores() // max(1, workers)))
+    if workers:
+        return WorkerBatches(partial(_load_every, batches, threads), workers)
     keep_freed_images()
     return ThreadBatches(_load_every(batches, threads))
 

@@ -23,6 +23,7 @@ import cloudpickle
 from vitswin_jax.core.heap import keep_freed_images
 from vitswin_jax.core.signals import children_without_signals
 from vitswin_jax.core.types import Batch, UserError
+from vitswin_jax.data.slots import Reader, Writer, make_slots
 
 _SPAWN = multiprocessing.get_context("spawn")
 
@@ -62,15 +63,22 @@ class _Worker:
 
     def __init__(self, program: bytes, index: int, count: int) -> None:
         here, there = _SPAWN.Pipe(duplex=False)
+        reader, writer = make_slots()
         self.process = _SPAWN.Process(
-            target=_work, args=(there, program, index, count), name="data worker", daemon=True
+            target=_work,
+            args=(there, writer, program, index, count),
+            name="data worker",
+            daemon=True,
         )
         self.process.start()
         there.close()  # so that the pipe ends with the process
         self._asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._read: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(
-            target=_read, args=(here, self._asked, self._read), name="data reader", daemon=True
+            target=_read,
+            args=(here, reader, self._asked, self._read),
+            name="data reader",
+            daemon=True,
         ).start()
         self._asked.put(True)
 
@@ -109,23 +117,29 @@ def _end(workers: Sequence[_Worker]) -> None:
         worker.end()
 
 
-def _read(pipe: Connection, asked: queue.SimpleQueue[bool], read: queue.SimpleQueue[Any]) -> None:
+def _read(
+    pipe: Connection,
+    reader: Reader,
+    asked: queue.SimpleQueue[bool],
+    read: queue.SimpleQueue[Any],
+) -> None:
     """Reads a message whenever it is asked for one; None is the end of a process without one."""
     with pipe:
         while asked.get():
             try:
-                read.put(pipe.recv())
+                read.put(reader.read(pipe.recv()))
             except (EOFError, OSError):
                 read.put(None)
 
 
-def _work(pipe: Connection, program: bytes, index: int, count: int) -> None:
+def _work(pipe: Connection, writer: Writer | None, program: bytes, index: int, count: int) -> None:
     """Is a worker: sends each batch with None, and at last None with what ended the batches."""
     keep_freed_images()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         for batch in cloudpickle.loads(program)(index, count):
-            pipe.send((batch, None))
+            message = batch, None
+            pipe.send(message if writer is None else writer.share(message))
         last: Exception = StopIteration()
     except BrokenPipeError:
         return  # the parent has ended

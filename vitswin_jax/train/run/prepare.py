@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from vitswin_jax.data.pipeline import (
     EvalBatches,
     make_eval_batches,
     make_train_iterator,
+    workers_for,
 )
 from vitswin_jax.data.sources.labels import make_class_weights
 from vitswin_jax.data.sources.open import check_same_classes, open_source
@@ -245,14 +245,20 @@ def make_inputs(
     repeats: int,
 ) -> tuple[Callable[[int, int], Batches], Callable[[Source], EvalBatches]]:
     """Returns functions to the train batches, from one to another, and to a split's batches."""
-    here = {
-        "host_index": jax.process_index(),
-        "host_count": jax.process_count(),
-        "workers": workers,
-    }
-    make_test_batches = functools.partial(
-        make_eval_batches, batch_size=eval_batch_size, preprocess=preprocess, **here
-    )
+    here = {"host_index": jax.process_index(), "host_count": jax.process_count()}
+
+    def workers_of(source: Source) -> int:
+        platform = mesh.devices.flat[0].platform
+        return workers_for(workers, platform=platform, records=len(source))
+
+    def make_test_batches(source: Source) -> EvalBatches:
+        return make_eval_batches(
+            source,
+            batch_size=eval_batch_size,
+            preprocess=preprocess,
+            workers=workers_of(source),
+            **here,
+        )
 
     def make_train_batches(start: int, stop: int) -> Batches:
         batches = make_train_iterator(
@@ -264,6 +270,7 @@ def make_inputs(
             num_batches=stop - start,
             on_unreadable=on_unreadable,
             repeats=repeats,
+            workers=workers_of(train),
             **here,
         )
         return device_batches(batches, mesh)
