@@ -1,6 +1,12 @@
-# make quickstart | test | test-all | lint, with PYTHON=python3.12 for another interpreter.
+# make quickstart | test | test-all | lint, with PYTHON=python3.13 for another interpreter.
 PYTHON ?= python3
-VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+VERSION := $(shell command -v $(PYTHON) > /dev/null && \
+	$(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+SUPPORTED := $(patsubst constraints/%.txt,%,$(sort $(wildcard constraints/*.txt)))
+ifeq ($(filter $(VERSION),$(SUPPORTED))$(filter clean,$(MAKECMDGOALS)),)
+$(error $(PYTHON) is $(if $(VERSION),Python $(VERSION),not installed). The supported ones are \
+$(SUPPORTED). Name one of them: make $(firstword $(MAKECMDGOALS)) PYTHON=python$(lastword $(SUPPORTED)))
+endif
 # The default interpreter has .venv; one that is named has its own, .venv-3.12.
 VENV := $(if $(filter file,$(origin PYTHON)),.venv,.venv-$(VERSION))
 BIN := $(VENV)/bin

@@ -32,8 +32,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
-
 from vitswin_jax.cli import main as vitswin
 from vitswin_jax.core import signals
 
@@ -243,25 +241,18 @@ def _told() -> Iterator[io.StringIO]:
 
 @contextlib.contextmanager
 def _as_found(arguments: list[str]) -> Iterator[None]:
-    """Gives a program its arguments and takes its traces away again: flags, loggers."""
-    log, argv, run, known = logging.getLogger("vitswin_jax"), sys.argv, app.run, set(flags.FLAGS)
+    """Gives a program its arguments and takes its traces away again: arguments, loggers."""
+    log, argv = logging.getLogger("vitswin_jax"), sys.argv
     handlers, level, propagate = log.handlers[:], log.level, log.propagate
     root = logging.getLogger()
     others, root.handlers[:] = root.handlers[:], []  # so that the program makes its own
     sys.argv = list(arguments)
-    # What absl starts up besides is for a process of its own.
-    app.run = lambda main, flags_parser: main(flags_parser(sys.argv))
     end_at_signals, signals.end_at_signals = signals.end_at_signals, lambda advice="": None
     try:
         yield
     finally:
-        sys.argv, app.run = argv, run
+        sys.argv = argv
         signals.end_at_signals = end_at_signals
         root.handlers[:] = others
         log.handlers[:], log.propagate = handlers, propagate
         log.setLevel(level)
-        for name in set(flags.FLAGS) - known:  # but for those of libraries it has imported
-            definer = flags.FLAGS.find_module_defining_flag(name)
-            if definer == arguments[0] or name.startswith("config"):
-                delattr(flags.FLAGS, name)
-        flags.FLAGS.unparse_flags()

@@ -25,7 +25,8 @@ ARROWS = {
     "benchmark": "core nn models data weights train plan",
     "trainer": "core nn models data weights train evaluate report",
     "__init__": "core models weights",
-    "cli": "core nn models data weights train evaluate report explain plan export benchmark",
+    "cli": "core nn models data weights train evaluate report explain plan export benchmark "
+    "trainer",
 }
 
 

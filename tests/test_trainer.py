@@ -355,12 +355,13 @@ def test_a_config_that_cannot_run_says_why_and_writes_nothing(
 
 
 FLAGS = [
-    ("--config.optim.peak_lrr=1", 'Did you mean "peak_lr" instead of "peak_lrr"?'),
-    ("--config.optim.epochs=many", "could not convert string to float: 'many'"),
-    ("--config=configs/nothing.py", "No such file or directory: 'configs/nothing.py'"),
-    ("--confg.seed=1", "Unknown command line flag 'confg.seed'"),
+    ("--config.optim.peak_lrr=1", "--config.optim.peak_lrr: there is no such flag or key; did you"),
+    ("--config.optim.epochs=many", "--config.optim.epochs needs a number, not 'many'; now it is"),
+    ("--config=configs/nothing.py", "configs/nothing.py: no such file, and no recipe is called so"),
+    ("--confg.seed=1", "--confg.seed: there is no such flag or key; did you mean --seed?"),
     ("--profile=4:2", "--profile=4:2 must be START:STOP"),
-    ("stray", "unexpected stray; every flag begins with --"),
+    ("./stray", "./stray: no such folder"),
+    ("--num_hosts=0", "--num-hosts=0 must be 1 or more"),
 ]
 
 

@@ -1,6 +1,8 @@
 """The command itself: help, exit statuses, one line for a mistake."""
 
+import argparse
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -8,6 +10,7 @@ from importlib.metadata import entry_points
 import pytest
 
 from vitswin_jax import cli
+from vitswin_jax.core.recipes import recipe_names
 from vitswin_jax.core.version import __version__
 
 
@@ -33,6 +36,48 @@ def test_help_lists_the_commands_and_imports_no_jax():
     assert done.returncode == 0, done.stderr
     for command in ("models", "predict", "evaluate"):
         assert command in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"]])
+def test_a_command_without_arguments_shows_examples_and_recipes_and_imports_no_jax(arguments):
+    script = (
+        f"import sys; from vitswin_jax.cli import main\nstatus = main({arguments})\n"
+        "assert 'jax' not in sys.modules; sys.exit(status)"
+    )
+    done = python("-c", script)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("usage: vitswin")
+    assert "\n  vitswin train ./flowers" in done.stderr
+    for name in recipe_names():
+        assert f"\n  {name} " in done.stderr
+
+
+def test_a_misspelt_command_is_named_with_the_nearest(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["modles"])
+    assert "no command is called 'modles'; did you mean models?" in capsys.readouterr().err
+
+
+def helps(parser):
+    """(where, help text) of all arguments, groups and subcommands."""
+    for group in parser._action_groups:
+        if group.description:
+            yield f"{parser.prog}, {group.title}", group.description
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from ((each.dest, each.help) for each in action._choices_actions)
+            for command in action.choices.values():
+                yield from helps(command)
+        else:
+            yield f"{parser.prog} {'/'.join(action.option_strings) or action.dest}", action.help
+
+
+def test_help_speaks_whole_sentences():
+    for where, text in helps(cli.whole_parser()):
+        assert text, where
+        for sentence in re.split(r"(?<=\.) (?=[A-Z`\-])", text):
+            whole = re.match(r"[A-Z`-]", sentence) and sentence.endswith(".")
+            assert whole and len(sentence.split()) > 2, f"{where}: {sentence}"
 
 
 @pytest.mark.parametrize("command", list(cli._COMMANDS))

@@ -3,52 +3,88 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import faulthandler
 import importlib
 import logging
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
+from vitswin_jax.core import heap, signals
 from vitswin_jax.core.cache import keep_compiled_programs
-from vitswin_jax.core.heap import keep_freed_memory
-from vitswin_jax.core.signals import end_at_signals
-from vitswin_jax.core.terminal import LogHandler, Parser, say_error
+from vitswin_jax.core.terminal import LogHandler, Parser, say, say_error
 from vitswin_jax.core.version import __version__
 
 _COMMANDS = {  # each a module of this package, with add_arguments(parser) and run(args)
-    "models": "list the variants: parameters, multiply-adds, image size",
-    "convert": "convert weights from any source to any format",
-    "export": "export weights as ONNX or StableHLO, compared with JAX",
-    "predict": "name what images show",
-    "explain": "show what a model sees in images: attention, Grad-CAM, what it has learned",
-    "plan": "compile a run's train step and say whether it fits, before any hardware is used",
-    "evaluate": "measure weights on a whole dataset split and write a report",
-    "benchmark": "time models, their compilation and memory, beside peers on the same work",
+    "train": "Train a model on a dataset, by a recipe.",
+    "config": "Print every key of a recipe and what differs from the defaults.",
+    "plan": "Compile a training step and report whether it fits, before any hardware is used.",
+    "predict": "Classify images, or write their features.",
+    "evaluate": "Measure weights on a whole dataset split and write a report.",
+    "explain": "Show attention, Grad-CAM and learned parameters as pictures.",
+    "convert": "Convert weights of any source to any format.",
+    "export": "Export weights as ONNX or StableHLO, compared with JAX.",
+    "models": "List the models, their costs and the published weights.",
+    "benchmark": "Measure time, compilation and memory of models, and of peers on the same work.",
+    "completion": "Print a script by which a shell completes commands, flags and files.",
 }
 
+_EXAMPLES = """\
+examples:
+  vitswin train ./flowers                        train a ViT on a folder of images
+  vitswin predict runs/NAME photo.jpg            classify an image with a trained run
+  vitswin evaluate runs/NAME                     measure a run on its test split
+  vitswin explain runs/NAME photo.jpg            see where the model looks
+  vitswin convert runs/NAME DST --to timm        take the weights to PyTorch
+  vitswin models swin                            list the Swin models
+"""
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a subcommand; returns the exit status: 0, 1 for a mistake (one line says which), 2."""
+_ADVICE = {"train": "; the same command resumes from the last checkpoint, or begins without one."}
+"""The end of the line with which a signal ends a command."""
+
+_XLA = {"train": "3"}  # what fails in XLA is raised, or ends as a line
+"""The least level of XLA's own messages, where it is not "2", without its hardware notes."""
+
+
+def main(argv: Sequence[str] | None = None, *, command: str | None = None) -> int:
+    """Runs a subcommand, `command` or the first argument; returns the exit status.
+
+    It is 0, 1 for a mistake, which one line names, 2 for wrong usage, or 128 + a signal's number.
+    """
     own_process = argv is None
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    typed = ["vitswin", *arguments]
+    if command is not None:
+        typed = ["python", *sys.argv]
+        arguments = [command, *arguments]
+    name = arguments[0] if arguments else ""
     if own_process:
-        end_at_signals()  # before the imports, which take seconds
-    from vitswin_jax.core.memory import in_one_line_without_memory
-    from vitswin_jax.core.types import UserError
-
-    argv = list(sys.argv[1:] if argv is None else argv)
-    parser = _parser(argv)
-    args, rest = parser.parse_known_args(argv)
-    if rest and not hasattr(args, "overrides"):  # a config's keys are no arguments to declare
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        args.overrides = rest
+        signals.end_at_signals(_ADVICE.get(name, "."))  # before the imports, which take seconds
+        if sys.__stderr__ is not None:
+            faulthandler.enable(sys.__stderr__)
+    if not arguments:
+        _say_what_there_is()
+        sys.exit(2)
+    args = _parse(arguments)
+    args.command = typed
     keep_compiled_programs()
     if own_process:
-        keep_freed_memory()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes about the hardware it missed
+        heap.keep_freed_memory()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _XLA.get(name, "2"))
     logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[LogHandler()])
     # Downloads take minutes and are announced.
     logging.getLogger("vitswin_jax.weights.download").setLevel(logging.INFO)
+    return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Runs a subcommand; what ends it early is a line and a status."""
+    from vitswin_jax.core.memory import in_one_line_without_memory
+    from vitswin_jax.core.types import UserError
+
     try:
         with in_one_line_without_memory(
             "a smaller batch, smaller images or a smaller model need less memory."
@@ -58,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except UserError as error:
         say_error(error)
-        return 1
+        return getattr(error, "exit_code", 1)
     except BrokenPipeError:  # as in `vitswin models | head`: nobody reads on
         # At exit Python flushes what is left, into a pipe that is still broken.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -67,14 +103,80 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    parser = Parser(prog="vitswin", description="Vision Transformer and Swin Transformer in JAX.")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Returns the parsed arguments; ends with the usage and the status 2 for wrong ones."""
+    parser = _make_parser([name for name in _COMMANDS if name in arguments])
+    first = arguments[0]
+    if first not in _COMMANDS and not first.startswith("-"):
+        near = difflib.get_close_matches(first, _COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_COMMANDS)}."
+        parser.error(f"no command is called {first!r}; {hint}")
+    args, rest = parser.parse_known_args(list(_joined(arguments)))
+    if rest and not hasattr(args, "overrides"):  # a config's keys are no arguments to declare
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides = rest
+    return args
+
+
+def _joined(arguments: Iterable[str]) -> Iterator[str]:
+    """Gives arguments, "--section.key VALUE" as one: argparse knows no keys and so no values."""
+    waiting = None
+    for argument in arguments:
+        if waiting is not None:
+            value = not argument.startswith("--")
+            yield f"{waiting}={argument}" if value else waiting
+            waiting = None
+            if value:
+                continue
+        if re.fullmatch(r"--\w+(\.\w+)+", argument):
+            waiting = argument
+        elif argument == "--profile":  # which may be without a value
+            yield "--profile=true"
+        else:
+            yield argument
+    if waiting is not None:
+        yield waiting
+
+
+def whole_parser() -> argparse.ArgumentParser:
+    """Returns the parser with the arguments of every subcommand."""
+    return _make_parser(_COMMANDS)
+
+
+def _make_parser(wanted: Iterable[str]) -> argparse.ArgumentParser:
+    """Returns the parser; modules are imported for the `wanted` subcommands only."""
+    kept: dict[str, Any] = {
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+        "allow_abbrev": False,
+        "add_help": False,
+    }
+    help_text = "Print this help and end."
+    parser = Parser(
+        prog="vitswin",
+        description="Vision Transformer and Swin Transformer in JAX.",
+        epilog=_EXAMPLES,
+        **kept,
+    )
+    parser.add_argument("-h", "--help", action="help", help=help_text)
+    version = f"%(prog)s {__version__}"
+    parser.add_argument(
+        "--version", action="version", version=version, help="Print the version and end."
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, summary in _COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
-        if name in argv:  # a module is imported for its own command only
+        command = commands.add_parser(name, help=summary, description=summary, **kept)
+        command.add_argument("-h", "--help", action="help", help=help_text)
+        if name in wanted:
             module = importlib.import_module(f"vitswin_jax.cli.{name}")
             module.add_arguments(command)
             command.set_defaults(run=module.run)
     return parser
+
+
+def _say_what_there_is() -> None:
+    """Prints the commands, examples and recipes, for who types `vitswin` and nothing else."""
+    from vitswin_jax.cli.recipe import list_recipes
+
+    help_text = _make_parser([]).format_help().splitlines()
+    say(*help_text, "", *list_recipes(), stream=sys.stderr)

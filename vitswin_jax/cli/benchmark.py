@@ -35,38 +35,88 @@ process or of the accelerator; temporary: MB by XLA's plan. MFU: of the chip's p
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
     add = parser.add_argument
-    add("--model", nargs="+", default=["vit_small_patch16_224"], metavar="NAME")
-    add("--task", nargs="+", default=["inference"], choices=("inference", "train"))
-    add("--batch-size", nargs="+", default=[8], type=int, metavar="N")
-    add("--img-size", nargs="+", type=int, metavar="N", help="default: the model's own")
-    add("--dtype", nargs="+", default=["float32"], choices=("float32", "bfloat16"))
+    add(
+        "--model",
+        nargs="+",
+        default=["vit_small_patch16_224"],
+        metavar="NAME",
+        help="These models are measured (vit_small_patch16_224).",
+    )
+    add(
+        "--task",
+        nargs="+",
+        default=["inference"],
+        choices=("inference", "train"),
+        help="The work is inference, training or both (inference).",
+    )
+    add(
+        "--batch-size",
+        nargs="+",
+        default=[8],
+        type=int,
+        metavar="N",
+        help="A call takes N images (8).",
+    )
+    add(
+        "--img-size",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="Images have N x N pixels. Without it, the model's own size.",
+    )
+    add(
+        "--dtype",
+        nargs="+",
+        default=["float32"],
+        choices=("float32", "bfloat16"),
+        help="Activations have this type (float32).",
+    )
     add(
         "--peer",
         action="append",
         metavar="NAME[=PYTHON]",
-        help=f"one of {', '.join(PEERS)}, and the interpreter that has it; default: all that this "
-        "one has",
+        help=f"The peer is one of {', '.join(PEERS)}, with the interpreter that has it. Without it "
+        "all peers are measured that this interpreter has.",
     )
-    add("--alone", action="store_true", help="no peers but those named")
+    add("--alone", action="store_true", help="Only the peers that --peer lists are measured.")
     add(
         "--checkout",
         action="append",
         default=[],
         metavar="FOLDER",
-        help="a folder that peers import from, such as a checkout of vision_transformer",
+        help="Peers import from this folder, such as a checkout of vision_transformer.",
     )
     add(
         "--variant",
         action="append",
         default=[],
         metavar="FIELD=VALUE,...",
-        help="ourselves once more, with other execution: scan=True,remat=full or accum_steps=2",
+        help="A variant of this package is measured too: scan=True,remat=full or accum_steps=2.",
     )
-    add("--products", action="store_true", help="and a chain of a ViT's matrix products alone")
-    add("--rounds", type=_at_least_one, default=7, metavar="N", help="default: 7")
-    add("--json", action="store_true", help="print every measurement, one JSON object a case")
-    add("--plot", type=Path, metavar="PNG", help="draw every round")
-    add("--trace", type=Path, metavar="FOLDER", help="write a profile of one of our calls a case")
+    add(
+        "--products",
+        action="store_true",
+        help="A chain of a ViT's matrix products is measured too.",
+    )
+    add(
+        "--rounds",
+        type=_at_least_one,
+        default=7,
+        metavar="N",
+        help="Each contestant is measured in N rounds (7).",
+    )
+    add(
+        "--json",
+        action="store_true",
+        help="Every measurement is printed, one JSON object per case.",
+    )
+    add("--plot", type=Path, metavar="PNG", help="The picture shows every round.")
+    add(
+        "--trace",
+        type=Path,
+        metavar="FOLDER",
+        help="The folder gets a profile of one of our calls per case.",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitswin_jax.cli.inputs import IMG_SIZE_HELP, MODEL_HELP
 from vitswin_jax.core.terminal import say
 from vitswin_jax.core.types import UserError
 
@@ -25,17 +26,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
     add = parser.add_argument
     add(
-        "source", metavar="SRC", help="a weights file of any source, a workdir, or a published name"
+        "source",
+        metavar="SRC",
+        help="The weights are a run's workdir, a file of any source or a published name.",
     )
-    add("target", metavar="DST", help="the file to write; for timm and huggingface also a folder")
-    add("--to", choices=FORMATS, default="native", help="default: native")
-    add("--model", metavar="NAME", help="the variant, where the file is unclear")
-    add("--img-size", type=image_size, metavar="N|HxW", help="resize to this image size")
-    add("--num-classes", type=int, metavar="N", help="another number gives a fresh head; 0: none")
+    add(
+        "target",
+        metavar="DST",
+        help="The converted weights are written here, for timm and huggingface also as a folder.",
+    )
+    add("--to", choices=FORMATS, default="native", help="The target has this format (native).")
+    add("--model", metavar="NAME", help=MODEL_HELP)
+    add("--img-size", type=image_size, metavar="N|HxW", help=IMG_SIZE_HELP)
+    add(
+        "--num-classes",
+        type=int,
+        metavar="N",
+        help="The head has N classes; another number than the file's gives a fresh one, 0 none.",
+    )
     add(
         "--verify",
         action="store_true",
-        help="load what was written and print the largest difference of the logits",
+        help="The written file is loaded, and the largest difference of the logits is printed.",
     )
 
 

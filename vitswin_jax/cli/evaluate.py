@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitswin_jax.cli import probe
-from vitswin_jax.cli.inputs import add_weights
+from vitswin_jax.cli.inputs import (
+    DATA_DIR_HELP,
+    MODEL_HELP,
+    OUTSIDE_HELP,
+    SPLIT_HELP,
+    add_weights,
+)
 from vitswin_jax.cli.table import format_table
 from vitswin_jax.core.atomic import check_writable, writing
 from vitswin_jax.core.terminal import say, say_json
@@ -37,25 +43,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "dataset",
         metavar="DATASET",
         nargs="?",
-        help="digits, a folder, a table.csv, shards.tar, hf:NAME, a mixture or a TFDS name, as "
-        "config.data.dataset (default: what the weights were trained on)",
+        help="The dataset is digits, a folder, a table.csv, shards.tar, hf:NAME, a mixture or a "
+        "name that TFDS knows. Without it the weights are evaluated on what they were trained on.",
     )
-    add("--split", help="which part of it, such as test[:500] (default: the run's, else test)")
-    add("--model", metavar="NAME", help="the variant, where the file is unclear")
-    add("--data-dir", metavar="DIR", help="where TFDS keeps its datasets")
-    add("--outside-files", action="store_true", help="a table may name files outside its folder")
-    add("--batch-size", type=int, default=64, metavar="N", help="default: 64")
+    add("--split", help=SPLIT_HELP)
+    add("--model", metavar="NAME", help=MODEL_HELP)
+    add("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
+    add("--outside-files", action="store_true", help=OUTSIDE_HELP)
+    add(
+        "--batch-size",
+        type=int,
+        default=64,
+        metavar="N",
+        help="N images are computed at once (64).",
+    )
     add(
         "--workers",
         type=int,
         default=-1,
         metavar="N",
-        help="processes that load images; 0: threads (default: as data.workers of a run)",
+        help="N processes load images, with 0 threads of this one. Without it, as data.workers of "
+        "a run.",
     )
-    add("--output", metavar="FILE", help="the report (default: report.html in the workdir)")
-    add("--figures", metavar="DIR", help="write reliability.png, confusion.png and mistakes.png")
-    add("--json", action="store_true", help="print one JSON object")
-    add("--real", metavar="FILE", help="ReaL's real.json: score by its labels of ImageNet's images")
+    add(
+        "--output",
+        metavar="FILE",
+        help="The report is FILE. Without it, the workdir's report.html.",
+    )
+    add(
+        "--figures",
+        metavar="DIR",
+        help="The folder gets reliability.png, confusion.png and mistakes.png.",
+    )
+    add("--json", action="store_true", help="The scores are printed as one JSON object.")
+    add(
+        "--real",
+        metavar="FILE",
+        help="ReaL's real.json has the labels of ImageNet's images by which they are scored.",
+    )
     probe.add_arguments(parser)
 
 

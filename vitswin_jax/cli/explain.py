@@ -22,18 +22,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add_inputs(parser)
     add = parser.add_argument
-    add("--out", metavar="DIR", default="explain", help="where to write (default: ./explain)")
+    add(
+        "--out",
+        metavar="DIR",
+        default="explain",
+        help="The page and its pictures are in DIR (explain).",
+    )
     add(
         "--class",
         dest="label",
         metavar="N|NAME",
-        help="the class that Grad-CAM explains, by number or name (default: the predicted one)",
+        help="Grad-CAM explains this class, by number or name. Without it, the predicted one.",
     )
     add(
         "--only",
         metavar="PART,...",
         type=lambda text: text.split(","),
-        help=f"some of {', '.join(PARTS)} (default: all that the model has)",
+        help=f"Only these of {', '.join(PARTS)} are drawn.",
     )
 
 

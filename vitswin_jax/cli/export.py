@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitswin_jax.cli.convert import image_size
-from vitswin_jax.cli.inputs import add_weights
+from vitswin_jax.cli.inputs import (
+    DATA_DIR_HELP,
+    IMG_SIZE_HELP,
+    MODEL_HELP,
+    OUTSIDE_HELP,
+    SPLIT_HELP,
+    add_weights,
+)
 from vitswin_jax.core.choices import one_of
 from vitswin_jax.core.terminal import say
 from vitswin_jax.core.types import Batch, UserError
@@ -27,23 +34,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
     add_weights(parser)
     add = parser.add_argument
-    add("target", metavar="DST", help="the file to write")
-    add("--to", choices=_FORMATS, help="default: by the suffix of DST")
-    add("--model", metavar="NAME", help="the variant, where the file is unclear")
-    add("--img-size", type=image_size, metavar="N|HxW", help="resize to this image size")
-    add("--uint8", action="store_true", help="take pixels, and normalise them in the program")
-    add("--quantize", choices=("int8",), help="store matrices as 8-bit integers and scales")
-    add("--images", nargs="+", metavar="IMAGE", default=(), help="compare on these files as well")
+    add("target", metavar="DST", help="The program is written to this file.")
+    add(
+        "--to",
+        choices=_FORMATS,
+        help="The program has this format. Without it the suffix of DST decides.",
+    )
+    add("--model", metavar="NAME", help=MODEL_HELP)
+    add("--img-size", type=image_size, metavar="N|HxW", help=IMG_SIZE_HELP)
+    add("--uint8", action="store_true", help="The program takes pixels and normalises them.")
+    add("--quantize", choices=("int8",), help="Matrices are stored as 8-bit integers and scales.")
+    add(
+        "--images",
+        nargs="+",
+        metavar="IMAGE",
+        default=(),
+        help="The program is compared with JAX on these images as well.",
+    )
     add(
         "--dataset",
         metavar="DATASET",
         nargs="?",
         const="",
-        help="measure the accuracy of both on it (no name: what the weights were trained on)",
+        help="The accuracy of both is measured on this dataset. Without a name it is what "
+        "the weights were trained on.",
     )
-    add("--split", help="which part of it (default: the run's, else test)")
-    add("--data-dir", metavar="DIR", help="where TFDS keeps its datasets")
-    add("--outside-files", action="store_true", help="a table may name files outside its folder")
+    add("--split", help=SPLIT_HELP)
+    add("--data-dir", metavar="DIR", help=DATA_DIR_HELP)
+    add("--outside-files", action="store_true", help=OUTSIDE_HELP)
 
 
 def run(args: argparse.Namespace) -> int:

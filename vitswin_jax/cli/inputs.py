@@ -11,11 +11,21 @@ from vitswin_jax.cli.images import find_images, read_image
 from vitswin_jax.core.terminal import say_error
 from vitswin_jax.core.types import UserError
 
+MODEL_HELP = "The weights are of this model. It is needed only where the file does not show it."
+SPLIT_HELP = (
+    "This part of the data is read, such as test[:500]. Without it, the run's own, or test."
+)
+DATA_DIR_HELP = "TFDS keeps its datasets in DIR."
+OUTSIDE_HELP = "A table may name files outside its folder."
+IMG_SIZE_HELP = "Position tables are resized to this image size."
+
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
     """Declares WEIGHTS."""
     parser.add_argument(
-        "weights", metavar="WEIGHTS", help="a run's workdir, a weights file or a published name"
+        "weights",
+        metavar="WEIGHTS",
+        help="The weights are a run's workdir, a file of any source or a published name.",
     )
 
 
@@ -26,10 +36,10 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         "images",
         metavar="IMAGE",
         nargs="+",
-        help="files, folders (all their images), patterns such as 'a/**/*.jpg', http(s) addresses, "
-        "or - for one on standard input",
+        help="Images are files, folders with all their images, patterns such as 'a/**/*.jpg', "
+        "http(s) addresses, or - for one on standard input.",
     )
-    parser.add_argument("--model", metavar="NAME", help="the variant, where the file is unclear")
+    parser.add_argument("--model", metavar="NAME", help=MODEL_HELP)
 
 
 class ImageReader:

@@ -33,15 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         default="*",
         metavar="NAME",
-        help="a part of the names, or with * and ? as in a shell: 'swin_*_384' (default: all); "
-        "one model, by its name or its weights, is shown part by part",
+        help="Names are listed that have this part, or match it with * and ? as in a shell. One "
+        "model, by its name or its weights, is shown part by part.",
     )
     add(
         "--sources",
         action="store_true",
-        help="list the published weights, by the names that every command takes",
+        help="The published weights are listed, by the names that every command takes.",
     )
-    add("--json", action="store_true", help="print one JSON object per model or file")
+    add("--json", action="store_true", help="Each model or file is printed as one JSON object.")
 
 
 def run(args: argparse.Namespace) -> int:

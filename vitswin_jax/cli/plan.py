@@ -7,6 +7,7 @@ import math
 import sys
 from typing import TYPE_CHECKING
 
+from vitswin_jax.cli.recipe import add_recipe, read_config
 from vitswin_jax.cli.table import format_table
 from vitswin_jax.core.terminal import say, say_json
 from vitswin_jax.core.types import UserError
@@ -19,41 +20,33 @@ MIB = 2**20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
+    add_recipe(parser)
     add = parser.add_argument
-    add(
-        "recipe",
-        metavar="CONFIG",
-        help="a recipe, configs/X.py[:argument]; --config.section.key=value changes a key, as in "
-        "train.py",
-    )
     add(
         "--topology",
         metavar="NAME",
-        help="v5e:16x16 and the like, TPUs that need not be here; cpu:8; gpu, those of this "
-        "machine (default: the devices here)",
+        help="The devices are v5e:16x16 or the like (TPUs, of which none is needed here), cpu:8, "
+        "or gpu, those of this machine. Without it they are the devices of this machine.",
     )
-    add("--batch", type=int, metavar="N", help="the global batch (default: data.batch_size)")
+    add("--batch", metavar="N", help="This is --batch-size by a shorter name.")
     add(
         "--classes",
         type=int,
         metavar="N",
-        help="how many the data has, where it is not here (default: as published, or the data's)",
+        help="The data have N classes. It is needed only for data that are not on this machine.",
     )
-    add("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(overrides=[])  # arguments that are not declared here: the config's keys
+    add("--json", action="store_true", help="The plan is printed as one JSON object.")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the budget of a run's train step, and where it does not fit, what would."""
     from vitswin_jax.plan.budget import find_changes, make_budget
     from vitswin_jax.plan.topology import open_topology
-    from vitswin_jax.train.run.recipe import read_recipe
 
     if args.classes is not None and args.classes < 1:
         raise UserError(f"--classes={args.classes} must be 1 or more.")
-    config = read_recipe(args.recipe, args.overrides)
-    if args.batch is not None:
-        config.data.batch_size = args.batch
+    args.batch_size = args.batch_size if args.batch is None else args.batch
+    config = read_config(args, also=("--topology", "--batch", "--classes", "--json"))
     topology = open_topology(args.topology)
     if config.init_from is not None:
         say(

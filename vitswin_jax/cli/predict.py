@@ -37,13 +37,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
     add_inputs(parser)
     add = parser.add_argument
-    add("--top-k", type=_positive, default=5, metavar="K", help="classes to name (default: 5)")
-    add("--json", action="store_true", help="print one JSON object per image")
-    add("--sheet", metavar="FILE.png", help="write a contact sheet: each image and its first class")
+    add(
+        "--top-k",
+        type=_positive,
+        default=5,
+        metavar="K",
+        help="The K most probable classes are printed (5).",
+    )
+    add("--json", action="store_true", help="Each image is printed as one JSON object.")
+    add("--sheet", metavar="FILE.png", help="A contact sheet shows each image and its first class.")
     add(
         "--features",
         metavar="FILE.npz",
-        help="write what the head reads: `features` float32 (images, width) and `paths`",
+        help="The file gets the pooled embeddings before the classifier, `features` float32 "
+        "(images, width), and `paths`.",
     )
 
 

@@ -19,18 +19,26 @@ Row = dict[str, Any]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of the probes."""
     group = parser.add_argument_group(
-        "probes", "measure the features that the head reads, by the training split, and no head"
+        "probes",
+        "They measure how well frozen features classify. They learn from the training split, and "
+        "the head is not used.",
     )
     add = group.add_argument
-    add("--knn", action="store_true", help="weighted nearest neighbours (5, 10, 20 and 50)")
-    add("--linear-probe", action="store_true", help="logistic regression")
+    add(
+        "--knn", action="store_true", help="Measure weighted nearest neighbours (5, 10, 20 and 50)."
+    )
+    add("--linear-probe", action="store_true", help="Measure a logistic regression.")
     add(
         "--few-shot",
         type=_counts,
         metavar="N,...",
-        help="least squares on so many images a class, such as 1,5,10",
+        help="Measure least squares on N images per class, such as 1,5,10.",
     )
-    add("--train-split", metavar="SPLIT", help="where they learn (default: the run's, else train)")
+    add(
+        "--train-split",
+        metavar="SPLIT",
+        help="The probes learn from SPLIT. Without it, from the run's own, or train.",
+    )
 
 
 def is_wanted(args: argparse.Namespace) -> bool:

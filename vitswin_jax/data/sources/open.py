@@ -59,6 +59,22 @@ def open_source(
     return TfdsSource(tfds_directory(dataset, data_dir), split, name=dataset)
 
 
+def is_dataset(name: str) -> bool:
+    """Returns whether a name is a dataset's by what is here, or by the way it is written.
+
+    Names of TFDS need its catalogue, and are not known here (`tfds.tfds_builder`).
+    """
+    path = _expanded(name)
+    return (
+        is_mixture(name)
+        or name in EMBEDDED
+        or name.startswith(HUGGING_FACE)
+        or path.endswith((TABLE, SUFFIX, *COMPRESSED))
+        or is_written_like_a_path(name)
+        or is_folder(path)
+    )
+
+
 def open_dataset(dataset: str, *, outside_files: bool = False) -> Dataset | None:
     """Returns a dataset that this package reads itself, None where it must be TFDS's.
 

@@ -1,54 +1,112 @@
-"""A recipe and what the command line changes of it, as a config; what is wrong is one line."""
+"""A recipe and what a command line changes of it, as a config; what is wrong is one line."""
 
 from __future__ import annotations
 
-import re
+import contextlib
+import importlib.util
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
+from vitswin_jax.core import recipes
 from vitswin_jax.core.types import UserError
+from vitswin_jax.models.registry import model_kwargs, resolve_name
+from vitswin_jax.models.variants import VARIANTS
+from vitswin_jax.train.run.overrides import apply_overrides
 
-FLAG_ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError)
-"""What flags and recipes raise for what is wrong with them."""
-
-
-def what_was_wrong(error: Exception) -> str:
-    """Returns one of `FLAG_ERRORS` as a line.
-
-    ml_collections puts whole tracebacks, and quoted messages, into a message: its last line is
-    what was wrong.
-    """
-    line = str(error).replace("\\n", "\n").strip().splitlines()[-1].strip('" ')
-    line = line.removesuffix("'") if line.count("'") % 2 else line
-    return re.sub(r"^[\w.]*Error: ", "", line)
+NEIGHBOURS = "configs"
+"""The package by which a recipe imports its neighbours and `base`."""
 
 
 def read_recipe(recipe: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """Returns the config of "configs/X.py[:argument]" with "--config.section.key=value" overrides.
+    """Returns the config of "NAME[:argument]" or "PATH.py[:argument]", with what overrides change.
 
-    A recipe imports its neighbours as `configs`, which is looked for beside it and in the folder
-    that one is in. Raises UserError for a file, an argument, a key or a value that cannot be.
+    An override is written as on a command line (`overrides.apply_overrides`). Raises UserError for
+    a file, an argument, a key or a value that cannot be.
     """
-    found = str(Path(recipe.partition(":")[0]).expanduser().resolve().parents[1])
-    argv = ["plan", f"--config={recipe}", *overrides]
-    values = flags.FlagValues()
-    flag = config_flags.DEFINE_config_file(
-        "config", None, "A recipe.", flag_values=values, sys_argv=argv
-    )
-    added = [folder for folder in (found, str(Path.cwd())) if folder not in sys.path]
-    sys.path[:0] = added
-    try:
-        rest = values(argv)[1:]
-        config = flag.value
-        config.is_locked  # noqa: B018  a file that cannot be loaded says so when it is used
-    except FLAG_ERRORS as error:
-        raise UserError(what_was_wrong(error)) from error
-    finally:
-        sys.path[:] = [folder for folder in sys.path if folder not in added]
-    if rest:
-        raise UserError(f"unexpected {' '.join(rest)}; a key is --config.section.key=value.")
+    path, argument = recipes.find_recipe(recipe)
+    arguments = [] if argument is None else [argument]
+    with _imported(path) as module, _in_one_line(path):
+        if not hasattr(module, "get_config"):
+            raise UserError(f"{path}: has no function get_config, which makes a recipe of a file.")
+        config = module.get_config(*arguments)
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config returns no ConfigDict but {type(config).__name__}.")
+    apply_overrides(config.lock(), overrides)
     return config
+
+
+def read_defaults(model: str) -> ConfigDict:
+    """Returns the defaults of every key: those of `configs/base.py` and of a model, by its name."""
+    with _imported(recipes.FOLDER / f"{recipes.DEFAULTS}.py") as base:
+        return base.recipe(model={"name": model})
+
+
+def set_model(config: ConfigDict, name: str) -> None:
+    """Puts another model, by its name, into a config; raises UserError for an unknown name.
+
+    What the name states is the model's; other changes that the recipe made of its model stay where
+    the new one has such a field.
+    """
+    fields = model_kwargs(name)
+    before = model_kwargs(config.model.name)
+    stated = VARIANTS.get(resolve_name(name)[0], ("", {}))[1]
+    kept = {
+        key: value
+        for key, value in config.model.items()
+        if key in fields and key in before and key not in stated and value != before[key]
+    }
+    with _imported(recipes.FOLDER / f"{recipes.DEFAULTS}.py") as base, config.unlocked():
+        config.model = base.model_section(name, **kept)
+
+
+@contextlib.contextmanager
+def _imported(path: Path) -> Iterator[ModuleType]:
+    """Executes a file as a module; within, `configs` is the file's folder and then the package's.
+
+    What was imported as `configs` before is put back at the end.
+    """
+    before = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_neighbour(name)}
+    package = ModuleType(NEIGHBOURS)
+    package.__path__ = [str(path.parent), str(recipes.FOLDER)]
+    sys.modules[NEIGHBOURS] = package
+    try:
+        spec = importlib.util.spec_from_file_location(f"{NEIGHBOURS}.{path.stem}", path)
+        assert spec is not None and spec.loader is not None  # as of any .py file
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        with _in_one_line(path):
+            spec.loader.exec_module(module)
+        yield module
+    finally:
+        for name in list(filter(_is_neighbour, sys.modules)):
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
+def _is_neighbour(module: str) -> bool:
+    return module.partition(".")[0] == NEIGHBOURS
+
+
+@contextlib.contextmanager
+def _in_one_line(path: Path) -> Iterator[None]:
+    """Raises what the code of a recipe raises as a UserError with the file and its line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}.") from error
+    except Exception as error:
+        own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(frame, path)]
+        place = f"{own[-1].filename}, line {own[-1].lineno}" if own else str(path)
+        lines = str(error).strip(" '\"").replace("\\n", "\n").splitlines() or [""]
+        raise UserError(f"{place}: {type(error).__name__}: {lines[-1]}") from error
+
+
+def _is_own(frame: traceback.FrameSummary, path: Path) -> bool:
+    return Path(frame.filename).parent == path.parent

@@ -1,0 +1,182 @@
+"""What `vitswin train`, `config` and `plan` share: a recipe, its data, and what flags change."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from vitswin_jax.core import recipes
+from vitswin_jax.core.types import UserError, naming
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+ANY_MODEL, FROM_WEIGHTS = "folder", "finetune"
+"""The recipes of data without a recipe of their own: from scratch, and from --init-from."""
+
+EXAMPLES = """\
+examples:
+  vitswin train ./flowers
+  vitswin train folder:swin_tiny_patch4_window7_224 ./flowers --epochs 30 --batch-size 32
+  vitswin train ./flowers --init-from vit_base_patch16_224.augreg_in21k --lr 1e-4
+  vitswin train digits:vit --name first --optim.weight_decay=0.1
+"""
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Declares RECIPE, DATA and the short flags; `args.overrides` are the keys set besides."""
+    add = parser.add_argument
+    add(
+        "recipe",
+        metavar="RECIPE",
+        nargs="?",
+        help="The recipe is a name such as digits or folder:vit_tiny_patch16_224, or a file "
+        "mine.py; the part after the colon is its argument. Without one it is the recipe of the "
+        f"data's name, or else {ANY_MODEL}.",
+    )
+    add(
+        "data",
+        metavar="DATA",
+        nargs="?",
+        help="The data are a folder of images, a table.csv, shards.tar, hf:NAME, a mixture or a "
+        "name that TFDS knows. Without them the recipe's own are used.",
+    )
+    add("--config", metavar="RECIPE", help="This is another way to name RECIPE, as in train.py.")
+    add(
+        "--model",
+        metavar="NAME",
+        help="This model is trained instead of the recipe's; `vitswin models` lists the names.",
+    )
+    for flag, metavar, text in (
+        ("--epochs", "N", "The run takes N epochs (optim.epochs)."),
+        ("--batch-size", "N", "A step takes N images over all devices (data.batch_size)."),
+        ("--lr", "RATE", "The learning rate peaks at RATE (optim.peak_lr)."),
+        ("--img-size", "N", "Images have N x N pixels (model.img_size)."),
+        ("--seed", "N", "N seeds all random numbers (seed)."),
+        ("--init-from", "WEIGHTS", "The run starts from a run, a file or a published name."),
+    ):
+        add(flag, metavar=metavar, help=text)
+    parser.set_defaults(overrides=[])
+    parser.add_argument_group(
+        "any other key",
+        "--section.key=value sets it, such as --optim.weight_decay=0.1; --config.section.key=value "
+        "is the same. `vitswin config RECIPE` lists the keys, their values and their defaults.",
+    )
+
+
+def list_recipes() -> list[str]:
+    """Returns the recipes there are as lines."""
+    names = recipes.recipe_names()
+    width = max(map(len, names), default=0)
+    return ["recipes:", *(f"  {name:{width}}  {summary}" for name, summary in names.items())]
+
+
+def read_config(args: argparse.Namespace, *, also: Sequence[str] = ()) -> ConfigDict:
+    """Returns the config that the arguments name; `also` are the command's other flags."""
+    from vitswin_jax.train.run import overrides
+    from vitswin_jax.train.run.recipe import read_defaults, read_recipe, set_model
+
+    words, keys = _divide(args)
+    also = [*also, *(f"--{name}" for name in ("config", "model", *overrides.SHORT))]
+    changes = [overrides.parse_override(key) for key in keys]
+    # First, for what follows a flag that is misspelt is taken for RECIPE or DATA.
+    known = overrides.config_keys(read_defaults("vit"))
+    overrides.check_known((c for c in changes if not c.key.startswith("model.")), known, also)
+    recipe, data = choose(words, config=args.config, init_from=args.init_from)
+    config = read_recipe(recipe)
+    models = [args.model, *(change.value for change in changes if change.key == "model.name")]
+    for name in filter(None, models):
+        set_model(config, name)
+    if data is not None:
+        config.data.dataset = data
+    for name, key in overrides.SHORT.items():
+        if (value := getattr(args, name.replace("-", "_"))) is not None:
+            config.update_from_flattened_dict(dict.fromkeys(overrides.INSTEAD.get(key, ())))
+            overrides.apply(config, overrides.Override(f"--{name}", key, value))
+    for change in changes:
+        if change.key != "model.name":
+            overrides.apply(config, change, also=also)
+    return config
+
+
+def choose(
+    words: Sequence[str], *, config: str | None = None, init_from: str | None = None
+) -> tuple[str, str | None]:
+    """Returns the recipe and the data that RECIPE and DATA name; None: the recipe's own data.
+
+    One word is the data if it names a dataset, and else a recipe. `config` is the recipe of
+    --config, beside which a word is the data. Raises UserError for words that name nothing.
+    """
+    most = 2 if config is None else 1
+    if len(words) > most:
+        expected = "RECIPE and DATA" if config is None else "DATA, beside --config,"
+        raise UserError(
+            f"unexpected {' '.join(words[most:])}: {expected} are all words; a key is set by "
+            "--section.key=value."
+        )
+    if config is not None:
+        return config, words[0] if words else None
+    if len(words) == 2:
+        recipe, data = words
+        if not recipes.is_recipe(recipe) and recipes.is_recipe(data):
+            raise UserError(f"{recipe} {data}: RECIPE comes first, then DATA: {data} {recipe}.")
+        _check_recipe(recipe)
+        return recipe, data
+    if not words:
+        raise UserError("name a RECIPE, DATA or both; `vitswin train` lists the recipes.")
+    (word,) = words
+    if _is_data(word):
+        return _default_recipe(word, init_from), word
+    with naming("neither a dataset nor a recipe"):
+        _check_recipe(word)
+    return word, None
+
+
+def _default_recipe(data: str, init_from: str | None) -> str:
+    from vitswin_jax.data.sources.digits import EMBEDDED
+
+    if init_from is not None:
+        return f"{FROM_WEIGHTS}:{init_from}"
+    return data if data in EMBEDDED and recipes.is_recipe(data) else ANY_MODEL
+
+
+def _is_data(word: str) -> bool:
+    """Returns whether a word names a dataset, of TFDS too where it names no recipe."""
+    from vitswin_jax.data.sources.open import is_dataset
+    from vitswin_jax.data.sources.tfds import tfds_builder
+
+    name = word.partition(":")[0]
+    if name.endswith(".py"):
+        return False
+    if is_dataset(word) or recipes.is_recipe(word) or _is_model(word):
+        return is_dataset(word)
+    try:
+        return tfds_builder(word, None) is not None
+    except UserError:
+        return False
+
+
+def _is_model(word: str) -> bool:
+    from vitswin_jax.models.registry import model_kwargs
+
+    try:
+        return bool(model_kwargs(word))
+    except UserError:
+        return False
+
+
+def _check_recipe(word: str) -> None:
+    """Raises UserError, with the recipes there are, unless a word names one."""
+    if not recipes.is_recipe(word) and _is_model(word):
+        raise UserError(
+            f"{word} is a model and no recipe; write {ANY_MODEL}:{word}, or --model {word}."
+        )
+    recipes.find_recipe(word)
+
+
+def _divide(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Returns the words among the arguments, wherever they were, and the keys."""
+    words = [word for word in (args.recipe, args.data) if word is not None]
+    words += [text for text in args.overrides if not text.startswith("-")]
+    return words, [text for text in args.overrides if text.startswith("-")]

@@ -1,0 +1,142 @@
+"""`vitswin train`, and `train.py`, which is the same: a run from its recipe to its report."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitswin_jax.cli.recipe import EXAMPLES, add_recipe, list_recipes, read_config
+from vitswin_jax.core.terminal import say
+from vitswin_jax.core.types import UserError
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+RUNS = Path("runs")
+"""Where runs are that have a name and no --workdir."""
+
+_FLAGS = ("--workdir", "--name", "--accept-changed-data", "--profile")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the subcommand's arguments."""
+    add_recipe(parser)
+    add = parser.add_argument
+    add("--workdir", metavar="DIR", help="The run is in the folder DIR.")
+    add("--name", help="The run is in runs/NAME. Without a name it is in runs/DATA-MODEL.")
+    add(
+        "--accept-changed-data",
+        "--accept_changed_data",
+        action="store_true",
+        help="The run resumes although its data changed since the last checkpoint.",
+    )
+    add(
+        "--profile",
+        metavar="START:STOP",
+        nargs="?",
+        const="true",
+        help="These steps, counted from where the run begins, are traced for XProf; without a "
+        "value they are 10:20.",
+    )
+    _add_hosts(parser)
+    parser.epilog = "\n".join([EXAMPLES, *list_recipes()])
+
+
+def _add_hosts(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "several hosts", "Each host runs the same command, as docs/hosts.md explains."
+    )
+    for name, metavar, text in (
+        ("coordinator", "HOST:PORT", "Host 0 listens at this address."),
+        ("num-hosts", "N", "The run has N hosts."),
+        ("host-index", "N", "This is host N, counted from 0."),
+        ("join-timeout", "SECONDS", "A host waits so long for the others at the start."),
+        ("lost-after", "SECONDS", "A host counts as lost after so long without a heartbeat."),
+    ):
+        kind = str if name == "coordinator" else int
+        spellings = dict.fromkeys([f"--{name}", f"--{name.replace('-', '_')}"])
+        group.add_argument(*spellings, metavar=metavar, type=kind, help=text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains and prints the result; what happens on the way goes to standard error."""
+    if not any((args.recipe, args.data, args.config, args.overrides)):
+        say("usage: vitswin train [RECIPE] [DATA] [--workdir DIR | --name NAME] "
+            "[--section.key=value]", "", *EXAMPLES.splitlines(), "", *list_recipes(),
+            "", "`vitswin train --help` explains every flag.", stream=sys.stderr)  # fmt: skip
+        return 2
+    from absl import logging as absl_logging
+
+    from vitswin_jax.train.hosts.join import JOIN_TIMEOUT, LOST_AFTER, joined
+    from vitswin_jax.train.keep.timing import parse_window
+    from vitswin_jax.trainer import train_and_evaluate
+
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    profile = None if args.profile is None else parse_window(args.profile)
+    told = logging.getLogger("vitswin_jax")
+    _check_hosts(args)
+    told.setLevel(logging.INFO)
+    config = read_config(args, also=_FLAGS)
+    workdir = choose_workdir(args.workdir, args.name, config)
+    with joined(
+        coordinator=args.coordinator,
+        num_hosts=args.num_hosts,
+        host_index=args.host_index,
+        join_timeout=JOIN_TIMEOUT if args.join_timeout is None else args.join_timeout,
+        lost_after=LOST_AFTER if args.lost_after is None else args.lost_after,
+    ) as host:
+        told.setLevel(logging.WARNING if host else logging.INFO)
+        result = train_and_evaluate(
+            config,
+            workdir,
+            command=shlex.join(args.command),
+            profile=profile,
+            accept_changed_data=args.accept_changed_data,
+        )
+        if host == 0:
+            say(result)
+    return 0
+
+
+def _check_hosts(args: argparse.Namespace) -> None:
+    """Raises UserError for a number that is below its least."""
+    for name, least in (
+        ("num_hosts", 1),
+        ("host_index", 0),
+        ("join_timeout", 1),
+        ("lost_after", 1),
+    ):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')}={value} must be {least} or more.")
+
+
+def choose_workdir(workdir: str | None, name: str | None, config: ConfigDict) -> str:
+    """Returns the run's folder: the one given, or runs/NAME, by default runs/DATA-MODEL."""
+    if workdir is not None and name is not None:
+        raise UserError(f"--workdir={workdir} and --name={name} are two folders; give one of them.")
+    if workdir is not None:
+        return workdir
+    if name is None:
+        name = f"{_short_name(config.data.dataset)}-{config.model.name}"
+    elif name in ("", ".", "..") or Path(name).name != name:
+        raise UserError(f"--name={name} is the name of a folder of runs/; --workdir takes a path.")
+    return str(RUNS / name)
+
+
+def _short_name(dataset: str) -> str:
+    """Returns what a folder is called by its dataset.
+
+    >>> _short_name("./flowers/"), _short_name("hf:user/beans"), _short_name("a-{000..127}.tar")
+    ('flowers', 'beans', 'a')
+    """
+    last = re.split(r"[/\\:]", dataset.rstrip("/"))[-1]
+    if last in (".", "..", "~"):
+        last = Path(dataset).expanduser().resolve().name
+    last = re.sub(r"(\.(csv|tar|tgz|gz|zst))+$", "", last)
+    return re.sub(r"[^\w.]+", "-", re.sub(r"\{.*?\}|\*", "", last)).strip("-.") or "data"

@@ -1,0 +1,132 @@
+"""Overrides of a config on a command line: "--section.key=value", and short flags."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+from ml_collections.config_dict import placeholder
+
+from vitswin_jax.core.types import UserError
+
+SHORT = {
+    "epochs": "optim.epochs",
+    "batch-size": "data.batch_size",
+    "lr": "optim.peak_lr",
+    "img-size": "model.img_size",
+    "seed": "seed",
+    "init-from": "init_from",
+}
+"""Flags of the frequent keys -> the key."""
+
+INSTEAD = {"optim.epochs": ("optim.total_steps", "optim.examples")}
+"""A key that a short flag sets -> the keys that say the same in another unit, which it clears."""
+
+KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    tuple: "a tuple, such as (1,2)",
+    str: "a text",
+}
+
+_ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError)
+_NEAR = 3  # keys that a message suggests at most
+
+
+@dataclass(frozen=True)
+class Override:
+    """A change of one key: the flag as it was typed, the key, and the value; None: none was."""
+
+    flag: str
+    key: str
+    value: str | None
+
+
+def parse_override(text: str) -> Override:
+    """Parses "--section.key=value"; "--config.section.key=value" is the same."""
+    flag, equals, value = text.partition("=")
+    key = flag.removeprefix("--").removeprefix("config.")
+    return Override(flag, key, value if equals else None)
+
+
+def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> None:
+    """Changes a config by "--section.key=value" each; raises UserError for what cannot be."""
+    for text in overrides:
+        if not text.startswith("--"):
+            raise UserError(f"unexpected {text}; a key is set by --section.key=value.")
+        apply(config, parse_override(text))
+
+
+def check_known(overrides: Iterable[Override], keys: Iterable[str], also: Iterable[str]) -> None:
+    """Raises UserError, with the nearest, for the first override of a key that is not in `keys`.
+
+    `also` are the command's other flags, such as "--workdir", which the user may have meant.
+    """
+    keys = list(keys)
+    for override in overrides:
+        if override.key not in keys:
+            raise UserError(_unknown(override, keys, also))
+
+
+def apply(config: ConfigDict, override: Override, *, also: Iterable[str] = ()) -> None:
+    """Sets one key; raises UserError for an unknown one and for a wrong value (`check_known`)."""
+    keys = config_keys(config)
+    check_known([override], keys, also)
+    section, _, name = override.key.rpartition(".")
+    kind = (config[section] if section else config).get_type(name)
+    text = "true" if override.value is None and kind is bool else override.value
+    try:
+        value = None if text == "None" else _parse(kind, text)
+        config.update_from_flattened_dict({override.key: value})
+    except _ERRORS as error:
+        now = "" if keys[override.key] is None else f"; now it is {keys[override.key]!r}"
+        given = "; write {0}=VALUE" if text is None else ", not {1!r}"
+        raise UserError(
+            f"{override.flag} needs {KINDS.get(kind, 'a value')}{given.format(override.flag, text)}"
+            f"{now}."
+        ) from error
+
+
+def _parse(kind: type, text: str | None) -> Any:
+    """Returns a text as ml_collections reads it for a key of this type; raises one of _ERRORS."""
+    if text is None:
+        raise ValueError("there is no value")
+    values = flags.FlagValues()
+    argv = ["", f"--config.key={text}"]
+    config_flags.DEFINE_config_dict(
+        "config", ConfigDict({"key": placeholder(kind)}), flag_values=values, sys_argv=argv
+    )
+    values(argv)
+    return values.config.key
+
+
+def _unknown(override: Override, keys: Iterable[str], also: Iterable[str]) -> str:
+    """Returns the line about an unknown key, with the nearest by its last part and as a whole."""
+    name = override.key.rpartition(".")[2]
+    by_last: dict[str, list[str]] = {}
+    for key in keys:
+        by_last.setdefault(key.rpartition(".")[2], []).append(f"--{key}")
+    known = [*also, *(f"--{key}" for key in keys)]
+    parts = difflib.get_close_matches(name, by_last, n=1, cutoff=0.75)
+    near = by_last.get(name, [])
+    near += difflib.get_close_matches(f"--{override.key}", known, n=1, cutoff=0.75)
+    near += [key for part in parts for key in by_last[part]]
+    found = list(dict.fromkeys(near))[:_NEAR]
+    hint = f"did you mean {' or '.join(found)}?" if found else "`vitswin config RECIPE` lists them."
+    return f"{override.flag}: there is no such flag or key; {hint}"
+
+
+def config_keys(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """Returns a config's keys, joined by dots, and their values, in its order."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            found |= config_keys(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
