@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -39,9 +40,8 @@ def wheel(tmp_path_factory):
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, tree)
-    shutil.copytree(
-        ROOT / "vitswin_jax", tree / "vitswin_jax", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    for name in ("vitswin_jax", "configs"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     run(
         [
             sys.executable,
@@ -93,8 +93,16 @@ def test_wheel_carries_what_its_commands_need(wheel):
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert {"vitswin_jax/py.typed", "vitswin_jax/report/report.html"} <= package
-    assert package - names == set()
+    recipes = {f"vitswin_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
+    assert (package | recipes) - names == set()
     assert not [name for name in names if name.startswith(("tests/", "configs/"))]
+
+
+def test_each_package_is_listed():
+    """As setuptools needs it, whose own search cannot put configs/ inside the package."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    inits = [path.parent.relative_to(ROOT) for path in (ROOT / "vitswin_jax").rglob("__init__.py")]
+    assert listed == [*sorted(".".join(path.parts) for path in inits), "vitswin_jax.configs"]
 
 
 def test_the_installed_package_is_the_wheels(scripts, tmp_path):
@@ -104,10 +112,14 @@ def test_the_installed_package_is_the_wheels(scripts, tmp_path):
     assert version == __version__
 
 
-def test_models(scripts, tmp_path):
-    done = run([scripts / "vitswin", "models", "swin_tiny"], cwd=tmp_path)
-    assert "swin_tiny_patch4_window7_224" in done.stdout
-    assert done.stderr == ""
+def test_recipes_are_those_of_the_wheel(scripts, tmp_path):
+    done = run([scripts / "vitswin", "config"], cwd=tmp_path)
+    assert {path.stem for path in (ROOT / "configs").glob("*.py")} - set(done.stdout.split()) == {
+        "base", "parts",
+    }  # fmt: skip
+    script = "from vitswin_jax.core import recipes; print(recipes.FOLDER)"
+    place = run([scripts / "python", "-c", script], cwd=tmp_path).stdout.strip()
+    assert Path(place).is_relative_to(scripts.parent)
 
 
 def test_predict(scripts, tmp_path):
@@ -129,3 +141,30 @@ def test_predict(scripts, tmp_path):
         done = run([*command, "--top-k", "1"], cwd=tmp_path)
         assert done.stdout.split()[1] == color
         assert done.stderr == ""
+
+
+@pytest.mark.long
+def test_a_day_with_the_wheel(scripts, tmp_path):
+    """From a folder of pictures to a model in use, in an empty folder and without the checkout."""
+    for label, color in (("red", "red"), ("blue", "blue")):
+        (tmp_path / "flowers" / label).mkdir(parents=True)
+        for i in range(8):
+            Image.new("RGB", (40, 30), color).save(tmp_path / "flowers" / label / f"{i}.jpg")
+
+    def vitswin(*arguments):
+        return run([scripts / "vitswin", *arguments], cwd=tmp_path).stdout
+
+    recipe = "folder:vit_tiny_patch16_224"
+    small = ["--img-size=32", "--batch-size=8", "--model.depth=2", "--optim.warmup_epochs=0"]
+    assert "optim.epochs" in vitswin("config", recipe, "./flowers", "--epochs=2")
+    trained = vitswin("train", recipe, "./flowers", "--epochs=2", "--lr=1e-3", *small)
+    workdir = tmp_path / "runs" / "flowers-vit_tiny_patch16_224"
+    assert "test accuracy" in trained and (workdir / "report.html").exists()
+    photo = "flowers/red/0.jpg"
+    assert {"red", "blue"} <= set(vitswin("predict", workdir, photo).split())
+    assert "top-1" in vitswin("evaluate", workdir)
+    assert "index.html" in vitswin("explain", workdir, photo)
+    assert "flowers.onnx" in vitswin("export", workdir, "flowers.onnx")
+    vitswin("convert", workdir, "flowers.safetensors", "--to", "timm", "--verify")
+    files = {"flowers", "runs", "explain", "flowers.onnx", "flowers.safetensors"}
+    assert files <= {path.name for path in tmp_path.iterdir()}

@@ -45,8 +45,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "train":  # vitswin_jax.train.trajectory is part of the face
+    if name == "train":  # vitswin_jax.train.trajectory is public
         return importlib.import_module(f"{__name__}.train")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "train"]

@@ -204,7 +204,9 @@ def test_small_models_give_what_timms_give(case, tmp_path):
 
 def test_pixels_beyond_the_last_patch_are_left_out_only_where_that_is_set():
     fields = TINY | {"img_size": (10, 15)}
-    with pytest.raises(UserError, match="img_size=10x15 is no multiple of patch_size=4x4"):
+    with pytest.raises(
+        UserError, match="=10x15 is no multiple of patch_size=4x4, as 8x12 or 12x16 are"
+    ):
         create_model("vit", **fields)
     assert create_model("vit", **fields, crop_to_patches=True).grid == (2, 3)
     with pytest.raises(UserError, match="img_size=3x15"):

@@ -18,6 +18,7 @@ from vitswin_jax.cli.inputs import (
     OUTSIDE_HELP,
     SPLIT_HELP,
     add_weights,
+    open_weights,
 )
 from vitswin_jax.cli.table import format_table
 from vitswin_jax.core.atomic import check_writable, writing
@@ -97,9 +98,8 @@ def run(args: argparse.Namespace) -> int:
         predict_dataset,
         summarize,
     )
-    from vitswin_jax.weights.open import open_pretrained
 
-    pretrained = open_pretrained(args.weights, args.model)
+    pretrained = open_weights(args, *filter(None, [args.dataset]))
     model, metadata, preprocess = pretrained.model, pretrained.metadata, pretrained.preprocess
     source = open_evaluated(args, metadata)
 

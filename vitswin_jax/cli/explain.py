@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitswin_jax.cli.inputs import ImageReader, add_inputs, make_classifier
+from vitswin_jax.cli.inputs import ImageReader, add_inputs, make_classifier, open_weights
 from vitswin_jax.core.choices import one_of
 from vitswin_jax.core.terminal import say
 from vitswin_jax.core.types import UserError, nearest
@@ -45,10 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Writes the pictures and index.html; 1 where an image could not be read."""
     from vitswin_jax.explain.pages import Explainer, Section, write_page
-    from vitswin_jax.weights.open import open_pretrained
 
     _check_parts(args.only)
-    pretrained = open_pretrained(args.weights, args.model)
+    pretrained = open_weights(args, *args.images)
     model, variables = pretrained.model, pretrained.variables
     names, preprocess = pretrained.class_names, pretrained.preprocess
     label = None if args.label is None else _class_of(args.label, names, origin=args.weights)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,11 +14,17 @@ from vitswin_jax.cli.images import find_images, read_image
 from vitswin_jax.core.terminal import say_error
 from vitswin_jax.core.types import UserError
 
+if TYPE_CHECKING:
+    from vitswin_jax.weights.open import Pretrained
+
 MODEL_HELP = "The weights are of this model. It is needed only where the file does not show it."
 SPLIT_HELP = (
     "This part of the data is read, such as test[:500]. Without it, the run's own, or test."
 )
 DATA_DIR_HELP = "TFDS keeps its datasets in DIR."
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
+"""What weights files end in, for a line about arguments in the wrong order."""
+
 OUTSIDE_HELP = "A table may name files outside its folder."
 IMG_SIZE_HELP = "Position tables are resized to this image size."
 
@@ -40,6 +49,40 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         "http(s) addresses, or - for one on standard input.",
     )
     parser.add_argument("--model", metavar="NAME", help=MODEL_HELP)
+
+
+def open_weights(args: argparse.Namespace, *others: str, **fields: Any) -> Pretrained:
+    """Opens WEIGHTS as a command's --model and `fields` want it.
+
+    Raises UserError where there are none; where one of the `others`, the command's images or its
+    dataset, is weights, the line has the right order.
+    """
+    from vitswin_jax.weights.open import open_pretrained
+
+    try:
+        return open_pretrained(args.weights, args.model, **fields)
+    except UserError:
+        swapped = [other for other in others if _is_weights(other)]
+        if not swapped:
+            raise
+        rest = [args.weights, *(other for other in others if other != swapped[0])]
+        command = shlex.join(["vitswin", args.command[1], swapped[0], *rest])
+        raise UserError(
+            f"{args.weights} is no weights, and {swapped[0]} is: WEIGHTS come first: {command}."
+        ) from None
+
+
+def _is_weights(name: str) -> bool:
+    from vitswin_jax.weights.locate import locate
+    from vitswin_jax.weights.published import find_published
+
+    path = Path(name).expanduser()
+    try:
+        if path.is_dir():
+            return locate(path).file.exists()
+    except UserError:
+        return False
+    return (path.suffix in WEIGHTS_SUFFIXES and path.exists()) or find_published(name) is not None
 
 
 class ImageReader:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from vitswin_jax.cli.images import find_images, read_image
-from vitswin_jax.cli.inputs import add_inputs
+from vitswin_jax.cli.inputs import add_inputs, open_weights
 from vitswin_jax.cli.table import format_table
 from vitswin_jax.core.atomic import check_writable, replacing
 from vitswin_jax.core.terminal import progress, say, say_error, say_json
@@ -56,13 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the most probable classes of each image; 1 where an image could not be read."""
-    from vitswin_jax.weights.open import open_pretrained
-
     for path in filter(None, (args.sheet, args.features)):
         check_writable(path)
     images = find_images(args.images)
     _check_sheet(args, len(images))
-    pretrained = open_pretrained(args.weights, args.model)
+    pretrained = open_weights(args, *args.images)
     if not pretrained.model.num_classes and not (args.features and args.sheet is None):
         raise UserError(f"{args.weights}: the model has no head and names no classes.")
     look = _make_look(pretrained, size=1 if len(images) == 1 else _BATCH)  # compiled for one shape

@@ -38,6 +38,27 @@ def wrong_choice(key: str, value: Any, known: Iterable[Any]) -> list[str]:
     return [f"{key}={value!r} must be one of {', '.join(names)}{hint}"]
 
 
+def near_multiples(size: tuple[int, int], step: tuple[int, int]) -> str:
+    """Returns the nearest sizes (height, width) that a step divides, as a message has them.
+
+    >>> near_multiples((15, 30), (4, 4))
+    '12x28 or 16x32'
+    """
+    below = [max(n // s, 1) * s for n, s in zip(size, step, strict=True)]
+    above = [-(-n // s) * s for n, s in zip(size, step, strict=True)]
+    return " or ".join(f"{h}x{w}" for h, w in dict.fromkeys([tuple(below), tuple(above)]))
+
+
+def divisors(number: int) -> str:
+    """Returns the divisors of a number above 0, as a message has them.
+
+    >>> divisors(12)
+    '1, 2, 3, 4, 6 or 12'
+    """
+    *first, last = (str(n) for n in range(1, number + 1) if number % n == 0)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
 def one_of(key: str, value: Any, known: Iterable[Any]) -> Any:
     """Returns a value that must be one of the known ones; of a mapping, the value's entry.
 

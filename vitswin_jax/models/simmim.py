@@ -13,6 +13,7 @@ from einops import rearrange
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from vitswin_jax.core.choices import near_multiples
 from vitswin_jax.models.geometry import geometry_of
 from vitswin_jax.models.masked import MaskedModel, Reconstruction, enlarge
 from vitswin_jax.models.stages import table_init
@@ -74,7 +75,9 @@ class SimMIM(MaskedModel):
         h, w = self.img_size
         faults = self.check_encoder()
         if h % stride[0] or w % stride[1]:
-            faults.append(f"img_size={h}x{w} is no multiple of the stride {stride[0]}x{stride[1]}")
+            near = f"as {near_multiples((h, w), stride)} are"
+            p, q = stride
+            faults.append(f"img_size={h}x{w} is no multiple of the stride {p}x{q}, {near}")
         if side < 1 or h % side or w % side or side % patch[0] or side % patch[1]:
             faults.append(
                 f"mask_patch={side} must divide img_size={h}x{w} and be a multiple of "

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vitswin_jax.core.choices import Faults, wrong_choice
+from vitswin_jax.core.choices import Faults, divisors, wrong_choice
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.geometry import BlockGeometry, Geometry
 from vitswin_jax.models.stages import PatchMerging, Stage, table_init
@@ -83,7 +83,10 @@ class Swin(nn.Module):
             faults.append(f"depths={self.depths} and num_heads={self.num_heads} differ in length")
         for stage, heads in enumerate(self.num_heads):
             if (dim := self.embed_dim * 2**stage) % heads:
-                faults.append(f"stage {stage}'s width {dim} is no multiple of its {heads} heads")
+                faults.append(
+                    f"stage {stage}'s width {dim} is no multiple of its {heads} heads, which can "
+                    f"be {divisors(dim)}"
+                )
         if len(self.window_sizes) != len(self.depths):
             faults.append(
                 f"window_size={self.window_size} has not {len(self.depths)} stages' sizes"

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from vitswin_jax.core.choices import Faults, wrong_choice
+from vitswin_jax.core.choices import Faults, divisors, near_multiples, wrong_choice
 from vitswin_jax.core.types import Params, UserError
 from vitswin_jax.models.geometry import BlockGeometry, Geometry, Pooling
 from vitswin_jax.models.resnet import Numerics, ResNet, total_stride
@@ -95,10 +95,12 @@ class ViT(nn.Module):
         remainder = (h % p or w % q) and not self.crop_to_patches
         if remainder or h < p or w < q:
             what = "img_size" if self.resnet_layers is None else "the ResNet's map"
-            faults.append(f"{what}={h}x{w} is no multiple of patch_size={p}x{q}")
+            near = near_multiples((h, w), (p, q))
+            faults.append(f"{what}={h}x{w} is no multiple of patch_size={p}x{q}, as {near} are")
         if self.embed_dim % self.num_heads:
             faults.append(
-                f"embed_dim={self.embed_dim} is no multiple of num_heads={self.num_heads}"
+                f"embed_dim={self.embed_dim} is no multiple of num_heads={self.num_heads}, which "
+                f"can be {divisors(self.embed_dim)}"
             )
         choices = {
             "attn_impl": FOR_SEQUENCES,

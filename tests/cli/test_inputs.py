@@ -1,0 +1,30 @@
+"""Arguments in the wrong order: a line that has them in the right one."""
+
+import shlex
+
+import pytest
+
+
+@pytest.mark.parametrize("command", ["predict", "explain"])
+def test_weights_after_images(vitswin, workdir, command, tmp_path):
+    photo = tmp_path / "some photo.jpg"
+    for first in (photo, tmp_path / "photos"):
+        status, out, err = vitswin(command, first, workdir)
+        assert (status, out) == (1, "")
+        swapped = shlex.join(["vitswin", command, str(workdir), str(first)])
+        assert err == (
+            f"error: {first} is no weights, and {workdir} is: WEIGHTS come first: {swapped}.\n"
+        )
+
+
+def test_weights_after_the_dataset(vitswin, workdir, tmp_path):
+    weights = workdir / "model.safetensors"
+    status, _, err = vitswin("evaluate", tmp_path / "flowers", weights)
+    assert status == 1
+    assert f"WEIGHTS come first: vitswin evaluate {weights} {tmp_path}/flowers." in err
+
+
+def test_two_that_are_no_weights_are_not_swapped(vitswin, tmp_path):
+    status, _, err = vitswin("predict", tmp_path / "none", tmp_path / "photo.jpg")
+    assert status == 1
+    assert err.startswith(f"error: {tmp_path}/none: no such file or folder")
