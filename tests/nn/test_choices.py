@@ -116,7 +116,10 @@ def tokamax_here(monkeypatch):
         ("gpu", "bfloat16", {}, "mosaic"),
         ("gpu", "bfloat16", {"capability": 10.0}, "mosaic"),
         ("gpu", "bfloat16", {"triton": False}, "mosaic"),
-        ("gpu", "bfloat16", {"head_dim": 72, "tokens": 197, "biased": True}, "mosaic"),
+        ("gpu", "bfloat16", {"head_dim": 72, "tokens": 197}, "mosaic"),
+        ("gpu", "bfloat16", {"tokens": 64, "biased": True}, "mosaic"),
+        ("gpu", "bfloat16", {"tokens": 49, "biased": True}, "triton"),
+        ("gpu", "bfloat16", {"tokens": 144, "biased": True}, "triton"),
         ("gpu", "float32", {}, "triton"),
         ("gpu", "bfloat16", {"capability": 8.0}, "triton"),  # no backward pass in Mosaic
         ("gpu", "bfloat16", {"capability": 12.0}, "triton"),
@@ -138,10 +141,11 @@ def test_kernels_of_tokamax(tokamax_here, platform, dtype, facts, kernel):
     [
         ({"dropout": True}, "does not take attention dropout"),
         ({"devices": 2}, "does not take a mesh of several GPUs"),
-        ({"head_dim": 8}, "does not take heads of fewer than 16 or more than 256 channels"),
+        ({"head_dim": 8}, "does not take heads of fewer than 16 or more than 128 channels"),
         ({"capability": 7.5}, "does not take a GPU older than compute capability 8.0"),
-        ({"dtype": "float32", "triton": False}, "where JAX has no Pallas for Triton"),
-        ({"capability": 8.6, "triton": False}, "where JAX has no Pallas for Triton"),
+        ({"dtype": "float32", "triton": False}, "by a JAX without Pallas for Triton"),
+        ({"biased": True, "triton": False}, "tokens that 32 does not divide"),
+        ({"capability": 8.6, "triton": False}, "by a JAX without Pallas for Triton"),
     ],
 )
 @pytest.mark.parametrize("rows", [SEQUENCES, WINDOWS])

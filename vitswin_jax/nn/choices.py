@@ -83,9 +83,12 @@ WINDOW_KERNEL: Obstacles = {
     **OLD,
 }
 TOKAMAX_KERNELS: Mapping[str, Callable[[Setting], bool]] = {
-    # Its backward pass is for these GPUs only; it takes no float32.
+    # Its backward pass is for these GPUs only, and its copies take biases 32 keys at a time.
     "mosaic": lambda s: (
-        s.platform == "gpu" and 9.0 <= s.capability < 11.0 and s.dtype in FLASH_DTYPES
+        s.platform == "gpu"
+        and 9.0 <= s.capability < 11.0
+        and s.dtype in FLASH_DTYPES
+        and not (s.biased and s.tokens % 32)
     ),
     "triton": lambda s: s.platform == "gpu" and s.capability >= 8.0 and s.triton,
     "xla": lambda s: s.platform != "gpu",
@@ -94,14 +97,13 @@ TOKAMAX_KERNELS: Mapping[str, Callable[[Setting], bool]] = {
 other platforms are given, for the same numbers."""
 TOKAMAX: Obstacles = {
     "a mesh of several GPUs": lambda s: s.platform == "gpu" and s.devices > 1,
-    "heads of fewer than 16 or more than 256 channels": lambda s: (
-        s.platform == "gpu" and not 16 <= s.head_dim <= 256
+    "heads of fewer than 16 or more than 128 channels": lambda s: (
+        s.platform == "gpu" and not 16 <= s.head_dim <= 128
     ),
     **DROPOUT,
     **OLD,
-    "float32, or GPUs of other capabilities than 9.0 to 10.3, where JAX has no Pallas for Triton": (
-        lambda s: not _tokamax_kernels(s)
-    ),
+    "float32, biases for tokens that 32 does not divide, or this GPU by a JAX without Pallas for "
+    "Triton": lambda s: not _tokamax_kernels(s),
 }
 
 SEQUENCES = (

@@ -8,6 +8,7 @@ which of its kernels takes what.
 from __future__ import annotations
 
 import functools
+import logging
 from typing import Any
 
 import jax
@@ -35,7 +36,9 @@ def tokamax_attention(
     takes the first that serves. Raises UserError where none does.
     """
     facts = {"dtype": q.dtype.name, "tokens": q.shape[-3], "head_dim": q.shape[-1]}
-    kernel = kernel or choices.tokamax_kernel(choices.here(platform(), **facts))
+    if kernel is None:
+        setting = choices.here(platform(), biased=bias is not None, **facts)
+        kernel = choices.tokamax_kernel(setting)
     lengths = None
     if tokens not in (None, q.shape[-3]):
         lengths = jnp.full(q.shape[:-3], tokens, jnp.int32)
@@ -67,4 +70,6 @@ def _library() -> Any:
             f"attn_impl='tokamax': the installed tokamax does not work with JAX {jax.__version__}; "
             "install another of the two, or use 'auto'."
         ) from None
+    # A line per shape and kernel, longer than a screen; rules of its own choose the tiles then.
+    logging.getLogger("absl").addFilter(lambda line: "Autotuning cache miss" not in str(line.msg))
     return tokamax
