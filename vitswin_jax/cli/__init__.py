@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from vitswin_jax.core import heap, signals
+from vitswin_jax.core import gpus, heap, signals
 from vitswin_jax.core.cache import keep_compiled_programs
 from vitswin_jax.core.terminal import LogHandler, Parser, say, say_error
 from vitswin_jax.core.version import __version__
@@ -65,6 +65,8 @@ def main(argv: Sequence[str] | None = None, *, command: str | None = None) -> in
         signals.end_at_signals(_ADVICE.get(name, "."))  # before the imports, which take seconds
         if sys.__stderr__ is not None:
             faulthandler.enable(sys.__stderr__)
+        if name != "train":  # which takes a GPU for itself, as is JAX's default
+            gpus.take_memory_as_needed()
     if not arguments:
         _say_what_there_is()
         sys.exit(2)

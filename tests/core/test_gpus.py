@@ -1,0 +1,43 @@
+"""What JAX is told about a GPU's memory, and when."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from vitswin_jax.core.gpus import JAX_DECIDES, take_memory_as_needed
+
+RUN = """
+import os, sys
+first = []
+def note(event, arguments):
+    if event == "import" and arguments[0] == "jax" and not first:
+        first.append(os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE"))
+sys.addaudithook(note)
+sys.argv = ["vitswin", "models", "vit_tiny_patch16_224"]
+from vitswin_jax.cli import main
+main()
+print(first)
+"""
+
+
+@pytest.mark.parametrize("chosen", [{}, {"XLA_PYTHON_CLIENT_PREALLOCATE": "true"}])
+def test_a_command_takes_memory_as_needed_unless_the_user_decides(chosen):
+    """Of the environment at the moment when jax is first imported."""
+    others = {name: text for name, text in os.environ.items() if name not in JAX_DECIDES}
+    done = subprocess.run(
+        [sys.executable, "-c", RUN], env=others | chosen, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == str([chosen.get(JAX_DECIDES[0], "false")])
+
+
+@pytest.mark.parametrize("name", JAX_DECIDES)
+def test_whoever_sets_one_of_jaxs_variables_decides_alone(name, monkeypatch):
+    for other in JAX_DECIDES:
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, "0.3")
+    take_memory_as_needed()
+    assert {other: os.environ.get(other) for other in JAX_DECIDES if other in os.environ} == {
+        name: "0.3"
+    }
