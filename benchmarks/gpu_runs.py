@@ -47,7 +47,7 @@ ROOT = Path(__file__).parents[1]
 DISTINCT, FILES = 64, 2048
 STEPS_PER_ROW = 20
 """Of metrics.jsonl."""
-BUFFERED = 10
+BUFFERED = 6
 """Batches that a data worker has at most ahead of its run."""
 
 

@@ -41,3 +41,12 @@ def test_whoever_sets_one_of_jaxs_variables_decides_alone(name, monkeypatch):
     assert {other: os.environ.get(other) for other in JAX_DECIDES if other in os.environ} == {
         name: "0.3"
     }
+
+
+def test_training_takes_a_gpu_as_jax_does():
+    script = RUN.replace('"models", "vit_tiny_patch16_224"', '"train", "no_such_recipe"')
+    others = {name: text for name, text in os.environ.items() if name not in JAX_DECIDES}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=others, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == str([None]), done.stderr
