@@ -1,8 +1,7 @@
 """AugReg: ViTs with the augmentation that suits their size and their data (arXiv:2106.10270).
 
-python train.py --config=configs/augreg.py:i1k,S/16 --workdir=runs/augreg_s16
-python train.py --config=configs/augreg.py:i21k,B/16 --workdir=runs/augreg_b16 \
-    --config.data.dataset=DATASET
+vitswin train augreg:i1k,S/16 --workdir=runs/augreg_s16
+vitswin train augreg:i21k,B/16 DATASET --workdir=runs/augreg_b16
 
 Batch 4096, 300 epochs, 224 pixels, as big_vision's vit_i1k.py and vit_i21k.py. Expected on
 ImageNet-1k's validation set, from scratch: B/16 about 79 % (big_vision issue 7); after fine-tuning

@@ -1,6 +1,6 @@
 """DeiT-3 on ImageNet-1k (arXiv:2204.07118): three augmentations, LayerScale, a binary loss.
 
-python train.py --config=configs/deit3.py:deit3_small_patch16_224 --workdir=runs/deit3_s
+vitswin train deit3:deit3_small_patch16_224 --workdir=runs/deit3_s
 
 Batch 2048, 800 epochs of LAMB, whose original clips at 1 by itself (facebookresearch/deit,
 README_revenge.md; apex). Expected at 224 pixels:

@@ -1,7 +1,7 @@
 """A ViT or a Swin on scikit-learn's handwritten digits: the quickstart, two minutes each on a CPU.
 
-python train.py --config=configs/digits.py:vit --workdir=runs/vit
-python train.py --config=configs/digits.py:swin --workdir=runs/swin
+vitswin train digits:vit --workdir=runs/vit
+vitswin train digits:swin --workdir=runs/swin
 
 Expected: 98.5 % or more of the 450 held-out images, both; seen 99.8 % and 99.1 %.
 """

@@ -1,11 +1,10 @@
 """Any weights fine-tuned on any images: a run, a file of any source, or a published name.
 
-python train.py --config=configs/finetune.py:swin/swin_tiny_patch4_window7_224 \
-    --workdir=runs/mine --config.data.dataset=./my_images
+vitswin train finetune:swin/swin_tiny_patch4_window7_224 ./my_images --workdir=runs/mine
 
 The argument is where it starts; the model, its sizes and how it is given images are the weights'
 own. AdamW with layer-wise decay, 20 epochs, batch 64: a starting point, not a published recipe.
-`--config.model.img_size` resizes; `--config.lora.rank=8` trains adapters alone. Expected: depends
+`--model.img_size` resizes; `--lora.rank=8` trains adapters alone. Expected: depends
 on the images; a few hundred a class are enough.
 """
 
@@ -21,7 +20,7 @@ def get_config(weights: str = "") -> ConfigDict:
     if not weights:
         raise UserError(
             "configs/finetune.py: the argument is the weights to start from, a file, a run's "
-            "workdir or a published name: --config=configs/finetune.py:runs/digits."
+            "workdir or a published name, such as finetune:runs/digits."
         )
     return base.recipe(
         model={"name": load_metadata(weights).name, "drop_path_rate": 0.1},

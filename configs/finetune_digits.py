@@ -1,9 +1,9 @@
 """Fine-tuning on the digits: from weights of another size and other classes, beside from scratch.
 
-python train.py --config=configs/finetune_digits.py:digits --workdir=runs/digits
-python train.py --config=configs/finetune_digits.py:scratch --workdir=runs/scratch
-python train.py --config=configs/finetune_digits.py:finetune --workdir=runs/finetune
-python train.py --config=configs/finetune_digits.py:lora --workdir=runs/lora
+vitswin train finetune_digits:digits --workdir=runs/digits
+vitswin train finetune_digits:scratch --workdir=runs/scratch
+vitswin train finetune_digits:finetune --workdir=runs/finetune
+vitswin train finetune_digits:lora --workdir=runs/lora
 
 The first tells the ten digits apart at 16 pixels; the others tell even from odd at 24 pixels, in
 equally many steps, and the last two start from the first's weights and show the second's results

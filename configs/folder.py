@@ -1,7 +1,6 @@
 """Any model on a folder of class folders, from scratch (finetune.py starts from weights).
 
-python train.py --config=configs/folder.py:vit_tiny_patch16_224 --workdir=runs/mine \
-    --config.data.dataset=./my_images
+vitswin train folder:vit_tiny_patch16_224 ./my_images --workdir=runs/mine
 
 The argument is a model's name (`vitswin models`). A starting point, not a published recipe: DeiT's
 and Swin's augmentation and optimizer at a batch size that fits one device. Expected: depends on the

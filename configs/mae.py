@@ -1,7 +1,7 @@
 """MAE on ImageNet-1k: pre-training without labels, and fine-tuning from it (arXiv:2111.06377).
 
-python train.py --config=configs/mae.py:vit_base_patch16_224 --workdir=runs/mae_base
-python train.py --config=configs/mae.py:vit_base_patch16_224,finetune --workdir=runs/mae_finetuned
+vitswin train mae:vit_base_patch16_224 --workdir=runs/mae_base
+vitswin train mae:vit_base_patch16_224,finetune --workdir=runs/mae_finetuned
 
 The model is ViT-B/16, ViT-L/16 or ViT-H/14; the second command starts from runs/mae_SIZE. 800
 epochs at batch 4096, then 100 (B) or 50 at batch 1024 (facebookresearch/mae, PRETRAIN.md and

@@ -1,7 +1,7 @@
 """Pre-training without labels on the handwritten digits, a minute or two each on a CPU.
 
-python train.py --config=configs/mim_digits.py:simmim,swin --workdir=runs/simmim
-python train.py --config=configs/mim_digits.py:mae,vit --workdir=runs/mae
+vitswin train mim_digits:simmim,swin --workdir=runs/simmim
+vitswin train mim_digits:mae,vit --workdir=runs/mae
 
 The argument is METHOD,FAMILY: simmim with vit or swin, mae with vit. The report shows what was
 hidden and what was painted there. A fine-tuning run takes the workdir as its init_from

@@ -1,6 +1,6 @@
 """The ViT paper's ablation of position embeddings (arXiv:2010.11929, table 8).
 
-python train.py --config=configs/positions.py:1d,input --workdir=runs/positions_1d
+vitswin train positions:1d,input --workdir=runs/positions_1d
 
 The kind is none, 1d, 2d, sincos2d or relative, and it stands at the input, in every block anew, or
 is shared by all blocks (relative ones stand in blocks). Everything else is vit_s16.py's at 90

@@ -1,7 +1,7 @@
 """SimMIM on ImageNet-1k: pre-training without labels, and fine-tuning from it (arXiv:2111.09886).
 
-python train.py --config=configs/simmim.py:swin --workdir=runs/simmim_swin
-python train.py --config=configs/simmim.py:swin,finetune --workdir=runs/simmim_swin_finetuned
+vitswin train simmim:swin --workdir=runs/simmim_swin
+vitswin train simmim:swin,finetune --workdir=runs/simmim_swin_finetuned
 
 The argument is swin, swinv2 or vit, all base, and for the second command `,finetune`, which starts
 from runs/simmim_FAMILY. 800 and 100 epochs, batch 2048 (microsoft/SimMIM and

@@ -1,7 +1,7 @@
 """Swin, Swin V2 and Swin-MLP on ImageNet-1k from scratch, as the official code trains them.
 
-python train.py --config=configs/swin.py:swin_tiny_patch4_window7_224 --workdir=runs/swin_t
-python train.py --config=configs/swin.py:swinv2_tiny_window8_256 --workdir=runs/swinv2_t
+vitswin train swin:swin_tiny_patch4_window7_224 --workdir=runs/swin_t
+vitswin train swin:swinv2_tiny_window8_256 --workdir=runs/swinv2_t
 
 Batch 1024, 300 epochs (its configs/swin, swinv2 and swinmlp). Expected, in percent: Swin T 81.2,
 S 83.2, B 83.5, T/C24 at 256 81.6; Swin V2 at 256 with windows of 8 T 81.8, S 83.7, B 84.2, with

@@ -1,9 +1,8 @@
 """Swin, Swin V2 and Swin-MoE pre-trained on ImageNet-22k, as the official code does it.
 
-python train.py --config=configs/swin_22k.py:swin_base_patch4_window7_224 \
-    --workdir=runs/swin_b_22k --config.data.dataset=DATASET
-python train.py --config=configs/swin_22k.py:swin_moe_small_patch4_window12_192_8expert \
-    --workdir=runs/swin_moe_s_22k --config.data.dataset=DATASET
+vitswin train swin_22k:swin_base_patch4_window7_224 DATASET --workdir=runs/swin_b_22k
+vitswin train swin_22k:swin_moe_small_patch4_window12_192_8expert DATASET \
+    --workdir=runs/swin_moe_s_22k
 
 Batch 4096, 90 epochs, 21,841 classes (its configs/swin, swinv2 and swinmoe). Expected: what is
 fine-tuned from it, swin_finetune.py; on ImageNet-22k itself Swin-MoE S with 8, 16 and 32 experts

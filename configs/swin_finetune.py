@@ -1,7 +1,6 @@
 """Swin and Swin V2 fine-tuned on ImageNet-1k, from ImageNet-22k or at more pixels, as officially.
 
-python train.py --config=configs/swin_finetune.py:swin_base_patch4_window7_224_22kto1k \
-    --workdir=runs/swin_b_22kto1k
+vitswin train swin_finetune:swin_base_patch4_window7_224_22kto1k --workdir=runs/swin_b_22kto1k
 
 The argument is one of the names in `RECIPES`: what its published result is called. Batch 1024, 30
 epochs, 22k's rows of the head are mapped to 1k's. Expected, in percent: 22kto1k at 224 pixels T

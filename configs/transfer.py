@@ -1,6 +1,6 @@
 """AugReg and Swin from ImageNet-21k, transferred to another dataset by SGD, in a few minutes.
 
-python train.py --config=configs/transfer.py:flowers,vit_base_patch16_224 --workdir=runs/flowers
+vitswin train transfer:flowers,vit_base_patch16_224 --workdir=runs/flowers
 
 The dataset is imagenet, cifar10, cifar100, pets or flowers; the model any of `WEIGHTS`, at its own
 size. Batch 512, SGD with momentum 0.9, the gradient clipped at 1, no decay, cosine. What was

@@ -1,9 +1,7 @@
 """The flower_photos fine-tuning of the WZMIAOMIAO tutorials, ViT and Swin.
 
-python train.py --config=configs/tutorial.py:vit --workdir=runs/flower_vit \
-    --config.data.dataset=flower_photos
-python train.py --config=configs/tutorial.py:swin --workdir=runs/flower_swin \
-    --config.data.dataset=flower_photos
+vitswin train tutorial:vit flower_photos --workdir=runs/flower_vit
+vitswin train tutorial:swin flower_photos --workdir=runs/flower_swin
 
 The dataset is the folder that flower_photos.tgz unpacks to: 3,670 images in five class folders, a
 fifth of them held out. The tutorials freeze all of ViT but its head, and nothing of Swin:

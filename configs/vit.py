@@ -1,8 +1,7 @@
 """ViT from scratch, as the paper pre-trains it (arXiv:2010.11929, table 3).
 
-python train.py --config=configs/vit.py:i1k,vit_base_patch16_224 --workdir=runs/vit_b16_i1k
-python train.py --config=configs/vit.py:i21k,vit_base_patch16_224 --workdir=runs/vit_b16_i21k \
-    --config.data.dataset=DATASET
+vitswin train vit:i1k,vit_base_patch16_224 --workdir=runs/vit_b16_i1k
+vitswin train vit:i21k,vit_base_patch16_224 DATASET --workdir=runs/vit_b16_i21k
 
 Batch 4096. Expected on ImageNet-1k, after its 300 epochs: B/32 69.2, B/16 74.8, L/32 66.9, L/16
 72.6 %; on a held-out part of ImageNet-21k, after its 90: B/32 44.0, B/16 47.9, L/16 49.9 % (the

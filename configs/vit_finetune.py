@@ -1,6 +1,6 @@
 """The first ViTs, pre-trained on ImageNet-21k, fine-tuned at 384 pixels as Google's code does it.
 
-python train.py --config=configs/vit_finetune.py:cifar10,ViT-B_16 --workdir=runs/cifar10
+vitswin train vit_finetune:cifar10,ViT-B_16 --workdir=runs/cifar10
 
 The second part of the argument is a file of gs://vit_models/imagenet21k: ViT-B_32, ViT-B_16,
 ViT-L_32, ViT-L_16 or R50+ViT-B_16. SGD, batch 512, the gradient clipped at 1, no decay (the code's

@@ -1,6 +1,6 @@
 """ViT-S/16 on ImageNet-1k, the simple and strong baseline (arXiv:2205.01580).
 
-python train.py --config=configs/vit_s16.py:90 --workdir=runs/vit_s16
+vitswin train vit_s16:90 --workdir=runs/vit_s16
 
 The argument is the number of epochs: 90, 150 or 300. Batch 1024, big_vision's vit_s16_i1k.py.
 Expected: 76.5, 78.5 and 80.0 % (table 1 of the paper), the first in 7 hours on a TPU v3-8.

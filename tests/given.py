@@ -19,6 +19,7 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 
 import vitswin_jax
+from vitswin_jax.core import recipes
 from vitswin_jax.weights.formats.pth_write import write_pth
 from vitswin_jax.weights.formats.read import read_tensors
 from vitswin_jax.weights.shapes import parameter_shapes
@@ -144,8 +145,9 @@ def _make(name: str, root: Path, programs: Path) -> None:
 
 
 def _enter(root: Path, programs: Path) -> Reader:
-    """Goes to a folder as its reader: `configs` is its own."""
+    """Goes to a folder as its reader: `configs`, and recipes by name, are its own."""
     os.chdir(root)
+    recipes.FOLDER = root / "configs"
     sys.path[:] = [str(root), *(path for path in sys.path if path != str(root))]
     for name in [name for name in sys.modules if name.split(".")[0] == "configs"]:
         del sys.modules[name]

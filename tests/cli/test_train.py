@@ -1,13 +1,17 @@
 """`vitswin train`: what its words and flags mean, and that it trains as train.py does."""
 
 import json
+import re
+import shlex
 
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from vitswin_jax.cli.recipe import choose
+from vitswin_jax import cli
+from vitswin_jax.cli.recipe import choose, read_config
 from vitswin_jax.cli.train import choose_workdir
+from vitswin_jax.core.recipes import FOLDER, recipe_names
 from vitswin_jax.core.types import UserError
 
 TINY = ("--model.embed_dim=8", "--model.depth=1", "--model.num_heads=1", "--batch-size=8",
@@ -89,6 +93,24 @@ def test_a_run_is_called_by_its_data_and_its_model(dataset, name):
             choose_workdir(None, wrong, config)
     with pytest.raises(UserError, match="--workdir=a and --name=b are two folders"):
         choose_workdir("a", "b", config)
+
+
+def commands_of_recipes():
+    """The words of each command that a recipe's docstring shows."""
+    for name in recipe_names():
+        text = (FOLDER / f"{name}.py").read_text().replace("\\\n", "")
+        yield from (shlex.split(line)[2:] for line in re.findall(r"^vitswin train .*", text, re.M))
+
+
+def test_the_commands_of_recipes_can_be_run():
+    words = {tuple(command) for command in commands_of_recipes()}
+    assert {command[0].partition(":")[0] for command in words} == set(recipe_names())
+    for command in words:
+        if command[0].startswith("finetune:"):  # whose weights are downloaded
+            continue
+        args = cli._parse(["train", *command])
+        config = read_config(args)
+        assert config.data.dataset == args.data or args.data is None
 
 
 def test_it_trains_on_a_folder_from_anywhere_and_the_run_is_used(here, vitswin):
