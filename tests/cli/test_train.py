@@ -102,6 +102,7 @@ def commands_of_recipes():
         yield from (shlex.split(line)[2:] for line in re.findall(r"^vitswin train .*", text, re.M))
 
 
+@pytest.mark.long
 def test_the_commands_of_recipes_can_be_run():
     words = {tuple(command) for command in commands_of_recipes()}
     assert {command[0].partition(":")[0] for command in words} == set(recipe_names())
