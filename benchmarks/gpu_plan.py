@@ -19,6 +19,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -115,21 +116,27 @@ def is_product(kernel: Kernel) -> bool:
     return "gemm" in kernel.kind or "matmul" in kernel.kind or "dot" in kernel.name
 
 
-def compile_step(name: str, task: str, batch: int, gpu: str, fields: Mapping[str, Any]) -> Any:
-    """Returns the compiled training step (or inference) of a model in bfloat16."""
-    model = create_model(name, dtype=jnp.bfloat16, **fields)
+def machine(gpu: str) -> tuple[SingleDeviceSharding, jax.sharding.AbstractMesh]:
+    """Returns where arrays lie on a GPU that is not here, and the mesh to lower programs in."""
     if importlib.util.find_spec("jax_plugins") is None:
-        sys.exit("benchmarks/gpu_plan.py needs JAX's plugin for CUDA: pip install jax[cuda13].")
+        script = Path(sys.argv[0]).name
+        sys.exit(f"benchmarks/{script} needs JAX's plugin for CUDA: pip install jax[cuda13].")
     desc = topologies.get_topology_desc(
         platform="cuda",
         topology_name="",
         topology="1x1x1",
         target_config=TARGET.format(**GPUS[gpu]),
     )
-    on = SingleDeviceSharding(desc.devices[0])
     # Pallas asks for the device that it writes a program for.
     device = jax.sharding.AbstractDevice(GPUS[gpu]["name"], num_cores=None, platform="gpu")
     mesh = jax.sharding.AbstractMesh((1,), ("x",), (AxisType.Auto,), abstract_device=device)
+    return SingleDeviceSharding(desc.devices[0]), mesh
+
+
+def compile_step(name: str, task: str, batch: int, gpu: str, fields: Mapping[str, Any]) -> Any:
+    """Returns the compiled training step (or inference) of a model in bfloat16."""
+    model = create_model(name, dtype=jnp.bfloat16, **fields)
+    on, mesh = machine(gpu)
     images = jax.ShapeDtypeStruct((batch, *pair(model.img_size), 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
 

@@ -38,6 +38,7 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
     ],
     "gpu_kernels": [r'\{"check": "flash", .* "tokens": 577, "right": true, .*'],
     "gpu_plan": [r"benchmarks/gpu_plan\.py needs JAX's plugin for CUDA: .*"],
+    "gpu_registers": [r"benchmarks/gpu_registers\.py needs JAX's plugin for CUDA: .*"],
     "input": [
         *(rf"{level} +{NUMBER}( +\S+){{2}}" for level in ("decode", "crop, flip", "evaluation")),
         rf"ours, 0 worker\(s\)( +{NUMBER}){{2}} +- +{NUMBER}",
@@ -85,7 +86,8 @@ def test_every_script_is_here():
     [pytest.param(name, marks=[pytest.mark.long] * (name in LONG)) for name in TABLES],
 )
 def test_it_prints_its_table(name):
-    if name == "gpu_plan" and importlib.util.find_spec("jax_plugins"):
+    refused = name in ("gpu_plan", "gpu_registers")
+    if refused and importlib.util.find_spec("jax_plugins"):
         pytest.skip("the line is of a machine without the plugin")
     done = subprocess.run(
         [sys.executable, SCRIPTS / f"{name}.py", "--smoke"],
@@ -95,7 +97,6 @@ def test_it_prints_its_table(name):
         cwd=SCRIPTS.parent,
         env=os.environ | {"XLA_FLAGS": UNOPTIMISED},
     )
-    refused = name == "gpu_plan"
     assert done.returncode == refused, done.stderr
     printed = iter((done.stderr if refused else done.stdout).splitlines())
     for pattern in TABLES[name]:
