@@ -23,7 +23,8 @@ ARROWS = {
     "plan": "core nn models data weights train",
     "export": "core nn models data weights",
     "benchmark": "core nn models data weights train plan",
-    "trainer": "core nn models data weights train evaluate report",
+    "results": "core nn models data weights train evaluate report",
+    "trainer": "core nn models data weights train evaluate report results",
     "__init__": "core models weights",
     "cli": "core nn models data weights train evaluate report explain plan export benchmark "
     "trainer",

@@ -17,9 +17,10 @@ from flax.traverse_util import flatten_dict, path_aware_map, unflatten_dict
 from jax.sharding import Mesh
 
 from vitswin_jax.core.types import Params
+from vitswin_jax.nn.adapters import without_adapters
 from vitswin_jax.train.optim.ema import Ema
 from vitswin_jax.train.optim.groups import Groups
-from vitswin_jax.train.optim.lora import Lora, add_lora, model_params, split, without_lora
+from vitswin_jax.train.optim.lora import Lora, add_lora, model_params, split
 from vitswin_jax.train.sharding import state_shardings
 
 HEAD_BIASES = r"head(_dist)?/bias"
@@ -138,7 +139,7 @@ def make_weights(
 
     if lora is None:
         return weights, param_shardings
-    own = unflatten_dict(without_lora(flatten_dict(param_shardings, sep="/")), sep="/")
+    own = unflatten_dict(without_adapters(flatten_dict(param_shardings, sep="/")), sep="/")
     return jax.jit(weights, out_shardings=own), own
 
 

@@ -12,8 +12,9 @@ from typing import Any
 from vitswin_jax.core.atomic import replacing, writing
 from vitswin_jax.core.types import UserError
 from vitswin_jax.data.augment.transforms import Preprocess
-from vitswin_jax.weights.locate import CONFIG, WEIGHTS
+from vitswin_jax.weights.locate import CONFIG
 from vitswin_jax.weights.metadata import Metadata
+from vitswin_jax.weights.runs import WEIGHTS
 from vitswin_jax.weights.sources import (
     timm_config,
     timm_folder,

@@ -1,4 +1,4 @@
-"""Where weights are: a file, a folder, a published name or a repository of the hub."""
+"""Where weights are: a file, a folder, a run, a published name or a repository of the hub."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError, listed
 from vitswin_jax.weights.download import fetch, has_digest
 from vitswin_jax.weights.formats.foreign import refuse_folder
+from vitswin_jax.weights.formats.orbax import is_checkpoint
 from vitswin_jax.weights.formats.read import FOLDER_FILES, shards_of
 from vitswin_jax.weights.published import Published, find_published, near_published, published
+from vitswin_jax.weights.runs import WEIGHTS, is_run, newest_of_run, weights_of_run
 
 log = logger(__name__)
-
-WEIGHTS = "model.safetensors"
-"""What a run calls its weights: a workdir may stand wherever a weights file may."""
 
 HUB = "hf-hub:"
 """What a name on the Hugging Face hub begins with: `hf-hub:org/name[@revision]`."""
@@ -59,11 +58,11 @@ def split_key(name: str) -> tuple[str, str | None]:
 
 
 def locate(path: str | os.PathLike[str]) -> Located:
-    """Returns the weights file of a path, a folder, a published name or a hub's name.
+    """Returns the weights file of a path, a folder, a run, a published name or a hub's name.
 
-    A path that exists wins. `PATH@KEY` chooses one of several copies in a file. What is not in the
-    cache is downloaded. Raises UserError where there is nothing, with the nearest name that is
-    published.
+    A path that exists wins. `WORKDIR@STEP` and `WORKDIR@best` choose weights of a run, and
+    `PATH@KEY` one of several copies in a file. What is not in the cache is downloaded. Raises
+    UserError where there is nothing, with the nearest name that is published.
     """
     name = str(path)
     try:
@@ -79,6 +78,8 @@ def locate(path: str | os.PathLike[str]) -> Located:
         return _on_hub(name.removeprefix(HUB))
     front, key = split_key(name)
     if key is not None:
+        if is_run(folder := Path(front).expanduser()):
+            return Located(weights_of_run(folder, key))
         return dataclasses.replace(locate(front), key=key)
     if (row := find_published(name)) is not None:
         file = cache_dir() / "weights" / Path(row.name).with_name(row.file)
@@ -92,8 +93,12 @@ def _in_folder(path: Path) -> Located:
     for name in FOLDER_FILES:
         if (file := path / name).exists():
             return _beside(file)
+    if is_checkpoint(path):
+        return Located(path)
+    if (newest := newest_of_run(path)) is not None:
+        return Located(newest)
     refuse_folder(path)
-    raise UserError(f"{path}: has no {WEIGHTS}; a run writes it into its workdir at its end.")
+    raise UserError(f"{path}: has no {WEIGHTS}; a run writes it at its first evaluation.")
 
 
 def _local(path: Path) -> Located:

@@ -24,8 +24,8 @@ from vitswin_jax.weights import folder as folders
 from vitswin_jax.weights import write
 from vitswin_jax.weights.adapt import check_parameters
 from vitswin_jax.weights.formats import native
-from vitswin_jax.weights.locate import WEIGHTS
 from vitswin_jax.weights.metadata import Metadata, model_fields
+from vitswin_jax.weights.runs import WEIGHTS
 from vitswin_jax.weights.shapes import parameter_shapes, window_buffers
 from vitswin_jax.weights.sources.preprocess import default_preprocess
 
@@ -54,11 +54,7 @@ def save_pretrained(
     path = Path(path).expanduser()
     if format == "native" and path.is_dir():
         path = path / WEIGHTS
-    if isinstance(model, MaskedModel):
-        metadata = _describe(model.encoder, metadata, origin=str(path))
-        metadata = dataclasses.replace(metadata, pretrain=describe_method(model))
-    else:
-        metadata = _describe(model, metadata, origin=str(path))
+    metadata = describe(model, metadata, origin=str(path))
     params = unstack_blocks(variables["params"])
     tensors = {key: np.asarray(leaf) for key, leaf in flatten_dict(params, sep="/").items()}
     found = {name: tensor.shape for name, tensor in tensors.items()}
@@ -107,17 +103,29 @@ def _write_theirs(
         log.warning("%s: %s's own code computes with %s", path, source.name, ", ".join(details))
 
 
-def _describe(
-    model: nn.Module, metadata: Metadata | Mapping[str, Any] | None, *, origin: str
+def describe(
+    model: nn.Module,
+    metadata: Metadata | Mapping[str, Any] | None,
+    *,
+    origin: str = "the metadata",
 ) -> Metadata:
+    """Returns what a native file of a model states; its fields are the model's.
+
+    Raises UserError, naming `origin`, where `metadata` does not fit the model.
+    """
+    if isinstance(model, MaskedModel):
+        described = describe(model.encoder, metadata, origin=origin)
+        return dataclasses.replace(described, pretrain=describe_method(model))
     given = {} if metadata is None else metadata
     if isinstance(given, Metadata):
         given = {f.name: getattr(given, f.name) for f in dataclasses.fields(given)}
-    described = {"name": family_of(model), **given, "fields": model_fields(model)}
-    metadata = Metadata.from_json(described, origin=origin)
-    if metadata.class_names is not None and len(metadata.class_names) != model.num_classes:
+    described = Metadata.from_json(
+        {"name": family_of(model), **given, "fields": model_fields(model)}, origin=origin
+    )
+    names = described.class_names
+    if names is not None and len(names) != model.num_classes:
         raise UserError(
-            f"{origin}: {len(metadata.class_names)} class names were given for a model with "
+            f"{origin}: {len(names)} class names were given for a model with "
             f"num_classes={model.num_classes}."
         )
-    return metadata
+    return described

@@ -20,9 +20,9 @@ from jax.sharding import PartitionSpec as P
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.train.keep.checkpoint import Checkpoints
-from vitswin_jax.train.keep.stored import checksum
 from vitswin_jax.train.sharding import create_mesh
 from vitswin_jax.train.state import TrainState
+from vitswin_jax.weights.formats.orbax import checksum
 
 ROWS = 256  # of the kernel: noise, which does not compress
 

@@ -7,10 +7,10 @@ import subprocess
 
 import pytest
 
+from vitswin_jax.core.seal import seal
 from vitswin_jax.core.types import UserError
 from vitswin_jax.train.keep.claim import check_name, claimed
 from vitswin_jax.train.keep.same_data import check_same_data, read_recorded, write_accepted
-from vitswin_jax.train.keep.stored import seal
 
 CONFIG = {
     "seed": 0,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from vitswin_jax.core.signals import NAMES, Asked, asked_to_end, program
@@ -15,6 +15,9 @@ from vitswin_jax.train.hosts import watch
 from vitswin_jax.train.hosts.join import EveryHostError
 
 Item = TypeVar("Item")
+
+REQUEST = 0
+"""The number, among those of signals, of a request to end with results."""
 
 
 class StoppedError(EveryHostError):
@@ -32,37 +35,48 @@ class InterruptedEvaluation(Exception):  # noqa: N818  the run ends well
 class Stop:
     """Says whether the run is to stop, at the places where it can: all hosts ask at the same ones.
 
-    A signal to any host stops all of them.
+    A signal to any host stops all of them, and so does a request, which `requested` looks for on
+    the first host. A run that is requested to stop ends with its results.
     """
 
-    def __init__(self, asked: Asked) -> None:
-        self._asked, self._stops, self._told = asked, False, False
+    def __init__(self, asked: Asked, requested: Callable[[], bool]) -> None:
+        self._asked, self._requested, self._told = asked, requested, False
+        self._number: int | None = None
+        self.stops = False
+        """What the last call returned."""
+
+    @property
+    def on_request(self) -> bool:
+        """Whether it stops, and no signal asked for it."""
+        return self.stops and self._number == REQUEST
 
     def __call__(self) -> bool:
         """Returns whether to stop here, and from here on; the state is worth saving now."""
-        if self._stops:
+        if self.stops:
             return True
         self._asked.save()
+        number = self._asked.number
+        if number is None and self._requested():
+            number = REQUEST
         if (hosts := watch.current) is None:
-            self._stops = self._asked.number is not None
-            return self._stops
-        if self._asked.number is not None and not self._told:
+            self.stops, self._number = number is not None, number
+            return self.stops
+        if number is not None and not self._told:
             self._told = True
-            hosts.ask_to_stop(self._asked.number)
-        self._stops = hosts.stops_here()
-        return self._stops
+            hosts.ask_to_stop(number)
+        self.stops, self._number = hosts.stops_here(), hosts.stop
+        return self.stops
 
     def before_each(self, batches: Iterable[Item]) -> Iterator[Item]:
-        """Yields the batches of an evaluation; raises InterruptedEvaluation at a stop."""
+        """Yields the batches of an evaluation; raises InterruptedEvaluation at a signal's stop."""
         for batch in batches:
-            if self():
+            if self() and not self.on_request:
                 raise InterruptedEvaluation
             yield batch
 
     def error(self, step: int, total_steps: int) -> StoppedError:
         """Returns the error of a run that has stopped after `step`, and saved it."""
-        hosts = watch.current
-        number = (hosts and hosts.stop) or self._asked.number or signal.SIGTERM
+        number = self._number or signal.SIGTERM
         return StoppedError(
             f"stopped by {NAMES[number]} at step {step} of {total_steps}; all is saved, and the "
             "same command goes on from there.",
@@ -71,10 +85,10 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stopping() -> Iterator[Stop]:
+def stopping(requested: Callable[[], bool] = lambda: False) -> Iterator[Stop]:
     """Gives what says whether a run is to stop."""
     with asked_to_end() as asked:
-        yield Stop(asked)
+        yield Stop(asked, requested)
 
 
 def stop_in_the_loop() -> None:

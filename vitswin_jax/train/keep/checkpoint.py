@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,27 +16,25 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
+from vitswin_jax.core.seal import seal
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError
 from vitswin_jax.train.hosts.join import check_same, raising_together
+from vitswin_jax.train.keep.best import Best, score
 from vitswin_jax.train.keep.metrics import Window
 from vitswin_jax.train.keep.stored import (
     FINGERPRINT,
-    DamagedError,
     agreed,
     check_same_arrays,
     describe,
-    read_meta,
     read_state,
-    seal,
-    steps_in,
     trees_of,
 )
 from vitswin_jax.train.state import TrainState
+from vitswin_jax.weights.formats.orbax import WEIGHTS, DamagedError, read_meta, steps_in
 
 log = logger(__name__)
 
-METRIC = "test/accuracy"
 _LOST = re.compile(r"Gloo|TimeoutError|barrier|heartbeat|coordination service", re.IGNORECASE)
 
 
@@ -51,7 +48,7 @@ class Checkpoints:
     and shape, dtype and checksum of every array). What a killed process left
     half-written is never restored, nor is what was damaged later.
 
-    The `newest` are kept, the `best` in test accuracy, and those of every `every` steps.
+    The `newest` are kept, the `best` by `keep.best.score`, and those of every `every` steps.
     """
 
     def __init__(
@@ -62,18 +59,22 @@ class Checkpoints:
         best: int = 0,
         every: int | None = None,
         data: Mapping[str, Any] | None = None,
+        weights: Mapping[str, Any] | None = None,
     ) -> None:
-        """`data` is the fingerprint of what the run trains on (`data.fingerprint`)."""
-        self._folder, self._data = folder.resolve(), data
+        """`data` is the fingerprint of what the run trains on (`data.fingerprint`).
+
+        `weights` is what makes weights of a checkpoint (`weights.formats.orbax`).
+        """
+        self._folder, self._data, self._weights = folder.resolve(), data, weights
         policies = [
             managers.LatestN(newest),
-            managers.BestN(get_metric_fn=_metric, n=best, keep_checkpoints_without_metrics=False),
+            managers.BestN(get_metric_fn=score, n=best, keep_checkpoints_without_metrics=False),
         ]
         if every is not None:
             policies.append(managers.EveryNSteps(every))
         self._options = ocp.CheckpointManagerOptions(
             cleanup_tmp_directories=True,
-            best_fn=_metric,  # or metrics would not be written
+            best_fn=score,  # or metrics would not be written
             preservation_policy=managers.AnyPreservationPolicy(policies),
             # A folder that cannot be made raises, and leaves no threads that wait for it.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
@@ -83,6 +84,11 @@ class Checkpoints:
         self._failed = False
         self.restored: dict[str, Any] = {"metrics": {}, "window": []}
         """What the restored checkpoint says: `metrics` and `window`, as they were saved."""
+
+    @property
+    def best(self) -> Best:
+        """The best evaluation before the restored checkpoint; older versions recorded none."""
+        return Best(*self.restored.get("best") or ())
 
     def __enter__(self) -> Checkpoints:
         self._unhush = _hush_tracebacks()
@@ -124,6 +130,7 @@ class Checkpoints:
         next_batch: int,
         metrics: Mapping[str, float] | None = None,
         window: Window = (),
+        best: Best | None = None,
         again: bool = False,
     ) -> None:
         """Starts to write a state; where its step is on disk, it is left, or replaced if `again`.
@@ -140,6 +147,9 @@ class Checkpoints:
         data = {"next_batch": next_batch, FINGERPRINT: self._data}
         about = {"step": step, "data": data, "metrics": metrics}
         about["window"] = [list(each) for each in window]
+        about["best"] = None if best is None or not best.step else list(best)
+        if self._weights is not None:
+            about[WEIGHTS] = self._weights
         meta = seal({**about, "arrays": describe(state)})
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees_of(state).items()}
         self.wait()
@@ -243,11 +253,6 @@ def _set_aside(folder: Path) -> Path:
                 f"{folder}: damaged, and cannot be renamed: {error.strerror}."
             ) from error
     return aside
-
-
-def _metric(metrics: Mapping[str, float]) -> float:
-    """Returns what checkpoints are ranked by; one that was not tested is the last."""
-    return metrics.get(METRIC, -math.inf)
 
 
 def _reason(error: Exception) -> str:

@@ -29,9 +29,9 @@ from vitswin_jax.train.keep.workdir import (
     START,
     flatten,
 )
-from vitswin_jax.weights.locate import WEIGHTS
+from vitswin_jax.weights.runs import BEST, WEIGHTS
 
-OURS = (CONFIG, METRICS, START, ACCEPTED, WEIGHTS, REPORT)
+OURS = (CONFIG, METRICS, START, ACCEPTED, WEIGHTS, BEST, REPORT)
 """Files that only the run of a folder writes."""
 _SHOWN, _LENGTH = 8, 60  # differences of configs in a message, and characters of a value
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from vitswin_jax.core.atomic import replacing
+from vitswin_jax.core.seal import seal, unsealed
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError
 from vitswin_jax.data.fingerprint import changes
-from vitswin_jax.train.keep.stored import FINGERPRINT, newest_meta, seal, unsealed
+from vitswin_jax.train.keep.stored import FINGERPRINT
 from vitswin_jax.train.keep.workdir import ACCEPTED, CHECKPOINTS
+from vitswin_jax.weights.formats.orbax import newest_meta
 
 log = logger(__name__)
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import re
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,40 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tensorstore as ts
-from jax import lax
 from jax.experimental import multihost_utils
 
-from vitswin_jax.core.json import read_json
 from vitswin_jax.core.types import UserError
 from vitswin_jax.train.optim.groups import path_of
 from vitswin_jax.train.state import TrainState
+from vitswin_jax.weights.formats.orbax import DamagedError, checksums
 
 CACHE_BYTES = 2**30  # of chunks that devices of one host have parts of
-ODD = 0x9E3779B1
 FINGERPRINT = "fingerprint"
 """Of the data, in what is sealed with a checkpoint; older versions wrote none."""
-CHECKSUM = "checksum"
-_ABOUT = "_CHECKPOINT_METADATA"
-_ABOUT_SCHEMA = {
-    "type": "object",
-    "properties": {
-        "item_handlers": {"type": ["object", "string", "null"]},
-        "metrics": {"type": ["object", "null"]},
-        "performance_metrics": {
-            "type": ["object", "null"],
-            "additionalProperties": {"type": ["number", "integer", "null"]},
-        },
-        "init_timestamp_nsecs": {"type": ["integer", "null"]},
-        "commit_timestamp_nsecs": {"type": ["integer", "null"]},
-        "custom_metadata": {"type": ["object", "null"]},
-    },
-}
-"""What Orbax writes about a checkpoint, and reads when a run saves its next one."""
-_STEP = re.compile(r"0|[1-9][0-9]{0,17}")
-
-
-class DamagedError(Exception):
-    """A checkpoint that is not as it was written; the message says in what."""
 
 
 def trees_of(state: TrainState) -> dict[str, Any]:
@@ -66,99 +39,6 @@ def describe(state: TrainState) -> dict[str, list[Any]]:
     arrays = _leaves(trees_of(state))
     sums = jax.device_get(checksums(arrays))
     return {path: [*_kind(leaf), int(sums[path])] for path, leaf in arrays.items()}
-
-
-@jax.jit
-def checksums(arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Returns the checksum of each array: one program, whose sums over devices have one order."""
-    return {path: checksum(array) for path, array in arrays.items()}
-
-
-def checksum(array: jax.Array) -> jax.Array:
-    """Returns the sum of an array's bit patterns, each times an odd number of its place: uint32 ().
-
-    Integers add up modulo 2**32 exactly in any order, so it is the same on every mesh; and no
-    single flipped bit leaves it as it was.
-    """
-    if array.dtype == jnp.bool_:
-        array = array.astype(jnp.uint8)
-    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[array.dtype.itemsize]
-    bits = lax.bitcast_convert_type(array, unsigned).astype(jnp.uint32)
-    place = jnp.zeros(array.shape, jnp.uint32)
-    for axis in range(array.ndim):
-        place = place * jnp.uint32(ODD) + lax.broadcasted_iota(jnp.uint32, array.shape, axis)
-    return jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32)
-
-
-def steps_in(folder: Path) -> list[int]:
-    """Returns the steps that have a checkpoint in a folder, whole or not, the newest first."""
-    try:
-        names = os.listdir(folder)  # noqa: PTH208, names only
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror}).") from error
-    return sorted((int(name) for name in names if _STEP.fullmatch(name)), reverse=True)
-
-
-def newest_meta(folder: Path) -> dict[str, Any] | None:
-    """Returns what was sealed with the newest checkpoint that can be read; None without one."""
-    for step in steps_in(folder):
-        with contextlib.suppress(DamagedError):
-            return read_meta(folder / str(step))
-    return None
-
-
-def seal(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what is written about a checkpoint with a checksum of its own."""
-    return {**meta, CHECKSUM: _sum(meta)}
-
-
-def unsealed(content: Any) -> dict[str, Any] | None:
-    """Returns what was sealed, None where that is not what was written."""
-    if not isinstance(content, dict):
-        return None
-    sealed = {key: value for key, value in content.items() if key != CHECKSUM}
-    return sealed if _sum(sealed) == content.get(CHECKSUM) else None
-
-
-def _sum(content: Mapping[str, Any]) -> int:
-    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
-
-
-def read_meta(folder: Path) -> dict[str, Any]:
-    """Returns what was sealed with the checkpoint in `folder`; raises DamagedError.
-
-    Orbax's own files about it, which its manager reads at its start, must be as they were too.
-    """
-    meta = _read_json(folder, "meta/metadata")
-    _read_json(folder, _ABOUT)
-    try:
-        read_json(folder / _ABOUT, _ABOUT_SCHEMA)
-    except UserError as error:
-        raise DamagedError(f"{_ABOUT} is not what was written") from error
-    content = unsealed(meta)
-    if content is None:
-        raise DamagedError("meta/metadata is not what was written")
-    if str(content["step"]) != folder.name:
-        raise DamagedError(f"meta/metadata is of step {content['step']}")
-    if _sum(_read_json(folder, "metrics/metrics")) != _sum(content["metrics"]):
-        raise DamagedError("metrics/metrics is not what was written")
-    return content
-
-
-def _read_json(folder: Path, name: str) -> dict[str, Any]:
-    try:
-        value = json.loads((folder / name).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DamagedError(f"{name} is missing") from error
-    except OSError as error:
-        raise DamagedError(f"{name} cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{name} is not JSON") from error
-    if not isinstance(value, dict):
-        raise DamagedError(f"{name} is not what was written")
-    return value
 
 
 def check_same_arrays(folder: Path, meta: Mapping[str, Any], layout: TrainState) -> None:

@@ -12,14 +12,17 @@ from flax.traverse_util import flatten_dict
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.fields import EXECUTION
 from vitswin_jax.train.run.plan import UNITS
+from vitswin_jax.weights.runs import CHECKPOINTS, METRICS
+
+__all__ = ["CHECKPOINTS", "METRICS"]
 
 CONFIG = "config.json"
-METRICS = "metrics.jsonl"
-CHECKPOINTS = "checkpoints"
 REPORT = "report.html"
 PROFILE = "profile"
 START = "start.json"
 ACCEPTED = "accepted_data.json"
+STOP = "stop"
+"""A file that a user, or `vitswin stop`, puts into a workdir for the run to end with results."""
 
 CADENCES = ("log", "eval", "checkpoint", "keep_every")
 DATASET = "data.dataset"

@@ -7,7 +7,6 @@ files have, and `split` and `join` divide what is trained from what is not.
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 from collections.abc import Mapping
@@ -21,10 +20,9 @@ from jaxtyping import Array, Key
 
 from vitswin_jax.core.choices import Faults
 from vitswin_jax.core.types import Params, UserError
+from vitswin_jax.nn.adapters import SCANNED, A, B, merge_adapters
 from vitswin_jax.nn.params import facts
 
-_SCANNED = r"(.*/)?(blocks|pairs)/.*"  # a leading axis of blocks
-_A, _B = "lora_a", "lora_b"
 # U(-1/√n, 1/√n) for n inputs, as the authors' code draws A; B is zero.
 _draw_a = variance_scaling(1 / 3, "fan_in", "uniform", in_axis=0, out_axis=1)
 
@@ -53,6 +51,11 @@ class Lora:
             except re.error as error:
                 faults.append(f"{field}={getattr(self, field)!r} is no expression ({error})")
         faults.check("lora: ")
+
+    @property
+    def scale(self) -> float:
+        """What the product of A and B is times."""
+        return self.alpha / self.rank
 
 
 def make_lora(*, rank: int | None, alpha: float, kernels: str, train: str) -> Lora | None:
@@ -83,28 +86,14 @@ def add_lora(params: Params, lora: Lora, key: Key[Array, ""]) -> Params:
         # Each block's own, by its own number of inputs.
         blocks = jax.random.split(path_key, math.prod(depth))
         drawn = [_draw_a(block, (math.prod(inputs), lora.rank), jnp.float32) for block in blocks]
-        flat[stem + _A] = jnp.stack(drawn).reshape(*depth, *inputs, lora.rank)
-        flat[stem + _B] = jnp.zeros((*depth, lora.rank, *outputs), jnp.float32)
+        flat[stem + A] = jnp.stack(drawn).reshape(*depth, *inputs, lora.rank)
+        flat[stem + B] = jnp.zeros((*depth, lora.rank, *outputs), jnp.float32)
     return unflatten_dict(flat, sep="/")
 
 
 def merge_lora(params: Params, lora: Lora) -> Params:
     """Returns the model's own parameters: kernels are W + α / r · A B, and adapters are gone."""
-    flat = flatten_dict(params, sep="/")
-    merged = without_lora(flat)
-    for path, a in flat.items():
-        stem, _, leaf = path.rpartition("/")
-        if leaf == _A:
-            product = functools.partial(jnp.tensordot, axes=1)
-            product = jax.vmap(product) if re.fullmatch(_SCANNED, path) else product
-            change = lora.alpha / lora.rank * product(a, flat[f"{stem}/{_B}"])
-            merged[f"{stem}/kernel"] = flat[f"{stem}/kernel"] + change
-    return unflatten_dict(merged, sep="/")
-
-
-def without_lora(flat: Mapping[str, object]) -> dict[str, object]:
-    """Returns the paths of a flat tree that the model has itself."""
-    return {path: leaf for path, leaf in flat.items() if path.rpartition("/")[2] not in (_A, _B)}
+    return merge_adapters(params, lora.scale)
 
 
 def split(params: Params, lora: Lora | None) -> tuple[Params, Params]:
@@ -115,7 +104,7 @@ def split(params: Params, lora: Lora | None) -> tuple[Params, Params]:
     trained = {
         path: leaf
         for path, leaf in flat.items()
-        if path.rpartition("/")[2] in (_A, _B) or re.fullmatch(lora.train, path)
+        if path.rpartition("/")[2] in (A, B) or re.fullmatch(lora.train, path)
     }
     frozen = {path: leaf for path, leaf in flat.items() if path not in trained}
     return unflatten_dict(trained, sep="/"), unflatten_dict(frozen, sep="/")
@@ -134,7 +123,7 @@ def model_params(trained: Params, frozen: Params, lora: Lora | None) -> Params:
 
 def _divide(path: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Returns the axis of scanned blocks, () where there is none, and one block's axes."""
-    count = 1 if re.fullmatch(_SCANNED, path) else 0
+    count = 1 if re.fullmatch(SCANNED, path) else 0
     return shape[:count], shape[count:]
 
 

@@ -59,6 +59,7 @@ class Plan:
     keep_best: int = 0
     keep_every: int | None = None
     final: str = "last"
+    patience: int | None = None
 
     def logs_at(self, step: int) -> bool:
         """Returns whether metrics are logged after `step`."""
@@ -110,7 +111,9 @@ def make_plan(
         steps[count.name] = next(
             (_to_steps(value, per_step[unit]) for unit, value in given.items() if value), None
         )
-    kept = {key: run.pop(key) for key in ("keep_checkpoints", "keep_best", "final")}
+    kept = {
+        key: run.pop(key, None) for key in ("keep_checkpoints", "keep_best", "final", "patience")
+    }
     faults += _wrong_kept(**kept)
     faults.check()
     if run:
@@ -131,8 +134,13 @@ def make_plan(
     )
 
 
-def _wrong_kept(*, keep_checkpoints: int, keep_best: int, final: str) -> Faults:
+def _wrong_kept(
+    *, keep_checkpoints: int, keep_best: int, final: str, patience: int | None
+) -> Faults:
     faults = Faults()
+    faults.need(
+        patience is None or patience > 0, f"run.patience={patience} must be above 0, or None"
+    )
     faults.need(keep_checkpoints > 0, f"run.keep_checkpoints={keep_checkpoints} must be above 0")
     faults.need(keep_best >= 0, f"run.keep_best={keep_best} must be 0 or more")
     faults += wrong_choice("run.final", final, FINALS)

@@ -31,6 +31,7 @@ from jax.typing import DTypeLike
 from vitswin_jax.core.atomic import replacing
 from vitswin_jax.core.choices import Faults
 from vitswin_jax.core.json import read_json
+from vitswin_jax.core.seal import CHECKSUM, seal, unsealed
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Params, UserError, with_tuples
 from vitswin_jax.data.augment.transforms import Preprocess
@@ -40,7 +41,6 @@ from vitswin_jax.models.registry import create_model, model_kwargs, resolve_name
 from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.scan import stack_blocks
-from vitswin_jax.train.keep.stored import CHECKSUM, seal, unsealed
 from vitswin_jax.train.keep.workdir import START
 from vitswin_jax.train.state import fill_head_biases
 from vitswin_jax.weights.download import file_digest

@@ -19,11 +19,13 @@ from vitswin_jax.core.json import read_json
 from vitswin_jax.core.types import UserError, listed
 from vitswin_jax.weights.formats.foreign import HEAD, refuse_foreign
 from vitswin_jax.weights.formats.native import read_header
+from vitswin_jax.weights.formats.orbax import is_checkpoint, read_checkpoint
 from vitswin_jax.weights.formats.pth import read_pth
 from vitswin_jax.weights.formats.tensors import (
     BFLOAT16,
     FLOAT8,
     DamageError,
+    Held,
     Read,
     Tensor,
     check_tensors,
@@ -78,7 +80,7 @@ class Contents:
     """What a weights file holds."""
 
     format: str
-    """ "npz", "safetensors" or "pth"."""
+    """ "npz", "safetensors", "pth" or "checkpoint"."""
     tensors: Mapping[str, Tensor]
     """All of them; the keys of nested dicts are joined by dots."""
     containers: Mapping[str, str] = field(default_factory=dict)
@@ -92,8 +94,12 @@ class Contents:
 def read_tensors(path: Path) -> Contents:
     """Returns the tensors of a weights file: npz, safetensors, PyTorch, or an index of shards.
 
-    Raises UserError for a file that is missing, damaged or of another kind.
+    A run's checkpoint, a folder, is one too. Raises UserError for a file that is missing, damaged
+    or of another kind.
     """
+    if is_checkpoint(path):
+        tensors, metadata = read_checkpoint(path)
+        return Contents("checkpoint", tensors, metadata=metadata)
     if not path.is_file():
         raise UserError(f"{path}: no such file.")
     try:
@@ -124,13 +130,13 @@ def _is_safetensors(path: Path, head: bytes) -> bool:
 def _read_safetensors(path: Path) -> Contents:
     # The library checks the header; the data is read past it, for its map of the whole file would
     # stay in memory beside the copies that are made of it.
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
+    held = Held(path)
+    length = int.from_bytes(held.read(0, 8).tobytes(), "little")
     if length > HEADER:
         raise UserError(f"{path}: has a header of {length:,} bytes; at most {HEADER:,} are read.")
     tensors, start = {}, 8 + length
     try:
-        with safe_open(path, framework="numpy") as file:
+        with safe_open(held.again, framework="numpy") as file:
             own = read_header(path, file.metadata() or {})
             checksums = own.checksums if own else {}
             for name in file.offset_keys():  # as they lie, without gaps
@@ -139,7 +145,7 @@ def _read_safetensors(path: Path) -> Contents:
                 if dtype not in _SAFETENSORS:
                     raise DamageError(f"it has tensors of the type {dtype}, which is not read")
                 size = math.prod(shape) * _SAFETENSORS[dtype].itemsize
-                read_at = part_reader(path, start, size, name=name, checksum=checksums.get(name))
+                read_at = part_reader(held, start, size, name=name, checksum=checksums.get(name))
                 tensors[name] = stored(read_at, shape, _SAFETENSORS[dtype])
                 start += size
         check_tensors(path, tensors.items())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import weakref
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -113,16 +115,42 @@ def check_size(path: Path, size: int) -> None:
         raise DamageError("its tensors claim more than 8 times its size and 64 MiB")
 
 
-def read_bytes(path: Path, offset: int, size: int) -> np.ndarray:
+class Held:
+    """A file that is held open: a run may put a newer one in its place while it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    @property
+    def again(self) -> Path:
+        """A path by which a library opens the same file, where the system has one."""
+        path = Path(f"/dev/fd/{self._descriptor}")
+        return path if path.exists() else self.path
+
+    def read(self, offset: int, size: int) -> np.ndarray:
+        """Returns at most `size` bytes as uint8, of fresh memory; threads may call it."""
+        data, done = np.empty(size, np.uint8), 0
+        while done < size and (part := os.pread(self._descriptor, size - done, offset + done)):
+            data[done : done + len(part)] = np.frombuffer(part, np.uint8)
+            done += len(part)
+        return data[:done]
+
+
+def read_bytes(path: Path | Held, offset: int, size: int) -> np.ndarray:
     """Returns bytes of a file as uint8; raises UserError where they are not there."""
-    data = np.fromfile(path, np.uint8, size, offset=offset)
+    if isinstance(path, Held):
+        data, name = path.read(offset, size), path.path
+    else:
+        data, name = np.fromfile(path, np.uint8, size, offset=offset), path
     if data.size != size:
-        raise UserError(f"{path}: ends after {offset + data.size} bytes, inside a tensor.")
+        raise UserError(f"{name}: ends after {offset + data.size} bytes, inside a tensor.")
     return data
 
 
 def part_reader(
-    path: Path, start: int, size: int, *, name: str, checksum: int | None = None
+    path: Path | Held, start: int, size: int, *, name: str, checksum: int | None = None
 ) -> Read:
     """Returns a function that reads parts of the `size` bytes that lie at `start` of a file.
 
@@ -143,14 +171,15 @@ def part_reader(
     return read
 
 
-def _crc32(path: Path, start: int, stop: int, crc: int = 0) -> int:
+def _crc32(path: Path | Held, start: int, stop: int, crc: int = 0) -> int:
     for offset in range(start, stop, _CHUNK):
         crc = zlib.crc32(read_bytes(path, offset, min(_CHUNK, stop - offset)).data, crc)
     return crc
 
 
-def wrong_checksum(path: Path, name: str) -> UserError:
+def wrong_checksum(path: Path | Held, name: str) -> UserError:
     """Returns the one-line error for bytes that changed since they were written."""
+    path = path.path if isinstance(path, Held) else path
     return UserError(
         f"{path}: is damaged: the checksum of {name[:80]} is wrong; copy or download it again."
     )

@@ -1,0 +1,288 @@
+"""What is measured of a run's states, kept and written: train, evaluate and report meet here."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from vitswin_jax.core.terminal import logger
+from vitswin_jax.core.types import Batch, Params, UserError
+from vitswin_jax.core.version import __version__
+from vitswin_jax.data.pipeline import EvalBatches
+from vitswin_jax.evaluate.evaluation import collect, summarize
+from vitswin_jax.evaluate.probes import Features, probe
+from vitswin_jax.evaluate.reconstruction import reconstruction_step
+from vitswin_jax.evaluate.step import Metrics, eval_step, mean_scores
+from vitswin_jax.report.pages import write_report
+from vitswin_jax.report.reconstruction import write_pretraining_report
+from vitswin_jax.report.results import PretrainingResult, Result
+from vitswin_jax.train.hosts.join import raising_together
+from vitswin_jax.train.hosts.signals import InterruptedEvaluation, Stop
+from vitswin_jax.train.keep.checkpoint import Checkpoints
+from vitswin_jax.train.keep.metrics import Recorder
+from vitswin_jax.train.keep.workdir import REPORT
+from vitswin_jax.train.run.compile import Evaluator
+from vitswin_jax.train.run.prepare import Run
+from vitswin_jax.train.state import TrainState
+from vitswin_jax.train.task.masked import Masked
+from vitswin_jax.train.task.supervised import Supervised
+from vitswin_jax.weights.runs import BEST, WEIGHTS
+from vitswin_jax.weights.save import describe, save_pretrained
+
+log = logger(__name__)
+
+Each = Callable[[EvalBatches], Iterable[Batch]]
+Outcome = Result | PretrainingResult
+
+
+class Tested(NamedTuple):
+    """What the test of a state found."""
+
+    step: int
+    numbers: Mapping[str, float]
+    """By the names of metrics.jsonl."""
+    page: Mapping[str, Any]
+    """Arguments of the page, besides those of all pages."""
+    result: Callable[[Path, Path], Outcome]
+    """Makes the outcome, given the weights and the report."""
+
+
+def score_classes(
+    config: ConfigDict, run: Run, outputs: Iterable[Metrics], *, step: int, probed: Callable
+) -> Tested:
+    """Tests a classifier: every prediction is kept for the page."""
+    del probed
+    logits, labels = collect(outputs)
+    with raising_together():
+        evaluation = summarize(logits, labels, run.test.class_names)
+    return Tested(
+        step,
+        {"test/loss": evaluation.loss, "test/accuracy": evaluation.top1},
+        {"evaluation": evaluation, "compare_to": config.compare_to},
+        functools.partial(Result, config.model.name, evaluation.top1, len(labels)),
+    )
+
+
+def score_reconstruction(
+    config: ConfigDict, run: Run, outputs: Iterable[Metrics], *, step: int, probed: Callable
+) -> Tested:
+    """Tests a model without labels by its loss and the probes."""
+    numbers = mean_scores(outputs) | probed()
+    named = (config.model.name, config.pretrain.method, numbers["test/loss"], len(run.test))
+    return Tested(
+        step,
+        numbers,
+        {"numbers": numbers, "batches": run.test_batches},
+        functools.partial(PretrainingResult, *named),
+    )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The evaluation and the page of one kind of training."""
+
+    scores: Callable[..., Metrics]
+    test: Callable[..., Tested]
+    write_page: Callable[..., Path]
+
+
+PAIRS = {
+    Supervised: Pair(eval_step, score_classes, write_report),
+    Masked: Pair(reconstruction_step, score_reconstruction, write_pretraining_report),
+}
+
+
+class Results:
+    """What is measured of a run's states on its way and at its end, and written of them.
+
+    Each evaluation writes a row, `model.safetensors`, `best.safetensors` where none was better, and
+    `report.html`, so that an unfinished run can be used.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        run: Run,
+        workdir: Path,
+        *,
+        weights: Callable[[TrainState], Params],
+        evaluator: Evaluator,
+        checkpoints: Checkpoints,
+        recorder: Recorder,
+        command: str | None,
+    ) -> None:
+        self._config, self._run, self._workdir = config, run, workdir
+        self._weights, self._evaluator = weights, evaluator
+        self._checkpoints, self._recorder = checkpoints, recorder
+        self._command = command
+        self._pair = PAIRS[type(run.options.task)]
+        self._best = checkpoints.best
+        self._tested: Tested | None = None
+        self._written = False
+
+    def resume(self, state: TrainState, step: int) -> bool:
+        """Makes up for the evaluation that a stop cut off; returns whether the run has ended early.
+
+        `state` was restored, or is that before the first step.
+        """
+        if step and self._run.plan.evaluates_at(step) and not self._checkpoints.restored["metrics"]:
+            self._tested = self.test(state, step)
+            self._save(state, step, again=True)
+        return self._exhausted(step)
+
+    def after(self, state: TrainState, step: int, stop: Stop) -> bool:
+        """Evaluates and saves where that is due; returns whether the run ends here, early.
+
+        Raises StoppedError where a signal stops it, once all is saved.
+        """
+        plan, stops = self._run.plan, stop()
+        self._tested = None
+        if (plan.evaluates_at(step) and not stops) or stop.on_request:
+            self._tested = self.test(state, step, each=stop.before_each)
+        ends = stop.on_request or self._exhausted(step)
+        if plan.saves_at(step) or stop.stops or ends:
+            self._save(state, step)
+        if stop.stops and not ends:
+            raise stop.error(step, plan.total_steps)
+        if stop.on_request:
+            log.info(
+                "steps: ends at %d of %d on request; the same command resumes.",
+                step,
+                plan.total_steps,
+            )
+        return ends
+
+    def finish(self, state: TrainState) -> Outcome:
+        """Returns the outcome of the state that the run ends with; tests it if nothing has."""
+        step = int(state.step)
+        if self._tested is None or self._tested.step != step or not self._written:
+            params = self._weights(state)
+            self._tested = self._score(params, step, iter)
+            self._write(params, self._tested)
+        return self._tested.result(self._workdir / WEIGHTS, self._workdir / REPORT)
+
+    def test(self, state: TrainState, step: int, *, each: Each = iter) -> Tested | None:
+        """Evaluates a state and writes all of it; returns None where a stop, by `each`, cut it off.
+
+        Raises UserError where a number of the steps before is not finite.
+        """
+        self._recorder.settle()
+        params = self._weights(state)
+        try:
+            tested = self._score(params, step, each)
+        except InterruptedEvaluation:
+            return None
+        self._recorder.write(step, tested.numbers)
+        self._best = self._best.after(step, tested.numbers)
+        try:
+            self._write(params, tested)
+            self._written = True
+        except UserError as error:  # only a checkpoint that cannot be written ends a run
+            self._written = False
+            log.warning("step %d of %d: %s", step, self._run.plan.total_steps, error)
+        return tested
+
+    def _score(self, params: Params, step: int, each: Each) -> Tested:
+        run, evaluator = self._run, self._evaluator
+        outputs = (evaluator.scores(params, batch) for batch in each(run.test_batches))
+        probed = functools.partial(self._probe, params, step, each)
+        return self._pair.test(self._config, run, outputs, step=step, probed=probed)
+
+    def _probe(self, params: Params, step: int, each: Each) -> dict[str, float]:
+        """Returns the probes' accuracies, none where they are not due."""
+        probes = self._run.probes
+        if probes is None or not probes.due_at(step, self._run.plan):
+            return {}
+        train, test = (
+            Features(*collect(self._evaluator.features(params, batch) for batch in each(batches)))
+            for batches in (probes.batches, self._run.test_batches)
+        )
+        return probe(train, test, num_classes=probes.num_classes)
+
+    def _exhausted(self, step: int) -> bool:
+        """Returns whether the run ends for want of a better evaluation, and says so."""
+        plan, best = self._run.plan, self._best
+        if not plan.patience or best.since < plan.patience or step >= plan.total_steps:
+            return False
+        log.info(
+            "steps: ends early at %d of %d: the %d evaluations after that of step %d were no "
+            "better (run.patience).",
+            step,
+            plan.total_steps,
+            best.since,
+            best.step,
+        )
+        return True
+
+    def _save(self, state: TrainState, step: int, *, again: bool = False) -> None:
+        """Starts to save a state with what it was tested with, in place of its own if `again`."""
+        window = self._recorder.settle()  # raises rather than that broken numbers are saved
+        self._checkpoints.save(
+            state,
+            next_batch=step,
+            metrics=None if self._tested is None else self._tested.numbers,
+            window=window,
+            best=self._best,
+            again=again,
+        )
+
+    def _write(self, params: Params, tested: Tested) -> None:
+        """Writes weights and report; the first host does, and all raise where it cannot."""
+        run, workdir = self._run, self._workdir
+        params = multihost_utils.process_allgather(params, tiled=True)  # whole, on the host
+        with raising_together():
+            if jax.process_index() != 0:
+                return
+            metadata = metadata_of(self._config, run, self._command)
+            metadata["provenance"]["step"] = tested.step
+            metadata["metrics"] = dict(tested.numbers)
+            files = (WEIGHTS, BEST) if self._best.step == tested.step else (WEIGHTS,)
+            for file in files:
+                save_pretrained(workdir / file, run.model, {"params": params}, metadata=metadata)
+            self._pair.write_page(
+                workdir / REPORT,
+                title=f"{self._config.model.name} on {self._config.data.dataset}",
+                model=run.model,
+                params=params,
+                source=run.test,
+                preprocess=run.preprocess,
+                workdir=workdir,
+                command=self._command,
+                origin=metadata["provenance"]["init_from"],
+                **tested.page,
+            )
+
+
+def metadata_of(config: ConfigDict, run: Run, command: str | None) -> dict[str, Any]:
+    """Returns what weights files of a run state, but for the step and its numbers."""
+    origin = None if run.start.origin is None else dataclasses.asdict(run.start.origin)
+    data = ("dataset", "data_dir", "train_split", "test_split", "holdout")
+    provenance = {key: config.data[key] for key in data} | {
+        "multi_label": run.train.multi_label,
+        "init_from": origin,
+        "seed": config.seed,
+        "command": command,
+        "version": __version__,
+    }
+    metadata = {"name": config.model.name, "preprocess": run.preprocess, "provenance": provenance}
+    if isinstance(run.options.task, Supervised):
+        metadata["class_names"] = run.train.class_names
+    return metadata
+
+
+def weights_in_checkpoints(config: ConfigDict, run: Run, command: str | None) -> dict[str, Any]:
+    """Returns what each checkpoint of a run says of the weights in it (`formats.orbax`)."""
+    lora, ema = run.options.lora, run.options.ema
+    return {
+        "metadata": describe(run.model, metadata_of(config, run, command)).as_json(),
+        "average": ema is not None and ema.evaluate,
+        "adapters": None if lora is None else lora.scale,
+    }
