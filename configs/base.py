@@ -13,6 +13,7 @@ from ml_collections.config_dict import placeholder
 from vitswin_jax.core.choices import one_of
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.registry import model_kwargs, optional_types
+from vitswin_jax.train.run.plan import GIVE_WAY, UNITS, Count, of_recipe
 
 
 def _data() -> dict[str, object]:
@@ -119,7 +120,8 @@ def _optim() -> dict[str, object]:
         "epochs": 100.0,
         "total_steps": placeholder(int),
         "examples": placeholder(int),
-        "warmup_epochs": 5.0,
+        # A recipe's warmup and cooldown take at most a quarter of the run, unless set by hand.
+        "warmup_epochs": placeholder(float),
         "warmup_steps": placeholder(int),
         "warmup_examples": placeholder(int),
         "cooldown_epochs": placeholder(float),
@@ -242,10 +244,13 @@ def get_config() -> ConfigDict:
     config.init_from = placeholder(str)
     # The workdir of a run with the same test split: the report shows its results beside this one's.
     config.compare_to = placeholder(str)
+    # Free text, kept with the run.
+    config.notes = placeholder(str)
     # "fp8" or "int8": 8-bit products of linear layers in training (nn.quantized; docs/train.md).
     config.quantize = "none"
     for name, section in SECTIONS.items():
         config[name] = ConfigDict(section())
+    config.optim.warmup_epochs = of_recipe(5.0)
     return config.lock()
 
 
@@ -276,6 +281,9 @@ def recipe(
         config.model = model_section(**model)
     for part in (*parts, changes):
         config.update(part)
+    for key in (Count("optim", what).key(unit) for what in GIVE_WAY for unit in UNITS):
+        if config.optim[key]:
+            config.optim[key] = of_recipe(config.optim[key])
     return config
 
 

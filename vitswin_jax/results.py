@@ -29,11 +29,13 @@ from vitswin_jax.train.hosts.signals import InterruptedEvaluation, Stop
 from vitswin_jax.train.keep.checkpoint import Checkpoints
 from vitswin_jax.train.keep.metrics import Recorder
 from vitswin_jax.train.keep.workdir import REPORT
+from vitswin_jax.train.run.announce import SCHEDULE
 from vitswin_jax.train.run.compile import Evaluator
 from vitswin_jax.train.run.prepare import Run
 from vitswin_jax.train.state import TrainState
 from vitswin_jax.train.task.masked import Masked
 from vitswin_jax.train.task.supervised import Supervised
+from vitswin_jax.weights.formats.orbax import WEIGHTS as IN_CHECKPOINTS
 from vitswin_jax.weights.runs import BEST, WEIGHTS
 from vitswin_jax.weights.save import describe, save_pretrained
 
@@ -278,11 +280,12 @@ def metadata_of(config: ConfigDict, run: Run, command: str | None) -> dict[str, 
     return metadata
 
 
-def weights_in_checkpoints(config: ConfigDict, run: Run, command: str | None) -> dict[str, Any]:
-    """Returns what each checkpoint of a run says of the weights in it (`formats.orbax`)."""
+def facts_of(config: ConfigDict, run: Run, command: str | None) -> dict[str, Any]:
+    """Returns what each checkpoint of a run states besides its arrays."""
     lora, ema = run.options.lora, run.options.ema
-    return {
+    weights = {
         "metadata": describe(run.model, metadata_of(config, run, command)).as_json(),
         "average": ema is not None and ema.evaluate,
         "adapters": None if lora is None else lora.scale,
     }
+    return {IN_CHECKPOINTS: weights, SCHEDULE: run.plan.schedule_counts()}

@@ -18,7 +18,7 @@ from vitswin_jax.core.version import __version__
 from vitswin_jax.data.fingerprint import fingerprint
 from vitswin_jax.evaluate.step import features_step
 from vitswin_jax.report.runs import check_comparable
-from vitswin_jax.results import PAIRS, Outcome, Results, weights_in_checkpoints
+from vitswin_jax.results import PAIRS, Outcome, Results, facts_of
 from vitswin_jax.train.hosts.join import check_same, raising_together
 from vitswin_jax.train.hosts.signals import stop_in_the_loop, stopping
 from vitswin_jax.train.keep.checkpoint import Checkpoints
@@ -27,6 +27,13 @@ from vitswin_jax.train.keep.metrics import Recorder
 from vitswin_jax.train.keep.request import Requests
 from vitswin_jax.train.keep.timing import profiled
 from vitswin_jax.train.keep.workdir import CHECKPOINTS, PROFILE, check_shared, flatten
+from vitswin_jax.train.run.announce import (
+    SCHEDULE,
+    announce,
+    announce_schedule,
+    facts_of_start,
+    saying_when_it_compiles,
+)
 from vitswin_jax.train.run.compile import make_evaluation, make_step
 from vitswin_jax.train.run.prepare import Run, prepare
 from vitswin_jax.train.run.start import save_start
@@ -87,7 +94,10 @@ def train(
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, layout)
     teacher = load_teacher(run)
-    compiled = make_step(run, shardings, jax.tree.map(lambda leaf: leaf.sharding, teacher))
+    compiled = saying_when_it_compiles(
+        "the train step",
+        make_step(run, shardings, jax.tree.map(lambda leaf: leaf.sharding, teacher)),
+    )
     constants = () if teacher is None else (teacher,)
     scores = PAIRS[type(options.task)].scores
     weights, evaluator = make_evaluation(run, shardings, scores=scores, features=features_step)
@@ -100,11 +110,13 @@ def train(
             best=plan.keep_best,
             every=plan.keep_every,
             data=data,
-            weights=weights_in_checkpoints(config, run, command),
+            facts=facts_of(config, run, command),
         ) as checkpoints,
         profiled(compiled, profile, workdir / PROFILE) as train_step,
     ):
         state, step = checkpoints.restore_or(lambda: create(run, init_key), layout)
+        announce(facts_of_start(run, step=step))
+        announce_schedule(config, run, checkpoints.restored.get(SCHEDULE), step=step)
         recorder = Recorder(
             workdir, plan, run.schedule, start_step=step, window=checkpoints.restored["window"]
         )
@@ -169,6 +181,7 @@ def begun(
                 data,
                 accept_changed_data=accept_changed_data,
                 labelled=isinstance(run.options.task, Supervised),
+                total_steps=run.plan.total_steps,
             )
             path = claim.enter_context(claims)
             save_start(path, run.start)

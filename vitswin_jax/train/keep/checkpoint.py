@@ -31,7 +31,7 @@ from vitswin_jax.train.keep.stored import (
     trees_of,
 )
 from vitswin_jax.train.state import TrainState
-from vitswin_jax.weights.formats.orbax import WEIGHTS, DamagedError, read_meta, steps_in
+from vitswin_jax.weights.formats.orbax import DamagedError, read_meta, steps_in
 
 log = logger(__name__)
 
@@ -59,13 +59,14 @@ class Checkpoints:
         best: int = 0,
         every: int | None = None,
         data: Mapping[str, Any] | None = None,
-        weights: Mapping[str, Any] | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         """`data` is the fingerprint of what the run trains on (`data.fingerprint`).
 
-        `weights` is what makes weights of a checkpoint (`weights.formats.orbax`).
+        `facts` are plain data that every checkpoint states: what makes weights of it
+        (`weights.formats.orbax`), and the counts of the schedule.
         """
-        self._folder, self._data, self._weights = folder.resolve(), data, weights
+        self._folder, self._data, self._facts = folder.resolve(), data, facts or {}
         policies = [
             managers.LatestN(newest),
             managers.BestN(get_metric_fn=score, n=best, keep_checkpoints_without_metrics=False),
@@ -145,11 +146,9 @@ class Checkpoints:
             self._manager.delete(step)
         metrics = dict(metrics or {})
         data = {"next_batch": next_batch, FINGERPRINT: self._data}
-        about = {"step": step, "data": data, "metrics": metrics}
+        about = {**self._facts, "step": step, "data": data, "metrics": metrics}
         about["window"] = [list(each) for each in window]
         about["best"] = None if best is None or not best.step else list(best)
-        if self._weights is not None:
-            about[WEIGHTS] = self._weights
         meta = seal({**about, "arrays": describe(state)})
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees_of(state).items()}
         self.wait()

@@ -27,6 +27,7 @@ from vitswin_jax.train.keep.workdir import (
     PROFILE,
     REPORT,
     START,
+    as_written_now,
     flatten,
 )
 from vitswin_jax.weights.runs import BEST, WEIGHTS
@@ -44,16 +45,19 @@ def claimed(
     *,
     accept_changed_data: bool = False,
     labelled: bool = True,
+    total_steps: int | None = None,
 ) -> Iterator[Path]:
     """Makes a folder the home of the run that `config` (plain data) describes; gives its path.
 
     An empty or absent folder gets a config.json; one that has it must be the same run's
     (`MAY_CHANGE` names what may differ), and is then resumed. `data` is the fingerprint of what the
     run trains on, which must be that of the newest checkpoint unless `accept_changed_data`;
-    `labelled` if the model has a head of their classes. The first host holds the folder for all.
+    `labelled` if the model has a head of their classes; `total_steps` is the run's length. The
+    first host holds the folder for all.
 
     Raises UserError for another run's folder, with every key that differs, for one that another
-    process uses, for changed data, and for a folder that cannot be written.
+    process uses, for changed data, for a run that is longer already, and for a folder that cannot
+    be written.
     """
     path = check_name(workdir)
     first = jax.process_index() == 0
@@ -70,6 +74,12 @@ def claimed(
         config = plain(config)
         if (path / CONFIG).exists():
             _check_same_run(path / CONFIG, config, {*MAY_CHANGE, *([DATASET] if known else [])})
+        if recorded is not None and total_steps is not None and recorded.step > total_steps:
+            raise UserError(
+                f"workdir {path}: the run has taken {recorded.step:,} steps, and this config ends "
+                f"it after {total_steps:,}; lengthen optim.epochs, or use the weights of an "
+                f"earlier step, {path}@STEP."
+            )
         accepted = recorded is not None and check_same_data(
             path, recorded, data, accept=accept_changed_data, labelled=labelled
         )
@@ -148,7 +158,7 @@ def _writing(workdir: Path) -> Iterator[None]:
 
 def _check_same_run(path: Path, config: Mapping[str, Any], may_change: Collection[str]) -> None:
     try:
-        theirs = flatten(read_json(path, {"type": "object"}))
+        theirs = as_written_now(read_json(path, {"type": "object"}))
     except UserError as error:
         text = str(error).rstrip(".")
         raise UserError(f"{text}; remove it to resume by the config of this command.") from error
@@ -163,8 +173,9 @@ def _check_same_run(path: Path, config: Mapping[str, Any], may_change: Collectio
         differences[_SHOWN:] = [f"{len(differences) - _SHOWN} keys more differ"]
     if differences:
         raise UserError(
-            f"workdir {path.parent}: holds a run of another config: {'; '.join(differences)}. "
-            "Choose another --workdir, or remove this one."
+            f"workdir {path.parent}: holds a run of another config: {'; '.join(differences)}. A "
+            f"run's length and cadences may change; for the rest start another one from its "
+            f"weights, --init-from {path.parent}, in another --workdir."
         )
 
 

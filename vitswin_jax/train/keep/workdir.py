@@ -11,7 +11,8 @@ from flax.traverse_util import flatten_dict
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.fields import EXECUTION
-from vitswin_jax.train.run.plan import UNITS
+from vitswin_jax.models.registry import model_kwargs
+from vitswin_jax.train.run.plan import UNITS, Count
 from vitswin_jax.weights.runs import CHECKPOINTS, METRICS
 
 __all__ = ["CHECKPOINTS", "METRICS"]
@@ -27,7 +28,12 @@ STOP = "stop"
 CADENCES = ("log", "eval", "checkpoint", "keep_every")
 DATASET = "data.dataset"
 """May be another place of the same data, which their fingerprint shows."""
-MAY_CHANGE = (  # keys that change how a run computes or reports, not what
+LENGTH = tuple(Count("optim", what).key(unit) for what in ("total", "cooldown") for unit in UNITS)
+"""Keys of `config.optim` by which a run is extended or shortened."""
+MAY_CHANGE = (  # keys that change how long a run is, how it computes or reports, not what
+    "notes",
+    *(f"optim.{key}" for key in LENGTH),
+    "run.patience",
     "compare_to",
     "data.data_dir",
     "data.outside_files",
@@ -46,10 +52,43 @@ MAY_CHANGE = (  # keys that change how a run computes or reports, not what
     *(f"run.{what}_{unit}" for what in CADENCES for unit in UNITS),
 )
 
+ADDED: Mapping[str, Any] = {
+    "quantize": "none",
+    **dict.fromkeys(
+        f"pretrain.{key}"
+        for key in (
+            "method",
+            "mask_ratio",
+            "mask_patch",
+            "norm_window",
+            "norm_pix",
+            "decoder_dim",
+            "decoder_depth",
+            "decoder_heads",
+        )
+    ),
+}
+"""Keys that were added to configs, each with the value that means what runs did before it."""
+
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns {"section.key": value} of a nested mapping."""
     return flatten_dict(dict(config), sep=".")
+
+
+def as_written_now(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a run's config.json, flat, with the keys that its version did not have yet.
+
+    A field of the model that was added since has the default of the model's name.
+    """
+    flat = flatten(config)
+    name = flat.get("model.name")
+    try:
+        fields = model_kwargs(name) if isinstance(name, str) else {}
+    except UserError:
+        fields = {}
+    added = {f"model.{key}": value for key, value in fields.items()} if fields else {}
+    return {**ADDED, **added, **flat}
 
 
 def check_shared(workdir: Path, *, patience: float = 60.0) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vitswin_jax.core.choices import Faults, wrong_choice
+from vitswin_jax.core.terminal import logger
+
+log = logger(__name__)
 
 UNITS = ("steps", "epochs", "examples")
 FINALS = ("last", "best")
@@ -39,6 +43,25 @@ COUNTS = (
     Count("run", "checkpoint", needed=True),
     Count("run", "keep_every"),
 )
+
+
+class RecipesFloat(float):
+    """A count that a recipe states and nobody has set by hand."""
+
+
+class RecipesInt(int):
+    """A count of steps or examples that a recipe states and nobody has set by hand."""
+
+
+GIVE_WAY = ("warmup", "cooldown")
+"""Counts of `config.optim` that a recipe's shorter run shortens, unless they were set by hand."""
+AT_MOST = 0.25
+"""The largest part of a run that each of them takes then."""
+
+
+def of_recipe(value: float) -> float:
+    """Returns a count as one that a recipe states; a value that is set by hand takes its place."""
+    return RecipesInt(value) if isinstance(value, int) else RecipesFloat(value)
 
 
 @dataclass(frozen=True)
@@ -99,10 +122,13 @@ def make_plan(
     """
     sections, faults = {"optim": optim, "run": run}, Faults()
     steps: dict[str, Any] = {}
+    by_recipe: list[str] = []
     for count in COUNTS:
         section = sections[count.section]
         given = {unit: section.pop(count.key(unit)) for unit in UNITS if count.key(unit) in section}
         faults += _wrong(count, given)
+        if any(isinstance(value, RecipesFloat | RecipesInt) for value in given.values() if value):
+            by_recipe.append(count.name)
         per_step = {
             "steps": 1.0,
             "epochs": batch_size / num_examples,
@@ -116,6 +142,7 @@ def make_plan(
     }
     faults += _wrong_kept(**kept)
     faults.check()
+    steps |= _shortened(by_recipe, steps)
     if run:
         raise ValueError(f"nothing reads run.{', run.'.join(run)}.")
     return Plan(
@@ -132,6 +159,22 @@ def make_plan(
         batch_size=batch_size,
         steps_per_epoch=num_examples / batch_size,
     )
+
+
+def _shortened(by_recipe: Sequence[str], steps: Mapping[str, Any]) -> dict[str, int]:
+    """Returns the counts that a recipe states and that are too long for this run; says so."""
+    most = math.ceil(AT_MOST * steps["total"])
+    shortened = {name: most for name in by_recipe if name in GIVE_WAY and steps[name] > most}
+    for name, count in shortened.items():
+        log.info(
+            "steps: the recipe's %s of %d steps is shortened to %d, a quarter of the run "
+            "(optim.%s_epochs).",
+            name,
+            steps[name],
+            count,
+            name,
+        )
+    return shortened
 
 
 def _wrong_kept(

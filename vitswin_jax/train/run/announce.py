@@ -1,0 +1,119 @@
+"""What a run says of itself at its start: its data, devices and steps, and what is new in them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from vitswin_jax.core.terminal import logger
+from vitswin_jax.core.types import Source, with_tuples
+from vitswin_jax.train.optim.optimizers import SCHEDULE_KEYS
+from vitswin_jax.train.optim.schedules import make_schedule
+from vitswin_jax.train.run.prepare import Run
+
+log = logger(__name__)
+
+SCHEDULE = "schedule"
+"""The key, in checkpoints, of the counts of the schedule; older versions wrote none."""
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Returns a count with its noun.
+
+    >>> counted(1, "class", "classes"), counted(1200, "image")
+    ('1 class', '1,200 images')
+    """
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
+def facts_of_start(run: Run, *, step: int) -> list[tuple[str, str]]:
+    """Returns what a run reads and how long it is, by name; `step` is where it begins."""
+    plan, mesh = run.plan, run.mesh
+    device = mesh.devices.flat[0]
+    axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
+    epochs = plan.total_steps / plan.steps_per_epoch
+    facts = [
+        (
+            "data",
+            f"{run.train.name}: {counted(len(run.train.class_names), 'class', 'classes')}, "
+            f"{counted(len(run.train), 'image')}; tested on {run.test.name}: "
+            f"{counted(len(run.test), 'image')}",
+        ),
+        ("left out", _left_out((run.train, run.test))),
+        (
+            "devices",
+            f"{counted(mesh.size, 'device')} ({device.device_kind}, {device.platform})"
+            f"{f', mesh {axes}' if axes else ''}"
+            f"{f', {jax.process_count()} hosts' if jax.process_count() > 1 else ''}",
+        ),
+        (
+            "steps",
+            f"{plan.total_steps:,} in all, {plan.steps_per_epoch:.4g} an epoch of batches of "
+            f"{plan.batch_size:,} images ({epochs:.4g} epochs)",
+        ),
+    ]
+    if step:
+        here = f"step {step:,} (epoch {step / plan.steps_per_epoch:.4g})"
+        facts.append(("resumed", f"after {here}"))
+    return [(name, value) for name, value in facts if value]
+
+
+def announce(facts: Sequence[tuple[str, str]]) -> None:
+    """Logs what `facts_of_start` returned, a line for each."""
+    for name, value in facts:
+        begin = "trains on" if name in ("data", "devices") else f"steps, {name}:"
+        log.info("%s %s.", "steps:" if name == "steps" else begin, value)
+
+
+def _left_out(sources: Sequence[Source]) -> str:
+    """Returns how many files are no part of the data, by the reason; "" where none is known."""
+    reasons: dict[str, int] = {}
+    for source in sources:
+        reasons |= getattr(source, "left_out", {})  # of one folder, whichever split
+    return ", ".join(f"{counted(count, 'file')} {reason}" for reason, count in reasons.items())
+
+
+def announce_schedule(
+    config: ConfigDict, run: Run, before: Mapping[str, Any] | None, *, step: int
+) -> None:
+    """Logs how the learning rate changes where a resumed run has another length than `before`.
+
+    `before` has the counts of the schedule that the restored checkpoint was trained by.
+    """
+    now = run.plan.schedule_counts()
+    before = None if before is None else with_tuples(before)
+    if before is None or before == now or step >= run.plan.total_steps:
+        return
+    optim = config.optim.to_dict()
+    keys = {key: optim[key] for key in SCHEDULE_KEYS if optim.get(key) is not None}
+    rates = [float(make_schedule(**keys | counts)(step)) for counts in (before, now)]
+    log.info(
+        "steps: the run has %d, had %d; the learning rate's schedule is recomputed: at step %d it "
+        "is %.4g, was %.4g.",
+        now["total_steps"],
+        before["total_steps"],
+        step + 1,
+        rates[1],
+        rates[0],
+    )
+
+
+def saying_when_it_compiles(what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a compiled function that says, at its first call, that it compiles, and how long."""
+    first = True
+
+    def call(*args: Any) -> Any:
+        nonlocal first
+        if not first:
+            return function(*args)
+        first, begin = False, time.monotonic()
+        log.info("steps: compiling %s.", what)
+        result = function(*args)
+        log.info("steps: compiled %s in %.1f s.", what, time.monotonic() - begin)
+        return result
+
+    return call
