@@ -52,10 +52,26 @@ def test_a_workdir_knows_its_dataset(vitswin, workdir, forward, digits):
         "errors",
     ]
     assert lines[2].split() == ["top-5", f"{100 * top5:.2f}", "%"]
-    assert lines[-1] == f"report: {workdir / 'report.html'}"
-    page = (workdir / "report.html").read_text()
+    assert lines[-1] == f"report: {workdir / 'evaluation-digits-test.html'}"
+    page = (workdir / "evaluation-digits-test.html").read_text()
     assert f"{100 * top1:.1f} %" in page
-    assert "<h1>run</h1>" in page
+    assert "<h1>run on digits:test</h1>" in page
+
+
+def test_each_evaluation_has_a_page_of_its_own(vitswin, workdir):
+    """And none of them is the run's report."""
+    (workdir / "report.html").write_text("the run's own")
+    for split in ("test[:10]", "train[:10]", "test[:10]"):
+        assert vitswin("evaluate", workdir, "--split", split, "--batch-size", 10)[0] == 0
+    assert sorted(path.name for path in workdir.glob("*.html")) == [
+        "evaluation-digits-test-10-.html",
+        "evaluation-digits-train-10-.html",
+        "report.html",
+    ]
+    output = ["--output", workdir / ".." / workdir.name / "report.html"]
+    status, _, err = vitswin("evaluate", workdir, "--split", "test[:10]", *output)
+    assert status == 1 and "is the run's own report; give another name" in err
+    assert (workdir / "report.html").read_text() == "the run's own"
 
 
 def test_a_part_of_a_split_into_a_file(vitswin, workdir, tmp_path):

@@ -21,6 +21,7 @@ from vitswin_jax.core.version import __version__
 _COMMANDS = {  # each a module of this package, with add_arguments(parser) and run(args)
     "train": "Train a model on a dataset, by a recipe.",
     "config": "Print every key of a recipe and what differs from the defaults.",
+    "stop": "End a run that trains, with its results.",
     "plan": "Compile a training step and report whether it fits, before any hardware is used.",
     "predict": "Classify images, or write their features.",
     "evaluate": "Measure weights on a whole dataset split and write a report.",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--output",
         metavar="FILE",
-        help="The report is FILE. Without it, the workdir's report.html.",
+        help="The page is FILE. Without it, evaluation-DATASET.html of a run, beside its report.",
     )
     add(
         "--figures",
@@ -131,6 +133,7 @@ def run(args: argparse.Namespace) -> int:
         source = reassess(source, args.real)
     match = match_classes(metadata.class_names, model.num_classes, source)
     _check_outputs(args)
+    output = _page_of(args, source)
     logits, labels = read(source, make_predict)
     logits = match.select(logits)
     if args.real is not None:
@@ -144,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
         print_scores(evaluation, title=f"{source.name}, {len(source):,} images", note=match.note)
         say(*(["", *verdict] if verdict else []))
     written: dict[str, Any] = {"evaluation": evaluation, "source": source, "preprocess": preprocess}
-    report = _write_report(args, pretrained, **written)
+    report = None if output is None else _write_report(args, output, pretrained, **written)
     paths = [] if report is None else [f"report: {report}"]
     paths += [f"figure: {path}" for path in _write_figures(args, **written)]
     if paths and not args.json:
@@ -218,21 +221,49 @@ def _write_figures(
     return paths + ([write_sheet(folder / "mistakes.png", pictures)] if pictures else [])
 
 
-def _write_report(args: argparse.Namespace, pretrained: Pretrained, **report: Any) -> Path | None:
-    weights = Path(args.weights)
-    workdir = weights if weights.is_dir() else None
-    output = args.output or (workdir and workdir / "report.html")
-    if output is None:
-        return None
-    from vitswin_jax.report.pages import write_report
+def _page_of(args: argparse.Namespace, source: Source) -> Path | None:
+    """Returns where the page goes: of a run, beside its report, by the name of what was evaluated.
 
+    Raises UserError for the run's own report, whose numbers are those of its test split.
+    """
+    from vitswin_jax.weights.runs import workdir_of
+
+    found = workdir_of(args.weights)
+    if found is None:
+        return None if args.output is None else Path(args.output)
+    workdir, which = found
+    if args.output is not None:
+        if Path(args.output).resolve() == (workdir / "report.html").resolve():
+            raise UserError(f"--output={args.output}: is the run's own report; give another name.")
+        return Path(args.output)
+    place, _, split = source.name.rpartition(":")
+    parts = [which, place.rstrip("/").rpartition("/")[2], split, "real" if args.real else ""]
+    if "/" in place:  # another folder may be called so
+        parts.append(hashlib.sha256(str(Path(place).resolve()).encode()).hexdigest()[:6])
+    name = re.sub(r"[^\w.]+", "-", "-".join(filter(None, parts)))
+    return workdir / f"evaluation-{name[:100]}.html"
+
+
+def _write_report(
+    args: argparse.Namespace,
+    output: Path,
+    pretrained: Pretrained,
+    *,
+    source: Source,
+    **report: Any,
+) -> Path:
+    from vitswin_jax.report.pages import write_report
+    from vitswin_jax.weights.runs import workdir_of
+
+    found = workdir_of(args.weights)
     return write_report(
         output,
-        title=weights.resolve().name,
+        title=f"{Path(args.weights).name} on {source.name}",
         model=pretrained.model,
         params=pretrained.variables["params"],
-        workdir=workdir,
+        workdir=None if found is None else found[0],
         command=pretrained.provenance.get("command"),
+        source=source,
         **report,
     )
 

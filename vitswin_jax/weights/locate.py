@@ -78,8 +78,8 @@ def locate(path: str | os.PathLike[str]) -> Located:
         return _on_hub(name.removeprefix(HUB))
     front, key = split_key(name)
     if key is not None:
-        if is_run(folder := Path(front).expanduser()):
-            return Located(weights_of_run(folder, key))
+        if is_run(workdir := Path(front).expanduser()):
+            return Located(weights_of_run(workdir, key))
         return dataclasses.replace(locate(front), key=key)
     if (row := find_published(name)) is not None:
         file = cache_dir() / "weights" / Path(row.name).with_name(row.file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vitswin_jax.core.types import UserError, listed
-from vitswin_jax.weights.formats.orbax import steps_in
+from vitswin_jax.weights.formats.orbax import is_checkpoint, steps_in
 from vitswin_jax.weights.formats.read import read_tensors
 
 WEIGHTS = "model.safetensors"
@@ -19,6 +19,18 @@ _BEST = "best"
 def is_run(folder: Path) -> bool:
     """Returns whether a folder is a run's workdir."""
     return (folder / CHECKPOINTS).is_dir() or (folder / METRICS).is_file()
+
+
+def workdir_of(weights: str) -> tuple[Path, str] | None:
+    """Returns the folder that WEIGHTS names, and its STEP or `best`, "" for the newest.
+
+    None where they are a file, or a name.
+    """
+    if (whole := Path(weights).expanduser()).is_dir() and not is_checkpoint(whole):
+        return whole, ""
+    front, at, which = weights.rpartition("@")
+    folder = Path(front).expanduser()
+    return (folder, which) if at and is_run(folder) else None
 
 
 def newest_of_run(workdir: Path) -> Path | None:

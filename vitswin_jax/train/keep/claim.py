@@ -157,12 +157,12 @@ def _writing(workdir: Path) -> Iterator[None]:
 
 
 def _check_same_run(path: Path, config: Mapping[str, Any], may_change: Collection[str]) -> None:
+    ours = flatten(config)
     try:
-        theirs = as_written_now(read_json(path, {"type": "object"}))
+        theirs = as_written_now(read_json(path, {"type": "object"}), ours)
     except UserError as error:
         text = str(error).rstrip(".")
         raise UserError(f"{text}; remove it to resume by the config of this command.") from error
-    ours = flatten(config)
     missing = object()
     differences = [
         f"{key} was {_shown(theirs, key)} and is {_shown(ours, key)}"

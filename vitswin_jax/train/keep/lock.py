@@ -69,6 +69,15 @@ def locked(workdir: Path) -> Iterator[None]:
         lock.release()
 
 
+def is_held(workdir: Path) -> bool:
+    """Returns whether a process holds a workdir."""
+    try:
+        with locked(workdir):
+            return False
+    except UserError:
+        return True
+
+
 def _ourselves() -> dict[str, Any]:
     since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
     return {"pid": os.getpid(), "host": socket.gethostname(), "since": since}

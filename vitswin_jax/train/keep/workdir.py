@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,19 +77,17 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
     return flatten_dict(dict(config), sep=".")
 
 
-def as_written_now(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a run's config.json, flat, with the keys that its version did not have yet.
+def as_written_now(config: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a run's config.json, flat, with the keys of `now` that its version did not have yet.
 
     A field of the model that was added since has the default of the model's name.
     """
     flat = flatten(config)
-    name = flat.get("model.name")
-    try:
-        fields = model_kwargs(name) if isinstance(name, str) else {}
-    except UserError:
-        fields = {}
-    added = {f"model.{key}": value for key, value in fields.items()} if fields else {}
-    return {**ADDED, **added, **flat}
+    added: dict[str, Any] = dict(ADDED)
+    with contextlib.suppress(UserError):  # of a name that is none
+        fields = model_kwargs(str(flat["model.name"])) if "model.name" in flat else {}
+        added |= {f"model.{key}": value for key, value in fields.items()}
+    return {key: value for key, value in added.items() if key in now} | flat
 
 
 def check_shared(workdir: Path, *, patience: float = 60.0) -> None:

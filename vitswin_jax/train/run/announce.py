@@ -34,6 +34,7 @@ def facts_of_start(run: Run, *, step: int) -> list[tuple[str, str]]:
     """Returns what a run reads and how long it is, by name; `step` is where it begins."""
     plan, mesh = run.plan, run.mesh
     device = mesh.devices.flat[0]
+    kind = ", ".join(dict.fromkeys((device.device_kind, device.platform)))
     axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
     epochs = plan.total_steps / plan.steps_per_epoch
     facts = [
@@ -46,18 +47,18 @@ def facts_of_start(run: Run, *, step: int) -> list[tuple[str, str]]:
         ("left out", _left_out((run.train, run.test))),
         (
             "devices",
-            f"{counted(mesh.size, 'device')} ({device.device_kind}, {device.platform})"
+            f"{counted(mesh.size, 'device')} ({kind})"
             f"{f', mesh {axes}' if axes else ''}"
             f"{f', {jax.process_count()} hosts' if jax.process_count() > 1 else ''}",
         ),
         (
             "steps",
-            f"{plan.total_steps:,} in all, {plan.steps_per_epoch:.4g} an epoch of batches of "
-            f"{plan.batch_size:,} images ({epochs:.4g} epochs)",
+            f"{plan.total_steps:,} in all, {round(plan.steps_per_epoch, 2):g} an epoch of batches "
+            f"of {plan.batch_size:,} images ({round(epochs, 2):g} epochs)",
         ),
     ]
     if step:
-        here = f"step {step:,} (epoch {step / plan.steps_per_epoch:.4g})"
+        here = f"step {step:,} (epoch {round(step / plan.steps_per_epoch, 2):g})"
         facts.append(("resumed", f"after {here}"))
     return [(name, value) for name, value in facts if value]
 

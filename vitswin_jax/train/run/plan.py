@@ -59,7 +59,7 @@ AT_MOST = 0.25
 """The largest part of a run that each of them takes then."""
 
 
-def of_recipe(value: float) -> float:
+def of_recipe(value: int | float) -> int | float:
     """Returns a count as one that a recipe states; a value that is set by hand takes its place."""
     return RecipesInt(value) if isinstance(value, int) else RecipesFloat(value)
 
