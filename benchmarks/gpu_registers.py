@@ -149,7 +149,7 @@ def usage(kernel: str, side: int, dtype: str, gpu: str, ptxas: str) -> tuple[lis
         for name, spilled, registers in _ENTRY.findall(text)
         if "_kernel" in name or "attention" in name  # the rest are XLA's
     ]
-    return found, compiled.memory_analysis().temp_size_in_bytes
+    return sorted(found, reverse=True), compiled.memory_analysis().temp_size_in_bytes
 
 
 def find_ptxas() -> str | None:
