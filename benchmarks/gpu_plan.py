@@ -30,7 +30,7 @@ from jax.sharding import AxisType, SingleDeviceSharding
 
 from vitswin_jax.cli.table import format_table
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.nn.forms import PLATFORMS, traced_for
+from vitswin_jax.nn.forms import PLATFORMS, compiler_options, traced_for
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.plan.cost import describe
 
@@ -140,13 +140,17 @@ def compile_step(name: str, task: str, batch: int, gpu: str, fields: Mapping[str
     images = jax.ShapeDtypeStruct((batch, *pair(model.img_size), 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
 
+    options = compiler_options("gpu")
+
     def place(tree: Any) -> Any:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on), tree)
 
     if task == "inference":
         apply = functools.partial(model.apply, train=False)
         with jax.sharding.use_abstract_mesh(mesh):
-            lowered = jax.jit(apply).lower(place(variables), place(images))
+            lowered = jax.jit(apply, compiler_options=options).lower(
+                place(variables), place(images)
+            )
         return lowered.compile()
     tx = optax.adamw(1e-3)
 
@@ -163,7 +167,9 @@ def compile_step(name: str, task: str, batch: int, gpu: str, fields: Mapping[str
     arguments = params, jax.eval_shape(tx.init, params), images
     labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
     with jax.sharding.use_abstract_mesh(mesh):
-        lowered = jax.jit(step, donate_argnums=(0, 1)).lower(*map(place, (*arguments, labels)))
+        lowered = jax.jit(step, donate_argnums=(0, 1), compiler_options=options).lower(
+            *map(place, (*arguments, labels))
+        )
     return lowered.compile()
 
 

@@ -68,78 +68,68 @@ ROWS = (
     Row(case(SWINV2_B, "inference", 64), DEFAULTS, 4),
 )
 
-OFF = {"flag_enable_triton_gemm": False}
-LT = {"flag_enable_cublaslt": True}
-BEFORE = {
+# What XLA does by default, where `forms.COMPILER_OPTIONS` tells it otherwise.
+PLAIN = {
+    "flag_enable_triton_gemm": True,
+    "flag_enable_cublaslt": False,
+    "flag_dot_merger_threshold_mb": 64,
+}
+BEFORE = {"form_linear": "einsum", "form_norm": "autodiff", "form_qkv": "joint", **PLAIN}
+CPU = {
     "form_products": "keep_input",
+    "form_linear": "einsum",
     "form_norm": "keep_standard",
     "form_patches": "convolution",
+    "form_qkv": "joint",
 }
 TOKAMAX = (
     ours("tokamax", attn_impl="tokamax"),
-    ours("tokamax, triton", attn_impl="tokamax", form_tokamax="triton"),  # Swin-T's in any case
-)
-VIT_TRAIN = (
-    ours("ours"),
-    ours("apart", form_qkv="apart"),
-    ours("bias product", form_bias_gradients="product"),
-    ours("norm keeps input", form_norm="keep_input"),
-    ours("gelu keeps input", form_gelu="keep_input"),
-    ours("no triton gemm", **OFF),
-    ours("cublaslt", **OFF, **LT),
-    ours("norm keeps standard", form_norm="keep_standard"),
-    ours("convolution", form_patches="convolution"),
-    ours(
-        "all", form_qkv="apart", form_bias_gradients="product", form_norm="keep_input", **OFF, **LT
-    ),
-    ours("products keep input", form_products="keep_input"),
-    ours("triton multi-output", flag_unsupported_enable_triton_multi_output_fusion=True),
-    ours("block level", flag_experimental_enable_fusion_block_level_rewriter=True),
+    ours("tokamax, triton", attn_impl="tokamax", form_tokamax="triton"),  # Swin's in any case
 )
 CANDIDATES = (
-    Row(case(VIT_B, "train", 64), (*VIT_TRAIN[:7], *TOKAMAX, TIMM[1]), 6),
+    Row(
+        case(VIT_B, "train", 128),
+        (
+            ours("ours"),
+            ours("norm by autodiff", form_norm="autodiff"),
+            ours("qkv joint", form_qkv="joint"),
+            ours("XLA's own options", **PLAIN),
+            ours("before", **BEFORE),
+            TIMM[1],
+        ),
+        10,
+    ),
+    Row(
+        case(SWIN_T, "train", 128),
+        (
+            ours("ours"),
+            ours("norm by autodiff", form_norm="autodiff"),
+            ours("XLA's own options", **PLAIN),
+            ours("before", **BEFORE),
+            TIMM[1],
+        ),
+        6,
+    ),
     Row(
         case(VIT_B, "inference", 128),
         (
             ours("ours"),
-            ours("apart", form_qkv="apart"),
-            ours("no triton gemm", **OFF),
-            ours("cublaslt", **OFF, **LT),
-            ours("apart, cublaslt", form_qkv="apart", **OFF, **LT),
-            ours("convolution", form_patches="convolution"),
-            *TOKAMAX,
-            *TIMM,
-        ),
-        3,
-    ),
-    Row(
-        case(SWIN_T, "train", 64),
-        (
-            ours("ours"),
-            ours("bias product", form_bias_gradients="product"),
-            ours("norm keeps input", form_norm="keep_input"),
-            ours("norm keeps standard", form_norm="keep_standard"),
-            ours("gelu keeps input", form_gelu="keep_input"),
-            ours("no triton gemm", **OFF),
-            ours("cublaslt", **OFF, **LT),
+            ours("qkv joint", form_qkv="joint"),
+            ours("XLA's own options", **PLAIN),
             ours("before", **BEFORE),
-            TOKAMAX[0],
             TIMM[1],
         ),
-        5,
+        2,
     ),
-    Row(case(VIT_B, "train", 64), (VIT_TRAIN[0], *VIT_TRAIN[7:]), 6),
     Row(
         case(SWIN_T, "inference", 128),
-        (
-            ours("ours"),
-            ours("no triton gemm", **OFF),
-            ours("cublaslt", **OFF, **LT),
-            TOKAMAX[0],
-            TIMM[1],
-        ),
-        3,
+        (ours("ours"), ours("XLA's own options", **PLAIN), ours("before", **BEFORE), TIMM[1]),
+        2,
     ),
+    Row(case(VIT_B, "train", 64), (ours("ours"), ours("a CPU's forms", **CPU), *TOKAMAX), 6),
+    Row(case(VIT_B, "inference", 64), (ours("ours"), *TOKAMAX), 2),
+    Row(case(SWIN_T, "train", 64), (ours("ours"), TOKAMAX[0]), 6),
+    Row(case(SWIN_T, "inference", 64), (ours("ours"), TOKAMAX[0]), 2),
 )
 
 

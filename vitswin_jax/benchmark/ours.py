@@ -17,7 +17,7 @@ import numpy as np
 
 from vitswin_jax.benchmark.peers import LEARNING_RATE, Job, Work, jax_inference, jax_training, serve
 from vitswin_jax.core.heap import keep_freed_memory
-from vitswin_jax.nn.forms import forms, traced_for
+from vitswin_jax.nn.forms import compiler_options, forms, traced_for
 from vitswin_jax.train.optim.optimizers import make_optim
 from vitswin_jax.train.sharding import create_mesh, shard_batch, state_shardings
 from vitswin_jax.train.state import state_of_copies
@@ -35,7 +35,8 @@ def ours(job: Job) -> Work:
     own, chosen, flags = (_of_kind(job["variant"], kind) for kind in ("", "form", "flag"))
     in_forms = functools.partial(traced_for, forms=dataclasses.replace(forms(), **chosen))
     with in_forms():
-        work = _ours({**job, "flags": flags, "variant": own})
+        options = {**(compiler_options() or {}), **flags}
+        work = _ours({**job, "flags": options, "variant": own})
 
     def call() -> Any:
         with in_forms():  # the first call traces

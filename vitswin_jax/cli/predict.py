@@ -117,11 +117,12 @@ def _make_look(
     import jax
 
     from vitswin_jax.nn.batch import infer
+    from vitswin_jax.nn.forms import compiler_options
 
     model, variables = pretrained.model, pretrained.variables
     as_probabilities = jax.nn.sigmoid if pretrained.multi_label else jax.nn.softmax
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compiler_options())
     def apply(variables: Params, images: Array) -> tuple[Array, Array | None]:
         features = infer(model, variables["params"], images, method="features")
         if not model.num_classes:

@@ -22,6 +22,7 @@ from sklearn.metrics import (
 from vitswin_jax.core.types import Batch, Params, UserError
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.evaluate.step import Metrics, eval_step, features_step
+from vitswin_jax.nn.forms import compiler_options
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def _compiled(
     step: Callable[..., Metrics], model: nn.Module, params: Params, preprocess: Preprocess
 ) -> Callable[[Batch], Array]:
     whole = functools.partial(step, model=model, mean=preprocess.mean, std=preprocess.std)
-    jitted = jax.jit(whole)
+    jitted = jax.jit(whole, compiler_options=compiler_options())
     return lambda batch: jitted(params, batch)["logits"]
 
 

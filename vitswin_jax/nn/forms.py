@@ -23,19 +23,28 @@ class Forms:
     """A form of each formula that has several; the functions of `nn.xla` say what they do."""
 
     products: str = "autodiff"  # or "keep_input": the backward pass computes act(x) again
-    gelu: str = "keep_slope"  # or "keep_input": the backward pass computes the slope
-    norm: str = "autodiff"  # or "keep_standard", "keep_input": what the backward pass is left
-    bias_gradients: str = "sum"  # or "product" of a row of ones with the outputs' gradient
+    linear: str = "matrix"  # of rows, plus a vector; or "einsum": with the axes as they are
+    norm: str = "keep_statistics"  # or "keep_standard", "autodiff": what the backward pass is left
     patches: str = "product"  # of all patches with the kernel; or "convolution"
-    qkv: str = "joint"  # one product for queries, keys and values; or "apart": three
+    qkv: str = "apart"  # three products for queries, keys and values; or "joint": one
     tokamax: str = "mosaic"  # or "triton": the kernel that `attn_impl="tokamax"` tries first
 
 
-PLATFORMS: dict[str, Forms] = {
-    "cpu": Forms(products="keep_input", norm="keep_standard", patches="convolution"),
-    "gpu": Forms(),
-    "tpu": Forms(products="keep_input", norm="keep_standard", patches="convolution"),
+_TUNED_ON_CPU = Forms("keep_input", "einsum", "keep_standard", "convolution", "joint")
+
+PLATFORMS: dict[str, Forms] = {"cpu": _TUNED_ON_CPU, "gpu": Forms(), "tpu": _TUNED_ON_CPU}
+
+COMPILER_OPTIONS: dict[str, dict[str, bool | int]] = {
+    "gpu": {
+        # cuBLASLt adds biases and residuals within the products' kernels; Triton's products win
+        # seldom, and trying them takes a third of the time that a program compiles.
+        "xla_gpu_enable_triton_gemm": False,
+        "xla_gpu_enable_cublaslt": True,
+        # Products of one input with three kernels stay three: one joint output is copied apart.
+        "xla_gpu_dot_merger_threshold_mb": 0,
+    }
 }
+"""What XLA is told to do otherwise than by default, by platform."""
 
 _PLATFORM: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
 _DEVICES: contextvars.ContextVar[int] = contextvars.ContextVar("devices", default=1)
@@ -55,6 +64,11 @@ def devices() -> int:
 def forms() -> Forms:
     """Returns the forms that a program is traced with."""
     return _FORMS.get() or PLATFORMS.get(platform(), Forms())
+
+
+def compiler_options(platform_name: str | None = None) -> dict[str, bool | int] | None:
+    """Returns what to give `jax.jit` as `compiler_options`, on the platform in use or another."""
+    return COMPILER_OPTIONS.get(platform_name or platform())
 
 
 @contextlib.contextmanager

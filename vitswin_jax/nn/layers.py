@@ -83,22 +83,13 @@ class Linear(nn.Module):
         """Returns the product in `dtype`."""
         kernel = self.param("kernel", self.kernel_init, self.shape, jnp.float32)
         x, kernel = jnp.asarray(x, self.dtype), jnp.asarray(kernel, self.dtype)
-        operands, out = self.equation.split("->")
-        order = xla.product_order(self.equation, train=train)
-        y = xla.product(f"{operands}->{order}", self.act, x, kernel, train=train)
+        bias = None
         if self.use_bias:
-            y = xla.add_bias(y, self._bias(operands.split(",")[1], order, y.ndim), train=train)
-        return y if order == out else jnp.einsum(f"{order}->{out}", y)
-
-    def _bias(self, kernel: str, order: str, ndim: int) -> Float[Array, "*outputs"]:
-        """Returns the bias, with an axis of 1 for each output axis that the kernel lacks."""
-        sizes = dict(zip(kernel, self.shape, strict=True))
-        before, dots, after = order.partition("...")
-        inner = ndim - len(before + after) if dots else 0
-        axes = [*before, *inner * [None], *after]
-        shape = tuple(sizes[axis] for axis in axes if axis in sizes)
-        bias = self.param("bias", self.bias_init, shape, jnp.float32)
-        return jnp.asarray(bias, self.dtype).reshape([sizes.get(axis, 1) for axis in axes])
+            inputs, axes = self.equation.split("->")[0].split(",")
+            out = [n for axis, n in zip(axes, self.shape, strict=True) if axis not in inputs]
+            bias = self.param("bias", self.bias_init, tuple(out), jnp.float32)
+            bias = jnp.asarray(bias, self.dtype)
+        return xla.linear(self.equation, self.act, x, kernel, bias, train=train)
 
 
 class JointLinear(nn.Module):
@@ -118,16 +109,13 @@ class JointLinear(nn.Module):
         """Returns n arrays (*batch, *out) in `dtype`."""
         kernel = self.param("kernel", self.kernel_init, self.shape, jnp.float32)
         x, kernel = jnp.asarray(x, self.dtype), jnp.asarray(kernel, self.dtype)
+        bias: list[Array | None] = [None] * self.shape[1]
         if self.use_bias:
             zeros = nn.initializers.zeros_init()
-            bias = jnp.asarray(self.param("bias", zeros, self.shape[1:], jnp.float32), self.dtype)
-        outputs = []
-        for i in range(self.shape[1]):
-            y = xla.product("...c,chd->...hd", None, x, kernel[:, i], train=train)
-            if self.use_bias:
-                y = xla.add_bias(y, bias[i][(None,) * (x.ndim - 1)], train=train)
-            outputs.append(y)
-        return tuple(outputs)
+            joint = self.param("bias", zeros, self.shape[1:], jnp.float32)
+            bias = list(jnp.asarray(joint, self.dtype))
+        one = functools.partial(xla.linear, "...c,chd->...hd", None, x, train=train)
+        return tuple(one(kernel=kernel[:, i], bias=bias[i]) for i in range(self.shape[1]))
 
 
 class PatchEmbed(nn.Module):

@@ -126,51 +126,69 @@ def product(
     return jnp.einsum(equation, x if act is None else act(x), kernel)
 
 
-def add_bias(x: Float[Array, "*shape"], bias: Array, *, train: bool) -> Float[Array, "*shape"]:
-    """Returns x + bias, for a bias of as many axes as x, of 1 where it is repeated."""
-    summed = [axis for axis, size in enumerate(bias.shape) if size == 1 and x.shape[axis] != 1]
-    leading = summed == list(range(len(summed)))
-    if train and leading and forms().bias_gradients == "product":
-        return _add_bias_by_product(x, bias)
-    return x + bias
+def linear(
+    equation: str,
+    act: Activation | None,
+    x: Float[Array, "*inputs"],
+    kernel: Float[Array, "*kernel"],
+    bias: Float[Array, "*out"] | None,
+    *,
+    train: bool,
+) -> Float[Array, "*outputs"]:
+    """Returns einsum(equation, act(x), kernel) + bias, in the form that suits the platform.
 
-
-@jax.custom_vjp
-def _add_bias_by_product(x: Array, bias: Array) -> Array:
-    """Returns x + bias; the bias's gradient is a product of ones with the outputs' gradient.
-
-    On GPUs XLA otherwise fuses the sum over all rows with what made the gradient, into a loop that
-    takes twice the time of the bytes it moves.
-    """
-    return x + bias
-
-
-def _add_bias_forward(x: Array, bias: Array) -> tuple[Array, Array]:
-    return x + bias, bias
-
-
-def _add_bias_backward(bias: Array, cotangent: Array) -> tuple[Array, Array]:
-    rows = cotangent.reshape(-1, bias.size)
-    ones = jnp.ones((_ROWS_OF_ONES, len(rows)), cotangent.dtype)
-    total = jnp.einsum("mn,nc->mc", ones, rows, preferred_element_type=jnp.float32)[0]
-    return cotangent, total.astype(bias.dtype).reshape(bias.shape)
-
-
-_add_bias_by_product.defvjp(_add_bias_forward, _add_bias_backward)
-_ROWS_OF_ONES = 8
-"""A product of a single row may become a sum again; tensor cores take eight rows at once."""
-
-
-def product_order(equation: str, *, train: bool) -> str:
-    """Returns the order of axes in which a product is best computed, before it is transposed.
-
-    In inference that is the order of the inputs, then of the kernel: 0.92 of the time of ViT-S and
-    Swin-T on CPU, for XLA otherwise multiplies transposed operands. With a backward pass it costs
-    1 % (ViT-S) to 5 % (Swin-T).
+    The bias has the axes of the kernel that the outputs have, in the kernel's order.
     """
     operands, out = equation.split("->")
-    inputs, kernel = operands.split(",")
-    if train:
+    inputs, axes = operands.split(",")
+    summed = "".join(axis for axis in axes if axis in inputs)
+    whole = forms().linear == "matrix" and inputs.endswith(summed) and axes.startswith(summed)
+    order = _product_order(inputs, axes, out, rows_first=whole or not train)
+    if whole:
+        y = _matrix_product(len(summed), act, x, kernel, bias, train=train)
+    else:
+        y = product(f"{operands}->{order}", act, x, kernel, train=train)
+        if bias is not None:
+            y = y + _among_axes(bias, axes, order, y.ndim)
+    return y if order == out else jnp.einsum(f"{order}->{out}", y)
+
+
+def _matrix_product(
+    summed: int, act: Activation | None, x: Array, kernel: Array, bias: Array | None, *, train: bool
+) -> Array:
+    """Returns a product over x's last and the kernel's first `summed` axes, plus the bias.
+
+    As the product of a matrix of rows with a matrix, plus a vector.
+
+    On GPUs, XLA adds a vector to the rows of a matrix product within the product's own kernel
+    (cuBLASLt's epilogue), and a residual too; bias and sum of other shapes take kernels of their
+    own.
+    """
+    before, after = x.shape[: x.ndim - summed], kernel.shape[summed:]
+    size = math.prod(after)
+    y = product("nc,cd->nd", act, x.reshape(-1, kernel.size // size), kernel.reshape(-1, size),
+                train=train)  # fmt: skip
+    if bias is not None:
+        y = y + bias.reshape(1, size)
+    return y.reshape(*before, *after)
+
+
+def _among_axes(bias: Array, kernel: str, order: str, ndim: int) -> Array:
+    """Returns the bias with an axis of 1 for each axis of the product that the kernel lacks."""
+    sizes = dict(zip((axis for axis in order if axis in kernel), bias.shape, strict=True))
+    before, dots, after = order.partition("...")
+    inner = ndim - len(before + after) if dots else 0
+    return bias.reshape([sizes.get(axis, 1) for axis in (*before, *inner * " ", *after)])
+
+
+def _product_order(inputs: str, kernel: str, out: str, *, rows_first: bool) -> str:
+    """Returns the order of axes in which a product is best computed, before it is transposed.
+
+    In inference, and where rows and kernel are made matrices, that is the order of the inputs, then
+    of the kernel: 0.92 of the time of ViT-S and Swin-T on CPU, for XLA otherwise multiplies
+    transposed operands. With a backward pass it costs 1 % (ViT-S) to 5 % (Swin-T) there.
+    """
+    if not rows_first:
         return out
     rows = inputs.replace("...", "@")
     order = [axis for axis in rows + kernel if axis in out.replace("...", "@")]
@@ -186,24 +204,17 @@ def rows(x: Float[Array, "*batch c"]) -> Float[Array, "n c"]:
     return x.reshape(-1, x.shape[-1])
 
 
+@jax.custom_jvp
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Returns x Φ(x), Φ the normal distribution (arXiv:1606.08415), by erf as PyTorch does.
 
     Computed in float32, because bfloat16 cannot represent erf's tail next to 1. jax.nn.gelu uses
-    erfc, as exact and on CPU three times as slow. The backward pass keeps only the slope, or only
-    x.
+    erfc, as exact and on CPU three times as slow. The backward pass keeps only the slope.
     """
-    if forms().gelu == "keep_input":
-        return jax.checkpoint(_gelu)(x)
-    return _gelu(x)
-
-
-@jax.custom_jvp
-def _gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return _gelu_and_slope(x)[0]
 
 
-@_gelu.defjvp
+@gelu.defjvp
 def _gelu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     value, slope = _gelu_and_slope(primals[0])
     return value, slope * tangents[0]
@@ -227,50 +238,55 @@ def layer_norm(
 
     The variance takes two passes, as accurate as the originals'.
     """
-    keep = forms().norm
-    if keep == "autodiff":
+    if forms().norm == "autodiff":
         return _layer_norm_plain(x, scale, bias, epsilon)
-    norm = functools.partial(_layer_norm, epsilon=epsilon)
-    return (jax.checkpoint(norm) if keep == "keep_input" else norm)(x, scale, bias)
+    return _layer_norm(x.astype(jnp.float32), scale, bias, epsilon, forms().norm)
 
 
 def _layer_norm_plain(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
-    standard, _ = _standardize(x.astype(jnp.float32), epsilon)
-    return standard * scale[None] + bias[None]
+    centred, inverse = _centre(x.astype(jnp.float32), epsilon)
+    return centred * inverse * scale[None] + bias[None]
 
 
-def _layer_norm(x: Array, scale: Array, bias: Array, *, epsilon: float) -> Array:
-    return _layer_norm_keeping_standard(x.astype(jnp.float32), scale, bias, epsilon)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _layer_norm_keeping_standard(
-    x: Array, scale: Array, bias: Array, epsilon: float
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def _layer_norm(
+    x: Array, scale: Array, bias: Array, epsilon: float, keep: str
 ) -> Float[Array, "n c"]:
-    """Returns the norm; the backward pass keeps one array, the standardised input.
+    """Returns the norm; the backward pass keeps less than nn.LayerNorm's two arrays.
 
-    nn.LayerNorm keeps two.
+    With `keep` "keep_standard" that is the standardised input. With "keep_statistics" it is x, and
+    mean and deviation of each row: XLA's GPU backend otherwise computes both again together with
+    the gradient of x, and cannot fuse the gradient of `scale`; 0.90 of the bytes that a ViT-B's
+    training step moves besides its products (benchmarks/gpu_plan.py).
     """
     return _layer_norm_plain(x, scale, bias, epsilon)
 
 
-@_layer_norm_keeping_standard.defjvp
+@_layer_norm.defjvp
 def _layer_norm_jvp(
-    epsilon: float, primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
+    epsilon: float,
+    keep: str,
+    primals: tuple[Array, Array, Array],
+    tangents: tuple[Array, Array, Array],
 ) -> tuple[Array, Array]:
     (x, scale, bias), (dx, dscale, dbias) = primals, tangents
-    standard, inverse = _standardize(x, epsilon)
-    standard = store(standard)
+    centred, inverse = _centre(x, epsilon)
+    if keep == "keep_statistics":
+        value = centred * inverse * scale[None] + bias[None]
+        mean, inverse = jax.lax.optimization_barrier((x.mean(-1, keepdims=True), inverse))
+        standard = (x - mean) * inverse
+    else:
+        standard = store(centred * inverse)
+        value = standard * scale[None] + bias[None]
     along = (standard * dx).mean(-1, keepdims=True)
     dstandard = (dx - dx.mean(-1, keepdims=True) - standard * along) * inverse
-    value = standard * scale[None] + bias[None]
     return value, dstandard * scale[None] + standard * dscale[None] + dbias[None]
 
 
-def _standardize(x: Array, epsilon: float) -> tuple[Float[Array, "n c"], Float[Array, "n 1"]]:
+def _centre(x: Array, epsilon: float) -> tuple[Float[Array, "n c"], Float[Array, "n 1"]]:
+    """Returns x less its mean over c, and 1 over its deviation."""
     centred = x - x.mean(-1, keepdims=True)
-    inverse = jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + epsilon)
-    return centred * inverse, inverse
+    return centred, jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + epsilon)
 
 
 _CACHED = 8 * 2**20

@@ -188,6 +188,12 @@ def rows_of_hosts(mesh: Mesh, batch_size: int) -> list[int]:
     return [device.process_index for device in np.repeat(devices, batch_size // devices.size)]
 
 
+def platform_of(mesh: Mesh) -> str | None:
+    """Returns the platform of a mesh's devices, of those that programs are traced for."""
+    platform = mesh.devices.flat[0].platform
+    return platform if platform in PLATFORMS else None
+
+
 def constrain_activations(mesh: Mesh) -> Callable[[Callable], Callable]:
     """Returns a decorator of a step: its models' `BATCH_ACTIVATIONS` lie as the batch does.
 
@@ -202,8 +208,7 @@ def constrain_activations(mesh: Mesh) -> Callable[[Callable], Callable]:
             return out
         return jax.lax.with_sharding_constraint(out, batch_sharding(mesh))
 
-    platform = mesh.devices.flat[0].platform
-    known = platform if platform in PLATFORMS else None
+    known = platform_of(mesh)
 
     def decorate(step: Callable) -> Callable:
         @functools.wraps(step)

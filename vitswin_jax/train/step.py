@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from vitswin_jax.core.types import Params
 from vitswin_jax.nn.batch import Triple, normalize
+from vitswin_jax.nn.forms import compiler_options
 from vitswin_jax.nn.quantized import quantized
 from vitswin_jax.train.optim.ema import Ema
 from vitswin_jax.train.optim.groups import Groups
@@ -25,6 +26,7 @@ from vitswin_jax.train.sharding import (
     batch_sharding,
     constrain_activations,
     host_order,
+    platform_of,
     rows_of_hosts,
 )
 from vitswin_jax.train.state import TrainState
@@ -175,6 +177,7 @@ def make_train_step(
         in_shardings=(shardings, batch_sharding(mesh), replicated, *teacher),
         out_shardings=(shardings, replicated),
         donate_argnums=0,
+        compiler_options=compiler_options(platform_of(mesh)),
     )
 
 
@@ -195,4 +198,5 @@ def compile_for_hosts(
         in_order,
         in_shardings=(param_shardings, batch_sharding(mesh)),
         out_shardings=NamedSharding(mesh, PartitionSpec()),
+        compiler_options=compiler_options(platform_of(mesh)),
     )
