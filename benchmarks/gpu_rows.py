@@ -74,7 +74,7 @@ PLAIN = {
     "flag_enable_cublaslt": False,
     "flag_dot_merger_threshold_mb": 64,
 }
-BEFORE = {"form_linear": "einsum", "form_norm": "autodiff", "form_qkv": "joint", **PLAIN}
+BEFORE = {"form_linear": "einsum", "form_norm": "keep_standard", "form_qkv": "joint", **PLAIN}
 CPU = {
     "form_products": "keep_input",
     "form_linear": "einsum",
@@ -91,7 +91,7 @@ CANDIDATES = (
         case(VIT_B, "train", 128),
         (
             ours("ours"),
-            ours("norm by autodiff", form_norm="autodiff"),
+            ours("norm keeps standard", form_norm="keep_standard"),
             ours("qkv joint", form_qkv="joint"),
             ours("XLA's own options", **PLAIN),
             ours("before", **BEFORE),
@@ -103,7 +103,7 @@ CANDIDATES = (
         case(SWIN_T, "train", 128),
         (
             ours("ours"),
-            ours("norm by autodiff", form_norm="autodiff"),
+            ours("norm keeps standard", form_norm="keep_standard"),
             ours("XLA's own options", **PLAIN),
             ours("before", **BEFORE),
             TIMM[1],

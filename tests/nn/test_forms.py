@@ -15,7 +15,7 @@ from vitswin_jax.nn.layers import JointLinear, Linear, PatchEmbed
 CHOICES = {
     "products": ("autodiff", "keep_input"),
     "linear": ("matrix", "einsum"),
-    "norm": ("autodiff", "keep_standard", "keep_statistics"),
+    "norm": ("keep_standard", "keep_statistics"),
     "patches": ("product", "convolution"),
     "qkv": ("joint", "apart"),
     "tokamax": ("mosaic", "triton"),

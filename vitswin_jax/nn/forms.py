@@ -24,7 +24,7 @@ class Forms:
 
     products: str = "autodiff"  # or "keep_input": the backward pass computes act(x) again
     linear: str = "matrix"  # of rows, plus a vector; or "einsum": with the axes as they are
-    norm: str = "keep_statistics"  # or "keep_standard", "autodiff": what the backward pass is left
+    norm: str = "keep_statistics"  # of each row; or "keep_standard": for the backward pass
     patches: str = "product"  # of all patches with the kernel; or "convolution"
     qkv: str = "apart"  # three products for queries, keys and values; or "joint": one
     tokamax: str = "mosaic"  # or "triton": the kernel that `attn_impl="tokamax"` tries first
