@@ -14,7 +14,7 @@ from vitswin_jax import create_model
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.registry import FAMILIES
 from vitswin_jax.models.variants import VARIANTS
-from vitswin_jax.nn.forms import platform, traced_for
+from vitswin_jax.nn.forms import devices, platform, traced_for
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.train.keep.checkpoint import Checkpoints
 from vitswin_jax.train.optim.ema import Ema
@@ -284,3 +284,9 @@ def test_a_step_is_traced_for_the_platform_of_its_mesh():
     seen = constrain_activations(here)(platform)
     with traced_for("tpu"):
         assert (platform(), seen()) == ("tpu", jax.default_backend())
+
+
+@pytest.mark.parametrize("size", [1, 8])
+def test_a_step_is_traced_for_the_devices_of_its_mesh(size):
+    mesh = jax.make_mesh((size,), ("data",), devices=jax.devices()[:size])
+    assert (devices(), constrain_activations(mesh)(devices)()) == (1, size)
