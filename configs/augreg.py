@@ -45,7 +45,7 @@ def get_config(arg: str = "i1k,S/16") -> ConfigDict:
         parts.AS_INCEPTION,
         parts.as_big_vision(300.0),
         parts.every(10.0),
-        model={"name": resolve_name(model)[0], "dtype": "bfloat16", **head},
+        model={"name": resolve_name(model)[0], **head},
         data={} if from_1k else all_of_21k,
         augment={"rand_augment": rand_augment, "mixup_alpha": mixup_alpha},
         loss={"name": "sigmoid", "head_bias_init": -6.9 if from_1k else -10.0},

@@ -257,9 +257,10 @@ def get_config() -> ConfigDict:
 def model_section(name: str, **fields: object) -> ConfigDict:
     """Returns `config.model`: every field of the model called `name`, `fields` in place of its own.
 
-    `num_classes` None means as many as the dataset has.
+    `num_classes` None means as many as the dataset has, and `dtype` "auto" bfloat16 on accelerators
+    and float32 on CPU (train.run.dtype).
     """
-    values = model_kwargs(name) | {"num_classes": None} | fields
+    values = model_kwargs(name) | {"num_classes": None, "dtype": "auto"} | fields
     types = {"num_classes": int} | optional_types(name)
     typed = {
         key: placeholder(types[key]) if value is None else value for key, value in values.items()

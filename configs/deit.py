@@ -21,7 +21,7 @@ def get_config(name: str = "deit_small_patch16_224") -> ConfigDict:
         parts.on_imagenet_1k(1024),
         parts.AS_DEIT,
         parts.every(5.0),
-        model={"name": name, "drop_path_rate": 0.1, "dtype": "bfloat16"},
+        model={"name": name, "drop_path_rate": 0.1},
         preprocess={"crop_fraction": 0.875},
         augment={"repeats": 3},
         ema={"decay": 0.99996, "evaluate": False},

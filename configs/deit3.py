@@ -30,7 +30,6 @@ def get_config(name: str = "deit3_small_patch16_224") -> ConfigDict:
             "img_size": img_size,
             "init_values": 1e-4,
             "drop_path_rate": drop_path_rate,
-            "dtype": "bfloat16",
         },
         preprocess={"crop_fraction": 1.0},
         augment={

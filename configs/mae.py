@@ -35,7 +35,6 @@ def get_config(arg: str = "vit_base_patch16_224") -> ConfigDict:
             both,
             model={
                 "name": name,
-                "dtype": "bfloat16",
                 "drop_path_rate": drop_path_rate,
                 "global_pool": "avg",
                 "fc_norm": True,
@@ -53,7 +52,7 @@ def get_config(arg: str = "vit_base_patch16_224") -> ConfigDict:
         parts.on_imagenet_1k(4096),
         parts.every(20.0, 5.0),
         both,
-        model={"name": name, "dtype": "bfloat16"},
+        model={"name": name},
         pretrain={
             "method": "mae",
             "mask_ratio": 0.75,

@@ -58,7 +58,7 @@ def get_config(arg: str = "swin") -> ConfigDict:
             parts.on_imagenet_1k(2048),
             parts.AS_DEIT,
             both,
-            model={"name": name, "dtype": "bfloat16", **fields, **finetuning},
+            model={"name": name, **fields, **finetuning},
             init_from=f"runs/simmim_{family}",
             optim={
                 "epochs": 100.0,
@@ -74,7 +74,7 @@ def get_config(arg: str = "swin") -> ConfigDict:
         parts.on_imagenet_1k(2048),
         parts.every(20.0, 5.0),
         both,
-        model={"name": name, "dtype": "bfloat16", **fields, **pretraining},
+        model={"name": name, **fields, **pretraining},
         pretrain={
             "method": "simmim",
             "mask_patch": 32,

@@ -25,7 +25,7 @@ def get_config(name: str = "swin_tiny_patch4_window7_224") -> ConfigDict:
         parts.on_imagenet_1k(1024),
         parts.AS_DEIT,
         parts.every(5.0),
-        model={"name": name, "drop_path_rate": drop_path_rate, "dtype": "bfloat16"},
+        model={"name": name, "drop_path_rate": drop_path_rate},
         optim={
             "epochs": 300.0,
             "warmup_epochs": 20.0,

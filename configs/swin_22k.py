@@ -36,7 +36,7 @@ def get_config(name: str = "swin_base_patch4_window7_224") -> ConfigDict:
     return base.recipe(
         parts.AS_DEIT,
         parts.every(5.0),
-        model={"name": name, "drop_path_rate": next(rates, 0.2), "dtype": "bfloat16"},
+        model={"name": name, "drop_path_rate": next(rates, 0.2)},
         data={"dataset": parts.IMAGENET_22K, **parts.batches(4096, 1024)},
         optim={
             "epochs": 90.0,

@@ -53,7 +53,7 @@ def get_config(result: str = "swin_base_patch4_window7_224_22kto1k") -> ConfigDi
         parts.on_imagenet_1k(1024, eval_batch_size=512),
         parts.AS_DEIT,
         parts.every(1.0),
-        model={"name": name, "drop_path_rate": drop_path_rate, "dtype": "bfloat16"},
+        model={"name": name, "drop_path_rate": drop_path_rate},
         init_from=init_from,
         preprocess=whole if name.endswith("384") else {},
         optim={

@@ -60,7 +60,7 @@ def get_config(arg: str = "cifar10,vit_base_patch16_224") -> ConfigDict:
     return base.recipe(
         parts.AS_INCEPTION,
         parts.take_steps(steps, warmup=warmup),
-        model={"name": name, "dtype": "bfloat16"},
+        model={"name": name},
         init_from=MODELS[name],
         data={
             "dataset": tfds_name,

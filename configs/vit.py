@@ -45,7 +45,7 @@ def get_config(arg: str = "i1k,vit_base_patch16_224") -> ConfigDict:
         parts.AS_INCEPTION,
         parts.every(10.0),
         {"optim": {"warmup_epochs": 0.0, "warmup_steps": 10_000}},
-        model={"name": name or "vit_base_patch16_224", "drop_rate": 0.1, "dtype": "bfloat16"},
+        model={"name": name or "vit_base_patch16_224", "drop_rate": 0.1},
         **DATASETS[data],
     )
     if data == "i21k":

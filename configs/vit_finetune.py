@@ -44,7 +44,7 @@ def get_config(arg: str = "cifar10,ViT-B_16") -> ConfigDict:
     return base.recipe(
         parts.AS_INCEPTION,
         parts.take_steps(steps, warmup=500),
-        model={"name": MODELS[file], "drop_rate": drop_rate, "dtype": "bfloat16"},
+        model={"name": MODELS[file], "drop_rate": drop_rate},
         init_from=f"vit/imagenet21k/{file}",
         data={
             "dataset": dataset,

@@ -27,7 +27,7 @@ def make(name: str, epochs: float, **fields: str) -> ConfigDict:
         parts.AS_INCEPTION,
         parts.as_big_vision(epochs),
         parts.every(2.0),
-        model={"name": name, "dtype": "bfloat16", **head, **fields},
+        model={"name": name, **head, **fields},
         augment={"rand_augment": "randaug(2,10)", "mixup_alpha": 0.2},
     )
     config.model.pre_logits = config.model.embed_dim

@@ -35,6 +35,7 @@ from vitswin_jax.train.run.announce import (
     saying_when_it_compiles,
 )
 from vitswin_jax.train.run.compile import make_evaluation, make_step
+from vitswin_jax.train.run.dtype import with_dtype
 from vitswin_jax.train.run.prepare import Run, prepare
 from vitswin_jax.train.run.start import save_start
 from vitswin_jax.train.state import (
@@ -161,6 +162,7 @@ def begun(
         path = check_name(workdir)
         if config.compare_to is not None:
             check_comparable(config.to_dict(), config.compare_to)
+        config = with_dtype(config, jax.devices()[0], path)
         run = prepare(config, path)
         layout = state_layout(run.model, run.tx, **run.state)
         data = fingerprint(run.train, run.test)

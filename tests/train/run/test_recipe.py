@@ -58,7 +58,8 @@ def test_defaults_are_bases_and_the_models(name):
     defaults = read_defaults(name)
     fields = defaults.model.to_dict()
     assert fields.pop("name") == name and fields.pop("num_classes") is None
-    assert fields == {k: v for k, v in model_kwargs(name).items() if k != "num_classes"}
+    own = {k: v for k, v in model_kwargs(name).items() if k != "num_classes"}
+    assert fields == own | {"dtype": "auto"}
     assert defaults.data.batch_size == 128
 
 

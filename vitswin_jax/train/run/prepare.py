@@ -11,6 +11,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -32,6 +33,7 @@ from vitswin_jax.nn.quantized import SCHEMES, multiplies_codes
 from vitswin_jax.train.optim.ema import make_ema
 from vitswin_jax.train.optim.lora import make_lora
 from vitswin_jax.train.optim.optimizers import make_optim
+from vitswin_jax.train.run.dtype import with_dtype
 from vitswin_jax.train.run.plan import Plan, make_plan, split_fields
 from vitswin_jax.train.run.start import Start, make_start, open_teacher, read_start
 from vitswin_jax.train.run.unlabelled import Probes, make_probes, model_section
@@ -81,7 +83,7 @@ class Run:
     @property
     def facts(self) -> dict[str, Any]:
         """What hosts with the same config may still differ in, by what lies on their disks."""
-        facts: dict[str, Any] = {}
+        facts: dict[str, Any] = {"model.dtype": jnp.dtype(self.model.dtype).name}
         for what, source in (("data.train_split", self.train), ("data.test_split", self.test)):
             facts[f"images of {what}"] = len(source)
             facts[f"classes of {what}"] = list(source.class_names)
@@ -115,7 +117,9 @@ def prepare(
     Raises UserError for what does not fit, before any file is written.
     """
     mesh = create_mesh(**config.mesh, devices=devices)
-    quantize = check_quantize(config.quantize, mesh.devices.flat[0])
+    device = mesh.devices.flat[0]
+    config = with_dtype(config, device, workdir)
+    quantize = check_quantize(config.quantize, device)
     data, loss, augment, optim = (
         dict(config[section]) for section in ("data", "loss", "augment", "optim")
     )
