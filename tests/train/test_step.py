@@ -124,10 +124,10 @@ def test_eight_devices_quantise_as_one_does(quantize):
     assert np.abs(one[0] - eight[0]).max() < 0.1 * apart
 
 
-@pytest.mark.parametrize("devices", [1, 4])
-def test_accumulated_parts_equal_the_whole_batch(devices):
+@pytest.mark.parametrize(("devices", "mesh"), [(1, {}), (4, {"fsdp": 2})])
+def test_accumulated_parts_equal_the_whole_batch(devices, mesh):
     """Padding rows included: parts weigh what they hold, not one over their number."""
-    whole, parts = (run("vit", devices=devices, accum_steps=n) for n in (1, 4))
+    whole, parts = (run("vit", devices=devices, mesh=mesh, accum_steps=n) for n in (1, 4))
     np.testing.assert_allclose(whole[0], parts[0], atol=1e-6)
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), whole[1], parts[1])
 
