@@ -224,7 +224,7 @@ def test_a_run_says_what_it_reads(make_config, run, told, tmp_path):
     assert said[0] == (
         "trains on digits:train: 10 classes, 1,347 images; tested on digits:test: 450 images."
     )
-    assert said[1].startswith("trains on 8 devices (cpu), mesh data 8.")
+    assert said[1].startswith("trains on 8 devices (cpu), mesh data 8, in float32.")
     assert said[2] == "steps: 8 in all, 21.05 an epoch of batches of 64 images (0.38 epochs)."
     assert said[3] == "steps, resumed: after step 6 (epoch 0.29)."
     assert said[4] == "steps: compiling the train step."

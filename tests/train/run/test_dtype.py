@@ -36,11 +36,9 @@ def config():
         (SimpleNamespace(platform="gpu"), "bfloat16"),  # described, without its age
     ],
 )
-def test_auto_goes_by_the_device_and_says_so(config, device, dtype, caplog):
-    caplog.set_level(logging.INFO, "vitswin_jax")
+def test_auto_goes_by_the_device(config, device, dtype):
     assert dtype_for(device) == dtype
     assert with_dtype(config, device).model.dtype == dtype
-    assert caplog.messages == [f"computes in {dtype} (model.dtype=auto on {device.platform})."]
     assert config.model.dtype == "auto"  # as the caller has it
 
 
@@ -58,14 +56,14 @@ def test_a_type_by_hand_wins_without_a_line(config, dtype, device, caplog):
     [
         ("bfloat16", CPU, "in which the run began (a new run on cpu would compute in float32)"),
         ("float32", TPU, "in which the run began (a new run on tpu would compute in bfloat16)"),
-        ("bfloat16", TPU, "model.dtype=auto on tpu"),
+        ("bfloat16", TPU, None),
     ],
 )
 def test_a_run_keeps_its_type_on_another_platform(config, began, device, line, tmp_path, caplog):
     caplog.set_level(logging.INFO, "vitswin_jax")
     (tmp_path / CONFIG).write_text(json.dumps({"model": {"dtype": began}}), encoding="utf-8")
     assert with_dtype(config, device, tmp_path).model.dtype == began
-    assert line in caplog.text
+    assert line in caplog.text if line else not caplog.messages
 
 
 @pytest.mark.parametrize("text", ["{", '{"model": {}}', '{"model": {"dtype": "auto"}}', "[]"])

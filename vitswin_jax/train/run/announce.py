@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from vitswin_jax.core.terminal import logger
@@ -49,7 +50,8 @@ def facts_of_start(run: Run, *, step: int) -> list[tuple[str, str]]:
             "devices",
             f"{counted(mesh.size, 'device')} ({kind})"
             f"{f', mesh {axes}' if axes else ''}"
-            f"{f', {jax.process_count()} hosts' if jax.process_count() > 1 else ''}",
+            f"{f', {jax.process_count()} hosts' if jax.process_count() > 1 else ''}"
+            f", in {jnp.dtype(run.model.dtype).name}",
         ),
         (
             "steps",

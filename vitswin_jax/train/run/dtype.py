@@ -32,8 +32,8 @@ def dtype_for(device: Any) -> str:
 def with_dtype(config: ConfigDict, device: Any, workdir: Path | None = None) -> ConfigDict:
     """Returns a config whose `model.dtype` is a type; one that is not "auto" stays as it is.
 
-    A run that is in `workdir` already keeps the type that it began with. One line in the log says
-    which type it is and why.
+    A run that is in `workdir` already keeps the type that it began with, and logs that where a new
+    run would compute in another. The start of a run tells its type (train.run.announce).
     """
     if config.model.dtype != AUTO:
         return config
@@ -42,9 +42,7 @@ def with_dtype(config: ConfigDict, device: Any, workdir: Path | None = None) -> 
     chosen = began or here
     config = config.copy_and_resolve_references()
     config.model.dtype = chosen
-    if chosen == here:
-        log.info("computes in %s (model.dtype=auto on %s).", chosen, device.platform)
-    else:
+    if chosen != here:
         log.info("computes in %s, in which the run began (a new run on %s would compute in %s).",
                  chosen, device.platform, here)  # fmt: skip
     return config
