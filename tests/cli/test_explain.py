@@ -103,7 +103,9 @@ def test_classes_are_named_by_number_or_name(vitswin, workdir, image, tmp_path):
         assert f"Grad-CAM is of {label}," in pages[label]
     status, _, err = vitswin("explain", workdir, image, *options, "--class", "ten")
     assert status == 1
-    assert re.fullmatch(r"error: --class=ten: .* has classes 0 to 9 and none of that name.*\n", err)
+    assert re.fullmatch(
+        r"error: --class=ten: .* has classes 0 to 9 and none of that name; they are 0, 1, .*\n", err
+    )
 
 
 def test_images_of_one_name_and_bad_ones(vitswin, workdir, image, tmp_path, digits, monkeypatch):

@@ -13,7 +13,7 @@ def test_weights_after_images(vitswin, workdir, command, tmp_path):
         assert (status, out) == (1, "")
         swapped = shlex.join(["vitswin", command, str(workdir), str(first)])
         assert err == (
-            f"error: {first} is no weights, and {workdir} is: WEIGHTS come first: {swapped}.\n"
+            f"error: {first} is no weights, and {workdir} is: weights come first: {swapped}.\n"
         )
 
 
@@ -21,10 +21,19 @@ def test_weights_after_the_dataset(vitswin, workdir, tmp_path):
     weights = workdir / "model.safetensors"
     status, _, err = vitswin("evaluate", tmp_path / "flowers", weights)
     assert status == 1
-    assert f"WEIGHTS come first: vitswin evaluate {weights} {tmp_path}/flowers." in err
+    assert f"weights come first: vitswin evaluate {weights} {tmp_path}/flowers." in err
 
 
 def test_two_that_are_no_weights_are_not_swapped(vitswin, tmp_path):
     status, _, err = vitswin("predict", tmp_path / "none", tmp_path / "photo.jpg")
     assert status == 1
     assert err.startswith(f"error: {tmp_path}/none: no such file or folder")
+
+
+def test_the_program_before_the_weights(vitswin, workdir):
+    status, _, err = vitswin("export", "digits.onnx", workdir)
+    assert status == 1
+    assert err == (
+        f"error: digits.onnx is no weights, and {workdir} is: weights come first: vitswin export "
+        f"{workdir} digits.onnx.\n"
+    )

@@ -58,6 +58,15 @@ def test_a_misspelt_command_is_named_with_the_nearest(capsys):
     assert "no command is called 'modles'; did you mean models?" in capsys.readouterr().err
 
 
+def test_a_misspelt_flag_is_named_with_the_nearest(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["predict", "weights", "image.png", "--topk=3"])
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert "usage: vitswin predict" in err
+    assert err.endswith("unrecognized arguments: --topk=3; did you mean --top-k?\n")
+
+
 def helps(parser):
     """(where, help text) of all arguments, groups and subcommands."""
     for group in parser._action_groups:

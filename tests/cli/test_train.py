@@ -63,10 +63,15 @@ def test_what_words_mean(here, words, more, chosen):
         (["./flowers", "folder"], "RECIPE comes first, then DATA: folder ./flowers"),
         (["vit_tiny_patch16_224"], "is a model and no recipe; write folder:vit_tiny_patch16_224"),
         (["vit_tiny_patch16_224", "./flowers"], "is a model and no recipe; write folder:vit_tiny"),
+        (["vit_tiny", "./flowers"], "vit_tiny: no recipe is called so"),
+        (["run"], "run is weights and no recipe; start from them by `vitswin train DATA --init-fr"),
+        (["run", "./flowers"], "run is weights and no recipe"),
         (["a", "b", "c"], "unexpected c: RECIPE and DATA are all words"),
     ],
 )
 def test_words_that_name_nothing(here, words, message):
+    (here / "run").mkdir()
+    (here / "run" / "model.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match=message):
         choose(words)
 
@@ -136,6 +141,7 @@ def test_it_trains_on_a_folder_from_anywhere_and_the_run_is_used(here, vitswin):
         (["--wrkdir=x", "./flowers"], "no such flag or key; did you mean --workdir?"),
         (["./flowers", "--img-size=15"], "img_size=15x15 is no multiple of patch_size=16x16"),
         (["./flowers", "--model", "vit_tiny_patch16_22"], "did you mean 'vit_tiny_patch16_224'?"),
+        (["./flowers", "--model=swin_tiny"], "'swin_tiny'; there are swin_tiny_c24"),
         (["./flowers", "--epochs=many"], "--epochs needs a number, not 'many'"),
         (["./flowers", "--init-from=none"], "none: no such file or folder"),
         (["finetune", "./flowers"], "the argument is the weights to start from"),

@@ -290,3 +290,8 @@ def test_a_step_is_traced_for_the_platform_of_its_mesh():
 def test_a_step_is_traced_for_the_devices_of_its_mesh(size):
     mesh = jax.make_mesh((size,), ("data",), devices=jax.devices()[:size])
     assert (devices(), constrain_activations(mesh)(devices)()) == (1, size)
+
+
+def test_one_device_is_one():
+    with pytest.raises(UserError, match=r"must be the 1 device, where one may be -1"):
+        create_mesh(data=3, devices=jax.devices()[:1])

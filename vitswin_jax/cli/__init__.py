@@ -116,10 +116,20 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error(f"no command is called {first!r}; {hint}")
     args, rest = parser.parse_known_args(list(_joined(arguments)))
     if rest and not hasattr(args, "overrides"):  # a config's keys are no arguments to declare
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        args.parser.error(
+            f"unrecognized arguments: {' '.join(rest)}{_near_flag(rest, args.parser)}"
+        )
     if rest:
         args.overrides = rest
     return args
+
+
+def _near_flag(rest: Sequence[str], parser: argparse.ArgumentParser) -> str:
+    """Returns "; did you mean --flag?" where the first unknown flag is like a parser's."""
+    known = [flag for flag in parser.format_help().replace(",", " ").split() if flag[:2] == "--"]
+    flag = next((each.partition("=")[0] for each in rest if each.startswith("--")), "")
+    near = difflib.get_close_matches(flag, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _joined(arguments: Iterable[str]) -> Iterator[str]:
@@ -173,7 +183,7 @@ def _make_parser(wanted: Iterable[str]) -> argparse.ArgumentParser:
         if name in wanted:
             module = importlib.import_module(f"vitswin_jax.cli.{name}")
             module.add_arguments(command)
-            command.set_defaults(run=module.run)
+            command.set_defaults(run=module.run, parser=command)
     return parser
 
 

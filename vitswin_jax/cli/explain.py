@@ -11,7 +11,7 @@ import numpy as np
 from vitswin_jax.cli.inputs import ImageReader, add_inputs, make_classifier, open_weights
 from vitswin_jax.core.choices import one_of
 from vitswin_jax.core.terminal import say
-from vitswin_jax.core.types import UserError, nearest
+from vitswin_jax.core.types import UserError, listed, nearest
 
 _MODEL = "model"  # what files are called that show no image
 
@@ -95,8 +95,8 @@ def _class_of(text: str, names: tuple[str, ...], *, origin: str) -> int:
     if text.isdecimal() and int(text) < len(names):
         return int(text)
     raise UserError(
-        f"--class={text}: {origin} has classes 0 to {len(names) - 1} and none of that name"
-        f"{nearest(text, names) or '.'}"
+        f"--class={text}: {origin} has classes 0 to {len(names) - 1} and none of that name; "
+        f"they are {listed(names, most=10)}{nearest(text, names) or '.'}"
     )
 
 

@@ -62,19 +62,33 @@ def open_weights(args: argparse.Namespace, *others: str, **fields: Any) -> Pretr
     try:
         return open_pretrained(args.weights, args.model, **fields)
     except UserError:
-        swapped = [other for other in others if _is_weights(other)]
-        if not swapped:
-            raise
-        rest = [args.weights, *(other for other in others if other != swapped[0])]
+        check_order(args, args.weights, *others)
+        raise
+
+
+def check_order(args: argparse.Namespace, weights: str, *others: str) -> None:
+    """Raises UserError, with the right order, where `others` have the weights that come first."""
+    swapped = [other for other in others if is_weights(other)]
+    if swapped and not is_weights(weights):
+        rest = [weights, *(other for other in others if other != swapped[0])]
         command = shlex.join(["vitswin", args.command[1], swapped[0], *rest])
         raise UserError(
-            f"{args.weights} is no weights, and {swapped[0]} is: WEIGHTS come first: {command}."
-        ) from None
+            f"{weights} is no weights, and {swapped[0]} is: weights come first: {command}."
+        )
 
 
-def _is_weights(name: str) -> bool:
-    from vitswin_jax.weights.locate import locate
+def is_weights(name: str) -> bool:
+    """Returns whether a name is a run's folder, a weights file by its suffix, or published."""
     from vitswin_jax.weights.published import find_published
+
+    if Path(name).expanduser().exists():
+        return holds_weights(name)
+    return find_published(name) is not None
+
+
+def holds_weights(name: str) -> bool:
+    """Returns whether a path is a run's folder or, by its suffix, a weights file."""
+    from vitswin_jax.weights.locate import locate
 
     path = Path(name).expanduser()
     try:
@@ -82,7 +96,7 @@ def _is_weights(name: str) -> bool:
             return locate(path).file.exists()
     except UserError:
         return False
-    return (path.suffix in WEIGHTS_SUFFIXES and path.exists()) or find_published(name) is not None
+    return path.suffix in WEIGHTS_SUFFIXES and path.exists()
 
 
 class ImageReader:

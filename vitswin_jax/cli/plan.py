@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vitswin_jax.cli.recipe import add_recipe, read_config
 from vitswin_jax.cli.table import format_table
 from vitswin_jax.core.terminal import say, say_json
-from vitswin_jax.core.types import UserError
+from vitswin_jax.core.types import UserError, counted
 
 if TYPE_CHECKING:
     from vitswin_jax.plan.budget import Budget
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     budget = make_budget(config, topology, classes=args.classes)
     tried = []
     if not args.json:
-        say(*_describe(budget), "")
+        say(*_describe(budget, kind=topology.devices[0].device_kind), "")
     if not budget.fits:
         for change, after in find_changes(config, topology, budget, classes=args.classes):
             tried.append({"change": change, "total": after.total, "fits": after.fits})
@@ -70,11 +70,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _describe(budget: Budget) -> list[str]:
+def _describe(budget: Budget, *, kind: str) -> list[str]:
     """Returns a budget as lines: the run, its memory, its collectives, the verdict."""
     axes = ", ".join(f"{axis} {size}" for axis, size in budget.mesh.items())
     devices = math.prod(budget.mesh.values())
-    where = f"{budget.topology}, {devices} devices ({axes})"
+    where = f"{budget.topology}, {counted(devices, 'device')} ({kind}; {axes})"
     parts = [
         f"{budget.model}, batch {budget.batch_size}, on {where}",
         "",

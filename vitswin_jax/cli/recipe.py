@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from vitswin_jax.cli.inputs import holds_weights
 from vitswin_jax.core import recipes
 from vitswin_jax.core.types import UserError, naming
 
@@ -147,7 +148,7 @@ def _is_data(word: str) -> bool:
     from vitswin_jax.data.sources.tfds import tfds_builder
 
     name = word.partition(":")[0]
-    if name.endswith(".py"):
+    if name.endswith(".py") or holds_weights(word):
         return False
     if is_dataset(word) or recipes.is_recipe(word) or _is_model(word):
         return is_dataset(word)
@@ -168,6 +169,11 @@ def _is_model(word: str) -> bool:
 
 def _check_recipe(word: str) -> None:
     """Raises UserError, with the recipes there are, unless a word names one."""
+    if not recipes.is_recipe(word) and holds_weights(word):
+        raise UserError(
+            f"{word} is weights and no recipe; start from them by `vitswin train DATA --init-from "
+            f"{word}`."
+        )
     if not recipes.is_recipe(word) and _is_model(word):
         raise UserError(
             f"{word} is a model and no recipe; write {ANY_MODEL}:{word}, or --model {word}."

@@ -113,6 +113,15 @@ def _one_line(text: str) -> str:
     return f"{text[: LINE * 2 // 3]} ... {text[5 - LINE // 3 :]}"
 
 
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Returns a count with its noun.
+
+    >>> counted(1, "class", "classes"), counted(1200, "image")
+    ('1 class', '1,200 images')
+    """
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
 def listed(names: Iterable[str], most: int = 5) -> str:
     """Returns names as a message has them: the first few, shortened, and how many there are.
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from vitswin_jax.core.types import UserError
+from vitswin_jax.core.types import UserError, listed
 from vitswin_jax.models.aliases import ALIASES, ENDINGS, MICROSOFT_ENDINGS, RENAMED
 from vitswin_jax.models.tags import tags_of
 from vitswin_jax.models.variants import VARIANTS
@@ -98,6 +98,9 @@ def _no_such_model(name: str, base: str) -> str:
             "models` lists those it has."
         )
     hint = nearest_name(base, [*VARIANTS, *ALIASES, *RENAMED, *FAMILY_NAMES])
+    longer = sorted(variant for variant in VARIANTS if variant.startswith(f"{base}_"))
+    if longer and not hint:
+        hint = f"; there are {listed(longer)}; `vitswin models {base}` lists them."
     return f"no model is called {name!r}{hint or '; `vitswin models` lists all.'}"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from vitswin_jax.core.types import UserError
+from vitswin_jax.core.types import UserError, counted
 
 GIB = 2**30
 
@@ -72,7 +72,7 @@ def open_topology(name: str | None) -> Topology:
     begun to use devices. Raises UserError for a name that is none, and for devices not here.
     """
     if name is None:
-        return _here("the devices here", jax.devices())
+        return _here("this machine", jax.devices())
     kind, _, layout = name.partition(":")
     if kind in TPUS:
         return _tpus(name, TPUS[kind], layout)
@@ -118,7 +118,10 @@ def _local(name: str, kind: str, count: int) -> Topology:
     except RuntimeError:
         devices = []
     if len(devices) < max(count, 1):
-        raise UserError(f"topology {name}: {len(devices)} devices of that kind are here.")
+        raise UserError(
+            f"topology {name}: {counted(len(devices), 'device')} of that kind "
+            f"{'is' if len(devices) == 1 else 'are'} here."
+        )
     return _here(name, devices[:count] if count else devices)
 
 

@@ -16,7 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vitswin_jax.core.choices import Faults
-from vitswin_jax.core.types import UserError
+from vitswin_jax.core.types import UserError, counted
 from vitswin_jax.nn.forms import PLATFORMS, traced_for
 from vitswin_jax.nn.params import facts, uncovered
 from vitswin_jax.nn.scan import row_paths
@@ -56,8 +56,8 @@ def create_mesh(
     ):
         names = " x ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
         raise UserError(
-            f"{names} must be the {len(devices)} devices, where one may be -1 (the rest), or 1 "
-            "(the first device)."
+            f"{names} must be the {counted(len(devices), 'device')}, where one may be -1 "
+            "(the rest), or 1 (the first device)."
         )
     mesh = jax.make_mesh(
         shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[: math.prod(shape)]
@@ -93,8 +93,8 @@ def check_batch_size(key: str, batch_size: int, mesh: Mesh) -> None:
     if batch_size < 1 or batch_size % size:
         near = max(size, round(batch_size / size) * size)
         raise UserError(
-            f"{key}={batch_size} must be a multiple of the {size} devices, such as {near} "
-            f"(mesh.data x mesh.fsdp is {size})."
+            f"{key}={batch_size} must be a multiple of the {counted(size, 'device')}, such as "
+            f"{near} (mesh.data x mesh.fsdp is {size})."
         )
 
 
@@ -141,7 +141,7 @@ def check_divides(mesh: Mesh, layouts: Mapping[str, tuple[tuple[int, ...], P]]) 
             fits = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
             faults.append(
                 f"mesh.{axis}={size} does not divide axis {i} of {path} {shape}{others}; on "
-                f"{mesh.size} devices it can be {fits}"
+                f"{counted(mesh.size, 'device')} it can be {fits}"
             )
     faults.check()
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from vitswin_jax.core.terminal import logger
-from vitswin_jax.core.types import Source, with_tuples
+from vitswin_jax.core.types import Source, counted, with_tuples
 from vitswin_jax.train.optim.optimizers import SCHEDULE_KEYS
 from vitswin_jax.train.optim.schedules import make_schedule
 from vitswin_jax.train.run.prepare import Run
@@ -20,15 +20,6 @@ log = logger(__name__)
 
 SCHEDULE = "schedule"
 """The key, in checkpoints, of the counts of the schedule; older versions wrote none."""
-
-
-def counted(count: int, one: str, many: str | None = None) -> str:
-    """Returns a count with its noun.
-
-    >>> counted(1, "class", "classes"), counted(1200, "image")
-    ('1 class', '1,200 images')
-    """
-    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
 def facts_of_start(run: Run, *, step: int) -> list[tuple[str, str]]:
