@@ -28,7 +28,7 @@ def attention_of(model: Any, stage: int) -> Any:
 
     from vitswin_jax.models.swin_block import SwinBlock, WindowAttention
     from vitswin_jax.nn.block import BlockOptions
-    from vitswin_jax.nn.layers import Mlp
+    from vitswin_jax.nn.mlp import Mlp
     from vitswin_jax.nn.windows import Cut, fit_window
 
     class Attention(SwinBlock):

@@ -1,9 +1,9 @@
 """Folders written for timm and transformers, and what these libraries make of them.
 
-python tests/folders.py write FOLDER, with the project's interpreter, writes small models of random
-numbers and the logits that ours give; python tests/folders.py compare FOLDER, with one that has
-timm and transformers and need not have JAX, loads each folder as it is and prints the largest
-difference of the logits, by their standard deviation.
+python tests/folders.py write FOLDER [CASE ...], with the project's interpreter, writes small models
+of random numbers and the logits that ours give; python tests/folders.py compare FOLDER [CASE ...],
+with one that has timm and transformers and need not have JAX, loads each folder as it is and prints
+the largest difference of the logits, by their standard deviation.
 """
 
 import json
@@ -19,6 +19,12 @@ SWIN = {"depths": (1, 2, 1), "num_heads": (2, 4, 8), "embed_dim": 16, "img_size"
 DINOV2 = {"reg_tokens": 4, "no_embed_class": True, "init_values": 1e-5}
 BEIT = {"pos_embed": "relative", "pos_embed_at": "every", "init_values": 0.1,
         "global_pool": "avg", "fc_norm": True}  # fmt: skip
+ROPE = {"rope_type": "axial", "rope_grid_indexing": "xy", "rope_temperature": 100.0}
+EVA02 = {"rope_type": "axial", "rope_ref_grid": (4, 4), "act": "swiglu", "qkv_bias": "qv",
+         "mlp_ratio": 16 / 3, "global_pool": "avg", "fc_norm": True}  # fmt: skip
+DINOV3 = {"rope_type": "centred", "rope_rotate_half": True, "rope_temperature": 100.0,
+          "pos_embed": "none", "reg_tokens": 4, "init_values": 1e-5, "norm_eps": 1e-5,
+          "qkv_bias": "qv"}  # fmt: skip
 TIMM = {  # case: (name, fields)
     "vit": ("vit_tiny_patch16_224", VIT),
     "vit_heads_act": ("vit_tiny_patch16_224",
@@ -35,6 +41,22 @@ TIMM = {  # case: (name, fields)
     "hybrid": ("vit_small_r26_s32_224", VIT | {"embed_dim": 48, "num_heads": 4}),
     "beit": ("vit", VIT | SMALL | BEIT),
     "beit_shared": ("vit", VIT | SMALL | BEIT | {"pos_embed_at": "shared", "fc_norm": False}),
+    "dinov3": ("vit_small_patch16_dinov3", {"depth": 2}),
+    "dinov3_gated": ("vit", VIT | SMALL | DINOV3 | {"act": "swiglu", "img_size": (32, 48)}),
+    "eva02": ("vit", VIT | SMALL | EVA02),
+    "eva02_clip": ("vit", VIT | SMALL | EVA02 | {
+        "scale_mlp_norm": True, "scale_attn_norm": True, "global_pool": "token", "fc_norm": False}),
+    "eva_post_norm": ("vit", VIT | SMALL | {"norm_at": "after", "qkv_bias": "qv"}),
+    "rope": ("vit", VIT | SMALL | ROPE | {"pos_embed": "none", "init_values": 1e-5}),
+    "rope_mixed": ("vit", VIT | SMALL | ROPE | {"rope_type": "mixed", "no_embed_class": True}),
+    "pe_core": ("vit_pe_core_base_patch16_224", {"depth": 2, "num_classes": 5}),
+    "pe_spatial": ("vit_pe_spatial_tiny_patch16_512", {"depth": 2, "num_classes": 0,
+                                                       "img_size": 128}),
+    "aimv2": ("aimv2_large_patch14_224", SMALL | {"depth": 2, "num_classes": 0}),
+    "parts": ("vit", VIT | SMALL | {"qk_norm": True, "scale_attn_norm": True,
+                                    "scale_mlp_norm": True, "proj_bias": False, "mlp_bias": False,
+                                    "global_pool": "avgmax"}),
+    "post_norm": ("vit_base_patch16_rpn_224", {"depth": 2, "num_classes": 5}),
     "swin": ("swin_tiny_patch4_window7_224", {"depths": (1, 2, 1, 1), "num_classes": 5}),
     "swin_small": ("swin", SWIN | {"qkv_bias": False, "window_clip": "per_axis",
                                    "pad_before_roll": False}),
@@ -53,6 +75,9 @@ HUGGINGFACE = {
     "dinov2_gated": ("vit", VIT | SMALL | TOKENS
                      | {"init_values": 1.0, "act": "swiglu", "mlp_ratio": 256 / 48}),
     "dinov2_registers": ("vit", VIT | SMALL | TOKENS | DINOV2),
+    "dinov3": ("vit", SMALL | DINOV3 | {"depth": 2, "num_classes": 0}),
+    "dinov3_gated": ("vit", SMALL | DINOV3 | {"depth": 2, "num_classes": 0, "act": "swiglu",
+                                              "qkv_bias": False}),
     "siglip": ("vit", VIT | SMALL | {"num_classes": 0, "class_token": False,
                                      "global_pool": "map", "act": "gelu_tanh"}),
     "siglip_classifier": ("vit", VIT | SMALL | {"class_token": False, "global_pool": "avg",
@@ -170,9 +195,10 @@ def difference(case, folder):
     return float(np.abs(their_logits(case, folder) - ours).max() / ours.std())
 
 
-def main(command, folder):
+def main(command, folder, *cases):
     folder = Path(folder)
-    for case in CASES:
+    chosen = [case for case in CASES if not cases or case in cases]
+    for case in chosen:
         if command == "write":
             write_case(case, folder)
         else:

@@ -45,12 +45,14 @@ def make_array(key, shape, dtype="float32"):
     x, low = rng.standard_normal(tuple(shape)), key.lower()
     if "logit_scale" in low:
         x = math.log(10.0) + x
-    elif "relative_position_bias_table" in low:
+    elif "relative_position_bias_table" in low or "rel_pos" in low:
         x = 0.5 * x
     elif any(word in low for word in ("pos_embed", "position_embeddings", "posembed")):
         x = 0.2 * x
     elif ("cls" in low.split("/")[-1] or "token" in low) and "classifier" not in low:
         x = 0.5 * x
+    elif low.endswith("attn_pool.latent"):
+        pass
     elif any(word in low for word in ("gamma", "lambda", "layer_scale")):
         x = 0.5 + 0.1 * x
     elif low.endswith("scale") or ("norm" in low and low.endswith("weight")):

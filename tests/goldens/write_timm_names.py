@@ -15,8 +15,19 @@ import warnings
 from pathlib import Path
 
 import torch
-from timm.layers import AttentionPoolLatent, GluMlp, Mlp, PatchEmbed
-from timm.models import _registry, beit, create_model
+from timm.layers import (
+    AttentionPoolLatent,
+    AttentionRope,
+    GluMlp,
+    Mlp,
+    PatchEmbed,
+    RmsNorm,
+    RotaryEmbeddingCat,
+    RotaryEmbeddingDinoV3,
+    RotaryEmbeddingMixed,
+    SwiGLU,
+)
+from timm.models import _registry, beit, create_model, eva
 from timm.models import swin_transformer as swin_v1
 from timm.models import swin_transformer_v2 as swin_v2
 from timm.models import vision_transformer as vit
@@ -24,10 +35,16 @@ from timm.models.vision_transformer_hybrid import HybridEmbed
 from torch import nn
 
 MODULES = (
-    "vision_transformer", "deit", "vision_transformer_hybrid", "beit", "swin_transformer",
+    "vision_transformer", "deit", "vision_transformer_hybrid", "beit", "eva", "swin_transformer",
     "swin_transformer_v2",
 )  # fmt: skip
 ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu"}
+
+
+PLAIN_ROTARY = {
+    "rope_type": "none", "rope_temperature": 10_000.0, "rope_grid_offset": 0.0,
+    "rope_grid_indexing": "ij", "rope_rotate_half": False, "rope_ref_grid": None,
+}  # fmt: skip
 
 
 class OtherModelError(Exception):
@@ -58,29 +75,32 @@ def side(sizes):
     return sizes[0] if len(set(sizes)) == 1 else sizes
 
 
-def epsilon(model):
+def norm_fields(model):
     norms = [
         (name, module)
         for name, module in model.named_modules()
         if "norm" in name.rpartition(".")[2] and not is_absent(module) and "backbone" not in name
     ]
     for name, norm in norms:
-        need(
-            isinstance(norm, nn.LayerNorm) and norm.bias is not None,
-            f"{name} {type(norm).__name__}",
-        )
-    return the_same([norm.eps for _, norm in norms])
+        whole = isinstance(norm, nn.LayerNorm) and norm.bias is not None
+        need(whole or isinstance(norm, RmsNorm), f"{name} {type(norm).__name__}")
+    kinds = {nn.LayerNorm: "layernorm", RmsNorm: "rmsnorm"}
+    kind = the_same([next(kinds[k] for k in kinds if isinstance(n, k)) for _, n in norms])
+    return {"norm_eps": the_same([norm.eps for _, norm in norms]), "norm_layer": kind}
 
 
 def describe_mlp(mlp):
-    need(type(mlp) in (Mlp, GluMlp) and is_absent(mlp.norm), f"MLP {type(mlp).__name__}")
-    need(mlp.fc1.bias is not None and mlp.fc2.bias is not None, "MLP without biases")
+    need(type(mlp) in (Mlp, GluMlp, SwiGLU), f"MLP {type(mlp).__name__}")
+    split = type(mlp) is SwiGLU
+    first = mlp.fc1_g if split else mlp.fc1
+    biases = [layer.bias is not None for layer in (first, mlp.fc2)]
+    fields = {"mlp_bias": the_same(biases), "scale_mlp_norm": not is_absent(mlp.norm)}
     act = type(mlp.act).__name__
-    if type(mlp) is GluMlp:
-        need(act == "SiLU" and not mlp.gate_last, f"gate {act}")
-        return {"hidden": mlp.fc1.out_features, "act": "swiglu"}
+    if type(mlp) is not Mlp:
+        need(act == "SiLU" and not getattr(mlp, "gate_last", False), f"gate {act}")
+        return {"hidden": (1 + split) * first.out_features, "act": "swiglu"} | fields
     need(act in ACTIVATIONS and getattr(mlp.act, "approximate", "none") == "none", f"act {act}")
-    return {"hidden": mlp.fc1.out_features, "act": ACTIVATIONS[act]}
+    return {"hidden": first.out_features, "act": ACTIVATIONS[act]} | fields
 
 
 def describe_patches(model):
@@ -88,12 +108,12 @@ def describe_patches(model):
     need(isinstance(embed.proj, nn.Conv2d), f"patches by {type(embed.proj).__name__}")
     fields = {
         "patch_bias": embed.proj.bias is not None,
+        "patch_norm": type(embed) is PatchEmbed and not is_absent(embed.norm),
         "img_size": side(embed.img_size),
         "patch_size": side(embed.proj.kernel_size),
         "resnet_layers": None,
     }
     if type(embed) is PatchEmbed:
-        need(is_absent(embed.norm), "norm of patches")
         return fields
     need(type(embed) is HybridEmbed, f"patches {type(embed).__name__}")
     kind = type(embed.backbone).__name__
@@ -110,23 +130,49 @@ def describe_patches(model):
 
 def describe_attention(blocks, width):
     kinds = {type(block.attn) for block in blocks}
-    need(kinds <= {vit.Attention, beit.Attention}, f"attention {_names(kinds)}")
+    known = {vit.Attention, beit.Attention, eva.EvaAttention, AttentionRope}
+    need(kinds <= known, f"attention {_names(kinds)}")
     for attn in (block.attn for block in blocks):
-        norms = [getattr(attn, f"{name}norm", None) for name in ("q_", "k_", "")]
-        need(is_absent(*norms), "norms of the attention")
-        need(attn.proj.bias is not None, "projection without a bias")
         need(math.isclose(attn.scale, (width // attn.num_heads) ** -0.5), "scale")
-    has_bias = [b.attn.qkv.bias is not None or getattr(b.attn, "q_bias", None) is not None
-                for b in blocks]  # fmt: skip
+        need(getattr(attn, "gate", None) is None, "a gate of the attention")
+        need(getattr(attn, "num_kv_groups", 1) == 1, "grouped queries")
+
+    def has(attn, *names):
+        return not all(is_absent(getattr(attn, name, None)) for name in names)
+
     return {
         "num_heads": the_same([block.attn.num_heads for block in blocks]),
-        "qkv_bias": the_same(has_bias),
+        "qkv_bias": the_same([_biases(block.attn) for block in blocks]),
+        "qk_norm": the_same([has(block.attn, "q_norm") for block in blocks]),
+        "scale_attn_norm": the_same([has(block.attn, "norm") for block in blocks]),
+        "proj_bias": the_same([block.attn.proj.bias is not None for block in blocks]),
     }
 
 
+def _biases(attn):
+    """False, True, or which of queries, keys and values have one."""
+    joint = getattr(attn, "qkv", None)
+    if joint is not None and joint.bias is not None:
+        return True
+    found = ""
+    for part in "qkv":
+        layer = getattr(attn, f"{part}_proj", None)
+        own = getattr(attn, f"{part}_bias", None)
+        if isinstance(own, nn.Parameter) or (layer is not None and layer.bias is not None):
+            found += part
+    if isinstance(attn, beit.Attention):
+        return bool(found)
+    return {"": False, "qkv": True}.get(found, found)
+
+
 def layer_scale(block):
-    if isinstance(block, beit.Block):
+    if isinstance(block, eva.EvaBlockPostNorm):
+        return None
+    if isinstance(block, beit.Block | eva.EvaBlock):
+        need((block.gamma_1 is None) == (block.gamma_2 is None), "LayerScale of attention only")
         return None if block.gamma_1 is None else block.init_values
+    if isinstance(block, vit.ResPostBlock):
+        return None
     return None if is_absent(block.ls1) else block.ls1.init_values
 
 
@@ -134,40 +180,73 @@ def describe_positions(model, prefix):
     if isinstance(model, beit.Beit):
         need(model.pos_embed is None and model.rel_pos_bias is None, "positions")
         return {"pos_embed": "relative", "pos_embed_at": "every", "no_embed_class": False}
-    need(model.pos_embed is not None, "no positions")
+    rotary = describe_rotary(getattr(model, "rope", None))
+    if model.pos_embed is None:
+        need(rotary != PLAIN_ROTARY, "no positions")
+        none = {"pos_embed": "none", "pos_embed_at": "input", "no_embed_class": False}
+        return none | rotary
     without = model.pos_embed.shape[1] - model.patch_embed.num_patches
     need(without in (0, prefix), "positions")
     return {
         "pos_embed": "learned",
         "pos_embed_at": "input",
         "no_embed_class": without == 0 and prefix > 0,
+        **rotary,
     }
+
+
+def describe_rotary(rope):
+    if rope is None:
+        return PLAIN_ROTARY
+    kinds = {
+        RotaryEmbeddingCat: "axial", RotaryEmbeddingDinoV3: "centred", RotaryEmbeddingMixed: "mixed"
+    }  # fmt: skip
+    need(type(rope) in kinds, f"positions {type(rope).__name__}")
+    need(getattr(rope, "normalize_coords", "separate") == "separate", "normalisation of places")
+    need(not getattr(rope, "in_pixels", False), "bands by pixels")
+    fields = {
+        "type": kinds[type(rope)],
+        "temperature": rope.temperature,
+        "grid_offset": getattr(rope, "grid_offset", 0.0),
+        "grid_indexing": rope.grid_indexing,
+        "rotate_half": getattr(rope, "rotate_half", False),
+        "ref_grid": getattr(rope, "ref_feat_shape", None),
+    }
+    return {f"rope_{key}": value for key, value in fields.items()}
 
 
 def describe_pool(model, fields):
     pool = model.global_pool
     need(pool in ("token", "avg", "map"), f"pool {pool}")
-    need(not getattr(model, "pool_include_prefix", False), "pool that includes the prefix")
+    own = {"pool_include_prefix": getattr(model, "pool_include_prefix", False)}
     attention = getattr(model, "attn_pool", None)
     if pool == "map":
         need(type(attention) is AttentionPoolLatent and attention.latent_len == 1, "pool")
-        need(attention.num_heads == fields["num_heads"], "heads of the pool")
-        need({**fields, **describe_mlp(attention.mlp)} == fields, "MLP of the pool")
-    need(is_absent(model.norm) != is_absent(model.fc_norm), "no norm after the blocks")
-    return {"global_pool": pool, "fc_norm": not is_absent(model.fc_norm)}
+        own["pool_include_prefix"] |= isinstance(model, eva.Eva)
+        heads, mlp = attention.num_heads, describe_mlp(attention.mlp)
+        own["pool_heads"] = None if heads == fields["num_heads"] else heads
+        ratio = None if mlp["hidden"] == fields["hidden"] else mlp["hidden"] / model.embed_dim
+        own["pool_mlp_ratio"] = ratio
+        need(mlp["act"] == fields["act"], "activation of the pool")
+    normed = [not is_absent(norm) for norm in (model.norm, model.fc_norm)]
+    need(sum(normed) < 2, "two norms after the blocks")
+    own = {"pool_heads": None, "pool_mlp_ratio": None} | own
+    return own | {"global_pool": pool, "fc_norm": normed[1], "final_norm": any(normed)}
 
 
 def describe_vit(model):
     width, blocks = model.embed_dim, list(model.blocks)
     kinds = {type(block) for block in blocks}
-    need(kinds <= {vit.Block, beit.Block}, f"blocks {_names(kinds)}")
-    need(getattr(model, "rope", None) is None, "rotary positions")
+    after = {vit.ResPostBlock, eva.EvaBlockPostNorm}
+    known = {vit.Block, beit.Block, eva.EvaBlock, *after}
+    need(kinds <= known, f"blocks {_names(kinds)}")
     registers = getattr(model, "reg_token", None)
     fields = {
         "family": "vit",
         "embed_dim": width,
         "depth": len(blocks),
-        "norm_eps": epsilon(model),
+        **norm_fields(model),
+        "norm_at": the_same(["after" if type(block) in after else "before" for block in blocks]),
         "init_values": the_same(list(map(layer_scale, blocks))),
         "class_token": model.cls_token is not None,
         "dist_token": getattr(model, "dist_token", None) is not None,
@@ -197,7 +276,7 @@ def describe_swin(model):
         "family": "swin" if isinstance(model, swin_v1.SwinTransformer) else "swinv2",
         "embed_dim": width,
         "depths": list(map(len, stages)),
-        "norm_eps": epsilon(model),
+        "norm_eps": norm_fields(model)["norm_eps"],
         "num_heads": [the_same([b.attn.num_heads for b in blocks]) for blocks in stages],
         "windows": [the_same([list(b.window_size) for b in blocks]) for blocks in stages],
         "hidden": int(hidden),

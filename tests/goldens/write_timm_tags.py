@@ -23,6 +23,7 @@ STATISTICS = {
     (0.485, 0.456, 0.406, 0.229, 0.224, 0.225): "imagenet",
     (0.48145466, 0.4578275, 0.40821073, 0.26862954, 0.26130258, 0.27577711): "clip",
     (0.0, 0.0, 0.0, 1.0, 1.0, 1.0): "unit",
+    (0.43, 0.411, 0.296, 0.213, 0.156, 0.143): "satellite",
 }
 TAGS = """\
 # timm's tags: which weights of a variant there are, their classes, and how they are given images.

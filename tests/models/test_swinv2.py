@@ -64,7 +64,7 @@ def numpy_attention(params, x, window, heads):
 
 def test_cosine_attention_equals_its_equations(random_params):
     """One head's temperature is beyond the limit of 0.01, and stops there."""
-    attention = CosineAttention(2, BlockOptions(qkv_bias=False), window_size=(2, 3))
+    attention = CosineAttention(2, BlockOptions(qkv_bias="qv"), window_size=(2, 3))
     x = random_images(1, 8) + 0.1 * random_images(6, 8)  # near each other: no softmax is one-hot
     params = random_params(attention, x, train=False)
     params["logit_scale"] = np.float32([2, 5]).reshape(2, 1, 1)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitswin_jax.nn.layers import ACTIVATIONS, Linear, Mlp
+from vitswin_jax.nn.layers import Linear
+from vitswin_jax.nn.mlp import ACTIVATIONS, Mlp
 from vitswin_jax.nn.xla import gelu
 
 CASES = [  # equation, shapes of the kernel and of the inputs, and of the bias in the output

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from vitswin_jax import create_model
-from vitswin_jax.nn.layers import Linear, Mlp
+from vitswin_jax.nn.layers import Linear
+from vitswin_jax.nn.mlp import Mlp
 from vitswin_jax.nn.quantized import SCHEMES, multiplies_codes, product_of_codes, quantized
 from vitswin_jax.nn.scan import stack_blocks
 

@@ -123,6 +123,8 @@ class MAE(MaskedModel):
         faults = self.check_encoder()
         if (encoder.pos_embed, encoder.pos_embed_at) != ("learned", "input"):
             faults.append("positions must be one table: pos_embed='learned', pos_embed_at='input'")
+        if encoder.rope_type == "mixed":
+            faults.append("rope_type='mixed' rotates whole grids, and the encoder sees a part")
         if not 0 < self.visible < self.grid[0] * self.grid[1]:
             faults.append(
                 f"mask_ratio={self.mask_ratio} leaves {self.visible} of "

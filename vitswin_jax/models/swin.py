@@ -21,7 +21,8 @@ from vitswin_jax.models.stages import PatchMerging, Stage, table_init
 from vitswin_jax.models.swin_block import SwinBlock, WindowAttention
 from vitswin_jax.nn.block import BlockOptions
 from vitswin_jax.nn.execution import FOR_WINDOWS
-from vitswin_jax.nn.layers import LayerNorm, Mlp, PatchEmbed, create_head, pair
+from vitswin_jax.nn.layers import LayerNorm, PatchEmbed, create_head, pair
+from vitswin_jax.nn.mlp import Mlp
 from vitswin_jax.nn.scan import drop_path_schedule
 from vitswin_jax.nn.windows import Cut, Size, fit_window, pad_to_multiple
 

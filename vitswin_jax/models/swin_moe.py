@@ -19,7 +19,8 @@ from jaxtyping import Array, Float
 from vitswin_jax.core.choices import Faults, wrong_choice
 from vitswin_jax.models.swin import Swin
 from vitswin_jax.models.swinv2 import CpbAttention
-from vitswin_jax.nn.layers import activation, pair
+from vitswin_jax.nn.layers import pair
+from vitswin_jax.nn.mlp import activation
 from vitswin_jax.nn.windows import Size
 
 CAPACITIES = ("image", "batch")

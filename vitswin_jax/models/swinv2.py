@@ -81,34 +81,25 @@ class CpbAttention(SelfAttention):
 class CosineAttention(CpbAttention):
     """Attention in windows, softmax(cos(q, k) / τ + B) v (Swin V2, eq. 2).
 
-    The bias of the key would change no softmax and is left out: `qkv` has none (`qkv_bias=False`),
-    and `q_bias`, `v_bias` (heads, d) are parameters of their own.
+    The bias of the key would change no softmax and is left out: `qkv_bias` is "qv".
     """
 
-    normalizes: ClassVar[bool] = True
-
-    qv_bias: bool = True
+    @property
+    def normalizes(self) -> bool:
+        """Whether `prepare` does more than scale by 1/√d."""
+        return True
 
     def bound(self, table: Float[Array, "rows heads"]) -> Float[Array, "rows heads"]:
         """Returns biases in (0, 16)."""
         return 16 * jax.nn.sigmoid(table)
 
     def prepare(self, q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
-        """Adds the biases and makes q·k the cosine over the temperature, at least 0.01."""
-        if self.qv_bias:
-            q, v = (
-                x + jnp.expand_dims(bias[:, None].astype(x.dtype), range(x.ndim - 3))
-                for x, bias in ((q, self._bias("q_bias", q)), (v, self._bias("v_bias", v)))
-            )
+        """Makes q·k the cosine over the temperature, at least 0.01."""
         init = nn.initializers.constant(math.log(10.0))
         scale = self.param("logit_scale", init, (self.num_heads, 1, 1), jnp.float32)
         scale = jnp.exp(jnp.minimum(scale, MAX_LOGIT_SCALE))
         q = _normalize(q) * jnp.expand_dims(scale, range(q.ndim - 3))
         return q.astype(v.dtype), _normalize(k).astype(v.dtype), v
-
-    def _bias(self, name: str, x: Array) -> Float[Array, "heads d"]:
-        shape = (self.num_heads, x.shape[-1])
-        return self.param(name, nn.initializers.zeros_init(), shape, jnp.float32)
 
 
 def _normalize(x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
@@ -164,8 +155,7 @@ class SwinV2(Swin):
         return functools.partial(
             CosineAttention,
             num_heads=self.num_heads[stage],
-            options=dataclasses.replace(self._options, qkv_bias=False),
-            qv_bias=self.qkv_bias,
+            options=dataclasses.replace(self._options, qkv_bias=self.qkv_bias and "qv"),
             window_size=window,
             pretrained_window_size=pair(self.pretrained_window_sizes[stage]),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -16,7 +16,20 @@ from jaxtyping import Array, Float
 from vitswin_jax.nn import xla
 from vitswin_jax.nn.attention import MASKED, attend, goes_plain, sow_weights
 from vitswin_jax.nn.execution import Execution, Sequences
-from vitswin_jax.nn.layers import DropPath, JointLinear, LayerNorm, Linear
+from vitswin_jax.nn.layers import (
+    NORMS,
+    DropPath,
+    JointLinear,
+    LayerNorm,
+    LayerScale,
+    Linear,
+    RmsNorm,
+)
+from vitswin_jax.nn.mlp import Mlp
+from vitswin_jax.nn.rotary import Rotation
+
+NORM_PLACES = ("before", "after", "both")
+QKV_BIASES = (False, True, "q", "k", "v", "qk", "qv", "kv")
 
 
 @dataclass(frozen=True)
@@ -26,8 +39,16 @@ class BlockOptions:
     A new option of blocks is one field here, of the same name as the model's.
     """
 
-    qkv_bias: bool = True
+    qkv_bias: bool | str = True  # a text: only of these, each a parameter of its own
+    qk_norm: bool = False  # of each head's queries and keys
+    scale_attn_norm: bool = False  # of what the attention's projection reads
+    proj_bias: bool = True
+    mlp_bias: bool = True
+    scale_mlp_norm: bool = False  # of what the MLP's second layer reads
+    init_values: float | None = None  # of LayerScale; None: no LayerScale
     act: str = "gelu"
+    norm_layer: str = "layernorm"
+    norm_at: str = "before"  # a branch's norm: `NORM_PLACES`
     norm_eps: float = 1e-6
     drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
@@ -43,6 +64,23 @@ class BlockOptions:
             f.name for f in dataclasses.fields(model)
         }
         return cls(**{name: getattr(model, name) for name in names} | others)
+
+    def norm(self, name: str | None = None, **fields: Any) -> LayerNorm | RmsNorm:
+        """Creates a norm of the model's kind."""
+        return NORMS[self.norm_layer](self.norm_eps, self.dtype, name=name, **fields)
+
+    def mlp(self, hidden_dim: int, name: str) -> Mlp:
+        """Creates the MLP of a block."""
+        return Mlp(
+            hidden_dim,
+            self.act,
+            self.drop_rate,
+            use_bias=self.mlp_bias,
+            norm_eps=self.norm_eps if self.scale_mlp_norm else None,
+            norm_layer=self.norm_layer,
+            dtype=self.dtype,
+            name=name,
+        )
 
     @property
     def execution(self) -> Execution:
@@ -73,16 +111,20 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention over the second-last axis (Transformer, section 3.2).
 
     Parameters: `qkv` kernel (c, 3, heads, d) in the order query, key, value, and bias (3, heads,
-    d); `proj` kernel (heads, d, c) and bias (c,). A family with position biases overrides
+    d), or `q_bias`, `k_bias` and `v_bias` (heads, d), those that `qkv_bias` names; `proj` kernel
+    (heads, d, c) and bias (c,). A family with position biases overrides
     `position_bias`; one with another similarity than q·k/√d overrides `prepare`. Where
     intermediates are mutable, the module sows its weights ("attention", see
     `attention.sow_weights`) and its biases ("position_bias", (heads, n, n)).
     """
 
-    normalizes: ClassVar[bool] = False  # whether `prepare` does more than scale by 1/√d
-
     num_heads: int
     options: BlockOptions = BlockOptions()
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether `prepare` does more than scale by 1/√d."""
+        return self.options.qk_norm
 
     def position_bias(self) -> Float[Array, "heads n n"] | None:
         """Returns the summand of every logit, or None."""
@@ -90,6 +132,8 @@ class SelfAttention(nn.Module):
 
     def prepare(self, q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
         """Returns (*batch, heads, n, d) arrays such that q·k is the logit: q/√d, k and v."""
+        if self.options.qk_norm:
+            q, k = self.options.norm("q_norm")(q), self.options.norm("k_norm")(k)
         return q * q.shape[-1] ** -0.5, k, v
 
     def __call__(
@@ -98,18 +142,19 @@ class SelfAttention(nn.Module):
         mask: np.ndarray | None = None,
         *,
         bias: Float[Array, "heads n n"] | None = None,
+        rotation: Rotation | None = None,
         attend: Callable[..., Array] = attend,
         train: bool,
     ) -> Float[Array, "*batch n c"]:
         """Mixes tokens; `mask`, broadcast to (*batch, n, n), is True where a pair may attend.
 
-        `bias` is the summand of the logits; None means the module's own `position_bias`. `attend`
-        is `attention.attend` or its equal.
+        `bias` is the summand of the logits; None means the module's own `position_bias`.
+        `rotation` turns queries and keys. `attend` is `attention.attend` or its equal.
         """
 
         def mix(qkv: Array) -> Array:
             own = self.position_bias() if bias is None else bias
-            return self.attend(qkv, own, mask, attend=attend, train=train)
+            return self.attend(qkv, own, mask, rotation=rotation, attend=attend, train=train)
 
         return self.project(x, mix, train=train)
 
@@ -119,11 +164,14 @@ class SelfAttention(nn.Module):
         bias: Float[Array, "heads n n"] | None,
         mask: np.ndarray | None,
         *,
+        rotation: Rotation | None = None,
         attend: Callable[..., Array] = attend,
         train: bool,
     ) -> Float[Array, "*batch heads n d"]:
         """Returns softmax(q kᵀ/√d + bias) v, with `mask_value` added where `mask` is False."""
         q, k, v = self.prepare(*qkv)
+        if rotation is not None:
+            q, k = rotation(q), rotation(k)
         biases: tuple[Array, ...] = () if bias is None else (bias,)
         for by_position in biases:
             self.sow("intermediates", "position_bias", by_position)
@@ -154,7 +202,7 @@ class SelfAttention(nn.Module):
         xavier = nn.initializers.xavier_uniform
         joint: dict[str, Any] = {
             "shape": (c, 3, heads, c // heads),
-            "use_bias": self.options.qkv_bias,
+            "use_bias": self.options.qkv_bias is True,
             # One matrix for three projections; each is initialised by its own fans (batch_axis).
             "kernel_init": init or xavier(in_axis=0, out_axis=(2, 3), batch_axis=(1,)),
             "dtype": self.options.dtype,
@@ -163,15 +211,38 @@ class SelfAttention(nn.Module):
         linear = JointLinear if layout == "apart" else Linear
         if layout != "apart":
             joint["equation"] = QKV[layout]
-        qkv = linear(**joint)(x, train=train)
+        mixed = mix(linear(**joint)(x, bias=self._own_biases(c // heads), train=train))
+        heads_first = layout == "heads_first"
+        if self.options.scale_attn_norm:
+            mixed = jnp.moveaxis(mixed, -3, -2) if heads_first else mixed
+            mixed, heads_first = self._scale(mixed), False
         out = Linear(
             (heads, c // heads, c),
-            "...hnd,hdc->...nc" if layout == "heads_first" else "...nhd,hdc->...nc",
+            "...hnd,hdc->...nc" if heads_first else "...nhd,hdc->...nc",
+            use_bias=self.options.proj_bias,
             kernel_init=init or xavier(in_axis=(0, 1), out_axis=2),
             dtype=self.options.dtype,
             name="proj",
-        )(mix(qkv), train=train)
+        )(mixed, train=train)
         return nn.Dropout(self.options.drop_rate, deterministic=not train)(out)
+
+    def _own_biases(self, head_dim: int) -> Float[Array, "3 heads d"] | None:
+        """Returns the biases of those projections that `qkv_bias` names, 0 for the others."""
+        named, shape = self.options.qkv_bias, (self.num_heads, head_dim)
+        if not isinstance(named, str):
+            return None
+        zeros = nn.initializers.zeros_init()
+        biases = [
+            self.param(f"{part}_bias", zeros, shape, jnp.float32)
+            if part in named
+            else jnp.zeros(shape)
+            for part in "qkv"
+        ]
+        return jnp.stack(biases)
+
+    def _scale(self, x: Float[Array, "*batch n heads d"]) -> Float[Array, "*batch n heads d"]:
+        """Returns the norm of all heads' channels together."""
+        return self.options.norm("norm")(x.reshape(*x.shape[:-2], -1)).reshape(x.shape)
 
 
 QKV = {"heads_first": "...nc,cthd->t...hnd", "tokens_first": "...nc,cthd->...nthd"}
@@ -186,9 +257,31 @@ class ResidualBlock(nn.Module):
 
     options: BlockOptions
 
-    def norm(self, name: str, **fields: Any) -> LayerNorm:
-        """Creates a layer normalisation called `name`."""
-        return LayerNorm(self.options.norm_eps, self.options.dtype, name=name, **fields)
+    def norm(self, name: str, **fields: Any) -> LayerNorm | RmsNorm:
+        """Creates a norm called `name`."""
+        return self.options.norm(name, **fields)
+
+    def branch(
+        self,
+        x: Float[Array, "*shape"],
+        function: Callable[[Array], Array],
+        drop_path: float | Float[Array, ""],
+        *,
+        number: int,
+        train: bool,
+    ) -> Float[Array, "*shape"]:
+        """Returns x plus a branch, `function` of x, between the norms that `norm_at` asks for.
+
+        Parameters: `norm` or, before and after, `norm` and `post_norm`, and LayerScale's `ls`,
+        each with the branch's `number`.
+        """
+        options, place = self.options, self.options.norm_at
+        y = function(x if place == "after" else self.norm(f"norm{number}")(x))
+        if place != "before":
+            y = self.norm(f"norm{number}" if place == "after" else f"post_norm{number}")(y)
+        if options.init_values is not None:
+            y = LayerScale(options.init_values, dtype=options.dtype, name=f"ls{number}")(y)
+        return self.add(x, y, drop_path, train=train)
 
     def add(
         self,

@@ -29,6 +29,7 @@ from jaxtyping import Array, Float
 from vitswin_jax.nn import choices, xla
 from vitswin_jax.nn.attention import goes_plain
 from vitswin_jax.nn.forms import forms, platform
+from vitswin_jax.nn.rotary import Rotation
 from vitswin_jax.nn.windows import Cut, Size, map_windows, pad_to_multiple
 
 MixWindows = Callable[..., Array]
@@ -44,9 +45,13 @@ def flash(
     v: Float[Array, "b n heads d"],
     *,
     tokens: int,
+    scale: float | None = None,
     implementation: Literal["xla", "cudnn"] = "cudnn",
 ) -> Float[Array, "b n heads d"]:
-    """Returns softmax(q kᵀ/√d) v of the first `tokens` of each sequence; the rest is undefined."""
+    """Returns softmax(scale · q kᵀ) v of the first `tokens` of each sequence.
+
+    The rest is undefined. `scale` is 1/√d by default.
+    """
     lengths = None
     if tokens != q.shape[1]:
         lengths = jnp.full(q.shape[0], tokens, jnp.int32)
@@ -54,6 +59,7 @@ def flash(
         q,
         k,
         v,
+        scale=scale,
         query_seq_lengths=lengths,
         key_value_seq_lengths=lengths,
         implementation=implementation,
@@ -161,27 +167,48 @@ class Sequences:
 
     def pad(self, x: Float[Array, "b n c"]) -> Float[Array, "b m c"]:
         """Pads tokens once for all blocks; no token attends to those that are added."""
+        return self._pad_rows(x)
+
+    def _pad_rows(self, x: Float[Array, "*batch n c"]) -> Float[Array, "*batch m c"]:
+        """Returns arrays with rows of zeros, up to the number of tokens that the kernel takes."""
         if self.implementation not in PADDED or self.tokens % MULTIPLE == 0:
             return x
-        return jnp.pad(x, ((0, 0), (0, -self.tokens % MULTIPLE), (0, 0)))
+        room = (0, -self.tokens % MULTIPLE)
+        return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [room, (0, 0)])
 
     def cut(self, x: Float[Array, "*batch m c"]) -> Float[Array, "*batch n c"]:
         """Removes what `pad` has added."""
         return x if x.shape[-2] == self.tokens else x[..., : self.tokens, :]
 
     def mix(
-        self, attention: nn.Module, x: Float[Array, "b m c"], *, bias: Array | None, train: bool
+        self,
+        attention: nn.Module,
+        x: Float[Array, "b m c"],
+        *,
+        bias: Array | None,
+        rotation: Rotation | None = None,
+        train: bool,
     ) -> Float[Array, "b m c"]:
-        """Returns the tokens that `attention` has mixed, with the biases that it takes."""
-        if self.implementation == "cached":
-            return attention(x, bias=bias, attend=xla.attend_in_cache, train=train)
+        """Returns the tokens that `attention` has mixed, with the biases that it takes.
+
+        `rotation` is of the tokens that were to be padded.
+        """
+        if rotation is not None:
+            rotation = rotation.map(self._pad_rows)
         if self.implementation not in PADDED:
-            return attention(x, bias=bias, train=train)
-        attend = PADDED[self.implementation]
+            own = {"attend": xla.attend_in_cache} if self.implementation == "cached" else {}
+            return attention(x, bias=bias, rotation=rotation, **own, train=train)
+        attend = functools.partial(PADDED[self.implementation], tokens=self.tokens)
 
         def mix(qkv: Any) -> Float[Array, "b m heads d"]:
             q, k, v = qkv if isinstance(qkv, tuple) else jnp.moveaxis(qkv, 2, 0)
-            return attend(q, k, v, bias, tokens=self.tokens)
+            if rotation is None and not attention.normalizes:
+                return attend(q, k, v, bias, scale=q.shape[-1] ** -0.5)
+            q, k, v = attention.prepare(*(jnp.swapaxes(part, 1, 2) for part in (q, k, v)))
+            if rotation is not None:
+                q, k = rotation(q), rotation(k)
+            q, k, v = (jnp.swapaxes(part, 1, 2) for part in (q, k, v))
+            return attend(q, k, v, bias, scale=1.0)
 
         layout = "apart" if forms().qkv == "apart" else "tokens_first"
         return attention.project(x, mix, layout=layout, train=train)
@@ -234,17 +261,21 @@ def _decide(rows: tuple[choices.Row, ...], attn_impl: str, setting: choices.Sett
     return attn_impl
 
 
-def _by_cudnn(q: Array, k: Array, v: Array, bias: Array | None, *, tokens: int) -> Array:
+def _by_cudnn(
+    q: Array, k: Array, v: Array, bias: Array | None, *, scale: float, tokens: int
+) -> Array:
     assert bias is None  # by `choices.FLASH`
-    return flash(q, k, v, tokens=tokens)
+    return flash(q, k, v, scale=scale, tokens=tokens)
 
 
-def _by_tokamax(q: Array, k: Array, v: Array, bias: Array | None, *, tokens: int) -> Array:
+def _by_tokamax(
+    q: Array, k: Array, v: Array, bias: Array | None, *, scale: float, tokens: int
+) -> Array:
     from vitswin_jax.nn.kernels.tokamax_attention import tokamax_attention
 
     if bias is not None:
         bias = jnp.pad(bias, ((0, 0), *2 * ((0, q.shape[1] - tokens),)))
-    return tokamax_attention(q, k, v, bias, scale=q.shape[-1] ** -0.5, tokens=tokens)
+    return tokamax_attention(q, k, v, bias, scale=scale, tokens=tokens)
 
 
 PADDED: dict[str, Callable[..., Array]] = {"cudnn": _by_cudnn, "tokamax": _by_tokamax}

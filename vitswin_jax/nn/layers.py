@@ -1,4 +1,4 @@
-"""Layers of all families: norm, linear layer, patch embedding, MLP, stochastic depth, head."""
+"""Layers of all families: norms, linear layer, patch embedding, stochastic depth, head."""
 
 from __future__ import annotations
 
@@ -12,31 +12,8 @@ from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vitswin_jax.core.choices import one_of
 from vitswin_jax.nn import xla
 from vitswin_jax.nn.forms import forms
-
-
-def _quick_gelu(x: Array) -> Array:
-    return x * jax.nn.sigmoid(1.702 * x)
-
-
-def _swiglu(x: Array) -> Array:
-    gate, value = jnp.split(x, 2, axis=-1)
-    return jax.nn.silu(gate) * value
-
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": xla.gelu,  # every PyTorch original
-    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),  # Google's JAX code
-    "quick_gelu": _quick_gelu,  # OpenAI's CLIP
-    "swiglu": _swiglu,  # DINOv2's giant; gated: half the input width (arXiv:2002.05202)
-}
-
-
-def activation(name: str) -> Callable[[Array], Array]:
-    """Returns the activation called `name`; raises UserError for one that is unknown."""
-    return one_of("act", name, ACTIVATIONS)
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -62,6 +39,26 @@ class LayerNorm(nn.Module):
         return y.reshape(x.shape).astype(self.dtype)
 
 
+class RmsNorm(nn.Module):
+    """Root mean square normalisation in float32 (arXiv:1910.07467, eq. 4); parameter `scale`."""
+
+    epsilon: float
+    dtype: DTypeLike
+    scale_init: nn.initializers.Initializer = nn.initializers.ones_init()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
+        """Returns x with mean square 1 over c, times `scale`."""
+        scale = self.param("scale", self.scale_init, x.shape[-1:], jnp.float32)
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + self.epsilon)
+        return (y * jnp.expand_dims(jnp.asarray(scale), range(x.ndim - 1))).astype(self.dtype)
+
+
+NORMS: dict[str, type[LayerNorm] | type[RmsNorm]] = {"layernorm": LayerNorm, "rmsnorm": RmsNorm}
+"""`norm_layer` -> its module; both take epsilon and dtype."""
+
+
 class Linear(nn.Module):
     """An einsum of act(x) with a learned kernel, plus a bias.
 
@@ -79,15 +76,17 @@ class Linear(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*inputs"], *, train: bool) -> Float[Array, "*outputs"]:
-        """Returns the product in `dtype`."""
+    def __call__(
+        self, x: Float[Array, "*inputs"], *, bias: Array | None = None, train: bool
+    ) -> Float[Array, "*outputs"]:
+        """Returns the product in `dtype`; `bias` takes the place of a bias of its own."""
         kernel = self.param("kernel", self.kernel_init, self.shape, jnp.float32)
         x, kernel = jnp.asarray(x, self.dtype), jnp.asarray(kernel, self.dtype)
-        bias = None
-        if self.use_bias:
+        if bias is None and self.use_bias:
             inputs, axes = self.equation.split("->")[0].split(",")
             out = [n for axis, n in zip(axes, self.shape, strict=True) if axis not in inputs]
             bias = self.param("bias", self.bias_init, tuple(out), jnp.float32)
+        if bias is not None:
             bias = jnp.asarray(bias, self.dtype)
         return xla.linear(self.equation, self.act, x, kernel, bias, train=train)
 
@@ -105,17 +104,17 @@ class JointLinear(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch c"], *, train: bool) -> tuple[Array, ...]:
-        """Returns n arrays (*batch, *out) in `dtype`."""
+    def __call__(
+        self, x: Float[Array, "*batch c"], *, bias: Array | None = None, train: bool
+    ) -> tuple[Array, ...]:
+        """Returns n arrays (*batch, *out) in `dtype`; `bias` is in place of a bias of its own."""
         kernel = self.param("kernel", self.kernel_init, self.shape, jnp.float32)
         x, kernel = jnp.asarray(x, self.dtype), jnp.asarray(kernel, self.dtype)
-        bias: list[Array | None] = [None] * self.shape[1]
-        if self.use_bias:
-            zeros = nn.initializers.zeros_init()
-            joint = self.param("bias", zeros, self.shape[1:], jnp.float32)
-            bias = list(jnp.asarray(joint, self.dtype))
+        if bias is None and self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros_init(), self.shape[1:], jnp.float32)
+        each = [None] * self.shape[1] if bias is None else list(jnp.asarray(bias, self.dtype))
         one = functools.partial(xla.linear, "...c,chd->...hd", None, x, train=train)
-        return tuple(one(kernel=kernel[:, i], bias=bias[i]) for i in range(self.shape[1]))
+        return tuple(one(kernel=kernel[:, i], bias=each[i]) for i in range(self.shape[1]))
 
 
 class PatchEmbed(nn.Module):
@@ -124,6 +123,7 @@ class PatchEmbed(nn.Module):
     patch_size: tuple[int, int]
     embed_dim: int
     norm_eps: float | None = None  # of a norm after the projection; None: no norm
+    norm_layer: str = "layernorm"
     use_bias: bool = True
     dtype: DTypeLike = jnp.float32
 
@@ -132,7 +132,7 @@ class PatchEmbed(nn.Module):
         """Returns a map of (h / patch, w / patch) embedded patches."""
         x = (self._product if forms().patches == "product" else self._convolution)(images)
         if self.norm_eps is not None:
-            x = LayerNorm(self.norm_eps, self.dtype, name="norm")(x)
+            x = NORMS[self.norm_layer](self.norm_eps, self.dtype, name="norm")(x)
         return x
 
     def _product(self, images: Array) -> Float[Array, "b i j d"]:
@@ -161,36 +161,6 @@ class PatchEmbed(nn.Module):
             dtype=self.dtype,
             name="proj",
         )(images)
-
-
-class Mlp(nn.Module):
-    """Two dense layers with an activation between them (Transformer, section 3.3)."""
-
-    hidden_dim: int
-    act: str = "gelu"
-    drop_rate: float = 0.0
-    kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
-    bias_init: nn.initializers.Initializer = nn.initializers.normal(1e-6)
-    use_out_bias: bool = True
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*batch c"], *, train: bool) -> Float[Array, "*batch c"]:
-        """Applies fc1, the activation and fc2, each followed by dropout in training."""
-        width, act = x.shape[-1], activation(self.act)
-        linear = functools.partial(
-            Linear, kernel_init=self.kernel_init, bias_init=self.bias_init, dtype=self.dtype
-        )
-        shape = (width, self.hidden_dim)
-        y = linear(shape, "nc,cd->nd", name="fc1")(xla.rows(x), train=train)
-        gated = jax.eval_shape(act, y).shape != y.shape
-        apart = gated or (train and self.drop_rate)  # then fc2 cannot take act upon itself
-        if apart:
-            y = nn.Dropout(self.drop_rate, deterministic=not train)(act(y))
-        shape, before = (y.shape[-1], width), None if apart else act
-        fc2 = linear(shape, "nc,cd->nd", before, use_bias=self.use_out_bias, name="fc2")
-        y = fc2(y, train=train)
-        return nn.Dropout(self.drop_rate, deterministic=not train)(y).reshape(x.shape)
 
 
 class DropPath(nn.Module):

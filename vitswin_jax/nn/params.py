@@ -69,7 +69,8 @@ PARAMETERS: tuple[Facts, ...] = (
     Facts(r"lora_[ab]", decay=1.0),
     Facts(r"attn(_pool)?/(qkv|kv)/bias", P(None, "tensor")),
     Facts(r"attn_pool/q/bias", P("tensor")),
-    Facts(r"attn/([qv]_bias|logit_scale)", P("tensor")),  # (heads, ...)
+    Facts(r"attn/([qkv]_bias|logit_scale)", P("tensor")),  # (heads, ...)
+    Facts(r"rope_freqs", P(None, "tensor")),  # (2, heads, d / 2)
     Facts(r"relative_position_bias_table", P(None, "tensor")),  # (offsets, heads)
     Facts(r"(mlp/fc1|spatial_mlp)/bias", P("tensor")),
     Facts(r"mlp/fc[12]_bias", P("tensor")),  # of experts

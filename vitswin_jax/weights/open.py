@@ -40,13 +40,14 @@ from vitswin_jax.weights.shapes import parameter_shapes, sizes_of
 from vitswin_jax.weights.sources.masked import DecoderWeights
 from vitswin_jax.weights.sources.preprocess import default_preprocess
 from vitswin_jax.weights.sources.read import check_family, read_original
+from vitswin_jax.weights.sources.source import UNSEEN
 
 log = logger(__name__)
 
 NUMERICS = (
     "act", "norm_eps", "window_clip", "pad_before_roll", "global_pool", "window_size",
     "pretrained_window_sizes", "num_heads", "img_size", "group_norm_eps", "weight_var_eps",
-    "weight_std_eps", "mask_value", "capacity_over",
+    "weight_std_eps", "mask_value", "capacity_over", *UNSEEN,
 )  # fmt: skip
 """Fields that are a code's own, or that not every format's file shows."""
 

@@ -253,8 +253,8 @@ def test_a_training_script_may_state_the_architecture(tmp_path, arch, heads):
 
 def test_another_architecture_that_a_training_script_states_is_refused(tmp_path):
     _, _, path = write(tmp_path)
-    with pytest.raises(UserError, match="states as its architecture: 'vit_base_patch16_rpn_224'"):
-        vitswin_jax.load_pretrained(stating(path, "vit_base_patch16_rpn_224"))
+    with pytest.raises(UserError, match="states as its architecture: 'vit_base_patch16_xp_224'"):
+        vitswin_jax.load_pretrained(stating(path, "vit_base_patch16_xp_224"))
 
 
 def test_a_vit_small_may_be_moco_v3s_whose_heads_no_key_shows(tmp_path):

@@ -8,14 +8,20 @@ from pathlib import Path
 from vitswin_jax.core.types import UserError, listed
 from vitswin_jax.weights.formats.read import Contents
 from vitswin_jax.weights.formats.tensors import Tensors
-from vitswin_jax.weights.sources import masked, swin, towers, vit
+from vitswin_jax.weights.sources import dinov3, masked, swin, towers, vit
 from vitswin_jax.weights.sources.facts import Facts
 from vitswin_jax.weights.sources.methods import SMALL, Method, find_method
 from vitswin_jax.weights.sources.others import other_architecture
 from vitswin_jax.weights.sources.roots import Root, choose_root, take_root
 from vitswin_jax.weights.sources.source import Fields, Source
 
-SOURCES: tuple[Source, ...] = (*swin.SOURCES, *masked.SOURCES, *towers.SOURCES, *vit.SOURCES)
+SOURCES: tuple[Source, ...] = (
+    *swin.SOURCES,
+    *masked.SOURCES,
+    *towers.SOURCES,
+    *dinov3.SOURCES,
+    *vit.SOURCES,
+)
 """All sources; a file is from the first that it fits."""
 
 

@@ -77,7 +77,9 @@ class Facts:
         fields = {**unseen, **clip, **named, **self._config, **asked}
         if "num_heads" in asked or (self.stated and "num_heads" in self.stated.fields):
             fields.pop("embed_dim", None)  # these heads are not only of the named model's width
-        return Hints(fields, sizes, root=root, named=self.variant is not None)
+        stated = {**self._config, **asked}
+        named_one = self.variant is not None
+        return Hints(fields, sizes, root=root, named=named_one, stated=stated)
 
     def numerics(self, source: Source) -> Fields:
         """Returns the details that a source's code decides and no tensor shows."""
@@ -153,6 +155,8 @@ def _same(key: str, stated: Any, shown: Any) -> bool:
     stated = with_tuples(stated)
     if key == "init_values":  # no trained file shows where LayerScale began
         return bool(stated) == bool(shown)
+    if key == "qkv_bias" and isinstance(stated, bool) and isinstance(shown, str):
+        return stated  # timm states that there are some
     if key in _SIDES:
         return _sides(stated) == _sides(shown)
     if isinstance(stated, int | float) and isinstance(shown, int | float):

@@ -14,17 +14,8 @@ from vitswin_jax.weights.sources.source import Fields, Hints
 
 # fmt: off
 OTHERS: tuple[tuple[str, str], ...] = (  # what a name of theirs has, the architecture
-    (r"(^|\.)(storage_tokens|rope_embed\.periods)$", "DINOv3 (rotary positions)"),
-    (r"(^|\.)layer\.0\.attention\.q_proj\.weight$", "transformers' DINOv3 (rotary positions)"),
-    (r"(^|\.)rope\.freqs$|\.attn\.rope\.freqs$|(^|\.)rope\.freqs_(cos|sin)$",
-     "a ViT with rotary positions (EVA-02, RoPE ViT)"),
-    (r"(^|\.)attn_pool\.probe$", "Perception Encoder (rotary positions)"),
-    (r"blocks\.0\.attn\.norm\.weight$|\.beit3\.", "a ViT with norms inside its branches "
-     "(EVA-02, BEiT-3)"),
-    (r"blocks\.0\.attn\.q_proj\.weight$|blocks\.0\.mlp\.w1\.weight$", "EVA-02"),
-    (r"blocks\.0\.mlp\.fc1_g\.weight$|(^|\.)preprocessor\.patchifier\.|\.rms_norm1\.weight$",
-     "a ViT with gated MLPs apart (AIMv2, EVA-02)"),
-    (r"blocks\.0\.attn\.q_norm\.weight$", "a ViT with norms of queries and keys"),
+    (r"\.beit3\.|(^|\.)blocks\.0\.attn\.[AB]\.", "BEiT-3"),
+    (r"(^|\.)preprocessor\.patchifier\.|\.rms_norm1\.weight$", "AIMv2"),
     (r"blocks\.0\.attn\.rel_pos\.|(^|\.)shared_rel_pos\.", "timm's vit_relpos"),
     (r"blocks\.0\.attn\.rel_pos_h$", "SAM's or ViTDet's encoder, or MViTv2"),
     (r"blocks\.0\.attn\.meta_mlp\.", "timm's swinv2_cr"),
@@ -63,14 +54,16 @@ def refuse_lookalikes(fields: Fields, tensors: Tensors, hints: Hints) -> None:
 
     A configuration or a name decides; without them, no key does.
     """
-    if "blocks.0.attn.q_bias" in tensors:
-        raise UserError(
-            "holds biases of queries and values apart, as EVA and DINOv3 in timm: an architecture "
-            "that vitswin_jax does not have."
-        )
-    if hints.named:
+    if hints.named or "rope_type" in hints.stated:
         return
     seen = {
+        "its biases are of queries and values only, as in EVA and DINOv3": not isinstance(
+            fields["qkv_bias"], bool
+        ),
+        "it has norms inside its branches, as in BEiT-3 and EVA-02's CLIP": (
+            fields["scale_attn_norm"] or fields["scale_mlp_norm"]
+        ),
+        "its MLPs have gates apart, as in DINOv3 and AIMv2": "blocks.0.mlp.fc1_g.weight" in tensors,
         "its LayerScale is called gamma_1, as in EVA, RoPE ViTs and DeiT-3's own files": any(
             name.endswith("blocks.0.gamma_1") for name in tensors
         )

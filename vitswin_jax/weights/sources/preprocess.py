@@ -21,9 +21,20 @@ from vitswin_jax.models.registry import family_of, model_kwargs
 from vitswin_jax.models.tags import Tag, tags_of
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.weights.metadata import model_fields
-from vitswin_jax.weights.sources.source import CLIP, HALF, IMAGENET, SOME, UNIT, Fields, Source
+from vitswin_jax.weights.sources.source import (
+    CLIP,
+    HALF,
+    IMAGENET,
+    SATELLITE,
+    SOME,
+    UNIT,
+    Fields,
+    Source,
+)
 
-STATISTICS = {"half": HALF, "imagenet": IMAGENET, "clip": CLIP, "unit": UNIT}
+STATISTICS = {
+    "half": HALF, "imagenet": IMAGENET, "clip": CLIP, "unit": UNIT, "satellite": SATELLITE,
+}  # fmt: skip
 """The words of the table of tags."""
 
 # The Swin families: ImageNet's statistics, 224 of 256 pixels (the official data/build.py).
@@ -47,6 +58,14 @@ _LAYER_SCALE = {"init_values": (SOME,), "class_token": (True,)}
 _KINDS = (  # the first that fits
     _Kind({"depths": (SOME,)}, IMAGENET),  # the Swin families
     _Kind({"dist_token": (True,)}, IMAGENET),
+    _Kind({"rope_type": ("centred",)}, IMAGENET, 1.0),  # DINOv3
+    _Kind({"rope_type": ("axial",), "pre_norm": (True,)}, HALF, 1.0),  # Perception Encoder
+    _Kind({"qkv_bias": ("qv",), "class_token": (True,)}, CLIP),  # EVA
+    _Kind({"rope_type": ("axial", "mixed"), "class_token": (True,)}, IMAGENET),  # RoPE-ViT
+    _Kind({"norm_layer": ("rmsnorm",), "reg_tokens": (0,)}, CLIP, 1.0),  # AIMv2
+    _Kind({"scale_attn_norm": (True,)}, IMAGENET, 1.0),  # BEiT-3
+    _Kind({"no_embed_class": (True,), "final_norm": (False,)}, CLIP, 1.0),  # RADIO
+    _Kind({"final_norm": (False,)}, IMAGENET, 1.0),  # InternViT
     _Kind({"pre_norm": (True,)}, CLIP, 1.0),
     # DeiT-3: its position table has no row for the class token.
     _Kind(_LAYER_SCALE | {"no_embed_class": (True,), "reg_tokens": (0,)}, IMAGENET),

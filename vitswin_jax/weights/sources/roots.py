@@ -27,12 +27,13 @@ LAYOUTS = (  # a tensor of the first block, one of the patch embedding
     # Swin and SimMIM: Microsoft, timm
     ("layers.0.blocks.0.(attn.qkv|spatial_mlp).weight", "patch_embed.proj.weight"),
     # ViT: timm, DeiT, MAE, DINO, BEiT; DINOv2 has blocks in chunks too
-    ("blocks.0.(0.)?attn.qkv.weight", "patch_embed.(proj|backbone.(stem.)?conv).weight"),
+    ("blocks.0.(0.)?attn.(qkv|q_proj).weight", "patch_embed.(proj|backbone.(stem.)?conv).weight"),
     # transformers: Swin, ViT, CLIP and SigLIP
     ("encoder.layers.0.blocks.0.attention.self.query.weight",
      "embeddings.patch_embeddings.projection.weight"),
     ("encoder.layer.0.attention.attention.query.weight",
      "embeddings.patch_embeddings.projection.weight"),
+    ("layer.0.attention.q_proj.weight", "embeddings.patch_embeddings.weight"),  # DINOv3
     ("encoder.layers.0.layer_norm1.weight", "embeddings.patch_embedding.weight"),
     # OpenAI's CLIP and open_clip
     ("transformer.resblocks.0.attn.in_proj_weight", "conv1.weight"),

@@ -2,8 +2,10 @@
 
 A rule pairs name templates. `{i}` stands for a number, `{i+1}` for one that is larger by one over
 there, `{n:norm[12]}` for whatever the expression matches; what stands under a name in one template
-stands under it in the other. Several of theirs in one rule are parts of one of ours, such as query,
-key and value. A rule without ours drops: buffers that are recomputed, and what is never used.
+stands under it in the other. Several of theirs in one rule are parts of one of ours, stacked, such
+as query, key and value, or side by side, such as gate and value of an MLP. Of several rules for a
+name the first whose parts are all there is taken. A rule without ours drops: buffers that are
+recomputed, and what is never used.
 """
 
 from __future__ import annotations
@@ -98,6 +100,8 @@ class Rule:
     theirs: str | tuple[str, ...]
     ours: str | None
     how: How = same
+    beside: bool = False
+    """Whether several of theirs are side by side on the last axis of ours, not stacked."""
 
     def __post_init__(self) -> None:
         """Gives `{n}` the expression that `{n:...}` has in another of the rule's templates."""
@@ -121,12 +125,20 @@ class Rule:
 
 
 def affine(
-    theirs: str | tuple[str, ...], ours: str, kernel: How = dense, bias: How = same
+    theirs: str | tuple[str, ...],
+    ours: str,
+    kernel: How = dense,
+    bias: How = same,
+    *,
+    beside: bool = False,
 ) -> tuple[Rule, Rule]:
     """Returns the rules of a PyTorch layer, by the beginnings of its names: weight and bias."""
     names = (theirs,) if isinstance(theirs, str) else theirs
     weights, biases = (tuple(name + kind for name in names) for kind in ("weight", "bias"))
-    return Rule(weights, f"{ours}kernel", kernel), Rule(biases, f"{ours}bias", bias)
+    return (
+        Rule(weights, f"{ours}kernel", kernel, beside),
+        Rule(biases, f"{ours}bias", bias, beside),
+    )
 
 
 def norm(theirs: str, ours: str) -> tuple[Rule, Rule]:
@@ -186,7 +198,7 @@ def apply_rules(
     for name in tensors:
         if name in used:
             continue
-        rule, target, parts = _find(name, rules)
+        rule, target, parts = _find(name, rules, tensors)
         if rule is None:
             faults.append(f"{name} is unknown")
         elif target is None:
@@ -202,8 +214,8 @@ def apply_rules(
             used.update(parts)
             sources[target] = parts
             found = [tensors[part] for part in parts]
-            ours[target] = _combine(found, rule.how, shapes[target])
-            faults += _misfits(parts, found, rule.how, shapes[target])
+            ours[target] = _combine(found, rule, shapes[target])
+            faults += _misfits(parts, found, rule, shapes[target])
     for target in sorted(shapes.keys() - ours.keys()):
         expected = next(_names(target, rules), None)
         faults.append(f"{' and '.join(expected or [target])} is missing")
@@ -215,7 +227,7 @@ def gather(tensors: Tensors, rules: Sequence[Rule]) -> dict[str, list[Tensor]]:
     """Returns those of their tensors that have a name of ours, by it; shapes are not checked."""
     found: dict[str, list[Tensor]] = {}
     for name in tensors:
-        _, target, parts = _find(name, rules)
+        _, target, parts = _find(name, rules, tensors)
         if target is not None and target not in found:
             found[target] = [tensors[part] for part in parts if part in tensors]
     return found
@@ -236,8 +248,7 @@ def write_rules(
             homeless.append(name)
             continue
         rule, names = found
-        parts = [array] if len(names) == 1 else list(np.moveaxis(array, STACKED, 0))
-        for part_name, part in zip(names, parts, strict=True):
+        for part_name, part in zip(names, _divide(array, rule, len(names)), strict=True):
             theirs[part_name] = rule.how.write(part)
     if homeless:
         raise UserError(f"{origin}: the format has no place for {', '.join(sorted(homeless))}.")
@@ -255,16 +266,23 @@ def rename(tensors: Tensors, changes: Iterable[tuple[str, str]]) -> dict[str, Te
     return renamed
 
 
-def _find(name: str, rules: Sequence[Rule]) -> tuple[Rule | None, str | None, list[str]]:
+def _find(
+    name: str, rules: Sequence[Rule], tensors: Tensors
+) -> tuple[Rule | None, str | None, list[str]]:
+    """Returns the rule for a name, our name and theirs: the first whose parts are all there."""
+    found: list[tuple[Rule, str | None, list[str]]] = []
     for rule in rules:
-        for part in rule.parts:
-            values = match(part, name)
-            if values is not None:
-                if rule.ours is None:
-                    return rule, None, [name]
-                names = [fill(other, values) for other in rule.parts]
-                return rule, fill(rule.ours, values), names
-    return None, None, []
+        values = next((v for part in rule.parts if (v := match(part, name)) is not None), None)
+        if values is None:
+            continue
+        if rule.ours is None:
+            found.append((rule, None, [name]))
+            break
+        names = [fill(other, values) for other in rule.parts]
+        found.append((rule, fill(rule.ours, values), names))
+        if len(names) == 1 or all(part in tensors for part in names):
+            return found[-1]
+    return found[0] if found else (None, None, [])
 
 
 def _matches(name: str, rules: Sequence[Rule]) -> Iterator[tuple[Rule, list[str]]]:
@@ -278,23 +296,36 @@ def _names(name: str, rules: Sequence[Rule]) -> Iterator[list[str]]:
     return (names for _, names in _matches(name, rules))
 
 
-def _combine(parts: list[Tensor], how: How, shape: Shape) -> Tensor:
+def _combine(parts: list[Tensor], rule: Rule, shape: Shape) -> Tensor:
+    how = rule.how
     if len(parts) == 1:
         return parts[0].map(lambda theirs: how.read(theirs, shape), shape)
-    part = _part_shape(shape)
+    part = _part_shape(shape, rule, len(parts))
+    join = functools.partial(np.concatenate, axis=-1) if rule.beside else _stack
 
     def read() -> np.ndarray:
-        return np.stack([how.read(theirs.read(), part) for theirs in parts], STACKED)
+        return join([how.read(theirs.read(), part) for theirs in parts])
 
     return Tensor(shape, parts[0].dtype, read)
 
 
-def _misfits(names: list[str], tensors: list[Tensor], how: How, shape: Shape) -> list[str]:
-    part = shape if len(names) == 1 else _part_shape(shape)
+def _stack(parts: list[np.ndarray]) -> np.ndarray:
+    return np.stack(parts, STACKED)
+
+
+def _divide(array: np.ndarray, rule: Rule, count: int) -> list[np.ndarray]:
+    """Returns the parts of one of ours."""
+    if count == 1:
+        return [array]
+    return np.split(array, count, -1) if rule.beside else list(np.moveaxis(array, STACKED, 0))
+
+
+def _misfits(names: list[str], tensors: list[Tensor], rule: Rule, shape: Shape) -> list[str]:
+    part = _part_shape(shape, rule, len(names))
     return [
-        f"{name} has shape {tensor.shape}, the model's {how.shape(part)}"
+        f"{name} has shape {tensor.shape}, the model's {rule.how.shape(part)}"
         for name, tensor in zip(names, tensors, strict=True)
-        if tensor.shape != how.shape(part)
+        if tensor.shape != rule.how.shape(part)
     ] + [
         f"{name} has {tensor.dtype}, no floating-point numbers"
         for name, tensor in zip(names, tensors, strict=True)
@@ -302,5 +333,9 @@ def _misfits(names: list[str], tensors: list[Tensor], how: How, shape: Shape) ->
     ]
 
 
-def _part_shape(shape: Shape) -> Shape:
+def _part_shape(shape: Shape, rule: Rule, count: int) -> Shape:
+    if count == 1:
+        return shape
+    if rule.beside:
+        return (*shape[:-1], shape[-1] // count)
     return (*shape[:STACKED], *shape[STACKED + 1 :])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,17 +30,29 @@ CLIP = {
     "std": (0.26862954, 0.26130258, 0.27577711),
 }
 
+SATELLITE = {"mean": (0.43, 0.411, 0.296), "std": (0.213, 0.156, 0.143)}
+
 SOME = "some"
 """Among the values of `Source.holds`: any but None, 0 and False."""
 
-UNGATED = ("gelu", "gelu_tanh", "quick_gelu")
+UNGATED = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu")
 """Activations of a plain MLP, whose layers have other shapes than a gated one's."""
+
+UNSEEN: Mapping[str, Any] = {
+    "norm_layer": "layernorm", "norm_at": "before", "rope_type": "none",
+    "rope_temperature": 10_000.0, "rope_grid_offset": 0.0, "rope_grid_indexing": "ij",
+    "rope_rotate_half": False, "rope_ref_grid": None, "rope_dtype": "float32",
+    "pool_include_prefix": False, "pool_heads": None,
+}  # fmt: skip
+"""Fields of a ViT that no tensor shows, with the value that a plain one has."""
 
 _PLAIN = {  # fields that not every code has, with the one value that is as good as without
     "dist_token": False, "dist_head": True, "reg_tokens": 0, "init_values": None, "pre_norm": False,
     "fc_norm": False, "patch_norm": False, "qkv_bias": True, "patch_bias": True,
     "no_embed_class": False, "pre_logits": None, "resnet_layers": None, "class_token": True,
-    "pos_embed": "learned", "pos_embed_at": "input", "global_pool": "token",
+    "pos_embed": "learned", "pos_embed_at": "input", "global_pool": "token", "qk_norm": False,
+    "scale_attn_norm": False, "proj_bias": True, "mlp_bias": True, "scale_mlp_norm": False,
+    "final_norm": True, "pool_mlp_ratio": None, **UNSEEN,
 }  # fmt: skip
 
 
@@ -53,21 +66,35 @@ class Hints(dict[str, Any]):
     """Fields that the tensors may leave open, the first fact of each.
 
     The sizes that the caller asks for are in `asked`: they may be those of the file, or those that
-    its tables shall be resized to. `root` is the key that the model is under in its file, and
-    `named` whether a name or a configuration says which architecture it is.
+    its tables shall be resized to. `stated` are the facts of the caller and of the configuration,
+    not of the name. `root` is the key that the model is under in its file, and `named` whether a
+    name or a configuration says which architecture it is.
     """
 
     def __init__(
-        self, fields: Mapping[str, Any], asked: Mapping[str, Any], *, root: str, named: bool
+        self,
+        fields: Mapping[str, Any],
+        asked: Mapping[str, Any],
+        *,
+        root: str,
+        named: bool,
+        stated: Mapping[str, Any] = types.MappingProxyType({}),
     ) -> None:
         super().__init__(fields)
         self.named = named
         self.asked = dict(asked)
         self.root = root
+        self.stated = stated
 
     def with_fields(self, **fields: Any) -> Hints:
         """Returns the same facts with other fields."""
-        return Hints({**self, **fields}, self.asked, root=self.root, named=self.named)
+        return Hints(
+            {**self, **fields},
+            self.asked,
+            root=self.root,
+            named=self.named,
+            stated=self.stated,
+        )
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,45 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vitswin_jax.core.types import UserError, with_tuples
-from vitswin_jax.models.registry import resolve_name
+from vitswin_jax.models.registry import model_kwargs, resolve_name
 from vitswin_jax.models.tags import tags_of
 from vitswin_jax.nn.layers import pair
+from vitswin_jax.nn.mlp import GATES
 
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_tanh": "gelu_tanh",
     "quick_gelu": "quick_gelu",
     "quickgelu": "quick_gelu",
+    "relu": "relu",
+    "silu": "silu",
 }
-POOLS = {"token": "token", "avg": "avg", "map": "map"}
+POOLS = {pool: pool for pool in ("token", "avg", "max", "avgmax", "map")}
+NORMS = {"layernorm": "layernorm", "rmsnorm": "rmsnorm"}
+ROPES = {"cat": "axial", "dinov3": "centred", "mixed": "mixed"}
+RENAMED = {
+    "num_reg_tokens": "reg_tokens", "use_pre_transformer_norm": "pre_norm",
+    "use_fc_norm": "fc_norm", "scale_mlp": "scale_mlp_norm",
+    "scale_attn_inner": "scale_attn_norm", "rope_grid_offset": "rope_grid_offset",
+    "rope_grid_indexing": "rope_grid_indexing", "rope_temperature": "rope_temperature",
+    "rope_rotate_half": "rope_rotate_half", "attn_pool_num_heads": "pool_heads",
+    "attn_pool_mlp_ratio": "pool_mlp_ratio",
+}  # fmt: skip
+"""Arguments of timm's Eva -> our fields of the same values."""
+
+
+def is_eva(fields: Mapping[str, Any]) -> bool:
+    """Returns whether a ViT is one of timm's class Eva."""
+    return fields.get("rope_type", "none") != "none" or fields.get("qkv_bias") == "qv"
+
+
+def halves_gates(fields: Mapping[str, Any]) -> bool:
+    """Returns whether timm's `mlp_ratio` counts gate and value of an MLP once, where we do twice.
+
+    Its other ViTs, DINOv2's giant, count both.
+    """
+    return fields.get("act") in GATES and (is_eva(fields) or fields.get("norm_layer") == "rmsnorm")
+
 
 IMAGES = {
     "mean": "mean",
@@ -34,21 +62,23 @@ IMAGES = {
 SAME = (
     "img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "depths",
     "num_heads", "mlp_ratio", "qkv_bias", "init_values", "class_token", "no_embed_class",
-    "reg_tokens", "pre_norm", "fc_norm", "pretrained_window_sizes",
+    "reg_tokens", "pre_norm", "fc_norm", "pretrained_window_sizes", "qk_norm",
+    "scale_attn_norm", "scale_mlp_norm", "final_norm", "pool_include_prefix",
 )  # fmt: skip
 _UNSEEN = (
     "drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate",
     "drop_path_rate", "weight_init", "fix_init", "dynamic_img_size", "strict_img_size",
     "features_only", "pretrained", "checkpoint_path", "scriptable", "exportable", "no_jit",
+    "head_init_scale", "rope_shift_coords", "rope_jitter_coords", "rope_rescale_coords",
+    "qkv_fused", "swiglu_align_to", "attn_type", "use_post_transformer_norm",
 )  # fmt: skip
-"""Arguments of training, and of how a model is made: they change no result at its own size."""
+"""Arguments of training, of how a model is made, and of what tensors are called: they change no
+result at its own size, or the tensors show them."""
 
 _PLAIN: Mapping[str, tuple[Any, ...]] = {
-    "qk_norm": (False,), "proj_bias": (True,), "scale_attn_norm": (False,),
-    "scale_mlp_norm": (False,), "final_norm": (True,), "pool_include_prefix": (False,),
     "dynamic_img_pad": (False,), "pos_embed": ("learn", ""), "head_dim": (None,),
-    "use_abs_pos_emb": (False,), "swiglu_mlp": (False,), "scale_mlp": (False,),
-    "norm_layer": ("layernorm",), "embed_norm_layer": (), "attn_type": (), "mlp_layer": ("mlp",),
+    "use_abs_pos_emb": (True, False), "mlp_layer": ("mlp",), "embed_norm_layer": (),
+    "attn_only_layer_scale": (False,), "num_kv_heads": (), "rope_mrope_section": (),
 }  # fmt: skip
 """Arguments with the values that every model here has, besides None, which is the default."""
 
@@ -66,6 +96,7 @@ _FLAG = {"type": ["boolean", "null"]}
 _NUMBERS = {"type": ["array", "null"], "items": {"type": "number"}}
 _NAMES = {"type": ["array", "null"], "items": {"type": "string"}}
 _TEXT = {"type": ["string", "null"]}
+_NUMBER: Mapping[str, Any] = {"type": ["number", "null"]}
 _WEIGHTS: Mapping[str, Any] = {
     "tag": _TEXT, "mean": _NUMBERS, "std": _NUMBERS, "crop_pct": {"type": ["number", "null"]},
     "crop_mode": _TEXT, "interpolation": _TEXT, "num_classes": _COUNT, "global_pool": _TEXT,
@@ -85,8 +116,13 @@ SCHEMA: Mapping[str, Any] = {
             **dict.fromkeys(("img_size", "patch_size", "depths", "num_heads"), _SIDES),
             **dict.fromkeys(("window_size", "pretrained_window_sizes"), _WINDOWS),
             **dict.fromkeys(("qkv_bias", "class_token", "no_embed_class", "pre_norm"), _FLAG),
-            **dict.fromkeys(("fc_norm", "always_partition"), _FLAG),
-            **dict.fromkeys(("act_layer", "global_pool"), _TEXT),
+            **dict.fromkeys(("fc_norm", "always_partition", "swiglu_mlp", "use_post_norm"), _FLAG),
+            **dict.fromkeys(("use_rot_pos_emb", "rope_rotate_half", "final_norm"), _FLAG),
+            **dict.fromkeys(("act_layer", "global_pool", "rope_type", "norm_layer"), _TEXT),
+            "rope_temperature": _NUMBER,
+            "rope_grid_offset": _NUMBER,
+            "ref_feat_shape": _SIDES,
+            "rope_grid_indexing": _TEXT,
             "mlp_ratio": {"type": ["number", "null"], "minimum": 0},
             "init_values": {"type": ["number", "null"]},
         },
@@ -130,14 +166,15 @@ def stated(config: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
     return {
         # A tag of one's own, or of another timm's: what it would say is stated here as well.
         "variant": f"{variant}.{tag}" if tag in tags_of(variant) else name,
-        "fields": _fields(args, origin=origin),
+        "fields": _fields(args, model_kwargs(variant), origin=origin),
         "class_names": names,
         "num_labels": None if names is None else len(names),
         "images": images or None,
     }
 
 
-def _fields(args: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
+def _fields(args: Mapping[str, Any], row: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
+    """Returns our fields of the arguments that make another model of a row."""
     fields: dict[str, Any] = {}
     wrong = []
     for key, value in args.items():
@@ -149,6 +186,10 @@ def _fields(args: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
             wrong.append(f"{key}={value!r}")
         else:
             fields |= found
+    if "mlp_ratio" in fields and halves_gates({**row, **fields}):
+        fields["mlp_ratio"] *= 2
+    if args.get("use_post_transformer_norm") is False and args.get("use_fc_norm") is False:
+        fields["final_norm"] = False  # else there is one, or the tensors show it
     if wrong:
         raise UserError(
             f"{origin}: its model_args have {', '.join(wrong)}, which no model of vitswin_jax has."
@@ -178,7 +219,14 @@ _CHANGES: Mapping[str, Callable[[Any], dict[str, Any] | None]] = {
     # Without pooling there is nothing to compare: features are then the source's own.
     "global_pool": lambda pool: {} if pool == "" else _one_of("global_pool", POOLS)(pool),
     "always_partition": lambda always: {"window_clip": "never"} if always else {},
-    "use_fc_norm": _same("fc_norm"),
+    **{theirs: _same(ours) for theirs, ours in RENAMED.items()},
+    "proj_bias": lambda biased: {"proj_bias": biased, "mlp_bias": biased},
+    "norm_layer": _one_of("norm_layer", NORMS),
+    "rope_type": _one_of("rope_type", ROPES),
+    "use_rot_pos_emb": lambda rotary: {} if rotary else {"rope_type": "none"},
+    "use_post_norm": lambda after: {"norm_at": "after" if after else "before"},
+    "swiglu_mlp": lambda gated: {"act": "swiglu"} if gated else {},
+    "ref_feat_shape": lambda grid: {"rope_ref_grid": pair(with_tuples(grid))},
     "use_rel_pos_bias": lambda own: {"pos_embed_at": "every"} if own else {},
     "use_shared_rel_pos_bias": lambda shared: {"pos_embed_at": "shared"} if shared else {},
 }

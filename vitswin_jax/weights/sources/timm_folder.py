@@ -16,7 +16,16 @@ from vitswin_jax.weights.locate import CONFIG
 from vitswin_jax.weights.metadata import Metadata
 from vitswin_jax.weights.sources.rules import write_rules
 from vitswin_jax.weights.sources.source import Fields, Source
-from vitswin_jax.weights.sources.timm_config import ACTIVATIONS, IMAGES, POOLS, SAME
+from vitswin_jax.weights.sources.timm_config import (
+    ACTIVATIONS,
+    IMAGES,
+    POOLS,
+    RENAMED,
+    ROPES,
+    SAME,
+    halves_gates,
+    is_eva,
+)
 
 NOT_TIMMS = re.compile(
     r"vit_tiny_patch(14|32)_\d+|vit_small_patch(8_384|14_\d+|16_gap_224)|vit_base_patch(8_384|14_\d+)"
@@ -24,9 +33,14 @@ NOT_TIMMS = re.compile(
 )
 """Names of ours that timm does not have."""
 
-_FIXED = ("resnet_layers", "dist_token", "patch_norm")
+_FIXED = ("resnet_layers", "dist_token", "patch_norm", "norm_layer")
 """Fields that an architecture has, and no argument of timm's changes."""
 
+_OF_EVA = (
+    "img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio",
+    "init_values", "class_token", "no_embed_class", "qk_norm",
+)  # fmt: skip
+"""Fields that are arguments of the same name and value of timm's Eva."""
 _NOT_OF_BEIT = ("class_token", "no_embed_class", "reg_tokens", "pre_norm", "fc_norm")
 _UNSAID = ("norm_eps", "group_norm_eps", "weight_var_eps", "weight_std_eps")
 """Fields that some architectures differ in, and no argument changes."""
@@ -54,7 +68,7 @@ def config_files(
         if key not in row or not _equal(key, value, row[key])
     }
     if "global_pool" in args and "pos_embed" in fields:  # which decides where timm's norm is
-        norm = "use_fc_norm" if _is_beit(fields) else "fc_norm"
+        norm = "use_fc_norm" if _is_beit(fields) or is_eva(fields) else "fc_norm"
         args[norm] = fields["fc_norm"]
     height, width = pair(fields["img_size"])
     cfg = {
@@ -101,6 +115,11 @@ def _is_beit(fields: Fields) -> bool:
     return fields.get("pos_embed") == "relative"
 
 
+def _norm_at(fields: Fields) -> str | None:
+    """Returns where norms are, which no argument of timm's changes but Eva's."""
+    return None if is_eva(fields) else fields.get("norm_at")
+
+
 def _nearest(family: str, fields: Fields, name: str, *, origin: str) -> str:
     """Returns the architecture that needs the fewest arguments to become the model."""
     wanted = _arguments(fields)
@@ -116,7 +135,8 @@ def _nearest(family: str, fields: Fields, name: str, *, origin: str) -> str:
         has = model_kwargs(row)
         gated = (has.get("act") == "swiglu") == (fields.get("act") == "swiglu")
         fixed = all(has.get(key) == fields.get(key) for key in _FIXED)
-        return fixed and gated and _is_beit(has) == _is_beit(fields)
+        kinds = _is_beit(has) == _is_beit(fields) and is_eva(has) == is_eva(fields)
+        return fixed and gated and kinds and _norm_at(has) == _norm_at(fields)
 
     base = name.partition(".")[0]
     rows = [row for row, (kind, _) in VARIANTS.items() if kind == family]
@@ -132,6 +152,13 @@ def _arguments(fields: Fields) -> dict[str, Any]:
     args = {key: fields[key] for key in SAME if key in fields and key != "num_classes"}
     if "pos_embed" in fields:
         args["global_pool"] = POOLS.get(fields["global_pool"])
+    if "proj_bias" in fields:
+        args["proj_bias"] = fields["proj_bias"]
+    if halves_gates(fields):
+        half = {**fields, "mlp_ratio": fields["mlp_ratio"] / 2}
+        args["mlp_ratio"] = whole_ratio(half, origin="timm")
+    if is_eva(fields):
+        return _eva_arguments(fields, args)
     if _is_beit(fields):
         args = {key: value for key, value in args.items() if key not in _NOT_OF_BEIT}
         shared = fields["pos_embed_at"] == "shared"
@@ -147,6 +174,27 @@ def _arguments(fields: Fields) -> dict[str, Any]:
             window = (window,) * stages
         args |= {"window_size": window, "always_partition": fields["window_clip"] == "never"}
     return args
+
+
+def _eva_arguments(fields: Fields, args: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of timm's Eva, some of which are about what tensors are called."""
+    names = {ours: theirs for theirs, ours in ROPES.items()}
+    rope, gated = fields["rope_type"], fields["act"] == "swiglu"
+    return {
+        **{key: args[key] for key in (*_OF_EVA, "global_pool")},
+        **{theirs: fields[ours] for theirs, ours in RENAMED.items()},
+        "use_post_transformer_norm": fields["final_norm"] and not fields["fc_norm"],
+        "use_post_norm": fields["norm_at"] == "after",
+        "qkv_bias": bool(fields["qkv_bias"]),
+        "attn_type": "rope" if fields["qkv_bias"] is True else "eva",
+        "qkv_fused": not (gated and fields["scale_mlp_norm"]),
+        "swiglu_mlp": gated,
+        "swiglu_align_to": 8 if gated and rope == "centred" else 0,
+        "use_abs_pos_emb": fields["pos_embed"] == "learned",
+        "use_rot_pos_emb": rope != "none",
+        "rope_type": names.get(rope, "cat"),
+        "ref_feat_shape": fields["rope_ref_grid"],
+    }
 
 
 def _equal(key: str, value: Any, other: Any) -> bool:

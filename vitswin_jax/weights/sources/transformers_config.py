@@ -7,7 +7,7 @@ tensor shows.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,11 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_python_tanh": "gelu_tanh",
     "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "silu": "silu",
 }
+GATED = {"silu": "swiglu", "gelu": "geglu"}
+"""What acts on the gate of a gated MLP -> ours."""
 
 _VIT = {
     "hidden_size": "embed_dim",
@@ -37,6 +41,7 @@ _VIT = {
     "num_register_tokens": "reg_tokens",
     "layer_norm_eps": "norm_eps",
 }
+_DINOV3 = {"rope_theta": "rope_temperature", "proj_bias": "proj_bias", "mlp_bias": "mlp_bias"}
 _SWIN = {
     "embed_dim": "embed_dim",
     "depths": "depths",
@@ -60,6 +65,8 @@ class Kind:
     sources: tuple[str, ...]
     keys: Mapping[str, str]
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    own: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda config: {}
+    """From a configuration: fields that one key does not say."""
 
 
 def _vit(*sources: str, eps: float, act: str = "gelu") -> Kind:
@@ -72,6 +79,18 @@ def _swin(name: str) -> Kind:
     return Kind((f"Hugging Face ({name})",), _SWIN, defaults)
 
 
+def _dinov3_fields(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the biases and the activation, by the defaults of DINOv3ViTConfig."""
+    flags = (("q", "query_bias", True), ("k", "key_bias", False), ("v", "value_bias", True))
+    biased = "".join(part for part, key, own in flags if config.get(key, own))
+    fields: dict[str, Any] = {"qkv_bias": {"": False, "qkv": True}.get(biased, biased)}
+    if config.get("use_gated_mlp", False):
+        fields["act"] = GATED.get(config.get("hidden_act", "gelu"))
+        if config.get("intermediate_size") and config.get("hidden_size"):
+            fields["mlp_ratio"] = 2 * config["intermediate_size"] / config["hidden_size"]
+    return fields
+
+
 KINDS = {
     "vit": _vit("ViT", eps=1e-12),
     "vit_mae": _vit("ViT", eps=1e-12),
@@ -80,6 +99,12 @@ KINDS = {
     "deit": _vit("DeiT", "ViT", eps=1e-12),
     "dinov2": _vit("DINOv2", eps=1e-6),
     "dinov2_with_registers": _vit("DINOv2 with registers", eps=1e-6),
+    "dinov3_vit": Kind(
+        ("Hugging Face (DINOv3)",),
+        {key: ours for key, ours in _VIT.items() if key != "qkv_bias"} | _DINOV3,
+        {"num_heads": 6, "act": "gelu", "norm_eps": 1e-5, "img_size": 224},
+        _dinov3_fields,
+    ),
     "siglip_vision_model": _vit("SigLIP", eps=1e-6, act="gelu_tanh"),
     "clip_vision_model": _vit("CLIP", eps=1e-5, act="quick_gelu"),
     "swin": _swin("Swin"),
@@ -104,7 +129,9 @@ _KEYS: Mapping[str, Any] = {
     **dict.fromkeys(("num_register_tokens", "intermediate_size"), _COUNT),
     **dict.fromkeys(("num_attention_heads", "image_size", "patch_size", "window_size"), _SIDES),
     **dict.fromkeys(("depths", "num_heads", "pretrained_window_sizes"), _SIDES),
-    **dict.fromkeys(("mlp_ratio", "layer_norm_eps"), _NUMBER),
+    **dict.fromkeys(("mlp_ratio", "layer_norm_eps", "rope_theta"), _NUMBER),
+    **dict.fromkeys(("query_bias", "key_bias", "value_bias", "proj_bias", "mlp_bias"), _FLAG),
+    "use_gated_mlp": _FLAG,
     **dict.fromkeys(("qkv_bias", "use_absolute_embeddings", "use_swiglu_ffn"), _FLAG),
     "hidden_act": {"type": "string"},
 }
@@ -195,6 +222,12 @@ def stated(config: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
         raise UserError(
             f"{origin}: its hidden_act is {act!r}; a model here can have "
             f"{', '.join(dict.fromkeys(ACTIVATIONS))}."
+        )
+    fields |= KINDS[kind].own(config)
+    if fields.get("act", act) is None:
+        raise UserError(
+            f"{origin}: its hidden_act is {act!r}; the gate of a model here can be "
+            f"{' or '.join(GATED)}."
         )
     return found | {"kind": kind, "fields": fields, "defaults": KINDS[kind].defaults}
 

@@ -17,7 +17,7 @@ from vitswin_jax.weights.locate import CONFIG, PROCESSOR
 from vitswin_jax.weights.metadata import Metadata
 from vitswin_jax.weights.sources.source import Fields, Source
 from vitswin_jax.weights.sources.timm_folder import whole_ratio
-from vitswin_jax.weights.sources.transformers_config import ACTIVATIONS, KINDS
+from vitswin_jax.weights.sources.transformers_config import ACTIVATIONS, GATED, KINDS
 
 _CLASSES = {  # model_type: the class without a head, and with one
     "vit": ("ViTModel", "ViTForImageClassification"),
@@ -26,6 +26,7 @@ _CLASSES = {  # model_type: the class without a head, and with one
     "dinov2_with_registers": (
         "Dinov2WithRegistersModel", "Dinov2WithRegistersForImageClassification",
     ),
+    "dinov3_vit": ("DINOv3ViTModel", "DINOv3ViTModel"),
     "siglip_vision_model": ("SiglipVisionModel", "SiglipForImageClassification"),
     "clip_vision_model": ("CLIPVisionModel", "CLIPVisionModelWithProjection"),
     "swin": ("SwinModel", "SwinForImageClassification"),
@@ -45,11 +46,13 @@ def config_files(
     classes = fields["num_classes"]
     _check(kind, fields, origin=origin)
     config = {theirs: fields[ours] for theirs, ours in KINDS[kind].keys.items() if ours in fields}
-    if kind != "dinov2_with_registers":
+    if kind not in ("dinov2_with_registers", "dinov3_vit"):
         config.pop("num_register_tokens", None)
     act = fields["act"]
     config["hidden_act"] = next((k for k, ours in ACTIVATIONS.items() if ours == act), "gelu")
-    if "dinov2" in kind:
+    if kind == "dinov3_vit":
+        config |= _dinov3(fields)
+    elif "dinov2" in kind:
         config |= {"use_swiglu_ffn": act == "swiglu", "mlp_ratio": _ratio(fields, origin=origin)}
     elif "mlp_ratio" in config:
         config["mlp_ratio"] = whole_ratio(fields, origin=origin)
@@ -72,6 +75,20 @@ def config_files(
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
         config["label2id"] = {name: i for i, name in enumerate(names)}
     return {CONFIG: config, PROCESSOR: _processor(preprocess)}
+
+
+def _dinov3(fields: Fields) -> dict[str, Any]:
+    """Returns the keys that only DINOv3's configuration has."""
+    biased, gates = fields["qkv_bias"], {ours: act for act, ours in GATED.items()}
+    gated = fields["act"] in gates
+    flags = {"query_bias": "q", "key_bias": "k", "value_bias": "v"}
+    width = round(fields["embed_dim"] * fields["mlp_ratio"])
+    config = {
+        **{flag: biased is True or part in (biased or "") for flag, part in flags.items()},
+        "use_gated_mlp": gated,
+        "intermediate_size": width // 2 if gated else width,
+    }
+    return config | ({"hidden_act": gates[fields["act"]]} if gated else {})
 
 
 def _check(kind: str, fields: Fields, *, origin: str) -> None:

@@ -24,21 +24,34 @@ from vitswin_jax.weights.sources.rules import (
     row,
     vector,
 )
-from vitswin_jax.weights.sources.source import HALF, IMAGENET, SOME, Source, only
+from vitswin_jax.weights.sources.source import HALF, IMAGENET, SOME, UNSEEN, Source, only
 
 # fmt: off
 BLOCK, BLOCK_ = "blocks.{i}.", "block_{i}/"
-TIMM_RULES = (
+MLP, MLP_ = BLOCK + "mlp.", BLOCK_ + "mlp/"
+QKV = tuple(BLOCK + f"attn.{part}_proj." for part in "qkv")
+_JOINT_QKV = affine(BLOCK + "attn.qkv.",           BLOCK_ + "attn/qkv/", dense, vector)
+_APART_QKV = (
+    *affine(QKV,                                   BLOCK_ + "attn/qkv/", dense, vector),
+    Rule(BLOCK + "attn.{p:[qkv]}_proj.bias",      BLOCK_ + "attn/{p}_bias",            vector),
+)
+_QV_BIAS = (Rule(BLOCK + "attn.{p:[qkv]}_bias",   BLOCK_ + "attn/{p}_bias",            vector),)
+_JOINT_MLP = affine(MLP + "fc1.",                  MLP_ + "fc1/")
+_APART_MLP = affine((MLP + "fc1_g.", MLP + "fc1_x."), MLP_ + "fc1/", beside=True)
+_LS = (Rule(BLOCK + "ls{k}.gamma",                BLOCK_ + "ls{k}/gamma"),)
+_GAMMA = (Rule(BLOCK + "gamma_{k}",               BLOCK_ + "ls{k}/gamma"),)  # DeiT-3, EVA
+_REST = (
     *affine("patch_embed.proj.",                   "patch_embed/proj/", conv),
+    *norm("patch_embed.norm.",                     "patch_embed/norm/"),
     Rule("{t:(cls|dist|reg)_token|pos_embed}",    "{t}"),
     *norm(BLOCK + "{n:norm[12]}.",                 BLOCK_ + "{n}/"),
-    *affine(BLOCK + "attn.qkv.",                   BLOCK_ + "attn/qkv/", dense, vector),
+    *norm(BLOCK + "attn.{n:([qk]_)?norm}.",        BLOCK_ + "attn/{n}/"),
     *affine(BLOCK + "attn.proj.",                  BLOCK_ + "attn/proj/", dense_out),
-    Rule(BLOCK + "ls{k}.gamma",                   BLOCK_ + "ls{k}/gamma"),
-    Rule(BLOCK + "gamma_{k}",                     BLOCK_ + "ls{k}/gamma"),             # DeiT-3
-    *affine(BLOCK + "mlp.{f:fc[12]}.",             BLOCK_ + "mlp/{f}/"),
-    *affine(BLOCK + "mlp.w12.",                    BLOCK_ + "mlp/fc1/"),  # DINOv2-g
-    *affine(BLOCK + "mlp.w3.",                     BLOCK_ + "mlp/fc2/"),
+    Rule(BLOCK + "rope.freqs",                    BLOCK_ + "rope_freqs"),
+    *norm(MLP + "norm.",                           MLP_ + "norm/"),
+    *affine(MLP + "fc2.",                          MLP_ + "fc2/"),
+    *affine(MLP + "w12.",                          MLP_ + "fc1/"),  # DINOv2-g
+    *affine(MLP + "w3.",                           MLP_ + "fc2/"),
     *norm("{n:norm|fc_norm|norm_pre}.",            "{n}/"),
     Rule("attn_pool.latent",                      "attn_pool/latent",                  row),
     *affine("attn_pool.{p:q|kv}.",                 "attn_pool/{p}/", dense, vector),
@@ -54,6 +67,11 @@ TIMM_RULES = (
     Rule("{d:head[.]([0-9]+|(mlp|last_layer)[0-9]*)[.].*}", None),
     Rule("{d:(fc|fpn[1-4])[.].*}",                None),
 )
+# All are read by each table; the first rule of ours is written.
+TIMM_RULES = (*_LS, *_GAMMA, *_JOINT_QKV, *_APART_QKV, *_QV_BIAS, *_JOINT_MLP, *_APART_MLP, *_REST)
+EVA_RULES = (*_GAMMA, *_JOINT_QKV, *_QV_BIAS, *_JOINT_MLP, *_APART_MLP, *_REST)
+EVA_GATED_RULES = (*_GAMMA, *_JOINT_QKV, *_QV_BIAS, *_APART_MLP, *_REST)
+EVA_APART_RULES = (*_GAMMA, *_APART_QKV, *_APART_MLP, *_JOINT_MLP, *_REST)
 
 
 def _timm_hybrid(stem: str) -> tuple[Rule, ...]:
@@ -184,13 +202,41 @@ def _timm_holds(**allowed: tuple[Any, ...]) -> tuple[Mapping[str, tuple[Any, ...
 
     Patches without a bias come with a norm before the blocks only.
     """
-    free = ("init_values", "fc_norm", "qkv_bias", "act")
-    plain = (*free, "reg_tokens", "no_embed_class", "class_token")
-    pools = {"global_pool": ("token", "avg", "map"), **allowed}
+    free = (
+        "init_values", "fc_norm", "act", "norm_layer", "qk_norm", "scale_attn_norm",
+        "scale_mlp_norm", "final_norm",
+    )  # fmt: skip
+    allowed = {"qkv_bias": (True, False), **allowed}
+    bare = {"proj_bias": (False,), "mlp_bias": (False,)}
+    others = ("reg_tokens", "no_embed_class", "class_token", "norm_at", "pool_include_prefix")
+    plain = (*free, *others)
+    pools = {"global_pool": ("token", "avg", "max", "avgmax", "map"), **allowed}
     return (
         only(*plain, **pools),
+        only(*plain, **{**pools, **bare}),
         only(*plain, **pools, pre_norm=(True,), patch_bias=(False, True)),
         only(*free, **allowed, dist_token=(True,)),
+    )
+
+
+def _eva_holds(**allowed: tuple[Any, ...]) -> tuple[Mapping[str, tuple[Any, ...]], ...]:
+    """Returns what timm's Eva can compute: EVA, EVA-02, DINOv3, RoPE-ViT, Perception Encoder."""
+    pools = {
+        "global_pool": ("token", "avg", "max", "avgmax", "map"),
+        "pos_embed": ("learned", "none"),
+        "rope_dtype": ("float32",),
+        "act": ("gelu", "swiglu"),
+        "qkv_bias": (True, False, "qv"),
+        **allowed,
+    }
+    free = (
+        *(name for name in UNSEEN if name.startswith("rope_")), "init_values", "fc_norm",
+        "final_norm", "reg_tokens", "no_embed_class", "class_token", "pool_heads",
+        "pool_mlp_ratio", "pool_include_prefix", "scale_attn_norm", "norm_at", "qk_norm",
+    )  # fmt: skip
+    return (
+        only(*free, **pools),
+        only(*free, **pools, pre_norm=(True,), patch_bias=(False,)),
     )
 
 
@@ -214,17 +260,18 @@ def _google_source(name: str, *marks: str, linen: bool) -> Source:
 def _timm_source(*marks: str, rules: tuple[Rule, ...] = TIMM_RULES, **fields: Any) -> Source:
     defaults: dict[str, Any] = {
         "name": "timm",
-        "numerics": {"act": "gelu", "norm_eps": 1e-6},
+        "numerics": {"act": "gelu", "norm_eps": 1e-6, **UNSEEN},
         "pos_embed": resize.bicubic_antialiased,
         "preprocess": timm_preprocess,
+        "marks": (r"blocks\.(0\.)?0\.attn\.qkv\.weight", *marks),
     }
     return Source(
         format="timm",
         family="vit",
-        marks=(r"blocks\.(0\.)?0\.attn\.qkv\.weight", *marks),
         rules=rules,
         describe=vit_fields.describe_timm,
         prepare=vit_fields.prepare_timm,
+        restore=vit_fields.restore_timm,
         **{**defaults, **fields},
     )
 
@@ -296,5 +343,22 @@ SOURCES = (
     _timm_source(
         PATCHES, LAYER_SCALE, "mask_token", name="DINOv2", pos_embed=resize.bicubic_by_scale,
     ),
+    _timm_source(  # AIMv2
+        PATCHES, r"blocks\.0\.mlp\.fc1_g\.weight",
+        rules=(*_LS, *_JOINT_QKV, *_QV_BIAS, *_GAMMA, *_APART_MLP, *_REST),
+        holds=_timm_holds(act=("swiglu",), norm_layer=("rmsnorm",), patch_norm=(True,)),
+    ),
     _timm_source(PATCHES, holds=_timm_holds()),
+    _timm_source(
+        PATCHES, rules=EVA_RULES,
+        holds=(
+            *_eva_holds(rope_type=("none", "axial", "mixed")),
+            *_eva_holds(act=("gelu",)),
+        ),
+    ),
+    _timm_source(PATCHES, rules=EVA_GATED_RULES, holds=_eva_holds(act=("swiglu",))),
+    _timm_source(
+        rules=EVA_APART_RULES, marks=(PATCHES, r"blocks\.0\.attn\.q_proj\.weight"),
+        holds=_eva_holds(scale_mlp_norm=(True,), act=("swiglu",), qkv_bias=("qv", False)),
+    ),
 )  # fmt: skip

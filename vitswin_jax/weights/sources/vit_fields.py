@@ -11,6 +11,7 @@ from vitswin_jax.core.types import UserError
 from vitswin_jax.models.registry import model_kwargs
 from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.nn.layers import pair
+from vitswin_jax.nn.mlp import GATES
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors
 from vitswin_jax.weights.sources.others import refuse_lookalikes
 from vitswin_jax.weights.sources.rules import rename
@@ -36,6 +37,9 @@ GATED_HEADS = {1536: 24}
 CROPPED = {(1152, 14)}
 """Width and patch of models whose images had more pixels than fill patches: SO400M/14 at 384."""
 
+PERIODS = "rope_embed.periods"
+"""A buffer of DINOv3's own files."""
+
 Prepared = tuple[dict[str, Tensor], list[str]]
 
 
@@ -56,31 +60,60 @@ def describe_vit(
     Only code that has `computed_positions` has any without a table of them. Raises UserError, with
     the candidates, where they do not either.
     """
-    del tensors
     fields = patch_fields(named, torch=torch) | resnet_fields(named, torch=torch)
     dim = fields["embed_dim"]
     classes = named["head/bias"][0].size if "head/bias" in named else 0
+    fields |= block_fields(named, dim, hints)
     fields |= {
         "num_classes": classes,
         "depth": count(named, "block_{}/norm1/scale"),
-        "num_heads": _heads(named, dim, hints),
-        "mlp_ratio": named["block_0/mlp/fc1/bias"][0].size / dim,
-        "qkv_bias": "block_0/attn/qkv/bias" in named,
+        "num_heads": _heads(named, tensors, dim, hints),
         "class_token": "cls_token" in named,
         "dist_token": "dist_token" in named,
         "dist_head": "head_dist/kernel" in named or not _reads_the_class_token_alone(named),
         "reg_tokens": named["reg_token"][0].size // dim if "reg_token" in named else 0,
         "crop_to_patches": (dim, fields["patch_size"]) in CROPPED,
         "patch_bias": "patch_embed/proj/bias" in named,
+        "patch_norm": "patch_embed/norm/scale" in named,
         "pre_norm": "norm_pre/scale" in named,
-        "init_values": 1e-5 if "block_0/ls1/gamma" in named else None,
         "fc_norm": "fc_norm/scale" in named,
         "pre_logits": named["pre_logits/bias"][0].size if "pre_logits/bias" in named else None,
     }
-    if _gated(named):
-        fields["act"] = "swiglu"
+    if not {"norm/scale", "fc_norm/scale"} & named.keys():
+        fields["final_norm"] = hints.get("final_norm", True)  # a file may be cut off
     fields["global_pool"] = _pool(named, fields, hints)
+    if "attn_pool/mlp/fc1/kernel" in named:
+        ratio = _width(named, "attn_pool/mlp/fc1/kernel") / dim
+        fields["pool_mlp_ratio"] = None if ratio == fields["mlp_ratio"] else ratio
     return fields | _positions(named, fields, hints, no_embed_class, computed_positions)
+
+
+def block_fields(named: Named, dim: int, hints: Hints) -> Fields:
+    """Returns the fields that the first block's tensors show.
+
+    Raises UserError for norms without biases where nothing says of which kind they are.
+    """
+    biases = "".join(part for part in "qkv" if f"block_0/attn/{part}_bias" in named)
+    fields: Fields = {
+        "mlp_ratio": _width(named, "block_0/mlp/fc1/kernel") / dim,
+        "qkv_bias": "block_0/attn/qkv/bias" in named or biases or False,
+        "qk_norm": "block_0/attn/q_norm/scale" in named,
+        "scale_attn_norm": "block_0/attn/norm/scale" in named,
+        "proj_bias": "block_0/attn/proj/bias" in named,
+        "mlp_bias": "block_0/mlp/fc1/bias" in named,
+        "scale_mlp_norm": "block_0/mlp/norm/scale" in named,
+        "init_values": 1e-5 if "block_0/ls1/gamma" in named else None,
+    }
+    if "block_0/norm1/bias" in named:
+        fields["norm_layer"] = "layernorm"
+    elif hints.get("norm_layer") != "rmsnorm":
+        raise UserError(
+            "its norms have no biases, and it does not show of which kind they are; give a name or "
+            "norm_layer='rmsnorm'."
+        )
+    if _gated(named):
+        fields["act"] = hints["act"] if hints.get("act") in GATES else "swiglu"
+    return fields
 
 
 def describe_timm(named: Named, tensors: Tensors, hints: Hints) -> Fields:
@@ -140,17 +173,21 @@ def describe_google(named: Named, tensors: Tensors, hints: Hints) -> Fields:
     return fields
 
 
+def _width(named: Named, kernel: str) -> int:
+    """Returns the outputs of a matrix that may be in several parts."""
+    return sum(part.size for part in named[kernel]) // named["block_0/norm1/scale"][0].size
+
+
 def _gated(named: Named) -> bool:
     """Returns whether a MLP's first layer makes two values for each that its second reads."""
     dim = named["block_0/norm1/scale"][0].size
     inputs = named["block_0/mlp/fc2/kernel"][0].size // dim
-    return named["block_0/mlp/fc1/bias"][0].size == 2 * inputs
+    return _width(named, "block_0/mlp/fc1/kernel") == 2 * inputs
 
 
-def _heads(named: Named, dim: int, hints: Hints) -> int:
-    kernel = named["block_0/attn/qkv/kernel"][0].shape
-    if len(kernel) == 3:
-        return kernel[1]
+def _heads(named: Named, tensors: Tensors, dim: int, hints: Hints) -> int:
+    if (shown := _shown_heads(named, tensors, dim)) is not None:
+        return shown
     if "num_heads" in hints and hints.get("embed_dim", dim) == dim:
         return hints["num_heads"]
     if _gated(named) and dim in GATED_HEADS:
@@ -164,6 +201,20 @@ def _heads(named: Named, dim: int, hints: Hints) -> int:
     )
 
 
+def _shown_heads(named: Named, tensors: Tensors, dim: int) -> int | None:
+    """Returns the heads that tensors of some codes show."""
+    kernel = named["block_0/attn/qkv/kernel"][0].shape
+    if len(kernel) == 3:
+        return kernel[1]
+    if "block_0/attn/q_norm/scale" in named:
+        return dim // named["block_0/attn/q_norm/scale"][0].size
+    if "block_0/rope_freqs" in named:
+        return named["block_0/rope_freqs"][0].shape[1]
+    if PERIODS in tensors:  # a quarter of a head's channels
+        return dim // (4 * tensors[PERIODS].size)
+    return None
+
+
 def _reads_the_class_token_alone(named: Named) -> bool:
     """Returns whether a DeiT's distillation token is there and what has only one reader reads."""
     readers = {"head/kernel", "pre_logits/kernel"}
@@ -174,13 +225,13 @@ def _pool(named: Named, fields: Fields, hints: Hints) -> str:
     if "attn_pool/latent" in named:
         return "map"
     if not fields["class_token"]:
-        return "avg"
+        return hints["global_pool"] if hints.get("global_pool") in ("max", "avgmax") else "avg"
     width = fields["pre_logits"] or fields["embed_dim"]
     if "head/kernel" in named:
         inputs = named["head/kernel"][0].size // fields["num_classes"]
         if inputs == 2 * width:
             return "token_avg"
-    if hints.get("global_pool") in ("token", "avg"):
+    if hints.get("global_pool") in ("token", "avg", "max", "avgmax"):
         return hints["global_pool"]
     return "avg" if fields["fc_norm"] else "token"
 
@@ -227,12 +278,13 @@ def _positions(
 
 def _no_positions(hints: Hints, computed: bool) -> Fields:
     """Returns the positions of a file without a table; `computed`: its code may compute them."""
-    kind = hints.get("pos_embed") or ("sincos2d" if computed else None)
+    rotary = "none" if hints.get("rope_type", "none") != "none" else None
+    kind = rotary or hints.get("pos_embed") or ("sincos2d" if computed else None)
     if kind not in ("none", "sincos2d"):
         raise UserError(
-            "the file has no position embeddings. Models with rotary positions (DINOv3, EVA-02, "
-            "RoPE ViTs) have none, and vitswin_jax does not have those models; for a plain ViT "
-            "give pos_embed='none' or 'sincos2d'."
+            "the file has no position embeddings, and it does not show whether its positions are "
+            "rotary (DINOv3, EVA-02, RoPE ViTs), computed, or none; give the name of its model, "
+            "its config.json, or pos_embed='none' or 'sincos2d'."
         )
     return {"pos_embed": kind, "img_size": hints.get("img_size", 224)}
 
@@ -273,10 +325,34 @@ def restore_dinov2(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.n
 
 
 def prepare_timm(tensors: Tensors) -> Prepared:
-    """Returns names as timm has them, for files of DINOv2's own code: registers, and chunks."""
+    """Returns names as timm has them, for files of DINOv2's own code: registers, and chunks.
+
+    Frequencies of rotary positions, which one array has for all blocks, are divided.
+    """
     changes = (("^register_tokens$", "reg_token"), (r"^blocks\.\d+\.(\d+\.)", r"blocks.\1"))
     tensors = rename(tensors, changes)
+    freqs = tensors.get("rope.freqs")
+    if freqs is not None and len(freqs.shape) == 4:
+        del tensors["rope.freqs"]
+        for i in range(freqs.shape[1]):
+            tensors[f"blocks.{i}.rope.freqs"] = _second(freqs, i)
     return fold_class_position(tensors, cls="cls_token", reg="reg_token", pos="pos_embed"), []
+
+
+def _second(tensor: Tensor, index: int) -> Tensor:
+    """Returns one entry of the second axis."""
+    shape = (tensor.shape[0], *tensor.shape[2:])
+    return tensor.map(lambda array: array[:, index], shape)
+
+
+def restore_timm(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns what is written with the rotary frequencies of all blocks in one array."""
+    own = [name for name in arrays if name.endswith(".rope.freqs")]
+    restored = {name: array for name, array in arrays.items() if name not in own}
+    if own:
+        blocks = (arrays[f"blocks.{i}.rope.freqs"] for i in range(len(own)))
+        restored["rope.freqs"] = np.stack(list(blocks), axis=1)
+    return restored
 
 
 def based(base: str) -> Callable[[Tensors], Prepared]:

@@ -1,0 +1,77 @@
+"""Descendants of ViT and Swin give what timm, transformers and torchvision give, both ways.
+
+The goldens are of write_zoo.py: small models, with the configurations that the libraries write.
+"""
+
+import gzip
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import parity
+import pytest
+import safetensors.numpy
+
+import vitswin_jax
+from vitswin_jax.core.types import UserError
+
+GOLDENS = Path(__file__).parents[1] / "goldens" / "weights"
+CASES = json.loads(gzip.decompress((GOLDENS / "zoo.json.gz").read_bytes()))
+SHORT = {
+    "timm-dinov3_rectangle", "timm-eva02_clip", "timm-rope_mixed", "timm-pe_core", "timm-parts",
+    "huggingface-dinov3_gated",
+}  # fmt: skip
+"""The cases of each kind that every run tries; the others are long."""
+TOLERANCE = 2e-5  # of the standard deviation; the fixtures' own, ten roundings of float32
+
+
+def case_params(names):
+    return [pytest.param(name, marks=[pytest.mark.long] * (name not in SHORT)) for name in names]
+
+
+def write(case, folder, *, config=True):
+    """Writes a case's folder; returns its tensors."""
+    state = parity.make_state(case["entries"])
+    safetensors.numpy.save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    if config:
+        (folder / "config.json").write_text(json.dumps(case["config"]))
+    return state
+
+
+def load(case, path):
+    arguments = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in case["arguments"].items()
+    }
+    return vitswin_jax.load_pretrained(path, **arguments)
+
+
+@pytest.mark.parametrize("name", case_params(CASES))
+def test_a_folder_gives_the_originals_outputs_and_is_written_back(name, tmp_path):
+    case = CASES[name]
+    state = write(case, tmp_path)
+    model, variables = load(case, tmp_path)
+    with np.load(GOLDENS / "zoo.npz") as arrays:
+        want = arrays[name]
+    with jax.default_matmul_precision("highest"):
+        got = jax.jit(model.apply)(variables, parity.make_images(7, 2, *case["size"]))
+    assert got.shape == want.shape
+    assert np.abs(np.asarray(got, np.float64) - want).max() <= TOLERANCE * want.std()
+    back = vitswin_jax.save_pretrained(
+        tmp_path / "back", model, variables, format=name.partition("-")[0]
+    )
+    written = safetensors.numpy.load_file(back / "model.safetensors")
+    unread = {key for key in state if key.endswith("mask_token")}
+    assert written.keys() == state.keys()
+    for key in state.keys() - unread:
+        np.testing.assert_array_equal(written[key], state[key], err_msg=key)
+    again = load(case, back)[0]
+    assert again == model
+
+
+@pytest.mark.parametrize("name", ["timm-dinov3", "timm-eva02_small", "timm-pe_core"])
+def test_without_its_configuration_such_a_file_is_not_taken_for_a_plain_vit(name, tmp_path):
+    write(CASES[name], tmp_path, config=False)
+    with pytest.raises(UserError, match=r"give (the|a) name"):
+        vitswin_jax.load_pretrained(tmp_path / "model.safetensors", num_heads=4)
