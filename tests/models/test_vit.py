@@ -80,6 +80,9 @@ def test_a_patch_reaches_the_map_only_through_its_own_place(apply, create):
         ({"patch_norm": True, "pre_norm": True, "patch_bias": False, "qkv_bias": False}, 16),
         ({"pos_embed": "sincos2d", "act": "gelu_tanh"}, 16),
         ({"act": "quick_gelu", "mlp_ratio": 2.0}, 16),
+        ({"global_pool": "avgmax", "pool_include_prefix": True, "final_norm": False}, 16),
+        ({"rope_type": "axial", "rope_ref_grid": (4, 4), "act": "geglu", "norm_at": "both"}, 16),
+        ({"global_pool": "map", "pool_heads": 4, "pool_mlp_ratio": 1.0, "norm_at": "after"}, 16),
     ],
 )
 def test_every_field_gives_logits_features_and_maps(apply, create, fields, width):
@@ -131,6 +134,27 @@ def test_sincos_channels_are_waves_over_the_grid():
     np.testing.assert_allclose(table[0, :, 1], np.sin(x * 1e-4), atol=1e-6)
     np.testing.assert_allclose(table[0, :, 2], np.cos(x), atol=1e-6)
     np.testing.assert_allclose(table[:, 0, 4], np.sin(y), atol=1e-6)
+
+
+ROTARY = {"rope_type": "mixed", "pos_embed": "none", "qkv_bias": "qv", "norm_layer": "rmsnorm"}
+
+
+def test_blocks_with_frequencies_of_their_own_are_scanned(create, check_scan):
+    check_scan(*create(**ROTARY), remat="full")
+
+
+@pytest.mark.parametrize("rope_type", ["axial", "centred", "mixed"])
+def test_without_a_table_images_may_have_any_size_that_patches_divide(apply, create, rope_type):
+    """The numbers are those of a model of that size."""
+    model, params, _ = create(**ROTARY | {"rope_type": rope_type})
+    other = model.clone(img_size=(12, 16))
+    images = jax.random.normal(jax.random.key(1), (2, 12, 16, 3))
+    np.testing.assert_array_equal(apply(model, params, images), apply(other, params, images))
+    (last,) = apply(model, params, images, method="feature_maps", blocks=(-1,))
+    assert last.shape == (2, 3, 4, 16)
+    assert model.geometry((12, 16)).grid == (3, 4)
+    with pytest.raises(UserError, match="img_size=12x15 is no multiple of patch_size=4x4"):
+        apply(model, params, images[:, :, :15])
 
 
 @pytest.mark.parametrize("remat", ["none", "full", "dots", True])

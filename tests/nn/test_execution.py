@@ -56,6 +56,8 @@ FAMILIES = [
     {"pos_embed_at": "shared"},
     {"class_token": False, "global_pool": "map"},
     {"reg_tokens": 4, "global_pool": "token_avg", "init_values": 0.5},
+    {"rope_type": "centred", "rope_rotate_half": True, "pos_embed": "none", "qkv_bias": "qv"},
+    {"rope_type": "mixed", "qk_norm": True, "scale_attn_norm": True, "norm_layer": "rmsnorm"},
 ]
 
 
