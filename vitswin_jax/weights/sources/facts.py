@@ -20,7 +20,7 @@ from vitswin_jax.models.names import other_library
 from vitswin_jax.models.registry import FAMILIES, model_kwargs, resolve_name
 from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.weights.sources.config import Stated
-from vitswin_jax.weights.sources.source import Fields, Hints, Source
+from vitswin_jax.weights.sources.source import UNSEEN, Fields, Hints, Source
 
 log = logger(__name__)
 
@@ -83,7 +83,8 @@ class Facts:
 
     def numerics(self, source: Source) -> Fields:
         """Returns the details that a source's code decides and no tensor shows."""
-        facts = {**self._row, **self._config}
+        unseen = {key: value for key, value in self.asked.items() if key in UNSEEN}
+        facts = {**self._row, **self._config, **unseen}
         return {key: facts.get(key, value) for key, value in source.numerics.items()}
 
     def check(self, path: Path, source: Source, shown: Fields, fields: Fields) -> None:
