@@ -17,7 +17,7 @@ from vitswin_jax.train.run.plan import GIVE_WAY, UNITS, Count, of_recipe
 
 
 def _data() -> dict[str, object]:
-    """Data for training and testing (train.run.prepare.open_data; docs/data.md)."""
+    """Data for training and testing (train.run.inputs.open_data; docs/data.md)."""
     return {
         "dataset": "digits",  # a folder, a table, shards, hf:NAME, a TFDS name: docs/data.md
         "data_dir": placeholder(str),  # where TFDS datasets are prepared; None: TFDS's default

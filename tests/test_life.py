@@ -3,6 +3,7 @@
 import importlib
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from fixtures_train import ROOT
+from PIL import Image
 
 from vitswin_jax import load_metadata, load_pretrained, save_pretrained
 from vitswin_jax.cli import main
@@ -19,7 +21,9 @@ from vitswin_jax.results import Results
 from vitswin_jax.train.keep.lock import locked
 from vitswin_jax.train.keep.loggers import Progress
 from vitswin_jax.train.keep.workdir import MAY_CHANGE, STOP, as_written_now, flatten
+from vitswin_jax.train.run.announce import facts_of_start
 from vitswin_jax.train.run.plan import make_plan
+from vitswin_jax.train.run.prepare import prepare
 from vitswin_jax.trainer import train_and_evaluate
 from vitswin_jax.weights.open import open_pretrained
 
@@ -229,6 +233,64 @@ def test_a_run_says_what_it_reads(make_config, run, told, tmp_path):
     assert said[3] == "steps, resumed: after step 6 (epoch 0.29)."
     assert said[4] == "steps: compiling the train step."
     assert said[5].startswith("steps: compiled the train step in ")
+
+
+def test_the_report_says_what_the_run_read_and_how_fast_it_was(run):
+    page = run[1][STEPS][2]
+    head = page[: page.index("</header>")]
+    facts = dict(
+        re.findall('<tr><th scope="row">([^<]*)</th><td class="text">([^<]*)</td></tr>', head)
+    )
+    assert facts["data"] == (
+        "digits:train: 10 classes, 1,347 images; tested on digits:test: 450 images"
+    )
+    assert facts["devices"] == "8 devices (cpu), mesh data 8"
+    assert "optim.epochs=0.4, " in facts["changed keys"] and "mesh" not in facts["changed keys"]
+    assert re.fullmatch(r"0:0\d:\d\d", facts["duration"])
+    assert re.fullmatch(r"[\d,]+ images/s \(median\)", facts["speed"])
+    assert re.fullmatch(r"\d+ % of the time on training steps", facts["goodput"])
+    assert facts.keys() >= {"date", "versions"}
+
+
+def test_a_run_on_a_folder_says_which_files_it_leaves_out(folder_of_noise, make_config, tmp_path):
+    for name in ("notes.txt", "a.jpg", "rose/b.md", "rose/c.CSV", "rose/.hidden"):
+        (folder_of_noise / name).write_text("")
+    here = {"data.dataset": str(folder_of_noise), "data.batch_size": 8, "optim.epochs": 9.0}
+    config = make_config(**here)
+    facts = dict(facts_of_start(prepare(config), step=0))
+    assert facts["left out"] == "3 files (no images: .csv, .md, .txt), 1 file (in no class folder)"
+    assert facts["data"].startswith(f"{folder_of_noise}:train: 2 classes, 12 images; tested on ")
+
+
+@pytest.fixture
+def folder_of_noise(tmp_path):
+    """A folder of two classes of eight small images."""
+    rng = np.random.default_rng(0)
+    for name in ("rose", "tulip"):
+        (tmp_path / "flowers" / name).mkdir(parents=True)
+        for i in range(8):
+            image = Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8))
+            image.save(tmp_path / "flowers" / name / f"{i}.png")
+    return tmp_path / "flowers"
+
+
+@pytest.mark.long
+def test_every_command_takes_a_step_of_a_run(run, make_config, folder_of_noise, tmp_path, capsys):
+    weights, image = f"{run[0]}@4", str(folder_of_noise / "rose" / "0.png")
+    for command in (
+        ["predict", weights, image, "--features", str(tmp_path / "f.npz"), "--json"],
+        ["evaluate", weights, "--json"],
+        ["explain", weights, image, "--out", str(tmp_path / "explain"), "--only", "rollout"],
+        ["export", weights, str(tmp_path / "x.onnx")],
+        ["convert", weights, str(tmp_path / "x.safetensors"), "--to", "timm", "--verify"],
+    ):
+        assert main(command) == 0, (command, capsys.readouterr())
+    assert (run[0] / "evaluation-4-digits-test.html").exists()
+    config = make_config(**EACH | {"init_from": weights, "optim.epochs": 0.2})
+    train_and_evaluate(config, tmp_path / "run")
+    train_and_evaluate(config, tmp_path / "run")
+    origin = load_metadata(tmp_path / "run").provenance["init_from"]
+    assert origin["init_from"] == weights and len(origin["sha256"]) == 64
 
 
 def as_written_by_the_oldest_version(workdir):

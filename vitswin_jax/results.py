@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ from vitswin_jax.train.hosts.signals import InterruptedEvaluation, Stop
 from vitswin_jax.train.keep.checkpoint import Checkpoints
 from vitswin_jax.train.keep.metrics import Recorder
 from vitswin_jax.train.keep.workdir import REPORT
-from vitswin_jax.train.run.announce import SCHEDULE
+from vitswin_jax.train.run.announce import SCHEDULE, changed_keys
 from vitswin_jax.train.run.compile import Evaluator
 from vitswin_jax.train.run.prepare import Run
 from vitswin_jax.train.state import TrainState
@@ -119,11 +119,14 @@ class Results:
         evaluator: Evaluator,
         checkpoints: Checkpoints,
         recorder: Recorder,
+        facts: Sequence[tuple[str, str]],
         command: str | None,
     ) -> None:
+        """`facts` are what the run says at its start, for the page."""
         self._config, self._run, self._workdir = config, run, workdir
         self._weights, self._evaluator = weights, evaluator
         self._checkpoints, self._recorder = checkpoints, recorder
+        self._facts = [*facts, ("changed keys", changed_keys(config))]
         self._command = command
         self._pair = PAIRS[type(run.options.task)]
         self._best = checkpoints.best
@@ -259,6 +262,7 @@ class Results:
                 workdir=workdir,
                 command=self._command,
                 origin=metadata["provenance"]["init_from"],
+                facts=self._facts,
                 **tested.page,
             )
 

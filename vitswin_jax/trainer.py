@@ -116,7 +116,8 @@ def train(
         profiled(compiled, profile, workdir / PROFILE) as train_step,
     ):
         state, step = checkpoints.restore_or(lambda: create(run, init_key), layout)
-        announce(facts_of_start(run, step=step))
+        facts = facts_of_start(run, step=step)
+        announce(facts)
         announce_schedule(config, run, checkpoints.restored.get(SCHEDULE), step=step)
         recorder = Recorder(
             workdir, plan, run.schedule, start_step=step, window=checkpoints.restored["window"]
@@ -129,6 +130,7 @@ def train(
             evaluator=evaluator,
             checkpoints=checkpoints,
             recorder=recorder,
+            facts=facts,
             command=command,
         )
         with (

@@ -53,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes DST and says what it holds; 1 where --verify finds other logits."""
-    from vitswin_jax.weights.download import file_digest
     from vitswin_jax.weights.open import open_pretrained
+    from vitswin_jax.weights.runs import weights_digest
     from vitswin_jax.weights.save import save_pretrained
 
     logging.getLogger("vitswin_jax").setLevel(logging.INFO)
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     metadata = dataclasses.replace(
         pretrained.metadata,
         preprocess=pretrained.preprocess,
-        provenance={**pretrained.provenance, "sha256": file_digest(source, "sha256")},
+        provenance={**pretrained.provenance, "sha256": weights_digest(source)},
     )
     path = save_pretrained(
         target, pretrained.model, pretrained.variables, format=args.to, metadata=metadata

@@ -19,7 +19,8 @@ from vitswin_jax.plan.collectives import Traffic, collectives
 from vitswin_jax.plan.cost import multiply_adds
 from vitswin_jax.plan.topology import Topology
 from vitswin_jax.train.run.compile import make_step
-from vitswin_jax.train.run.prepare import Run, open_data, prepare
+from vitswin_jax.train.run.inputs import open_data
+from vitswin_jax.train.run.prepare import Run, prepare
 from vitswin_jax.train.sharding import batch_sharding, state_shardings
 from vitswin_jax.train.state import TrainState, state_layout
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from vitswin_jax.models.geometry import Geometry, HasGeometry, by_stage
 from vitswin_jax.nn.scan import unstack_blocks
 from vitswin_jax.report import figures
 from vitswin_jax.report.page import percent, template
-from vitswin_jax.report.runs import compare, read_config, read_metrics
+from vitswin_jax.report.runs import compare, pace, read_config, read_metrics
 
 _TABLE_CLASSES = 30  # with more, the confusion matrix is a picture
 _CONFUSED_PAIRS = 12
@@ -47,10 +48,12 @@ def write_report(
     command: str | None = None,
     origin: Mapping[str, Any] | None = None,
     compare_to: str | os.PathLike[str] | None = None,
+    facts: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Writes the report of a model and its evaluation over all of `source`; returns `path`.
 
-    `origin` is what the run started from (`init_from`, `sha256`, `adapted`); `compare_to` is the
+    `facts`, pairs of a name and a text, are what the run read, for the page's head. `origin` is
+    what the run started from (`init_from`, `sha256`, `adapted`); `compare_to` is the
     folder of another run, to be shown beside that of `workdir`. From `workdir`, where it has them,
     come the curves (metrics.jsonl) and the configuration (config.json). `params` may be in loop or
     scan layout. Raises UserError where the file cannot be written or `evaluation` is not of
@@ -62,12 +65,14 @@ def write_report(
             f"{len(source)}; a report needs the evaluation of the whole split."
         )
     params = unstack_blocks(params)
+    series = {} if workdir is None else read_metrics(workdir)
     page = template("report.html").render(
         title=title,
         subtitle=f"{type(model).__name__} on {source.name}, {len(source):,} images",
         command=command,
         numbers=_numbers(evaluation, params),
-        curves=None if workdir is None else figures.curves(read_metrics(workdir)),
+        curves=figures.curves(series),
+        facts=head(facts, series),
         config=[] if workdir is None else flatten_dict(read_config(workdir), sep=".").items(),
         **_confusion(evaluation),
         classes=evaluation.least_accurate(),
@@ -199,6 +204,17 @@ def _bias_maps(
             rearrange(tables, "b (h w) heads -> b heads h w", h=2 * height - 1, w=2 * width - 1)
         )
     return stages
+
+
+def head(
+    facts: Sequence[tuple[str, str]], series: Mapping[str, figures.Series]
+) -> list[tuple[str, str]]:
+    """Returns what a page's head says of a run: what it read, when and how fast it was."""
+    if not facts:
+        return []
+    date = time.strftime("%Y-%m-%d %H:%M %Z")
+    versions = f"vitswin_jax {__version__}, jax {jax.__version__}"
+    return [*facts, *pace(series), ("date", date), ("versions", versions)]
 
 
 def environment() -> list[tuple[str, str]]:

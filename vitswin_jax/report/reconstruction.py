@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from vitswin_jax.models.masked import MaskedModel, Reconstruction, enlarge
 from vitswin_jax.models.pretraining import describe_method
 from vitswin_jax.report import figures
 from vitswin_jax.report.page import percent, template
-from vitswin_jax.report.pages import environment
+from vitswin_jax.report.pages import environment, head
 from vitswin_jax.report.runs import read_config, read_metrics
 
 _GREY = 160
@@ -93,6 +93,7 @@ def write_pretraining_report(
     workdir: str | os.PathLike[str],
     command: str | None,
     origin: Mapping[str, Any] | None,
+    facts: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Writes the report of a model that was pre-trained without labels; returns `path`.
 
@@ -113,13 +114,15 @@ def write_pretraining_report(
         "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,}",
         "of the encoder": f"{sum(x.size for x in jax.tree.leaves(params['encoder'])):,}",
     }
+    series = read_metrics(workdir)
     encoder, method = type(model.encoder).__name__, describe_method(model)
     page = template("pretraining.html").render(
         title=f"{method['method']}: {title}",
         subtitle=f"{encoder} on {source.name}, {len(source):,} images, whose labels it never saw",
         command=command,
         numbers=shown.items(),
-        curves=figures.curves(read_metrics(workdir)),
+        curves=figures.curves(series),
+        facts=head(facts, series),
         origin=origin,
         rows=Pictures.draw(model, params, next(iter(batches)), preprocess).rows(),
         method=method.items(),

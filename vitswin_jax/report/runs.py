@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,3 +94,19 @@ def compare(workdir: str | os.PathLike[str], other: str | os.PathLike[str]) -> C
             for folder, numbers in zip((workdir, other), values, strict=True)
         )
     return Comparison(step, runs, (series[0][_ACCURACY], series[1][_ACCURACY]))
+
+
+def pace(series: Mapping[str, Series]) -> list[tuple[str, str]]:
+    """Returns how long a run took, how fast it was and what for, by name; [] where no row says."""
+    facts = []
+    if "time/seconds" in series:
+        seconds = round(series["time/seconds"][1][-1])
+        minutes, rest = divmod(seconds, 60)
+        facts.append(("duration", f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"))
+    if "images_per_second" in series:
+        rate = statistics.median(series["images_per_second"][1])
+        facts.append(("speed", f"{rate:,.0f} images/s (median)"))
+    if "time/device" in series:
+        share = statistics.fmean(series["time/device"][1])
+        facts.append(("goodput", f"{100 * share:.0f} % of the time on training steps"))
+    return facts

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from vitswin_jax.core.types import UserError, listed
-from vitswin_jax.weights.formats.orbax import is_checkpoint, steps_in
+from vitswin_jax.weights.digests import file_digest
+from vitswin_jax.weights.formats.orbax import is_checkpoint, sealed_in, steps_in
 from vitswin_jax.weights.formats.read import read_tensors
 
 WEIGHTS = "model.safetensors"
@@ -66,3 +67,11 @@ def _step_of(file: Path) -> str:
     """Returns the step that a weights file states, "" where it states none."""
     metadata = read_tensors(file).metadata or {}
     return str(metadata.get("provenance", {}).get("step", ""))
+
+
+def weights_digest(file: Path) -> str:
+    """Returns the SHA-256 of a weights file; of a checkpoint, that of what is sealed with it.
+
+    A checkpoint's seal has the checksums of its arrays.
+    """
+    return file_digest(sealed_in(file) if is_checkpoint(file) else file, "sha256")

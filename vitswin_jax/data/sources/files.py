@@ -12,13 +12,13 @@ import operator
 import os
 import posixpath
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, SupportsIndex
 
 from vitswin_jax.core.terminal import logger
-from vitswin_jax.core.types import Label, Record, UserError
+from vitswin_jax.core.types import Label, Record, UserError, listed
 from vitswin_jax.data.formats import FORMATS, INSTALL, SUFFIXES
 
 log = logger(__name__)
@@ -55,6 +55,25 @@ def note_unread(folder: str, paths: Iterable[str]) -> None:
             name,
             INSTALL[name],
         )
+
+
+def why_left_out(paths: Iterable[str]) -> dict[str, int]:
+    """Returns how many files below class folders are no records, by the reason.
+
+    >>> why_left_out(["rose/1.jpg", "rose/notes.txt", "a.md", "rose/Thumbs.db", "b.png"])
+    {'no images: .db, .md, .txt': 3, 'in no class folder': 1}
+    """
+    others, reasons = set(), collections.Counter[str]()
+    for path in paths:
+        suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122
+        if suffix in _UNREAD:
+            reasons[f"{_UNREAD[suffix]}, which is not read here"] += 1
+        elif not is_image(path):
+            others.add(suffix or "without a suffix")
+            reasons[""] += 1
+        elif "/" not in path:
+            reasons["in no class folder"] += 1
+    return {reason or f"no images: {listed(sorted(others))}": n for reason, n in reasons.items()}
 
 
 def is_remote(path: str) -> bool:
@@ -217,8 +236,13 @@ class FileSource:
         name: str,
         *,
         multi_label: bool = False,
+        left_out: Mapping[str, int] | None = None,
     ) -> None:
-        """`files` are paths, absolute or relative to `root` with "/", and their labels."""
+        """`files` are paths, absolute or relative to `root` with "/", and their labels.
+
+        `left_out` says how many other files there are, by the reason.
+        """
+        self.left_out = left_out or {}
         self._root, self._files = os.fspath(root), files
         self.class_names, self.name, self.multi_label = class_names, name, multi_label
 

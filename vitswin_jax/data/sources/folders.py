@@ -19,6 +19,7 @@ from vitswin_jax.data.sources.files import (
     is_remote,
     note_unread,
     read_text,
+    why_left_out,
 )
 from vitswin_jax.data.sources.labels import listed
 from vitswin_jax.data.sources.splits import ALL, HELD_OUT, SPELLINGS, TRAIN, Dataset
@@ -107,18 +108,21 @@ def _open_classes(root: str, folder: str, name: str) -> FileSource:
     if len(folders) == 1 and name.endswith((f":{ALL}", f":{TRAIN}")):
         raise UserError(_one_class(folder, folders[0]))
     labels = {name: label for label, name in enumerate(folders)}
-    files, paths = [], file_paths(folder, deep=True)
-    note_unread(folder, paths)
-    for path in paths:
+    files, others = [], []
+    for path in file_paths(folder, deep=True):
         if "/" in path and is_image(path):
             files.append((path, labels[path.partition("/")[0]]))
+        else:
+            others.append(path)
+    note_unread(folder, others)
     files.sort(key=lambda file: (file[1], file[0]))
     if empty := sorted(set(folders) - {folders[label] for _, label in files}):
         raise UserError(
             f"{folder}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in the class folder(s) "
             f"{', '.join(empty)}; add some or remove the folder(s)."
         )
-    return FileSource(folder, files, _human_names(root, folders), name)
+    names = _human_names(root, folders)
+    return FileSource(folder, files, names, name, left_out=why_left_out(others))
 
 
 def _one_class(folder: str, name: str) -> str:

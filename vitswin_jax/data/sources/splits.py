@@ -128,6 +128,7 @@ class Subset:
     def __init__(self, source: Source, indices: np.ndarray, *, name: str) -> None:
         self._source, self._indices, self.name = source, indices, name
         self.class_names, self.multi_label = source.class_names, source.multi_label
+        self.left_out = getattr(source, "left_out", {})
 
     def __len__(self) -> int:
         return len(self._indices)

@@ -12,13 +12,17 @@ import jax
 import numpy as np
 import optax
 
+from vitswin_jax.core.rows import STEP, read_rows
 from vitswin_jax.core.types import UserError
 from vitswin_jax.train.keep.loggers import LOGGERS, TIME
 from vitswin_jax.train.keep.timing import DEVICE, EVALUATE, InputWatch, Laps, shares
+from vitswin_jax.train.keep.workdir import METRICS
 from vitswin_jax.train.run.plan import Plan
 
 Item = TypeVar("Item")
 
+SECONDS = f"{TIME}seconds"
+"""Since the run began, without the time between its processes."""
 
 Window = Sequence[Sequence[Any]]
 """Steps, each with its metrics: (step, {name: value}), as lists where they were read."""
@@ -78,6 +82,12 @@ def _on_host(window: Window) -> list[tuple[int, dict[str, float]]]:
     return rows
 
 
+def seconds_until(path: Path, step: int) -> float:
+    """Returns how long a run took up to a step, 0.0 where its rows do not say."""
+    rows = [row for _, row in read_rows(path).lines if row[STEP] <= step and SECONDS in row]
+    return float(rows[-1][SECONDS] or 0.0) if rows else 0.0
+
+
 class Recorder:
     """Gathers a run's metrics and gives them to its loggers, as often as the plan says."""
 
@@ -91,6 +101,7 @@ class Recorder:
         window: Window = (),
     ) -> None:
         self._plan, self._schedule = plan, schedule
+        self._seconds = seconds_until(workdir / METRICS, start_step)
         makers = LOGGERS if jax.process_index() == 0 else ()
         self._loggers = [make(workdir, plan, start_step=start_step) for make in makers]
         self._log = StepLog(window)
@@ -113,6 +124,8 @@ class Recorder:
             self._input.see(step, spent)
             self._pace[step] = {"images_per_second": self._rate(step)}
             self._pace[step] |= {TIME + kind: share for kind, share in shares(spent).items()}
+            self._seconds += sum(spent.values())
+            self._pace[step][SECONDS] = round(self._seconds, 3)
             if (row := self._log.turn()) is not None:
                 self._write_train(*row)
             self._laps.lap(DEVICE)

@@ -14,7 +14,9 @@ from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Source, counted, with_tuples
 from vitswin_jax.train.optim.optimizers import SCHEDULE_KEYS
 from vitswin_jax.train.optim.schedules import make_schedule
+from vitswin_jax.train.run.overrides import config_keys
 from vitswin_jax.train.run.prepare import Run
+from vitswin_jax.train.run.recipe import read_defaults
 
 log = logger(__name__)
 
@@ -56,6 +58,12 @@ def facts_of_start(run: Run, *, step: int) -> list[tuple[str, str]]:
     return [(name, value) for name, value in facts if value]
 
 
+def changed_keys(config: ConfigDict) -> str:
+    """Returns the keys of a config that differ from the defaults, with their values."""
+    defaults, keys = config_keys(read_defaults(config.model.name)), config_keys(config)
+    return ", ".join(f"{key}={keys[key]}" for key in keys if keys[key] != defaults.get(key))
+
+
 def announce(facts: Sequence[tuple[str, str]]) -> None:
     """Logs what `facts_of_start` returned, a line for each."""
     for name, value in facts:
@@ -68,7 +76,7 @@ def _left_out(sources: Sequence[Source]) -> str:
     reasons: dict[str, int] = {}
     for source in sources:
         reasons |= getattr(source, "left_out", {})  # of one folder, whichever split
-    return ", ".join(f"{counted(count, 'file')} {reason}" for reason, count in reasons.items())
+    return ", ".join(f"{counted(count, 'file')} ({reason})" for reason, count in reasons.items())
 
 
 def announce_schedule(

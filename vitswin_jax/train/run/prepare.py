@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,23 +19,19 @@ from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Source, UserError
 from vitswin_jax.data.augment.transforms import Preprocess, TrainTransform
 from vitswin_jax.data.pipeline import (
-    BatchIterator,
     EvalBatches,
-    make_eval_batches,
-    make_train_iterator,
-    workers_for,
 )
 from vitswin_jax.data.sources.labels import make_class_weights
-from vitswin_jax.data.sources.open import check_same_classes, open_source
 from vitswin_jax.nn.quantized import SCHEMES, multiplies_codes
 from vitswin_jax.train.optim.ema import make_ema
 from vitswin_jax.train.optim.lora import make_lora
 from vitswin_jax.train.optim.optimizers import make_optim
 from vitswin_jax.train.run.dtype import with_dtype
+from vitswin_jax.train.run.inputs import Batches, Opener, make_inputs, open_data
 from vitswin_jax.train.run.plan import Plan, make_plan, split_fields
 from vitswin_jax.train.run.start import Start, make_start, open_teacher, read_start
 from vitswin_jax.train.run.unlabelled import Probes, make_probes, model_section
-from vitswin_jax.train.sharding import check_batch_size, create_mesh, shard_batch
+from vitswin_jax.train.sharding import check_batch_size, create_mesh
 from vitswin_jax.train.step import StepOptions
 from vitswin_jax.train.task.distill import Distillation
 from vitswin_jax.train.task.erasing import Erasing
@@ -47,9 +41,6 @@ from vitswin_jax.train.task.mixing import Mixing
 from vitswin_jax.train.task.supervised import Supervised
 
 log = logger(__name__)
-
-Batches = Generator[dict[str, jax.Array], None, None]
-Opener = Callable[..., tuple[Source, Source]]
 
 
 @dataclass(frozen=True)
@@ -196,15 +187,6 @@ def build_augmentation(
     return tuple(built)
 
 
-def open_data(data: dict[str, Any], *, seed: int) -> tuple[Source, Source]:
-    """Opens the train and the test split; takes from `data` the keys that say which."""
-    where = {key: data.pop(key) for key in ("dataset", "data_dir", "holdout", "outside_files")}
-    splits = [data.pop("train_split"), data.pop("test_split")]
-    train, test = (open_source(split=split, seed=seed, **where) for split in splits)
-    check_same_classes(train, test)
-    return train, test
-
-
 def build_objective(train: Source, *, name: str, class_weights: Any) -> dict[str, Any]:
     """Returns the loss and the class weights of `Supervised`.
 
@@ -233,64 +215,6 @@ def check_quantize(name: str, device: Any) -> str:
             device.device_kind,
         )
     return name
-
-
-def make_inputs(
-    train: Source,
-    *,
-    batch_size: int,
-    eval_batch_size: int,
-    workers: int,
-    on_unreadable: str,
-    transform: TrainTransform,
-    preprocess: Preprocess,
-    mesh: Mesh,
-    seed: int,
-    repeats: int,
-) -> tuple[Callable[[int, int], Batches], Callable[[Source], EvalBatches]]:
-    """Returns functions to the train batches, from one to another, and to a split's batches."""
-    here = {"host_index": jax.process_index(), "host_count": jax.process_count()}
-
-    def workers_of(source: Source) -> int:
-        platform = mesh.devices.flat[0].platform
-        return workers_for(workers, platform=platform, records=len(source))
-
-    def make_test_batches(source: Source) -> EvalBatches:
-        return make_eval_batches(
-            source,
-            batch_size=eval_batch_size,
-            preprocess=preprocess,
-            workers=workers_of(source),
-            **here,
-        )
-
-    def make_train_batches(start: int, stop: int) -> Batches:
-        batches = make_train_iterator(
-            train,
-            batch_size=batch_size,
-            transform=transform,
-            seed=seed,
-            start_batch=start,
-            num_batches=stop - start,
-            on_unreadable=on_unreadable,
-            repeats=repeats,
-            workers=workers_of(train),
-            **here,
-        )
-        return device_batches(batches, mesh)
-
-    return make_train_batches, make_test_batches
-
-
-def device_batches(batches: BatchIterator, mesh: Mesh, *, ahead: int = 2) -> Batches:
-    """Gives batches on the mesh, `ahead` of them already on their way while one is used."""
-    with contextlib.closing(batches):
-        queue: deque[dict[str, jax.Array]] = deque()
-        for batch in batches:
-            queue.append(shard_batch(batch, mesh))
-            if len(queue) > ahead:
-                yield queue.popleft()
-        yield from queue
 
 
 def open_start(

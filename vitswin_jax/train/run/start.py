@@ -43,9 +43,9 @@ from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.scan import stack_blocks
 from vitswin_jax.train.keep.workdir import START
 from vitswin_jax.train.state import fill_head_biases
-from vitswin_jax.weights.download import file_digest
 from vitswin_jax.weights.locate import locate
 from vitswin_jax.weights.open import Pretrained, open_own, open_pretrained, read_parameters
+from vitswin_jax.weights.runs import weights_digest
 from vitswin_jax.weights.shapes import parameter_shapes
 from vitswin_jax.weights.sources.preprocess import default_preprocess
 
@@ -106,7 +106,7 @@ class Start:
         if self.origin is None:
             return None
         located = locate(self.origin.init_from)
-        if file_digest(located.file, "sha256") != self.origin.sha256:
+        if weights_digest(located.file) != self.origin.sha256:
             raise UserError(
                 f"{located.file}: has changed since the run began; choose another --workdir to "
                 "start anew."
@@ -151,7 +151,7 @@ def make_start(
     transform, other = _preprocess(weights.preprocess, preprocess, model)
     origin = Origin(
         init_from=init_from,
-        sha256=file_digest(file, "sha256"),
+        sha256=weights_digest(file),
         name=name,
         hints=hints,
         fresh_head=fresh_head,
@@ -210,7 +210,7 @@ def open_teacher(path: str, *, class_names: Sequence[str], dtype: DTypeLike) -> 
             f"{_first(names or ())}, and the data has {len(class_names)}, {_first(class_names)}."
         )
     used = weights.preprocess
-    origin = Origin(path, file_digest(weights.file, "sha256"), dataclasses.asdict(used))
+    origin = Origin(path, weights_digest(weights.file), dataclasses.asdict(used))
     return Start(model, used, origin)
 
 

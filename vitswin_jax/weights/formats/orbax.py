@@ -134,9 +134,14 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
     return value
 
 
+def sealed_in(folder: Path) -> Path:
+    """Returns the file of a checkpoint that states its arrays, with their checksums."""
+    return folder / _META
+
+
 def is_checkpoint(path: Path) -> bool:
     """Returns whether a folder is a checkpoint of a run."""
-    return (path / _META).is_file()
+    return sealed_in(path).is_file()
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

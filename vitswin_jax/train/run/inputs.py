@@ -1,0 +1,93 @@
+"""The data of a run: its two splits, and their batches on the mesh."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from vitswin_jax.core.types import Source
+from vitswin_jax.data.augment.transforms import Preprocess, TrainTransform
+from vitswin_jax.data.pipeline import (
+    BatchIterator,
+    EvalBatches,
+    make_eval_batches,
+    make_train_iterator,
+    workers_for,
+)
+from vitswin_jax.data.sources.open import check_same_classes, open_source
+from vitswin_jax.train.sharding import shard_batch
+
+Batches = Generator[dict[str, jax.Array], None, None]
+Opener = Callable[..., tuple[Source, Source]]
+
+
+def open_data(data: dict[str, Any], *, seed: int) -> tuple[Source, Source]:
+    """Opens the train and the test split; takes from `data` the keys that say which."""
+    where = {key: data.pop(key) for key in ("dataset", "data_dir", "holdout", "outside_files")}
+    splits = [data.pop("train_split"), data.pop("test_split")]
+    train, test = (open_source(split=split, seed=seed, **where) for split in splits)
+    check_same_classes(train, test)
+    return train, test
+
+
+def make_inputs(
+    train: Source,
+    *,
+    batch_size: int,
+    eval_batch_size: int,
+    workers: int,
+    on_unreadable: str,
+    transform: TrainTransform,
+    preprocess: Preprocess,
+    mesh: Mesh,
+    seed: int,
+    repeats: int,
+) -> tuple[Callable[[int, int], Batches], Callable[[Source], EvalBatches]]:
+    """Returns functions to the train batches, from one to another, and to a split's batches."""
+    here = {"host_index": jax.process_index(), "host_count": jax.process_count()}
+
+    def workers_of(source: Source) -> int:
+        platform = mesh.devices.flat[0].platform
+        return workers_for(workers, platform=platform, records=len(source))
+
+    def make_test_batches(source: Source) -> EvalBatches:
+        return make_eval_batches(
+            source,
+            batch_size=eval_batch_size,
+            preprocess=preprocess,
+            workers=workers_of(source),
+            **here,
+        )
+
+    def make_train_batches(start: int, stop: int) -> Batches:
+        batches = make_train_iterator(
+            train,
+            batch_size=batch_size,
+            transform=transform,
+            seed=seed,
+            start_batch=start,
+            num_batches=stop - start,
+            on_unreadable=on_unreadable,
+            repeats=repeats,
+            workers=workers_of(train),
+            **here,
+        )
+        return device_batches(batches, mesh)
+
+    return make_train_batches, make_test_batches
+
+
+def device_batches(batches: BatchIterator, mesh: Mesh, *, ahead: int = 2) -> Batches:
+    """Gives batches on the mesh, `ahead` of them already on their way while one is used."""
+    with contextlib.closing(batches):
+        queue: deque[dict[str, jax.Array]] = deque()
+        for batch in batches:
+            queue.append(shard_batch(batch, mesh))
+            if len(queue) > ahead:
+                yield queue.popleft()
+        yield from queue
