@@ -244,7 +244,7 @@ def test_the_report_says_what_the_run_read_and_how_fast_it_was(run):
     assert facts["data"] == (
         "digits:train: 10 classes, 1,347 images; tested on digits:test: 450 images"
     )
-    assert facts["devices"] == "8 devices (cpu), mesh data 8"
+    assert facts["devices"] == "8 devices (cpu), mesh data 8, in float32"
     assert "optim.epochs=0.4, " in facts["changed keys"] and "mesh" not in facts["changed keys"]
     assert re.fullmatch(r"0:0\d:\d\d", facts["duration"])
     assert re.fullmatch(r"[\d,]+ images/s \(median\)", facts["speed"])
