@@ -1,0 +1,71 @@
+"""Makefile, pyproject.toml and constraints/ agree on Python and on the dependencies."""
+
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+VERSIONS = sorted(path.stem for path in (ROOT / "constraints").glob("*.txt"))
+
+
+def name_of(requirement):
+    """The name of a distribution, as an index compares names."""
+    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
+
+
+def test_the_versions_of_python_are_the_same_everywhere():
+    named = [c.rpartition(" ")[2] for c in PROJECT["classifiers"] if "Python :: 3." in c]
+    assert named == VERSIONS
+    assert PROJECT["requires-python"] == f">={VERSIONS[0]}"
+    for page in ("README.md", "README.zh.md"):
+        assert (
+            re.findall(r"(?<!\d)3\.1\d\b", (ROOT / page).read_text())[: len(VERSIONS)] == VERSIONS
+        )
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_constraints_pin_each_dependency(version):
+    lines = (ROOT / "constraints" / f"{version}.txt").read_text().splitlines()
+    assert lines[0].startswith(f"# Exact versions for Python {version}, ")
+    assert all(re.fullmatch(r"[\w.-]+==[\w.+]+", line) for line in lines[1:])
+    pinned = {name_of(line) for line in lines[1:]}
+    needed = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+    assert {name_of(each) for each in needed} - {"vitswin-jax", "setuptools"} <= pinned
+
+
+def test_the_extras_for_accelerators_are_jaxs():
+    extras = PROJECT["optional-dependencies"]
+    for extra, of_jax in (("gpu", "cuda13"), ("gpu-cuda12", "cuda12"), ("tpu", "tpu")):
+        assert [each.partition(">")[0] for each in extras[extra]] == [f"jax[{of_jax}]"]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize(
+    ("says", "line"),
+    [
+        ("3.9", "is Python 3.9. The supported ones are {}. Name one of them: make test PYTHON="),
+        ("3.99", "is Python 3.99. The supported ones are {}. Name one of them: make test PYTHON="),
+        (None, "is not installed. The supported ones are {}. Name one of them: make test PYTHON="),
+        ("3.11", None),
+    ],
+)
+def test_make_says_in_one_line_which_python_it_needs(tmp_path, says, line):
+    python = tmp_path / "python"
+    if says is not None:
+        python.write_text(f"#!/bin/sh\necho {says}\n")
+        python.chmod(0o755)
+    done = subprocess.run(
+        ["make", "--dry-run", "test", f"PYTHON={python}"],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    if line is None:
+        assert done.returncode == 0 and "pytest" in done.stdout
+        return
+    assert done.returncode == 2
+    (said,) = done.stderr.splitlines()
+    assert f"{python} {line.format(' '.join(VERSIONS))}python{VERSIONS[-1]}." in said
