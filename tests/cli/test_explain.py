@@ -10,6 +10,7 @@ import pytest
 from flax.traverse_util import unflatten_dict
 from PIL import Image
 
+from vitswin_jax.explain import pictures
 from vitswin_jax.models.registry import create_model
 from vitswin_jax.weights.save import save_pretrained
 from vitswin_jax.weights.shapes import parameter_shapes
@@ -144,3 +145,32 @@ def test_mistakes_write_nothing(vitswin, workdir, image, tmp_path):
     out.write_text("a file")
     status, _, err = vitswin("explain", workdir, image, "--out", out, "--only", "rollout")
     assert (status, err) == (1, f"error: --out={out}: File exists.\n")
+
+
+def test_an_image_its_maps_and_its_classes_stand_side_by_side(
+    vitswin, save_random, image, tmp_path
+):
+    weights = save_random("swin", **SWIN)
+    assert vitswin("explain", weights, image, "--out", tmp_path / "out")[0] == 0
+    page = (tmp_path / "out" / "index.html").read_text()
+    views, folded = page.split('<div class="views">')[1].split("</div>", 1)
+    original = re.search(r"data:image/webp;base64,([^\"]+)", views)[1]
+    with Image.open(io.BytesIO(base64.b64decode(original))) as shown:
+        assert shown.size == (16, 16) and np.asarray(shown).std() > 1
+    assert re.findall(r"<b>([^<.]+)", views) == [
+        "The image", "Attention rollout", "Grad-CAM",
+    ]  # fmt: skip
+    shares = [float(share) for share in re.findall(r"<td>([\d.]+) %</td>", views)]
+    assert len(shares) == 5 and shares == sorted(shares, reverse=True)
+    summaries = re.findall(r"<details( open)?><summary>([^<]+)</summary>", folded.split("<h2>")[0])
+    assert [name for _, name in summaries] == ["Windows", "Heads", "Stage 1", "Stage 2"]
+
+
+def test_colours_have_their_meaning_beside_them():
+    image = np.full((32, 48, 3), 128, np.uint8)
+    heat = np.arange(6.0).reshape(2, 3)
+    figure = pictures.heat_on_image(image, heat, stride=(16, 16), least=1.0)
+    view, bar = figure.axes
+    assert [text.get_text() for text in bar.get_yticklabels()] == ["low", "high"]
+    assert list(bar.get_yticks()) == [1.0, 5.0]
+    assert view.images[-1].get_clim() == (1.0, 5.0)

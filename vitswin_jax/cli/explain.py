@@ -13,6 +13,7 @@ from vitswin_jax.core.choices import one_of
 from vitswin_jax.core.terminal import say
 from vitswin_jax.core.types import UserError, listed, nearest
 
+_CLASSES = 5  # that the page lists beside an image
 _MODEL = "model"  # what files are called that show no image
 
 
@@ -57,15 +58,17 @@ def run(args: argparse.Namespace) -> int:
     folder, taken, sections = Path(args.out), {_MODEL}, []
     for path, pixels in reader.read(args.images):
         image = preprocess.normalize(pixels)
-        shown, text = label, ""
+        shown, text, classes = label, "", []
         if names:
             probabilities = classify(image)
             predicted = int(probabilities.argmax())
             shown = predicted if label is None else label
             text = _says(names, probabilities, predicted, shown)
+            best = np.argsort(-probabilities, kind="stable")[:_CLASSES]
+            classes = [(names[i], float(probabilities[i])) for i in best]
         found = list(explainer.of_image(image, pixels, label=shown))
         _write(folder, _name_of(path, taken), found)
-        sections.append(Section(path, text, found))
+        sections.append(Section(path, text, found, pixels, classes))
     if not sections:
         return 1
     found = list(explainer.of_model())

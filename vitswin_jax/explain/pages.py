@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import numpy as np
@@ -34,27 +35,29 @@ from vitswin_jax.report.page import template
 PARTS = {  # of each image, then of the model; each with its heading and what it shows
     "rollout": (
         "Attention rollout",
-        "Each patch's share in what the head reads, through all blocks, half of each the shortcut "
-        "(arXiv:2005.00928); from the least share to the largest.",
+        "How much each patch contributes to what the head reads, through the attention of all "
+        "blocks. A block counts half as attention and half as its shortcut (arXiv:2005.00928).",
     ),
     "gradcam": (
         "Grad-CAM",
-        "Where the last map speaks for the class: its channels, weighted by the mean gradient of "
-        "the class's logit (arXiv:1610.02391).",
+        "The places that raise the logit of the class: the channels of the last map, weighted by "
+        "the mean gradient of that logit (arXiv:1610.02391).",
     ),
     "windows": (
         "Windows",
-        "How much attention each place is paid within its window, the mean of the heads, in the "
-        "last two blocks of each stage: windows, and shifted windows in their true place.",
+        "The attention that each place receives within its window, the mean over the heads, in the "
+        "last two blocks of each stage. White lines are the windows. Shifted windows are shown in "
+        "their true place. Each map has its own scale.",
     ),
     "heads": (
         "Heads",
-        "How much attention each head pays to each place: the class token's, where that is what "
-        "is read, else the mean over all tokens. Each map has its own scale.",
+        "The attention that each head gives to each place. The query is the class token if the "
+        "model reads its output, and else the mean over all tokens. Each map has its own scale.",
     ),
     "distance": (
         "Mean attention distance",
-        "How far each head looks, on average over the images (ViT, figure 7 right).",
+        "How far each head looks: the mean distance from a query to the places that it attends to, "
+        "over all images (ViT, figure 7 right).",
     ),
     "positions": (
         "Position embeddings",
@@ -63,15 +66,18 @@ PARTS = {  # of each image, then of the model; each with its heading and what it
     ),
     "biases": (
         "Relative position biases",
-        "What each head adds to the attention of a query, at the centre, to the keys around it: "
-        "red draws attention, blue turns it away. A head's mean is taken off, for it changes no "
-        "attention; each block has its own scale.",
+        "The number that each head adds to the attention of a query, at the centre, for the keys "
+        "around it. Red adds attention, and blue removes it. The mean of a head is subtracted, "
+        "because a constant changes no attention. Each block has its own scale.",
     ),
     "filters": (
         "Patch filters",
         "The first principal components of the patch embedding's filters (ViT, figure 7 left).",
     ),
 }
+
+GRID = ("rollout", "gradcam")
+"""The parts that stand beside the image; the others of an image are folded."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,10 @@ class Section:
     title: str
     text: str
     pictures: list[Picture] = field(default_factory=list)
+    image: UInt8[np.ndarray, "h w 3"] | None = None
+    """The image as the model is given it."""
+    classes: Sequence[tuple[str, float]] = ()
+    """The most probable classes and their probabilities in [0, 1]."""
 
 
 def available_parts(model: nn.Module, params: Params) -> tuple[str, ...]:
@@ -204,30 +214,47 @@ def write_page(
 
     Raises UserError where it cannot be written.
     """
-    shown = [
-        {
-            "title": section.title,
-            "text": section.text,
-            "parts": [
-                {
-                    "heading": heading,
-                    "text": text,
-                    "pictures": [
-                        (picture.name, figures.png_uri(picture.data))
-                        for picture in section.pictures
-                        if picture.part == part
-                    ],
-                }
-                for part, (heading, text) in PARTS.items()
-                if any(picture.part == part for picture in section.pictures)
-            ],
-        }
-        for section in sections
-    ]
+    shown = [_shown(section) for section in sections]
     page = template("explain.html").render(title=title, subtitle=subtitle, sections=shown)
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return Path(path)
+
+
+def _shown(section: Section) -> dict[str, Any]:
+    """Returns what the page's template takes of a section."""
+    parts = [
+        {
+            "part": part,
+            "heading": heading,
+            "text": text,
+            "pictures": [
+                (_title(picture.name), figures.png_uri(picture.data))
+                for picture in section.pictures
+                if picture.part == part
+            ],
+        }
+        for part, (heading, text) in PARTS.items()
+        if any(picture.part == part for picture in section.pictures)
+    ]
+    image = section.image
+    of_image = image is not None
+    return {
+        "title": section.title,
+        "text": section.text,
+        "image": None if image is None else pictures.image_uri(image),
+        "small": image is not None and max(image.shape) < pictures.SMALL,
+        "classes": section.classes,
+        "grid": [part for part in parts if of_image and part["part"] in GRID],
+        "parts": [part for part in parts if not (of_image and part["part"] in GRID)],
+        "folded": of_image,
+    }
+
+
+def _title(name: str) -> str:
+    """Returns what the page calls a picture: "Stage 1" for "heads.stage_0"."""
+    stage = name.partition(".stage_")[2]
+    return f"Stage {int(stage) + 1}" if stage else name
 
 
 def _picture(name: str, figure: Figure) -> Picture:

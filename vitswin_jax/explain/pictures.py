@@ -5,6 +5,8 @@ No text that a user chose is drawn here: the page sets it, in whatever script it
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +14,8 @@ from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from PIL import Image
 
 from vitswin_jax.explain.attention import LayerAttention, on_image
 from vitswin_jax.models.geometry import BlockGeometry
@@ -21,18 +25,24 @@ from vitswin_jax.report.figures import cell_ticks, mosaic
 Pixels = UInt8[np.ndarray, "h w 3"]
 
 _HEAT = "inferno"
-_SMALL = 96  # images of fewer pixels a side are shown with their pixels
+SMALL = 96  # images of fewer pixels a side are shown with their pixels
 
 
 def heat_on_image(
     image: Pixels, heat: Float[np.ndarray, "i j"], *, stride: Size, least: float
 ) -> Figure:
-    """Draws the image, and a map of its patches over it, from `least` to the map's most."""
-    figure = Figure(figsize=(6.2, 6.2 / 2 * image.shape[0] / image.shape[1]), layout="constrained")
-    plain, covered = figure.subplots(1, 2)
-    _show(plain, image)
-    _cover(covered, image, heat, stride=stride, least=least)
+    """Draws a map of patches over the image, from `least` to the map's most, and its colours."""
+    figure = Figure(figsize=(4.2, 3.6 * image.shape[0] / image.shape[1]), layout="constrained")
+    axes = figure.subplots()
+    _add_bar(figure, axes, _cover(axes, image, heat, stride=stride, least=least))
     return figure
+
+
+def image_uri(image: Pixels) -> str:
+    """Returns the image for a page, without loss."""
+    data = io.BytesIO()
+    Image.fromarray(image).save(data, "WEBP", lossless=True)
+    return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
 def heads(maps: Float[np.ndarray, "blocks heads h w"]) -> Figure:
@@ -44,7 +54,8 @@ def heads(maps: Float[np.ndarray, "blocks heads h w"]) -> Figure:
     axes = figure.subplots()
     most = maps.max(axis=(2, 3), keepdims=True)
     relative = mosaic(maps / np.maximum(most, 1e-12))
-    axes.imshow(relative, cmap=_HEAT, vmin=0, vmax=1, interpolation="nearest")
+    shown = axes.imshow(relative, cmap=_HEAT, vmin=0, vmax=1, interpolation="nearest")
+    _add_bar(figure, axes, shown)
     axes.set(xlabel="head", ylabel="block")
     cell_ticks(axes, maps.shape, rows=np.arange(blocks), columns=np.arange(count))
     return figure
@@ -64,7 +75,8 @@ def windows(
     for axes in grid:
         axes.set_axis_off()
     for axes, (layer, heat) in zip(grid, layers, strict=False):
-        _cover(axes, image, heat, stride=layer.stride, least=heat.min())
+        shown = _cover(axes, image, heat, stride=layer.stride, least=heat.min())
+        _add_bar(figure, axes, shown)
         lines = [[(x, y) for y, x in line] for line in window_edges(layer)]
         axes.add_collection(LineCollection(lines, colors="white", linewidths=0.8))
         axes.set_title(layer.name.replace("_", " ").replace("/", ", "), loc="left", fontsize=8)
@@ -112,14 +124,22 @@ def filters(components: Float[np.ndarray, "k p q 3"]) -> Figure:
 
 def _show(axes: Axes, image: np.ndarray, **options) -> None:
     h, w = image.shape[:2]
-    how = "nearest" if max(h, w) < _SMALL else "antialiased"
+    how = "nearest" if max(h, w) < SMALL else "antialiased"
     axes.imshow(image, extent=(0, w, h, 0), interpolation=how, **options)
     axes.set_axis_off()
 
 
-def _cover(axes: Axes, image: Pixels, heat: np.ndarray, *, stride: Size, least: float) -> None:
+def _cover(axes: Axes, image: Pixels, heat: np.ndarray, *, stride: Size, least: float) -> AxesImage:
     _show(axes, image.mean(-1), cmap="gray", vmin=0, vmax=255)
     h, w = image.shape[:2]
     plane = on_image(heat, stride=stride, size=(h, w))
     most = max(plane.max(), least + 1e-12)
-    axes.imshow(plane, extent=(0, w, h, 0), cmap=_HEAT, vmin=least, vmax=most, alpha=0.65)
+    extent = (0, w, h, 0)
+    return axes.imshow(plane, extent=extent, cmap=_HEAT, vmin=least, vmax=most, alpha=0.65)
+
+
+def _add_bar(figure: Figure, axes: Axes, shown: AxesImage) -> None:
+    """Draws what the colours of a map mean beside it: from its least to its most."""
+    bar = figure.colorbar(shown, ax=axes, fraction=0.05, pad=0.02, ticks=shown.get_clim())
+    bar.ax.set_yticklabels(["low", "high"], fontsize=8)
+    bar.outline.set_visible(False)
