@@ -47,7 +47,7 @@ ROOT = Path(__file__).parents[1]
 DISTINCT, FILES = 64, 2048
 STEPS_PER_ROW = 20
 """Of metrics.jsonl."""
-BUFFERED = 6
+BUFFERED = 8
 """Batches that a data worker has at most ahead of its run."""
 
 
@@ -227,13 +227,14 @@ def run_train(args: argparse.Namespace, command: Sequence[str]) -> dict[str, Any
         # What the step compiles, train.py finds.
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
         os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "true"
-        done = subprocess.run(
-            [sys.executable, __file__, *command, "--part", "plan", "--classes", "2"],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=False,
-            timeout=args.deadline - time.monotonic(),
-        )
+        plan = [sys.executable, __file__, *command, "--part", "plan", "--classes", "2"]
+        left = max(0.0, args.deadline - time.monotonic())
+        try:
+            done = subprocess.run(
+                plan, stdout=subprocess.PIPE, text=True, check=False, timeout=left
+            )
+        except subprocess.TimeoutExpired:
+            return {"run": "train.py", "train_error": "no time for its step"}
         line = json.loads(done.stdout) if done.returncode == 0 else {"right": False}
         line |= measure_train(args, folder) | measure_input(args, folder)
     step, train = (line.get(f"{name}_images_per_second") for name in ("step", "train"))

@@ -1,11 +1,12 @@
 """Decoding, augmentation and the whole input pipeline, next to PyTorch's and TensorFlow's.
 
 python benchmarks/input.py [--peer torch=PYTHON] [--peer tf=PYTHON] [--big-vision AUTOAUGMENT_PY]
-                           [--smoke]
+                           [--size 500x375] [--format JPEG] [--smoke]
 
 Prints what one image of about 500x375 costs a core, in CPU milliseconds, level by level: the best
 of some rounds in which every library has its turn; and images/s of the whole training pipeline by
-number of workers, with its CPU time and the peak memory of a worker. The ratio is that of the
+number of workers, with its CPU time and the peak memory of a worker; "grain" is our pipeline with
+Grain's processes (`mp_prefetch`) in place of ours. The ratio is that of the
 cheapest peer to ours. A peer is looked for in this interpreter, or in the one that is named:
 "torch" needs torch, torchvision and timm, "tf" TensorFlow and, for RandAugment, big_vision's
 `pp/archive/autoaugment.py`. A peer that is not there is left out. Linux only.
@@ -27,6 +28,7 @@ import numpy as np
 from PIL import Image
 
 PEERS = Path(__file__).with_name("input_peers.py")
+SUFFIXES = {"JPEG": "jpg", "PNG": "png"}
 NEEDS = {"torch": ("torch", "torchvision", "timm", "PIL"), "tf": ("tensorflow",)}
 LEVELS = (
     "decode",
@@ -41,11 +43,13 @@ LEVELS = (
 )
 
 
-def write_images(folder: Path, count: int) -> None:
-    """Writes JPEGs of about 500x375 whose spectrum falls like a photograph's, some 100 kB each."""
+def write_images(
+    folder: Path, count: int, *, size: tuple[int, int] = (500, 375), kind: str = "JPEG"
+) -> None:
+    """Writes images whose spectrum falls like a photograph's; JPEGs of 500x375 are 100 kB."""
     rng = np.random.default_rng(0)
     for number in range(count):
-        height, width = (int(side * rng.uniform(0.9, 1.1)) for side in (375, 500))
+        height, width = (int(side * rng.uniform(0.9, 1.1)) for side in size[::-1])
         y, x = np.meshgrid(np.fft.fftfreq(height), np.fft.rfftfreq(width), indexing="ij")
         falloff = 1 / np.maximum(np.hypot(y, x), 1 / width)
         planes = rng.normal(size=(3, height, width))
@@ -53,10 +57,10 @@ def write_images(folder: Path, count: int) -> None:
         planes = planes[0] + 0.3 * planes[1:, None].mean(0) + 0.2 * planes
         pixels = 128 + 45 * planes / planes.std()
         image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8).transpose(1, 2, 0))
-        path = folder / "train" / "ab"[number % 2] / f"{number:04}.jpg"
+        path = folder / "train" / "ab"[number % 2] / f"{number:04}.{SUFFIXES[kind]}"
         path.parent.mkdir(parents=True, exist_ok=True)
         data = io.BytesIO()
-        image.save(data, "JPEG", quality=90)
+        image.save(data, kind, **({"quality": 90} if kind == "JPEG" else {}))
         path.write_bytes(data.getvalue())
 
 
@@ -137,9 +141,12 @@ def is_there(name: str, python: str) -> bool:
 def main() -> None:
     """Writes images, starts the peers, prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--levels", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
     parser.add_argument("--big-vision", metavar="AUTOAUGMENT_PY")
     parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--size", default="500x375", metavar="WIDTHxHEIGHT", help="about")
+    parser.add_argument("--format", choices=SUFFIXES, default="JPEG")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=int, default=12)
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
@@ -153,7 +160,8 @@ def main() -> None:
     if unknown := set(pythons) - set(NEEDS):
         parser.error(f"--peer: {', '.join(sorted(unknown))}: there are {', '.join(NEEDS)}")
     with tempfile.TemporaryDirectory() as folder:
-        write_images(Path(folder), options.images)
+        width, height = map(int, options.size.split("x"))
+        write_images(Path(folder), options.images, size=(width, height), kind=options.format)
         peers = [Peer("ours", sys.executable, folder)]
         for name, python in pythons.items():
             if options.smoke or not is_there(name, python):
@@ -161,7 +169,10 @@ def main() -> None:
                 continue
             extra = [options.big_vision] if name == "tf" and options.big_vision else []
             peers.append(Peer(name, python, folder, *extra))
-        compare_levels(peers, options.rounds)
+        if options.levels:
+            compare_levels(peers, options.rounds)
+        # The same batches by Grain's own processes.
+        peers.insert(1, Peer("grain", sys.executable, folder))
         compare_pipelines(peers, options.workers, max(1, options.rounds // 2), options.batches)
         for peer in peers:
             peer.close()

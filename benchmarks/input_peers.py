@@ -1,6 +1,6 @@
 """What benchmarks/input.py times, one library a process; asked over stdin, answers a line of JSON.
 
-python benchmarks/input_peers.py ours|torch|tf FOLDER [BIG_VISION]
+python benchmarks/input_peers.py ours|grain|torch|tf FOLDER [BIG_VISION]
 
 A question is {"level": name} for the CPU time of one image in one thread, or {"workers": n} for the
 rate of the whole pipeline.
@@ -65,7 +65,7 @@ def ours(folder: Path) -> tuple[Levels, Callable[[int], Iterator]]:
 
     def pipeline(workers: int) -> Iterator:
         # As long as a dataset: the order of so few images alone would take Grain as long as one.
-        files = [(str(path.relative_to(folder)), 0) for path in folder.rglob("*.jpg")]
+        files = [(str(path.relative_to(folder)), 0) for path in _files(folder)]
         source = FileSource(str(folder), files * 1000, ("one",), "benchmark")
         transform = TrainTransform((SIZE, SIZE), mean=MEAN, rand_augment=RAND_AUGMENT)
         return make_train_iterator(
@@ -73,6 +73,25 @@ def ours(folder: Path) -> tuple[Levels, Callable[[int], Iterator]]:
         )
 
     return levels, pipeline
+
+
+def grain(folder: Path) -> tuple[Levels, Callable[[int], Iterator]]:
+    """Our transforms and batches, loaded by Grain's own processes."""
+    import grain
+    from absl import flags
+
+    from vitswin_jax.data import pipeline
+
+    def iterate(batches: grain.MapDataset, workers: int, threads: int | None) -> Iterator:
+        threads = threads or max(1, pipeline.cores() // max(1, workers))
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, threads))
+        processes = grain.MultiprocessingOptions(num_workers=workers)
+        loaded = batches.to_iter_dataset(options)
+        return iter(loaded.mp_prefetch(processes) if workers else loaded)
+
+    flags.FLAGS.mark_as_parsed()  # Grain's processes read its flags
+    pipeline._iterate = iterate
+    return {}, ours(folder)[1]
 
 
 def torch(folder: Path) -> tuple[Levels, Callable[[int], Iterator]]:
@@ -128,7 +147,7 @@ def torch(folder: Path) -> tuple[Levels, Callable[[int], Iterator]]:
     transform = train(auto_augment=RAND_AUGMENT)
 
     class Files(torch.utils.data.Dataset):
-        paths = sorted(folder.rglob("*.jpg"))
+        paths = _files(folder)
 
         def __len__(self) -> int:
             return 1 << 30
@@ -203,7 +222,7 @@ def tf(folder: Path, big_vision: str | None = None) -> tuple[Levels, Callable[[i
         return level
 
     def pipeline(workers: int) -> Iterator:
-        names = [str(path) for path in sorted(folder.rglob("*.jpg"))]
+        names = [str(path) for path in _files(folder)]
         data = tf.data.Dataset.from_tensor_slices(names).shuffle(len(names)).repeat()
         function = work.get("randaug(2,15)", crop)
         threads = max(1, workers)
@@ -212,6 +231,10 @@ def tf(folder: Path, big_vision: str | None = None) -> tuple[Levels, Callable[[i
 
     work["crop, flip (Pillow's pixels)"] = crop
     return {name: each(function) for name, function in work.items()}, pipeline
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.*") if path.is_file())
 
 
 def cost(level: Level, images: list[bytes]) -> dict[str, float]:
@@ -260,7 +283,7 @@ def _images(batches: Iterator, count: int) -> Iterator:
 def main(name: str, folder: str, *rest: str) -> None:
     """Answers questions until stdin ends."""
     levels, pipeline = globals()[name](Path(folder), *rest)
-    images = [path.read_bytes() for path in sorted(Path(folder).rglob("*.jpg"))]
+    images = [path.read_bytes() for path in _files(Path(folder))]
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     for line in sys.stdin:

@@ -3,6 +3,8 @@
 import gc
 import multiprocessing
 import os
+import queue
+import threading
 
 import numpy as np
 import pytest
@@ -42,9 +44,12 @@ def test_arrays_begin_where_a_device_wants_them(ends):
 
 def test_what_is_kept_is_never_overwritten(ends):
     reader, writer = ends
-    sent = [writer.share(message(number)) for number in range(SLOTS + 3)]
-    assert [isinstance(one, Shared) for one in sent] == [True] * SLOTS + [False] * 3
-    kept = [reader.read(one)[0]["image"] for one in sent]
+    kept, shared = [], []
+    for number in range(SLOTS + 3):
+        sent = writer.share(message(number))
+        shared.append(isinstance(sent, Shared))
+        kept.append(reader.read(sent)[0]["image"])
+    assert shared == [True] * SLOTS + [False] * 3
     assert [int(image.min()) for image in kept] == [*range(SLOTS + 3)]
     assert [int(image.max()) for image in kept] == [*range(SLOTS + 3)]
 
@@ -60,6 +65,28 @@ def test_a_slot_is_free_when_the_last_view_of_it_is_gone(ends):
     del part
     gc.collect()
     assert writer.share(message(9)).slot == 0
+
+
+def test_a_worker_waits_for_a_parent_that_reads_slowly(ends):
+    """And takes the slot of the first message, not the pipe."""
+    reader, writer = ends
+    sent = [writer.share(message(number)) for number in range(SLOTS)]
+    late = queue.SimpleQueue()
+    threading.Thread(target=lambda: late.put(writer.share(message(9))), daemon=True).start()
+    with pytest.raises(queue.Empty):
+        late.get(timeout=0.2)
+    assert int(reader.read(sent[0])[0]["image"].max()) == 0
+    gc.collect()
+    assert late.get(timeout=10).slot == sent[0].slot
+
+
+def test_a_worker_that_waits_ends_with_its_parent(ends):
+    writer = ends[1]
+    for number in range(SLOTS):
+        writer.share(message(number))
+    ends[0]._frees.close()
+    with pytest.raises(BrokenPipeError):
+        writer.share(message(9))
 
 
 def test_what_no_slot_has_room_for_goes_its_own_way(ends):

@@ -3,8 +3,8 @@
 A pipe takes 64 KB at a time and the parent reads it under Python's lock: at 8,000 images/s of
 224x224 that is all that one core does. A worker writes the arrays of a batch into a slot instead,
 and the parent's arrays are views of it. A slot is free again when the last of them is gone, so a
-batch may be kept for as long as anyone likes: a worker that finds no free slot sends the batch
-through the pipe.
+batch may be kept for as long as anyone likes. A worker without a free slot waits while its parent
+has not read all that it has sent, and then sends the batch through the pipe.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ SLOTS = 4
 """Of a worker: the batch in use, one that is read ahead, one that is written, and one to spare."""
 _ALIGNED = mmap.ALLOCATIONGRANULARITY  # of a slot; JAX wants arrays at multiples of 64 bytes
 _LINE = 64
+_TAKEN = SLOTS  # sent where a message was read, as the number of a slot is where that is free
 
 
 class Shared(NamedTuple):
@@ -69,9 +70,13 @@ class Writer:
         self._slot_size = 0
         self._map: mmap.mmap | None = None
         self._free = set(range(SLOTS))
+        self._unread = 0
 
     def share(self, message: Any) -> Any:
-        """Returns what to send in place of a message: `Shared`, or itself if no slot takes it."""
+        """Returns what to send in place of a message: `Shared`, or itself if no slot takes it.
+
+        Raises BrokenPipeError if the parent has ended.
+        """
         arrays: list[pickle.PickleBuffer] = []
         rest = pickle.dumps(message, protocol=5, buffer_callback=arrays.append)
         views = [array.raw() for array in arrays]
@@ -79,17 +84,29 @@ class Writer:
         for view in views:
             starts.append(end)
             end += -(-view.nbytes // _LINE) * _LINE
-        while self._freed.poll(0):
-            self._free.add(self._freed.recv_bytes()[0])
+        while self._freed.poll(0) or (not self._free and self._unread):
+            self._hear()
         if not end or not self._free or not self._fits(end):
             return message
         assert self._map is not None  # as `_fits` has made it
         slot = self._free.pop()
+        self._unread += 1
         places = [(start, view.nbytes) for start, view in zip(starts, views, strict=True)]
         begin = slot * self._slot_size
         for (start, size), view in zip(places, views, strict=True):
             self._map[begin + start : begin + start + size] = view
         return Shared(slot, self._slot_size, places, rest)
+
+    def _hear(self) -> None:
+        """Waits for a word of the parent: a slot is free, or a message was read."""
+        try:
+            word = self._freed.recv_bytes()[0]
+        except EOFError:
+            raise BrokenPipeError from None
+        if word == _TAKEN:
+            self._unread -= 1
+        else:
+            self._free.add(word)
 
     def _fits(self, size: int) -> bool:
         """Returns whether a slot has room; the first message decides how much one has."""
@@ -117,14 +134,15 @@ class Reader:
         assert self._memory is not None and self._frees is not None  # as a worker has written
         if self._map is None:
             self._map = mmap.mmap(self._memory, SLOTS * message.slot_size)
+        _tell(self._frees, _TAKEN)
         begin = message.slot * message.slot_size
         whole: Any = np.frombuffer(self._map, np.uint8, message.slot_size, begin)
-        weakref.finalize(whole, _free, self._frees, message.slot).atexit = False
+        weakref.finalize(whole, _tell, self._frees, message.slot).atexit = False
         buffers = [memoryview(whole[start : start + size]) for start, size in message.places]
         return pickle.loads(message.rest, buffers=buffers)
 
 
-def _free(frees: Connection, slot: int) -> None:
-    """Tells a worker that a slot is free, unless the worker has ended."""
+def _tell(frees: Connection, word: int) -> None:
+    """Sends a worker a word, unless it has ended."""
     with contextlib.suppress(OSError):
-        frees.send_bytes(bytes((slot,)))
+        frees.send_bytes(bytes((word,)))
