@@ -11,6 +11,9 @@ endif
 VENV := $(if $(filter file,$(origin PYTHON)),.venv,.venv-$(VERSION))
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# The extra for the machine's accelerators, gpu where there are NVIDIA GPUs: with GPU=gpu-cuda12 for
+# CUDA 12, with GPU= on CPUs.
+GPU := $(if $(shell command -v nvidia-smi),gpu)
 
 .PHONY: quickstart test test-all lint clean
 
@@ -20,8 +23,13 @@ $(INSTALLED): pyproject.toml constraints/$(VERSION).txt
 		--constraint constraints/$(VERSION).txt --editable '.[test]'
 	touch $@
 
+$(VENV)/.installed-%: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints/$(VERSION).txt --editable '.[$*]'
+	touch $@
+
 # The result of each run is its standard output; what happens on the way goes to the screen.
-quickstart: $(INSTALLED)
+quickstart: $(INSTALLED) $(GPU:%=$(VENV)/.installed-%)
 	mkdir -p runs/quickstart
 	for family in vit swin; do \
 		$(BIN)/python train.py --config=configs/digits.py:$$family \

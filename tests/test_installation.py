@@ -1,5 +1,6 @@
 """Makefile, pyproject.toml and constraints/ agree on Python and on the dependencies."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -69,3 +70,33 @@ def test_make_says_in_one_line_which_python_it_needs(tmp_path, says, line):
     assert done.returncode == 2
     (said,) = done.stderr.splitlines()
     assert f"{python} {line.format(' '.join(VERSIONS))}python{VERSIONS[-1]}." in said
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize(
+    ("has_gpu", "target", "given", "extra"),
+    [
+        (False, "quickstart", [], None),
+        (True, "quickstart", [], "gpu"),
+        (True, "quickstart", ["GPU=gpu-cuda12"], "gpu-cuda12"),
+        (True, "quickstart", ["GPU="], None),
+        (True, "test", [], None),
+    ],
+)
+def test_the_quickstart_runs_on_gpus_where_there_are_any(
+    tmp_path, monkeypatch, has_gpu, target, given, extra
+):
+    folders = [each for each in os.get_exec_path() if not (Path(each) / "nvidia-smi").exists()]
+    monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path), *folders]))
+    if has_gpu:
+        (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 3.11\n")
+    python.chmod(0o755)
+    done = subprocess.run(
+        ["make", "--dry-run", "--always-make", target, f"PYTHON={python}", *given],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    installed = re.findall(r"--editable '\.\[(.*?)\]'", done.stdout)
+    assert installed == ["test", *([] if extra is None else [extra])]
