@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from configs import base
 from vitswin_jax import load_metadata
 from vitswin_jax.core.types import UserError
+from vitswin_jax.models.variants import VARIANTS
 
 
 def get_config(weights: str = "") -> ConfigDict:
@@ -22,8 +23,11 @@ def get_config(weights: str = "") -> ConfigDict:
             "configs/finetune.py: the argument is the weights to start from, a file, a run's "
             "workdir or a published name, such as finetune:runs/digits."
         )
+    metadata = load_metadata(weights)
+    stated = VARIANTS.get(metadata.name, ("", {}))[1]
+    own = {key: metadata.fields[key] for key in stated if metadata.fields[key] != stated[key]}
     return base.recipe(
-        model={"name": load_metadata(weights).name, "drop_path_rate": 0.1},
+        model={"name": metadata.name, **own, "drop_path_rate": 0.1},
         init_from=weights,
         data={"dataset": "./images", "batch_size": 64, "eval_batch_size": 64},
         augment={"label_smoothing": 0.1},

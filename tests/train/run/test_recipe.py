@@ -2,12 +2,16 @@
 
 import sys
 
+import numpy as np
 import pytest
+from flax.traverse_util import unflatten_dict
 
 from vitswin_jax.core import recipes
 from vitswin_jax.core.types import UserError
-from vitswin_jax.models.registry import model_kwargs
+from vitswin_jax.models.registry import create_model, model_kwargs
 from vitswin_jax.train.run.recipe import read_defaults, read_recipe, set_model
+from vitswin_jax.weights.save import save_pretrained
+from vitswin_jax.weights.shapes import parameter_shapes
 
 OWN = """
 from configs import base, neighbour
@@ -77,3 +81,21 @@ def test_every_recipe_is_read_by_its_name():
     for name in recipes.recipe_names():
         if name != "finetune":  # whose argument is weights
             assert read_recipe(name).is_locked
+
+
+def test_fine_tuning_takes_the_weights_own_sizes(tmp_path):
+    """Those of a run that changed its variant's, so that it can be started from."""
+    sizes = {"img_size": 32, "depth": 1}
+    model = create_model("vit_tiny_patch16_224", num_classes=3, **sizes)
+    shapes = parameter_shapes(model)
+    flat = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    variables = {"params": unflatten_dict(flat, sep="/")}
+    weights = tmp_path / "weights.safetensors"
+    save_pretrained(weights, model, variables, metadata={"name": "vit_tiny_patch16_224"})
+    config = read_recipe(f"finetune:{weights}")
+    assert config.init_from == str(weights)
+    fields = config.model.to_dict()
+    assert {key: fields[key] for key in sizes} == sizes
+    name = fields.pop("name")
+    fields |= {"num_classes": 3, "dtype": "float32"}
+    assert parameter_shapes(create_model(name, **fields)) == shapes

@@ -90,7 +90,8 @@ def make_schedule(
     given["timescale_steps"] = timescale_steps
     own = own_keys(f"schedule={schedule!r}", make, given)
     counts = {"total": total_steps, "warmup": warmup_steps, "cooldown": cooldown_steps}
-    _check(schedule, counts, own, end_lr=end_lr)
+    rates = {"peak_lr": peak_lr, "warmup_lr": warmup_lr, "end_lr": end_lr}
+    _check(schedule, counts, own, rates)
     if schedule_unit == "epoch":
         counts, own = _in_epochs(counts, own, steps_per_epoch)
     start = counts["warmup"] if warmup_prefix else 0
@@ -133,10 +134,16 @@ def _between(
 
 
 def _check(
-    schedule: str, counts: Mapping[str, int], own: Mapping[str, Any], *, end_lr: float
+    schedule: str,
+    counts: Mapping[str, int],
+    own: Mapping[str, Any],
+    rates: Mapping[str, float],
 ) -> None:
     total, warmup, cooldown = counts["total"], counts["warmup"], counts["cooldown"]
+    end_lr = rates["end_lr"]
     faults = Faults()
+    for key, rate in rates.items():
+        faults.need(0 <= rate < math.inf, f"{key}={rate} must be 0 or more, such as 0.001")
     if warmup and warmup >= total:
         faults.append(f"the warmup of {warmup} steps must be shorter than the run of {total}")
     elif cooldown and warmup + cooldown > total:
