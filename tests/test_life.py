@@ -259,7 +259,7 @@ def test_a_run_on_a_folder_says_which_files_it_leaves_out(folder_of_noise, make_
     config = make_config(**here)
     facts = dict(facts_of_start(prepare(config), step=0))
     assert facts["left out"] == "1 file (in no class folder), 3 files (no images: .csv, .md, .txt)"
-    assert facts["data"].startswith(f"{folder_of_noise}:train: 2 classes, 12 images; tested on ")
+    assert facts["data"].startswith("flowers:train: 2 classes, 12 images; tested on ")
 
 
 @pytest.fixture

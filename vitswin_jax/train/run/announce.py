@@ -34,8 +34,8 @@ def facts_of_start(run: Run, *, step: int) -> list[tuple[str, str]]:
     facts = [
         (
             "data",
-            f"{run.train.name}: {counted(len(run.train.class_names), 'class', 'classes')}, "
-            f"{counted(len(run.train), 'image')}; tested on {run.test.name}: "
+            f"{_name(run.train)}: {counted(len(run.train.class_names), 'class', 'classes')}, "
+            f"{counted(len(run.train), 'image')}; tested on {_name(run.test)}: "
             f"{counted(len(run.test), 'image')}",
         ),
         ("left out", _left_out((run.train, run.test))),
@@ -69,6 +69,12 @@ def announce(facts: Sequence[tuple[str, str]]) -> None:
     for name, value in facts:
         begin = "trains on" if name in ("data", "devices") else f"steps, {name}:"
         log.info("%s %s.", "steps:" if name == "steps" else begin, value)
+
+
+def _name(source: Source) -> str:
+    """Returns what a split is called, without the folders above a folder."""
+    place, at, split = source.name.rpartition(":")
+    return place.rstrip("/").rpartition("/")[2] + at + split
 
 
 def _left_out(sources: Sequence[Source]) -> str:
