@@ -141,3 +141,10 @@ def test_the_script_is_the_command():
     if not scripts:
         pytest.skip("the package is not installed; test_wheel.py installs it")
     assert scripts[0].load() is cli.main
+
+
+def test_a_key_may_have_spaces_in_its_value():
+    """As tuples have, which shells give as one argument."""
+    keys = ["--model.depths=(2, 1)", "--config.model.num_heads=(2, 2)", "--seed=1"]
+    args = cli._parse(["train", "swin", *keys, "--model.depths", "(1, 1)"])
+    assert args.overrides == [*keys[:2], "--model.depths=(1, 1)"] and args.seed == "1"

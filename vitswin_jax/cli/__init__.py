@@ -114,7 +114,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         near = difflib.get_close_matches(first, _COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_COMMANDS)}."
         parser.error(f"no command is called {first!r}; {hint}")
-    args, rest = parser.parse_known_args(list(_joined(arguments)))
+    # Argparse takes what has a space for no flag, and so "--model.depths=(2, 1)" for a word.
+    args, rest = parser.parse_known_args(
+        [each.replace(" ", _SPACE) if _is_key(each) else each for each in _joined(arguments)]
+    )
+    rest = [each.replace(_SPACE, " ") for each in rest]
     if rest and not hasattr(args, "overrides"):  # a config's keys are no arguments to declare
         args.parser.error(
             f"unrecognized arguments: {' '.join(rest)}{_near_flag(rest, args.parser)}"
@@ -122,6 +126,15 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if rest:
         args.overrides = rest
     return args
+
+
+_SPACE = "\0"
+"""What stands for a space where argparse looks; no argument of a program has it."""
+
+
+def _is_key(argument: str) -> bool:
+    """Returns whether an argument sets a key, as --section.key=value does."""
+    return argument.startswith("--") and "." in argument.partition("=")[0]
 
 
 def _near_flag(rest: Sequence[str], parser: argparse.ArgumentParser) -> str:
