@@ -265,7 +265,8 @@ def main() -> int:
     if not rows and not runs:
         return _refuse(f"has no row or run with {' or '.join(args.only)} in its title.")
     if args.dry_run:
-        rows, runs = [_tiny(row) for row in rows[1:3]], [*runs[:1], *runs[-1:]]
+        rows = [_tiny(row) for row in rows[1:3]]
+        runs = list(dict.fromkeys([*runs[:1], *runs[-1:]]))
     elif (found := _backend()) != "gpu":
         return _refuse(f"needs a GPU, and JAX finds none here, but {found}; or --dry-run.")
     lines = measure_models(rows, clock, args)
