@@ -110,9 +110,17 @@ def _clip_never(resolution: Size, window: Size) -> tuple[Size, Size]:
     return window, (window[0] // 2, window[1] // 2)
 
 
+def _clip_shift(resolution: Size, window: Size) -> tuple[Size, Size]:
+    down, right = (
+        0 if size <= side else side // 2 for size, side in zip(resolution, window, strict=True)
+    )
+    return window, (down, right)
+
+
 WINDOW_CLIPS: dict[str, Callable[[Size, Size], tuple[Size, Size]]] = {
     "per_axis": _clip_per_axis,  # timm: each axis for itself
     "min": _clip_min,  # Microsoft: square, by the shorter side
+    "shift": _clip_shift,  # torchvision: windows stay, and what one covers is not shifted
     "never": _clip_never,  # timm's always_partition; the tutorial
 }
 

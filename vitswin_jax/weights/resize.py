@@ -36,6 +36,12 @@ def bicubic_antialiased(old: int, new: int) -> Float[np.ndarray, "new old"]:
     return _half_pixel(old, new, a=-0.5, support=max(old / new, 1.0), clamp=False)
 
 
+def bicubic_by_corners(old: int, new: int) -> Float[np.ndarray, "new old"]:
+    """Returns PyTorch's bicubic whose corners stay where they are (align_corners): torchvision."""
+    centres = np.linspace(0, old - 1, new) if new > 1 else np.zeros(1)
+    return _cubic_at(centres, old, a=-0.75, support=1.0, clamp=True)
+
+
 def corner_linear(old: int, new: int) -> Float[np.ndarray, "new old"]:
     """Returns scipy.ndimage.zoom(order=1), whose corners stay where they are: Google."""
     return _interpolated(np.linspace(0, old - 1, new), np.arange(old, dtype=float))
@@ -105,13 +111,20 @@ def _half_pixel(
 ) -> Float[np.ndarray, "new old"]:
     """Returns cubic weights at pixel centres; beyond the border repeats it, or does not count."""
     centres = (np.arange(new) + 0.5) / (scale or new / old) - 0.5
+    return _cubic_at(centres, old, a=a, support=support, clamp=clamp)
+
+
+def _cubic_at(
+    centres: Float[np.ndarray, " new"], old: int, *, a: float, support: float, clamp: bool
+) -> Float[np.ndarray, "new old"]:
+    """Returns cubic weights of `old` samples at places between them."""
     reach = int(np.ceil(2 * support)) + 1
     taps = np.floor(centres)[:, None] + np.arange(-reach, reach + 1)
     weights = _cubic((taps - centres[:, None]) / support, a)
     if not clamp:
         weights = np.where((taps >= 0) & (taps < old), weights, 0.0)
-    matrix = np.zeros((new, old))
-    rows = np.broadcast_to(np.arange(new)[:, None], taps.shape)
+    matrix = np.zeros((len(centres), old))
+    rows = np.broadcast_to(np.arange(len(centres))[:, None], taps.shape)
     np.add.at(matrix, (rows, np.clip(taps, 0, old - 1).astype(int)), weights)
     return matrix / matrix.sum(1, keepdims=True)
 

@@ -27,6 +27,7 @@ _PTH = (".pth", ".pt", ".bin")
 _SUFFIXES = {
     "google": (".npz",),
     "microsoft": _PTH,
+    "torchvision": _PTH,
     "timm": (".safetensors", *_PTH),
     "huggingface": (".safetensors", *_PTH),
 }
@@ -70,13 +71,13 @@ def as_theirs(
 ) -> dict[str, np.ndarray]:
     """Returns our arrays under their names and in their layouts, with recomputed buffers."""
     arrays = write_rules(tensors, source.rules, origin=origin)
+    for kind in source.buffers:
+        for place, array in buffers(kind).items():
+            arrays[_buffer_name(source, arrays, place, kind)] = array
     try:
         arrays = source.restore(arrays)
     except UserError as error:
         raise UserError(f"{origin}: {error}") from error
-    for kind in source.buffers:
-        for place, array in buffers(kind).items():
-            arrays[_buffer_name(source, arrays, place, kind)] = array
     if source.bare and all(name.startswith(source.base) for name in arrays):
         return {name.removeprefix(source.base): array for name, array in arrays.items()}
     return arrays

@@ -39,9 +39,7 @@ def test_no_other_architecture_of_timm_loads_without_a_name(name):
 @pytest.mark.parametrize(
     ("key", "architecture"),
     [
-        ("encoder.layers.encoder_layer_0.ln_1.weight", "torchvision's Vision Transformer"),
-        ("features.1.0.attn.relative_position_bias_table", "torchvision's Swin Transformer"),
-        ("features.1.0.attn.cpb_mlp.0.weight", "torchvision's Swin Transformer V2"),
+        ("features.1.0.attn.cpb_mlp.0.weight", None),
         ("encoder.layers.0.rms_norm1.weight", "AIMv2"),
         ("teacher.backbone.storage_tokens", None),
         ("backbone.stages.0.blocks.0.attn.w_msa.qkv.weight", "mmpretrain's Swin Transformer"),

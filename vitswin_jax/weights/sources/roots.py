@@ -35,6 +35,9 @@ LAYOUTS = (  # a tensor of the first block, one of the patch embedding
      "embeddings.patch_embeddings.projection.weight"),
     ("layer.0.attention.q_proj.weight", "embeddings.patch_embeddings.weight"),  # DINOv3
     ("encoder.layers.0.layer_norm1.weight", "embeddings.patch_embedding.weight"),
+    # torchvision: ViT; Swin
+    ("encoder.layers.encoder_layer_0.self_attention.in_proj_weight", "conv_proj.weight"),
+    ("features.1.0.attn.qkv.weight", "features.0.0.weight"),
     # OpenAI's CLIP and open_clip
     ("transformer.resblocks.0.attn.in_proj_weight", "conv1.weight"),
     # Google; big_vision has scanned blocks too

@@ -117,6 +117,9 @@ def _huggingface(prefix: str) -> tuple[Rule, ...]:
 # fmt: on
 
 
+MICROSOFT_RULES = _swin()
+
+
 @functools.cache
 def imagenet_22k_to_1k() -> tuple[int, ...]:
     """Returns where ImageNet-1k's classes stand in Microsoft's 21841 (its map22kto1k.txt)."""
