@@ -42,6 +42,11 @@ def bicubic_by_corners(old: int, new: int) -> Float[np.ndarray, "new old"]:
     return _cubic_at(centres, old, a=-0.75, support=1.0, clamp=True)
 
 
+def bilinear(old: int, new: int) -> Float[np.ndarray, "new old"]:
+    """Returns PyTorch's bilinear without antialias: bias tables of transformers' BEiT."""
+    return _interpolated((np.arange(new) + 0.5) * (old / new) - 0.5, np.arange(old, dtype=float))
+
+
 def corner_linear(old: int, new: int) -> Float[np.ndarray, "new old"]:
     """Returns scipy.ndimage.zoom(order=1), whose corners stay where they are: Google."""
     return _interpolated(np.linspace(0, old - 1, new), np.arange(old, dtype=float))

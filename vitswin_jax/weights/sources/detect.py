@@ -8,7 +8,7 @@ from pathlib import Path
 from vitswin_jax.core.types import UserError, listed
 from vitswin_jax.weights.formats.read import Contents
 from vitswin_jax.weights.formats.tensors import Tensors
-from vitswin_jax.weights.sources import dinov3, masked, swin, torchvision, towers, vit
+from vitswin_jax.weights.sources import beit, dinov3, masked, swin, torchvision, towers, vit
 from vitswin_jax.weights.sources.facts import Facts
 from vitswin_jax.weights.sources.methods import SMALL, Method, find_method
 from vitswin_jax.weights.sources.others import other_architecture
@@ -19,6 +19,7 @@ SOURCES: tuple[Source, ...] = (
     *swin.SOURCES,
     *torchvision.SOURCES,
     *masked.SOURCES,
+    *beit.SOURCES,
     *towers.SOURCES,
     *dinov3.SOURCES,
     *vit.SOURCES,

@@ -26,7 +26,6 @@ OTHERS: tuple[tuple[str, str], ...] = (  # what a name of theirs has, the archit
     (r"(^|\.)embeds\.proj\.weight$", "timm's NaFlexVit"),
     (r"blocks\.0\.attn\.proj_l\.weight$|(^|\.)blocks_token_only\.", "CaiT"),
     (r"(^|\.)hidden_states_norms\.", "transformers' backbone of a detector (norms of its maps)"),
-    (r"(^|\.)encoder\.layer\.0\.lambda_1$", "transformers' BEiT or Data2VecVision"),
     (r"(^|\.)swinViT\.|(^|\.)layers1\.0\.blocks\.0\.", "MONAI's Swin UNETR"),
     (r"(^|\.)stages\.0\.blocks\.0\.(conv_dw|dwconv)\.|(^|\.)stages\.0\.0\.dwconv\.", "ConvNeXt"),
     (r"(^|\.)layer1\.0\.conv1\.weight$", "a ResNet with BatchNorm"),

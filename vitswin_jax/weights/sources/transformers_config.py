@@ -6,6 +6,7 @@ tensor shows.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -91,6 +92,13 @@ def _dinov3_fields(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return fields
 
 
+def _beit(*sources: str) -> Kind:
+    def fields(config: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"global_pool": "avg" if config.get("use_mean_pooling", True) else "token"}
+
+    return dataclasses.replace(_vit(*sources, eps=1e-12), own=fields)
+
+
 KINDS = {
     "vit": _vit("ViT", eps=1e-12),
     "vit_mae": _vit("ViT", eps=1e-12),
@@ -99,6 +107,8 @@ KINDS = {
     "deit": _vit("DeiT", "ViT", eps=1e-12),
     "dinov2": _vit("DINOv2", eps=1e-6),
     "dinov2_with_registers": _vit("DINOv2 with registers", eps=1e-6),
+    "beit": _beit("BEiT"),
+    "data2vec-vision": _beit("Data2Vec", "BEiT"),
     "dinov3_vit": Kind(
         ("Hugging Face (DINOv3)",),
         {key: ours for key, ours in _VIT.items() if key != "qkv_bias"} | _DINOV3,
@@ -132,6 +142,7 @@ _KEYS: Mapping[str, Any] = {
     **dict.fromkeys(("mlp_ratio", "layer_norm_eps", "rope_theta"), _NUMBER),
     **dict.fromkeys(("query_bias", "key_bias", "value_bias", "proj_bias", "mlp_bias"), _FLAG),
     "use_gated_mlp": _FLAG,
+    "use_mean_pooling": _FLAG,
     **dict.fromkeys(("qkv_bias", "use_absolute_embeddings", "use_swiglu_ffn"), _FLAG),
     "hidden_act": {"type": "string"},
 }

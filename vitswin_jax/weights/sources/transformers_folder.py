@@ -26,6 +26,7 @@ _CLASSES = {  # model_type: the class without a head, and with one
     "dinov2_with_registers": (
         "Dinov2WithRegistersModel", "Dinov2WithRegistersForImageClassification",
     ),
+    "beit": ("BeitModel", "BeitForImageClassification"),
     "dinov3_vit": ("DINOv3ViTModel", "DINOv3ViTModel"),
     "siglip_vision_model": ("SiglipVisionModel", "SiglipForImageClassification"),
     "clip_vision_model": ("CLIPVisionModel", "CLIPVisionModelWithProjection"),
@@ -50,6 +51,9 @@ def config_files(
         config.pop("num_register_tokens", None)
     act = fields["act"]
     config["hidden_act"] = next((k for k, ours in ACTIVATIONS.items() if ours == act), "gelu")
+    if kind == "beit":
+        config |= _beit(fields)
+        config.pop("qkv_bias")
     if kind == "dinov3_vit":
         config |= _dinov3(fields)
     elif "dinov2" in kind:
@@ -75,6 +79,17 @@ def config_files(
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
         config["label2id"] = {name: i for i, name in enumerate(names)}
     return {CONFIG: config, PROCESSOR: _processor(preprocess)}
+
+
+def _beit(fields: Fields) -> dict[str, Any]:
+    """Returns the keys that only BEiT's configuration has."""
+    return {
+        "use_mean_pooling": fields["global_pool"] == "avg",
+        "use_relative_position_bias": fields["pos_embed_at"] == "every",
+        "use_shared_relative_position_bias": fields["pos_embed_at"] == "shared",
+        "layer_scale_init_value": fields["init_values"],
+        "intermediate_size": round(fields["embed_dim"] * fields["mlp_ratio"]),
+    }
 
 
 def _dinov3(fields: Fields) -> dict[str, Any]:

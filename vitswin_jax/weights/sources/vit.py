@@ -88,7 +88,7 @@ def _timm_hybrid(stem: str) -> tuple[Rule, ...]:
     )
 
 
-def _huggingface(
+def huggingface_rules(
     prefix: str, *, dinov2: bool = False, gated: bool = False, head: str
 ) -> tuple[Rule, ...]:
     """Returns the table of a transformers class, whose base model stands under `prefix`."""
@@ -176,7 +176,7 @@ def _huggingface_source(
         format="huggingface",
         family="vit",
         marks=marks,
-        rules=_huggingface(base, **options),
+        rules=huggingface_rules(base, **options),
         describe=functools.partial(vit_fields.describe_vit, no_embed_class=registers),
         numerics={"act": "gelu", "norm_eps": 1e-6 if dinov2 else 1e-12},
         prepare=vit_fields.based(base),
