@@ -75,6 +75,10 @@ HUGGINGFACE = {
     "dinov2_gated": ("vit", VIT | SMALL | TOKENS
                      | {"init_values": 1.0, "act": "swiglu", "mlp_ratio": 256 / 48}),
     "dinov2_registers": ("vit", VIT | SMALL | TOKENS | DINOV2),
+    "beit": ("vit", VIT | SMALL | EPS | BEIT),
+    "beit_shared": ("vit", SMALL | EPS | BEIT | {
+        "depth": 2, "num_classes": 0, "pos_embed_at": "shared", "global_pool": "token",
+        "fc_norm": False}),
     "dinov3": ("vit", SMALL | DINOV3 | {"depth": 2, "num_classes": 0}),
     "dinov3_gated": ("vit", SMALL | DINOV3 | {"depth": 2, "num_classes": 0, "act": "swiglu",
                                               "qkv_bias": False}),

@@ -18,6 +18,7 @@ import numpy as np
 import parity
 import timm
 import torch
+import torchvision
 import transformers
 from timm.models import _hub
 
@@ -64,6 +65,32 @@ HUGGINGFACE = {  # case: (class, fields of its configuration, arguments of load_
          "proj_bias": False, "mlp_bias": False},
         {},
     ),
+    "beit": ("Beit", {"use_relative_position_bias": True}, {}),
+    "beit_token": (
+        "Beit", {"use_shared_relative_position_bias": True, "use_mean_pooling": False}, {}
+    ),
+    "data2vec": ("Data2VecVision", {"use_relative_position_bias": True}, {}),
+}  # fmt: skip
+SWIN = {"patch_size": [4, 4], "embed_dim": 24, "depths": [1, 2], "num_heads": [2, 4],
+        "num_classes": 5}  # fmt: skip
+TORCHVISION = {  # case: (class, its arguments, arguments of load_pretrained)
+    "vit": (
+        "VisionTransformer",
+        {"image_size": 64, "patch_size": 16, "num_layers": 2, "num_heads": 4, "hidden_dim": 48,
+         "mlp_dim": 80, "num_classes": 5},
+        {"num_heads": 4},
+    ),
+    "vit_pre_logits": (
+        "VisionTransformer",
+        {"image_size": 32, "patch_size": 16, "num_layers": 1, "num_heads": 2, "hidden_dim": 48,
+         "mlp_dim": 80, "num_classes": 5, "representation_size": 24},
+        {"num_heads": 2},
+    ),
+    "swin": ("SwinTransformer", SWIN | {"window_size": [4, 4]}, {"img_size": (32, 40)}),
+    "swin_small_map": (
+        "SwinTransformer", SWIN | {"window_size": [6, 6]}, {"img_size": (32, 40), "window_size": 6}
+    ),
+    "swinv2": ("SwinV2", SWIN | {"window_size": [4, 4]}, {"img_size": (32, 40), "window_size": 4}),
 }  # fmt: skip
 SIZES = {
     "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -110,7 +137,8 @@ def timm_case(name, args, arguments):
 
 def transformers_case(kind, fields, arguments):
     config = getattr(transformers, f"{kind}Config")(**{**SIZES, **fields})
-    model, entries = fill(getattr(transformers, f"{kind}Model")(config))
+    pooled = {"add_pooling_layer": True} if kind == "Data2VecVision" else {}
+    model, entries = fill(getattr(transformers, f"{kind}Model")(config, **pooled))
     with tempfile.TemporaryDirectory() as folder:
         model.float().save_pretrained(folder)  # under the names that its files have
         names = timm.models.load_state_dict(f"{folder}/model.safetensors", device="cpu")
@@ -130,11 +158,24 @@ def transformers_case(kind, fields, arguments):
     return output, {"config": config, "size": size, "entries": entries}
 
 
+def torchvision_case(kind, fields, arguments):
+    own = torchvision.models.swin_transformer
+    if kind == "SwinV2":
+        fields = fields | {
+            "block": own.SwinTransformerBlockV2, "downsample_layer": own.PatchMergingV2
+        }  # fmt: skip
+    made = own.SwinTransformer if "Swin" in kind else getattr(torchvision.models, kind)
+    model, entries = fill(made(**fields))
+    size = sides(arguments.get("img_size", fields.get("image_size")))
+    return run(model, size), {"config": None, "size": size, "entries": entries}
+
+
 def main():
     warnings.filterwarnings("ignore")
     cases, arrays = {}, {}
     for library, table, make in (
-        ("timm", TIMM, timm_case), ("huggingface", HUGGINGFACE, transformers_case)
+        ("timm", TIMM, timm_case), ("huggingface", HUGGINGFACE, transformers_case),
+        ("torchvision", TORCHVISION, torchvision_case),
     ):  # fmt: skip
         for name, (model, fields, arguments) in table.items():
             logits, case = make(model, fields, arguments)

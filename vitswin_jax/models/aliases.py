@@ -1,4 +1,4 @@
-"""Other names of the variants: of the papers, of Google's and Microsoft's code, of older timm.
+"""Other names of the variants: of the papers, of other codes, of older timm.
 
 A name may also tell whose weights are meant: by a tag, as in timm's `variant.tag`, or by an ending.
 """
@@ -66,7 +66,21 @@ RENAMED: dict[str, str] = {
 }
 """timm's name from before it had tags -> variant and tag; the others had one of `ENDINGS`."""
 
-ALIASES: dict[str, str] = _papers() | swin_variants.ALIASES
+TORCHVISION: dict[str, str] = {
+    "vit_b_16": "vit_base_patch16_224",
+    "vit_b_32": "vit_base_patch32_224",
+    "vit_l_16": "vit_large_patch16_224",
+    "vit_l_32": "vit_large_patch32_224",
+    "vit_h_14": "vit_huge_patch14_224",
+    "swin_t": "swin_tiny_patch4_window7_224",
+    "swin_s": "swin_small_patch4_window7_224",
+    "swin_b": "swin_base_patch4_window7_224",
+    "swin_v2_t": "swinv2_tiny_window8_256",
+    "swin_v2_s": "swinv2_small_window8_256",
+    "swin_v2_b": "swinv2_base_window8_256",
+}
+
+ALIASES: dict[str, str] = _papers() | swin_variants.ALIASES | TORCHVISION
 """Other name -> variant."""
 
 ENDINGS: tuple[tuple[str, str], ...] = (

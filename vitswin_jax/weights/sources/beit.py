@@ -29,8 +29,8 @@ def _rules(base: str) -> tuple[Rule, ...]:
     layer = base + "encoder.layer.{i}."
     own = layer + "attention.attention.relative_position_bias."
     return (
-        *huggingface_rules(base, head="classifier"),
         Rule(layer + "lambda_{k}", BLOCK_ + "ls{k}/gamma"),
+        *huggingface_rules(base, head="classifier"),
         Rule(own + TABLE, BLOCK_ + TABLE),
         Rule(f"{base}encoder.relative_position_bias.{TABLE}", TABLE),
         *norm(base + "pooler.layernorm.", "fc_norm/"),
