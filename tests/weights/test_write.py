@@ -18,6 +18,7 @@ from vitswin_jax.weights.metadata import model_fields
 from vitswin_jax.weights.shapes import parameter_shapes, window_buffers
 from vitswin_jax.weights.sources.detect import SOURCES
 from vitswin_jax.weights.sources.source import SOME
+from vitswin_jax.weights.sources.source import UNSEEN as NO_TENSOR
 from vitswin_jax.weights.write import as_theirs, choose_target
 
 SWIN = {"img_size": 32, "patch_size": 2, "embed_dim": 12, "depths": (2, 2), "num_heads": (1, 3),
@@ -30,9 +31,10 @@ SMALL = {
     "swin_mlp": SWIN,
     "swin_moe": SWIN | {"moe_stages": (1,), "num_experts": 3, "pretrained_window_sizes": (3, 0)},
 }  # fmt: skip
-SUFFIX = {"google": "npz", "microsoft": "pth", "native": "safetensors"}  # others have two
+SUFFIX = {"google": "npz", "microsoft": "pth", "torchvision": "pth", "native": "safetensors"}
+# The others have two.
 UNSEEN = {  # of a model that has not a published one's sizes, and the choices that have no numbers
-    "vit": ("num_heads", "act", "global_pool", "pos_embed", "img_size"),
+    "vit": ("num_heads", "act", "global_pool", "pos_embed", "img_size", "final_norm", *NO_TENSOR),
     "swin": (),
     "swin_mlp": (),
     "swin_moe": (),
@@ -138,5 +140,6 @@ def test_a_file_is_written_back_under_the_names_it_had(case, tmp_path):
 def test_every_target_is_compared_with_its_original():
     written = {(source.format, source.family) for source in SOURCES if source.holds}
     compared = {(case["format"], case["family"]) for case in LAYOUTS.values()}
+    compared |= {("torchvision", family) for family in ("vit", "swin", "swinv2")}  # test_zoo.py
     back = {(name.partition("__")[0], parity.CASES[name]["model"]) for name in ORIGINALS}
     assert written == compared | back | {("microsoft", "vit")}  # SimMIM's, in test_masked.py

@@ -118,6 +118,10 @@ _IMAGES = IMAGENET | {"crop_fraction": 0.875, "interpolation": "bilinear"}
 _SWIN = {
     "act": "gelu", "norm_eps": 1e-5, "window_clip": "shift", "pad_before_roll": True,
 }  # fmt: skip
+_HOLDS = {
+    "ape": (False,), "patch_norm": (True,), "qkv_bias": (True,), "in_chans": (3,),
+    "pretrained_window_sizes": tuple((0,) * stages for stages in range(1, 9)),
+}  # fmt: skip
 _QKV = r"features\.1\.0\.attn\.qkv\.weight"
 
 
@@ -133,7 +137,7 @@ def _swin_source(name: str, family: str, mark: str, **own: object) -> Source:
         prepare=_prepare_swin,
         restore=_restore_swin,
         preprocess=_IMAGES,
-        holds=({"ape": (False,), "patch_norm": (True,), "qkv_bias": (True,), "in_chans": (3,)},),
+        holds=(_HOLDS,),
         **fields,  # type: ignore[arg-type]
     )
 
