@@ -31,6 +31,9 @@ def test_bash_completes_commands_and_flags(vitswin):
     assert complete(script, "vitswin", "pre") == {"predict"}
     assert {"--epochs", "--workdir"} <= complete(script, "vitswin", "train", "--")
     assert complete(script, "vitswin", "convert", "--to", "go") == {"google"}
+    assert complete(script, "vitswin", "train", "digi") == {"digits"}
+    model = "swinv2_tiny_window8_256"
+    assert complete(script, "vitswin", "train", "--model", model[:-3]) == {model}
 
 
 @pytest.mark.parametrize("shell", ["zsh", "tcsh"])

@@ -9,10 +9,11 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from vitswin_jax import cli
-from vitswin_jax.cli.recipe import choose, read_config
+from vitswin_jax.cli.recipe import EXAMPLES, choose, read_config
 from vitswin_jax.cli.train import choose_workdir
-from vitswin_jax.core.recipes import FOLDER, recipe_names
+from vitswin_jax.core.recipes import FOLDER, is_recipe, recipe_names
 from vitswin_jax.core.types import UserError
+from vitswin_jax.weights.published import find_published
 
 TINY = ("--model.embed_dim=8", "--model.depth=1", "--model.num_heads=1", "--batch-size=8",
         "--data.eval_batch_size=8", "--optim.warmup_epochs=0")  # fmt: skip
@@ -152,3 +153,10 @@ def test_a_mistake_is_one_line_and_writes_nothing(here, vitswin, arguments, mess
     assert (status, out) == (1, "")
     assert message in err and err.startswith("error: ") and err.count("\n") == 1
     assert not (here / "runs").exists()
+
+
+def test_the_examples_name_what_there_is():
+    for line in EXAMPLES.splitlines()[1:]:
+        args = cli._parse(shlex.split(line)[1:])
+        assert args.init_from is None or find_published(args.init_from) is not None
+        assert args.data is not None or args.recipe == "./flowers" or is_recipe(args.recipe)
