@@ -16,12 +16,10 @@ os.environ["XLA_FLAGS"] = (
 
 # A shell starts what it puts in the background with Ctrl-C ignored, nohup with the terminal's end,
 # and what the tests start would inherit that.
-for ignored, handler in (
-    (signal.SIGINT, signal.default_int_handler),
-    (signal.SIGHUP, signal.SIG_DFL),
-):
-    if signal.getsignal(ignored) is signal.SIG_IGN:
-        signal.signal(ignored, handler)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import hypothesis
 import jax
