@@ -118,15 +118,15 @@ _IMAGES = IMAGENET | {"crop_fraction": 0.875, "interpolation": "bilinear"}
 _SWIN = {
     "act": "gelu", "norm_eps": 1e-5, "window_clip": "shift", "pad_before_roll": True,
 }  # fmt: skip
-_HOLDS = {
-    "ape": (False,), "patch_norm": (True,), "qkv_bias": (True,), "in_chans": (3,),
-    "pretrained_window_sizes": tuple((0,) * stages for stages in range(1, 9)),
-}  # fmt: skip
+_HOLDS = {"ape": (False,), "patch_norm": (True,), "qkv_bias": (True,), "in_chans": (3,)}
+_OWN_WINDOWS = {"pretrained_window_sizes": tuple((0,) * stages for stages in (2, 3, 4, 5))}
 _QKV = r"features\.1\.0\.attn\.qkv\.weight"
 
 
 def _swin_source(name: str, family: str, mark: str, **own: object) -> Source:
-    fields = {"describe": swin_fields.describe_swin, "buffers": BUFFERS[:1], **own}
+    fields = {
+        "describe": swin_fields.describe_swin, "buffers": BUFFERS[:1], "holds": (_HOLDS,), **own
+    }  # fmt: skip
     return Source(
         name=name,
         format="torchvision",
@@ -137,7 +137,6 @@ def _swin_source(name: str, family: str, mark: str, **own: object) -> Source:
         prepare=_prepare_swin,
         restore=_restore_swin,
         preprocess=_IMAGES,
-        holds=(_HOLDS,),
         **fields,  # type: ignore[arg-type]
     )
 
@@ -158,6 +157,6 @@ SOURCES = (
     _swin_source("torchvision", "swin", r"relative_position_bias_table"),
     _swin_source(
         "torchvision (V2)", "swinv2", r"cpb_mlp\.0\.weight", describe=_describe_v2,
-        buffers=BUFFERS[:2],
+        buffers=BUFFERS[:2], holds=(_HOLDS | _OWN_WINDOWS,),
     ),
 )  # fmt: skip
