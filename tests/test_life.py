@@ -139,6 +139,7 @@ def copied(run, folder):
     return Path(shutil.copytree(run[0], folder / "run"))
 
 
+@pytest.mark.long
 def test_patience_ends_a_run_with_results_and_more_of_it_resumes(make_config, told, tmp_path):
     """With a rate of 0 no evaluation is better than the first."""
     still = EACH | {"optim.peak_lr": 0.0, "run.patience": 2}
@@ -184,6 +185,7 @@ def test_vitswin_stop_needs_a_run_that_trains(run, tmp_path, capsys):
     assert (workdir / STOP).exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("changes", [{"lora.rank": 2, "ema.decay": 0.5}, {"model.scan": True}])
 def test_a_checkpoint_gives_the_weights_that_an_evaluation_writes(make_config, tmp_path, changes):
     """Adapters merged, the average where it is evaluated, scanned blocks one by one."""
