@@ -56,6 +56,18 @@ MODELS = {
         "num_experts": 2,
     },
 }
+EVA = {"act": "swiglu", "qkv_bias": "qv", "global_pool": "avg", "rope_type": "axial"}
+DESCENDANTS = {  # of ViT: what each has that a plain one has not
+    "dinov3": {"rope_type": "centred", "rope_rotate_half": True, "pos_embed": "none",
+               "reg_tokens": 2, "qkv_bias": "qv", "init_values": 1.0},
+    "eva02": EVA | {"scale_attn_norm": True, "scale_mlp_norm": True, "fc_norm": True},
+    "rope": {"rope_type": "mixed", "no_embed_class": True, "init_values": 1.0},
+    "perception": {"rope_type": "axial", "rope_grid_indexing": "xy", "pre_norm": True,
+                   "patch_bias": False, "global_pool": "map", "pool_include_prefix": True},
+    "aimv2": {"norm_layer": "rmsnorm", "act": "swiglu", "qkv_bias": False, "proj_bias": False,
+              "mlp_bias": False, "patch_norm": True, "qk_norm": True},
+    "post_norm": {"norm_at": "after", "global_pool": "avgmax", "final_norm": False},
+}  # fmt: skip
 DROPS = {"drop_rate": 0.1, "drop_path_rate": 0.2}
 
 
@@ -78,7 +90,8 @@ def make_batches(count=2, rows=16):
 @functools.cache
 def run(family, mesh_shape):
     """Two steps; returns losses, logits, and the parameters behind them."""
-    model = create_model(family, num_classes=5, **MODELS[family], **DROPS)
+    fields = MODELS[family] if family in MODELS else VIT | {"num_heads": 4} | DESCENDANTS[family]
+    model = create_model(family if family in MODELS else "vit", num_classes=5, **fields, **DROPS)
     mesh, tx = mesh_of(*mesh_shape), make_tx(lambda step: 0.1, name="sgd")
     state, shardings = create_state(model, tx, jax.random.key(0), image_shape=(8, 8, 3), mesh=mesh)
     options = StepOptions(aux_weight=0.1, keep_logits=True)
@@ -94,7 +107,12 @@ MESHES = [
     *(("vit", shape) for shape in [(1, 8, 1), (1, 1, 8), (4, 2, 1), (2, 1, 4), (1, 4, 2)]),
     *(("swin", shape) for shape in [(1, 8, 1), (4, 1, 2), (1, 4, 2)]),
     *(("swinv2", shape) for shape in [(1, 8, 1), (4, 1, 2), (1, 4, 2)]),
-    *((family, (2, 2, 2)) for family in MODELS),
+    *((family, (2, 2, 2)) for family in (*MODELS, "dinov3")),
+    *(
+        pytest.param(family, (2, 2, 2), marks=pytest.mark.long)
+        for family in DESCENDANTS
+        if family != "dinov3"
+    ),
 ]
 
 
@@ -103,6 +121,7 @@ def test_no_mesh_changes_what_a_step_gives(family, shape):
     """With dropout and stochastic depth; (8, 1, 1), mixing and AdamW are test_steps'."""
     close = functools.partial(np.testing.assert_allclose, atol=1e-5)
     jax.tree.map(close, run(family, (1, 1, 1)), run(family, shape))
+    assert all(np.isfinite(loss) for loss, _ in run(family, shape)[0])
 
 
 def layout_of(model, tx, mesh, **fields):
