@@ -69,6 +69,10 @@ HUGGINGFACE = {  # case: (class, fields of its configuration, arguments of load_
     "beit_token": (
         "Beit", {"use_shared_relative_position_bias": True, "use_mean_pooling": False}, {}
     ),
+    "siglip2_naflex": (
+        "Siglip2Vision", {"num_patches": 16, "hidden_act": "gelu_pytorch_tanh"},
+        {"img_size": (64, 48)},
+    ),
     "data2vec": ("Data2VecVision", {"use_relative_position_bias": True}, {}),
 }  # fmt: skip
 SWIN = {"patch_size": [4, 4], "embed_dim": 24, "depths": [1, 2], "num_heads": [2, 4],
@@ -120,6 +124,17 @@ def run(model, size):
         return model(torch.from_numpy(images))
 
 
+def run_patches(model, size):
+    images = parity.make_images(7, 2, *size).astype(np.float64)
+    (h, w), p = size, SIZES["patch_size"]
+    grid = (h // p, w // p)
+    patches = images.reshape(2, grid[0], p, grid[1], p, 3).transpose(0, 1, 3, 2, 4, 5)
+    patches = torch.from_numpy(patches.reshape(2, grid[0] * grid[1], -1))
+    ones = torch.ones(patches.shape[:2], dtype=torch.long)
+    with torch.no_grad():
+        return model(patches, ones, torch.tensor([grid, grid]))
+
+
 def sides(size):
     return (size, size) if isinstance(size, int) else tuple(size)
 
@@ -154,7 +169,10 @@ def transformers_case(kind, fields, arguments):
         array = torch.from_numpy(parity.make_array(theirs, entries[theirs]["shape"]))
         dict(model.named_parameters())[own].data = array
     size = sides(arguments.get("img_size", SIZES["image_size"]))
-    output = run(model.double(), size).pooler_output
+    if kind == "Siglip2Vision":  # whose images come as patches
+        output = run_patches(model.double(), size).pooler_output
+    else:
+        output = run(model.double(), size).pooler_output
     return output, {"config": config, "size": size, "entries": entries}
 
 

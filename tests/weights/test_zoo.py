@@ -26,6 +26,7 @@ SHORT = {
     "torchvision-swin_small_map",
 }  # fmt: skip
 """The cases of each kind that every run tries; the others are long."""
+READ_ONLY = ("huggingface-siglip2_naflex",)
 UNREAD = ("mask_token", "relative_position_index", "relative_coords_table")
 TOLERANCE = 2e-5  # of the standard deviation; the fixtures' own, ten roundings of float32
 
@@ -71,6 +72,8 @@ def test_a_folder_gives_the_originals_outputs_and_is_written_back(name, tmp_path
         got = jax.jit(model.apply)(variables, parity.make_images(7, 2, *case["size"]))
     assert got.shape == want.shape
     assert np.abs(np.asarray(got, np.float64) - want).max() <= TOLERANCE * want.std()
+    if name in READ_ONLY:
+        return
     back = vitswin_jax.save_pretrained(
         tmp_path / ("back.pth" if torchvision else "back"),
         model,

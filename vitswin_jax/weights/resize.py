@@ -47,6 +47,14 @@ def bilinear(old: int, new: int) -> Float[np.ndarray, "new old"]:
     return _interpolated((np.arange(new) + 0.5) * (old / new) - 0.5, np.arange(old, dtype=float))
 
 
+def bilinear_antialiased(old: int, new: int) -> Float[np.ndarray, "new old"]:
+    """Returns PyTorch's bilinear with antialias, wider when shrinking: SigLIP 2's NaFlex."""
+    support = max(old / new, 1.0)
+    centres = (np.arange(new) + 0.5) * (old / new) - 0.5
+    weights = np.maximum(1 - np.abs(np.arange(old)[None] - centres[:, None]) / support, 0.0)
+    return weights / weights.sum(1, keepdims=True)
+
+
 def corner_linear(old: int, new: int) -> Float[np.ndarray, "new old"]:
     """Returns scipy.ndimage.zoom(order=1), whose corners stay where they are: Google."""
     return _interpolated(np.linspace(0, old - 1, new), np.arange(old, dtype=float))

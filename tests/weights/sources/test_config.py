@@ -160,7 +160,7 @@ def test_transformers_fields(tmp_path, config, fields, defaults):
     [
         ({"architecture": "vit_base_mci_224"}, None, "'vit_base_mci_224'"),
         ({"model_type": "dinov3_convnext"}, None, "'dinov3_convnext', a model that"),
-        ({"model_type": "siglip2", "vision_config": {}}, None, "'siglip2', a model that"),
+        ({"model_type": "blip", "vision_config": {}}, None, "'blip', a model that"),
         ({"model_type": "vit", "hidden_act": "mish"}, None, "hidden_act is 'mish'"),
         (
             {"model_type": "vit", "hidden_size": "wide"},

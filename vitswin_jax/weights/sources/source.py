@@ -126,6 +126,8 @@ class Source:
     )
     """Fields of `Preprocess`: how its code gives images to these models; or a function to them
     from the model's fields and the name that the user gives, "" if none."""
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    """Names to the number of axes that their tensors have, where names alone are another's."""
     root: str = ""
     """How its roots end, where nothing else tells it from another source."""
     holds: tuple[Mapping[str, tuple[Any, ...]], ...] = ()
@@ -147,6 +149,8 @@ class Source:
     def fits(self, tensors: Tensors, root: str = "") -> bool:
         """Returns whether keys that a file has under a root are this source's."""
         if self.root and not re.search(rf"(^|[./]){re.escape(self.root)}$", root):
+            return False
+        if any(name in tensors and len(tensors[name].shape) != n for name, n in self.ranks.items()):
             return False
         return all(any(re.fullmatch(mark, name) for name in tensors) for mark in self.marks)
 

@@ -7,6 +7,7 @@ our head with a bias of zeros, as in timm.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 
@@ -139,6 +140,23 @@ def _prepare_siglip(tensors: Tensors) -> Prepared:
     return kept, []
 
 
+PATCHES = "embeddings.patch_embedding.weight"
+
+
+def _prepare_naflex(tensors: Tensors) -> Prepared:
+    """Returns SigLIP's tensors: a matrix of patches' pixels, (rows, columns, RGB), as a kernel."""
+    matrix = tensors[PATCHES]
+    width, pixels = matrix.shape
+    side = math.isqrt(pixels // 3)
+    if 3 * side * side != pixels:
+        raise UserError(f"{PATCHES} reads {pixels} numbers, which are no square patch of RGB.")
+
+    def kernel(array: np.ndarray) -> np.ndarray:
+        return array.reshape(width, side, side, 3).transpose(0, 3, 1, 2)
+
+    return _prepare_siglip({**tensors, PATCHES: matrix.map(kernel, (width, 3, side, side))})
+
+
 def _fuse_pool(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns what is written with the pool's query, key and value in one array."""
     arrays = dict(arrays)
@@ -181,6 +199,19 @@ SOURCES = (
         preprocess=CLIP,
         holds=(only(pre_norm=(True,), patch_bias=(False,)),),
         restore=_without_bias("visual_projection.bias"),
+    ),
+    Source(  # its positions are resized for each image: here for the model's img_size
+        name="Hugging Face (SigLIP 2 NaFlex)",
+        format="huggingface",
+        family="vit",
+        marks=(r"encoder\.layers\.0\.layer_norm1\.weight", re.escape(PATCHES)),
+        ranks={PATCHES: 2},
+        rules=SIGLIP_RULES,
+        describe=describe_vit,
+        numerics={"act": "gelu_tanh", "norm_eps": 1e-6},
+        prepare=_prepare_naflex,
+        pos_embed=resize.bilinear_antialiased,
+        preprocess=HALF,
     ),
     Source(
         name="Hugging Face (SigLIP)",

@@ -116,11 +116,16 @@ KINDS = {
         _dinov3_fields,
     ),
     "siglip_vision_model": _vit("SigLIP", eps=1e-6, act="gelu_tanh"),
+    "siglip2_vision_model": _vit("SigLIP 2 NaFlex", "SigLIP", eps=1e-6, act="gelu_tanh"),
     "clip_vision_model": _vit("CLIP", eps=1e-5, act="quick_gelu"),
     "swin": _swin("Swin"),
     "swinv2": _swin("Swin V2"),
 }
-TOWERS = {"siglip": "siglip_vision_model", "clip": "clip_vision_model"}
+TOWERS = {
+    "siglip": "siglip_vision_model",
+    "siglip2": "siglip2_vision_model",
+    "clip": "clip_vision_model",
+}
 """Types with two towers -> the type of the image tower, whose keys are under `vision_config`."""
 
 
