@@ -419,7 +419,7 @@ def test_a_file_is_called_by_what_it_shows_and_then_by_the_name(tmp_path, name, 
 @pytest.mark.parametrize(
     ("format", "case", "message"),
     [
-        ("microsoft", "timm", "microsoft has no vit; google, huggingface, timm have"),
+        ("microsoft", "timm", "microsoft has no vit; google, huggingface, timm, torchvision have"),
         ("google", "timm distilled", "google cannot have a vit with dist_token=True"),
         ("huggingface", "timm clip", "a.bin: CLIP's projection has no bias"),
         ("huggingface", "timm stem", "huggingface cannot have a vit with resnet_layers"),
