@@ -92,6 +92,8 @@ def test_every_family_has_a_rule_for_each_parameter(name):
     assert min(scales.values()) == scales[first] < 0.001
     matrices = flatten_dict(matrix_axes(params), sep="/")
     assert matrices["head/kernel"] is matrices[first] is None
+    of_input = [path for path in scales if path.startswith("norm_pre/")]  # as timm has it
+    assert all(scales[path] == scales[first] for path in of_input)
     hidden = [path for path in matrices if path.endswith("kernel") and "block_" in path]
     assert {path for path in hidden if matrices[path] is None} == {
         path for path in hidden if "cpb_mlp" in path or "router" in path or "backbone" in path

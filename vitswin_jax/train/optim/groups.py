@@ -27,10 +27,12 @@ Table = Sequence[tuple[str, float]]
 # and the rest is the last layer. A merging belongs to the last block of its stage, and Swin's
 # absolute position embedding to the last layer: microsoft/Swin-Transformer, `get_swin_layer`;
 # ViT: microsoft/unilm, `get_num_layer_for_vit` (BEiT, and MAE after it).
+# A norm before the blocks is of the first layer: timm, `VisionTransformer.group_matcher`.
 # A model that is pre-trained has all this in its encoder; its decoder is of the last layer.
 FIRST_LAYER = (
     r"(?:encoder/)?"
-    r"(cls_token|dist_token|reg_token|mask_token|pos_embed(_[xy])?|patch_embed/.*|backbone/.*)"
+    r"(cls_token|dist_token|reg_token|mask_token|pos_embed(_[xy])?"
+    r"|norm_pre/.*|patch_embed/.*|backbone/.*)"
 )
 BLOCK = r"(?:encoder/)?(?:stage_(\d+)/)?(?:block_(\d+)|downsample)/.*"
 
