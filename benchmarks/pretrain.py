@@ -33,7 +33,8 @@ from vitswin_jax import load_metadata, load_pretrained
 from vitswin_jax.data.pipeline import make_eval_batches
 from vitswin_jax.data.sources.open import open_source
 from vitswin_jax.evaluate.evaluation import make_predict, predict_dataset
-from vitswin_jax.trainer import Result, train_and_evaluate
+from vitswin_jax.report.results import Result
+from vitswin_jax.trainer import train_and_evaluate
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))

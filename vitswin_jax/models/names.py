@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -139,7 +139,7 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {min(near)[1]!r}?" if near else ""
 
 
-def _slips(words: list[str], others: list[str], vocabulary: set[str]) -> int | None:
+def _slips(words: Sequence[str], others: Sequence[str], vocabulary: set[str]) -> int | None:
     """Returns how many words of a name are misspellings of another's; None: some are not."""
     if "".join(words) == "".join(others):
         return 0
@@ -162,5 +162,6 @@ def _slip(word: str, other: str) -> bool:
     return max(len(word), len(other)) <= 1 or (len(word) == 2 and word == other[::-1])
 
 
-def _words(name: str) -> list[str]:
-    return re.findall(r"[^\W_]+", name.casefold())
+@functools.cache
+def _words(name: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"[^\W_]+", name.casefold()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -112,10 +113,9 @@ class SelfAttention(nn.Module):
 
     Parameters: `qkv` kernel (c, 3, heads, d) in the order query, key, value, and bias (3, heads,
     d), or `q_bias`, `k_bias` and `v_bias` (heads, d), those that `qkv_bias` names; `proj` kernel
-    (heads, d, c) and bias (c,). A family with position biases overrides
-    `position_bias`; one with another similarity than q·k/√d overrides `prepare`. Where
-    intermediates are mutable, the module sows its weights ("attention", see
-    `attention.sow_weights`) and its biases ("position_bias", (heads, n, n)).
+    (heads, d, c) and bias (c,). A family with position biases overrides `position_bias`; one with
+    another similarity than q·k/√d overrides `prepare`. Where intermediates are mutable, the module
+    sows its weights (`attention.sow_weights`) and its biases ("position_bias", (heads, n, n)).
     """
 
     num_heads: int
@@ -200,22 +200,23 @@ class SelfAttention(nn.Module):
         """
         c, heads, init = x.shape[-1], self.num_heads, self.options.kernel_init
         xavier = nn.initializers.xavier_uniform
-        joint: dict[str, Any] = {
-            "shape": (c, 3, heads, c // heads),
-            "use_bias": self.options.qkv_bias is True,
+        linear = (
+            JointLinear if layout == "apart" else functools.partial(Linear, equation=QKV[layout])
+        )
+        qkv = linear(
+            shape=(c, 3, heads, c // heads),
+            use_bias=self.options.qkv_bias is True,
             # One matrix for three projections; each is initialised by its own fans (batch_axis).
-            "kernel_init": init or xavier(in_axis=0, out_axis=(2, 3), batch_axis=(1,)),
-            "dtype": self.options.dtype,
-            "name": "qkv",
-        }
-        linear = JointLinear if layout == "apart" else Linear
-        if layout != "apart":
-            joint["equation"] = QKV[layout]
-        mixed = mix(linear(**joint)(x, bias=self._own_biases(c // heads), train=train))
+            kernel_init=init or xavier(in_axis=0, out_axis=(2, 3), batch_axis=(1,)),
+            dtype=self.options.dtype,
+            name="qkv",
+        )
+        mixed = mix(qkv(x, bias=self._own_biases(c // heads), train=train))
         heads_first = layout == "heads_first"
         if self.options.scale_attn_norm:
             mixed = jnp.moveaxis(mixed, -3, -2) if heads_first else mixed
-            mixed, heads_first = self._scale(mixed), False
+            channels = mixed.reshape(*mixed.shape[:-2], -1)  # of all heads together
+            mixed, heads_first = self.options.norm("norm")(channels).reshape(mixed.shape), False
         out = Linear(
             (heads, c // heads, c),
             "...hnd,hdc->...nc" if heads_first else "...nhd,hdc->...nc",
@@ -231,18 +232,8 @@ class SelfAttention(nn.Module):
         named, shape = self.options.qkv_bias, (self.num_heads, head_dim)
         if not isinstance(named, str):
             return None
-        zeros = nn.initializers.zeros_init()
-        biases = [
-            self.param(f"{part}_bias", zeros, shape, jnp.float32)
-            if part in named
-            else jnp.zeros(shape)
-            for part in "qkv"
-        ]
-        return jnp.stack(biases)
-
-    def _scale(self, x: Float[Array, "*batch n heads d"]) -> Float[Array, "*batch n heads d"]:
-        """Returns the norm of all heads' channels together."""
-        return self.options.norm("norm")(x.reshape(*x.shape[:-2], -1)).reshape(x.shape)
+        learned = {part: self.param(f"{part}_bias", nn.initializers.zeros, shape) for part in named}
+        return jnp.stack([learned.get(part, jnp.zeros(shape)) for part in "qkv"])
 
 
 QKV = {"heads_first": "...nc,cthd->t...hnd", "tokens_first": "...nc,cthd->...nthd"}

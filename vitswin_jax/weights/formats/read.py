@@ -199,13 +199,9 @@ def _npz_tensor(
     read_member: Read, start: int, shape: tuple[int, ...], dtype: np.dtype, fortran: bool
 ) -> Tensor:
     kind = BFLOAT16 if dtype == np.dtype("V2") else dtype  # numpy has no bfloat16 to save
-
-    def read_at(offset: int, size: int) -> np.ndarray:
-        return read_member(start + offset, size)
-
-    if not fortran:
-        return stored(read_at, shape, kind)
-    return stored(read_at, shape[::-1], kind).map(np.transpose, shape)
+    given = shape[::-1] if fortran else shape
+    tensor = stored(lambda offset, size: read_member(start + offset, size), given, kind)
+    return tensor.map(np.transpose, shape) if fortran else tensor
 
 
 def _read_index(path: Path) -> Contents:

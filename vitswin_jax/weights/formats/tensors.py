@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import weakref
@@ -157,18 +158,29 @@ def part_reader(
     Its first call compares the CRC-32 of all of them with `checksum` (None: there is none), and
     raises UserError, which names `name`, where they differ.
     """
-    unchecked = [] if checksum is None else [checksum]
+    return _Part(path, start, size, name, checksum)
 
-    def read(offset: int, count: int) -> np.ndarray:
+
+@dataclass
+class _Part:
+    """Bytes of a file, and the checksum that they are still to be compared with."""
+
+    path: Path | Held
+    start: int
+    size: int
+    name: str
+    checksum: int | None
+
+    def __call__(self, offset: int, count: int) -> np.ndarray:
+        path, start = self.path, self.start
         data = read_bytes(path, start + offset, count)
-        if unchecked:
+        checksum = self.checksum  # once: another thread may have compared it meanwhile
+        if checksum is not None:
             crc = zlib.crc32(data.data, _crc32(path, start, start + offset))
-            if _crc32(path, start + offset + count, start + size, crc) != checksum:
-                raise wrong_checksum(path, name)
-            unchecked.clear()
+            if _crc32(path, start + offset + count, start + self.size, crc) != checksum:
+                raise wrong_checksum(path, self.name)
+            self.checksum = None
         return data
-
-    return read
 
 
 def _crc32(path: Path | Held, start: int, stop: int, crc: int = 0) -> int:
@@ -187,16 +199,24 @@ def wrong_checksum(path: Path | Held, name: str) -> UserError:
 
 def stored(read_at: Read, shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
     """Returns the row-major tensor whose bytes `read_at(offset, size)` gives, as uint8."""
+    return Tensor(
+        shape,
+        dtype,
+        functools.partial(_read_whole, read_at, shape, dtype),
+        functools.partial(_read_rows, read_at, shape, dtype),
+    )
 
-    def read() -> np.ndarray:
-        return read_at(0, math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
 
-    def read_rows(start: int, stop: int) -> np.ndarray:
-        width = math.prod(shape[1:]) * dtype.itemsize
-        data = read_at(start * width, (stop - start) * width)
-        return data.view(dtype).reshape(stop - start, *shape[1:])
+def _read_whole(read_at: Read, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    return read_at(0, math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
 
-    return Tensor(shape, dtype, read, read_rows)
+
+def _read_rows(
+    read_at: Read, shape: tuple[int, ...], dtype: np.dtype, start: int, stop: int
+) -> np.ndarray:
+    width = math.prod(shape[1:]) * dtype.itemsize
+    data = read_at(start * width, (stop - start) * width)
+    return data.view(dtype).reshape(stop - start, *shape[1:])
 
 
 def damaged(path: Path, kind: str, error: Exception | None = None) -> UserError:

@@ -105,7 +105,8 @@ class Rule:
 
     def __post_init__(self) -> None:
         """Gives `{n}` the expression that `{n:...}` has in another of the rule's templates."""
-        templates = (*self.parts, self.ours or "")
+        theirs = (self.theirs,) if isinstance(self.theirs, str) else self.theirs
+        templates = (*theirs, self.ours or "")
         kinds = {name: kind for t in templates for name, _, kind in _FIELD.findall(t) if kind}
 
         def complete(template: str) -> str:
@@ -113,12 +114,12 @@ class Rule:
                 lambda f: f"{{{f[1]}:{kinds[f[1]]}}}" if f[1] in kinds else f[0], template
             )
 
-        parts = tuple(complete(part) for part in self.parts)
+        parts = tuple(complete(part) for part in theirs)
         object.__setattr__(self, "theirs", parts[0] if isinstance(self.theirs, str) else parts)
         if self.ours is not None:
             object.__setattr__(self, "ours", complete(self.ours))
 
-    @property
+    @functools.cached_property
     def parts(self) -> tuple[str, ...]:
         """Their templates."""
         return (self.theirs,) if isinstance(self.theirs, str) else self.theirs
@@ -162,8 +163,10 @@ def _pattern(template: str) -> re.Pattern[str]:
 def match(template: str, name: str) -> dict[str, str] | None:
     """Returns what the fields of a template stand for in a name, or None where it does not fit."""
     found = _pattern(template).fullmatch(name)
-    if found is None:
-        return None
+    return None if found is None else _values(template, found)
+
+
+def _values(template: str, found: re.Match[str]) -> dict[str, str] | None:
     values = found.groupdict()
     for field, step, _ in _FIELD.findall(template):
         if step:
@@ -272,7 +275,9 @@ def _find(
     """Returns the rule for a name, our name and theirs: the first whose parts are all there."""
     found: list[tuple[Rule, str | None, list[str]]] = []
     for rule in rules:
-        values = next((v for part in rule.parts if (v := match(part, name)) is not None), None)
+        fits = ((part, _pattern(part).fullmatch(name)) for part in rule.parts)
+        found_values = (_values(part, fit) for part, fit in fits if fit is not None)
+        values = next((v for v in found_values if v is not None), None)
         if values is None:
             continue
         if rule.ours is None:
@@ -287,8 +292,8 @@ def _find(
 
 def _matches(name: str, rules: Sequence[Rule]) -> Iterator[tuple[Rule, list[str]]]:
     for rule in rules:
-        values = None if rule.ours is None else match(rule.ours, name)
-        if values is not None:
+        fit = None if rule.ours is None else _pattern(rule.ours).fullmatch(name)
+        if fit is not None and rule.ours and (values := _values(rule.ours, fit)) is not None:
             yield rule, [fill(part, values) for part in rule.parts]
 
 
