@@ -12,7 +12,6 @@ of tuples may take for ever), and the tree that comes out is measured as it unfo
 
 from __future__ import annotations
 
-import functools
 import io
 import pickle
 from collections.abc import Callable, Iterable
@@ -262,24 +261,20 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
     shape, strides = (tuple(map(_natural, _size(numbers))) for numbers in (shape, strides))
     if len(shape) != len(strides):
         raise DamageError("a tensor with fewer strides than axes, or more")
+    dtype, width = storage.dtype, storage.dtype.itemsize
     reach = sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) + 1
     reach = reach if all(shape) else 0
     if reach and _natural(offset) + reach > storage.count:
         raise DamageError("a tensor larger than its storage")
 
-    read = functools.partial(_read_strided, storage, offset, reach, shape, strides)
-    return Tensor(shape, storage.dtype, read)
+    def read() -> np.ndarray:
+        if not reach:
+            return np.zeros(shape, dtype)
+        flat = storage.read(offset * width, reach * width).view(dtype)
+        steps = tuple(step * width for step in strides)
+        return np.lib.stride_tricks.as_strided(flat, shape, steps, writeable=False)
 
-
-def _read_strided(
-    storage: Storage, offset: int, reach: int, shape: tuple[int, ...], strides: tuple[int, ...]
-) -> np.ndarray:
-    if not reach:
-        return np.zeros(shape, storage.dtype)
-    width = storage.dtype.itemsize
-    flat = storage.read(offset * width, reach * width).view(storage.dtype)
-    steps = tuple(step * width for step in strides)
-    return np.lib.stride_tricks.as_strided(flat, shape, steps, writeable=False)
+    return Tensor(shape, dtype, read)
 
 
 _KNOWN: dict[tuple[str, str], Any] = {
