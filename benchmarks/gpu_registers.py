@@ -1,4 +1,4 @@
-"""What attention's kernels take of an NVIDIA GPU, compiled on a machine that has none.
+"""Registers and memory that attention's kernels take of an NVIDIA GPU, without one.
 
 python benchmarks/gpu_registers.py [--kernel fused] [--window 7 8 12 16] [--gpu h100 a100] [--smoke]
 

@@ -68,7 +68,7 @@ ROWS = (
     Row(case(SWINV2_B, "inference", 64), DEFAULTS, 4),
 )
 
-# What XLA does by default, where `forms.COMPILER_OPTIONS` tells it otherwise.
+# XLA's defaults of the options that `forms.COMPILER_OPTIONS` sets.
 PLAIN = {
     "flag_enable_triton_gemm": True,
     "flag_enable_cublaslt": False,

@@ -224,7 +224,7 @@ def run_train(args: argparse.Namespace, command: Sequence[str]) -> dict[str, Any
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_dataset(folder / "images", distinct=args.distinct, files=args.files)
-        # What the step compiles, train.py finds.
+        # train.py finds the programs that the step has compiled.
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
         os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "true"
         plan = [sys.executable, __file__, *command, "--part", "plan", "--classes", "2"]

@@ -215,7 +215,7 @@ def _run() -> dict[str, object]:
         "keep_every_epochs": placeholder(float),  # never deleted
         "keep_every_steps": placeholder(int),
         "keep_every_examples": placeholder(int),
-        "patience": placeholder(int),  # end after so many evaluations without a better one
+        "patience": placeholder(int),  # evaluations without a better one that end the run
         "final": "last",  # or "best": of the checkpoints, the one whose weights the run ends with
     }
 

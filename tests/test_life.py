@@ -33,7 +33,7 @@ EACH |= {"run.checkpoint_epochs": 0.0, "run.checkpoint_steps": 2}
 
 
 @pytest.fixture
-def told(caplog):
+def logged(caplog):
     caplog.set_level(logging.INFO, logger="vitswin_jax")
     return caplog
 
@@ -101,11 +101,11 @@ def test_each_step_that_is_kept_is_weights(run):
 LENGTHENED = {"optim.epochs": 0.8}
 
 
-def test_a_run_is_extended_and_the_schedule_recomputed(make_config, run, told, tmp_path):
+def test_a_run_is_extended_and_the_schedule_recomputed(make_config, run, logged, tmp_path):
     """Its next steps are those of a run that had this length when it was at that step."""
     workdir = copied(run, tmp_path)
     train_and_evaluate(make_config(**EACH | LENGTHENED), workdir)
-    (line,) = [line for line in told.messages if "schedule" in line]
+    (line,) = [line for line in logged.messages if "schedule" in line]
     assert line.startswith(
         "steps: the run has 17, had 8; the learning rate's schedule is recomputed"
     )
@@ -140,13 +140,13 @@ def copied(run, folder):
 
 
 @pytest.mark.long
-def test_patience_ends_a_run_with_results_and_more_of_it_resumes(make_config, told, tmp_path):
+def test_patience_ends_a_run_with_results_and_more_of_it_resumes(make_config, logged, tmp_path):
     """With a rate of 0 no evaluation is better than the first."""
     still = EACH | {"optim.peak_lr": 0.0, "run.patience": 2}
     result = train_and_evaluate(make_config(**still), tmp_path)
     assert list(accuracies_of(tmp_path)) == [2, 4, 6]
     assert load_metadata(tmp_path).provenance["step"] == 6
-    assert any(line.startswith("steps: ends early at 6 of 8: the 2") for line in told.messages)
+    assert any(line.startswith("steps: ends early at 6 of 8: the 2") for line in logged.messages)
     again = train_and_evaluate(make_config(**still), tmp_path)
     assert str(again) == str(result) and list(accuracies_of(tmp_path)) == [2, 4, 6]
     train_and_evaluate(make_config(**still | {"run.patience": 3}), tmp_path)
@@ -221,12 +221,12 @@ def test_a_newer_file_in_the_place_of_one_that_is_read_changes_nothing(run, tmp_
     assert_same(opened.variables, before)
 
 
-def test_a_run_says_what_it_reads(make_config, run, told, tmp_path):
+def test_a_run_says_what_it_reads(make_config, run, logged, tmp_path):
     workdir = copied(run, tmp_path)
     shutil.rmtree(workdir / "checkpoints" / "8")
-    told.clear()
+    logged.clear()
     train_and_evaluate(make_config(**EACH), workdir)
-    said = [line for line in told.messages if line.startswith(("trains on", "steps"))]
+    said = [line for line in logged.messages if line.startswith(("trains on", "steps"))]
     assert said[0] == (
         "trains on digits:train: 10 classes, 1,347 images; tested on digits:test: 450 images."
     )
@@ -328,16 +328,16 @@ def test_every_key_that_was_added_has_its_meaning_before(make_config, tmp_path):
 
 
 @pytest.mark.parametrize("recipe", ["digits", "folder"])
-def test_a_shorter_run_shortens_the_warmup_of_its_recipe(recipe, told):
+def test_a_shorter_run_shortens_the_warmup_of_its_recipe(recipe, logged):
     """And not one that was set by hand."""
     config = importlib.import_module(f"configs.{recipe}").get_config()
     config.optim.epochs = 3.0
     config.optim.warmup_epochs *= 1.0  # by hand
     counts = {"num_examples": 1000, "batch_size": 100}
     plan = make_plan(config.optim.to_dict(), config.run.to_dict(), **counts)
-    assert plan.warmup_steps == 10 * config.optim.warmup_epochs and not told.messages
+    assert plan.warmup_steps == 10 * config.optim.warmup_epochs and not logged.messages
     config = importlib.import_module(f"configs.{recipe}").get_config()
     config.optim.epochs = 3.0
     plan = make_plan(config.optim.to_dict(), config.run.to_dict(), **counts)
     assert plan.warmup_steps == 8
-    assert "warmup of" in told.messages[0] and "shortened to 8, a quarter" in told.messages[0]
+    assert "warmup of" in logged.messages[0] and "shortened to 8, a quarter" in logged.messages[0]

@@ -11,7 +11,7 @@ pytest.importorskip("shtab", reason="an environment that was made before the pac
 
 
 def complete(script, *words):
-    """What bash offers for the last of the words."""
+    """Returns the completions of the last word that bash offers."""
     array = " ".join(f"'{word}'" for word in words)
     ask = (
         f"COMP_WORDS=({array}); COMP_CWORD={len(words) - 1}; _shtab_vitswin; "

@@ -1,4 +1,4 @@
-"""What JAX is told about a GPU's memory, and when."""
+"""Which commands set how JAX takes a GPU's memory, and when."""
 
 import os
 import subprocess

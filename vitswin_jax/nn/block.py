@@ -24,7 +24,6 @@ from vitswin_jax.nn.layers import (
     LayerNorm,
     LayerScale,
     Linear,
-    RmsNorm,
 )
 from vitswin_jax.nn.mlp import Mlp
 from vitswin_jax.nn.rotary import Rotation
@@ -66,7 +65,7 @@ class BlockOptions:
         }
         return cls(**{name: getattr(model, name) for name in names} | others)
 
-    def norm(self, name: str | None = None, **fields: Any) -> LayerNorm | RmsNorm:
+    def norm(self, name: str | None = None, **fields: Any) -> LayerNorm | nn.RMSNorm:
         """Creates a norm of the model's kind."""
         return NORMS[self.norm_layer](self.norm_eps, self.dtype, name=name, **fields)
 
@@ -248,7 +247,7 @@ class ResidualBlock(nn.Module):
 
     options: BlockOptions
 
-    def norm(self, name: str, **fields: Any) -> LayerNorm | RmsNorm:
+    def norm(self, name: str, **fields: Any) -> LayerNorm | nn.RMSNorm:
         """Creates a norm called `name`."""
         return self.options.norm(name, **fields)
 

@@ -165,12 +165,8 @@ class Sequences:
     implementation: str  # of `choices.SEQUENCES`
     tokens: int
 
-    def pad(self, x: Float[Array, "b n c"]) -> Float[Array, "b m c"]:
-        """Pads tokens once for all blocks; no token attends to those that are added."""
-        return self._pad_rows(x)
-
-    def _pad_rows(self, x: Float[Array, "*batch n c"]) -> Float[Array, "*batch m c"]:
-        """Returns arrays with rows of zeros, up to the number of tokens that the kernel takes."""
+    def pad(self, x: Float[Array, "*batch n c"]) -> Float[Array, "*batch m c"]:
+        """Pads tokens once for all blocks, by zeros; no token attends to those that are added."""
         if self.implementation not in PADDED or self.tokens % MULTIPLE == 0:
             return x
         room = (0, -self.tokens % MULTIPLE)
@@ -194,7 +190,7 @@ class Sequences:
         `rotation` is of the tokens that were to be padded.
         """
         if rotation is not None:
-            rotation = rotation.map(self._pad_rows)
+            rotation = rotation.map(self.pad)
         if self.implementation not in PADDED:
             own = {"attend": xla.attend_in_cache} if self.implementation == "cached" else {}
             return attention(x, bias=bias, rotation=rotation, **own, train=train)

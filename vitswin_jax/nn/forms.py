@@ -44,7 +44,7 @@ COMPILER_OPTIONS: dict[str, dict[str, bool | int]] = {
         "xla_gpu_dot_merger_threshold_mb": 0,
     }
 }
-"""What XLA is told to do otherwise than by default, by platform."""
+"""By platform, the options of XLA that differ from its defaults."""
 
 _PLATFORM: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
 _DEVICES: contextvars.ContextVar[int] = contextvars.ContextVar("devices", default=1)

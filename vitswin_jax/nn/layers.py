@@ -39,23 +39,10 @@ class LayerNorm(nn.Module):
         return y.reshape(x.shape).astype(self.dtype)
 
 
-class RmsNorm(nn.Module):
-    """Root mean square normalisation in float32 (arXiv:1910.07467, eq. 4); parameter `scale`."""
-
-    epsilon: float
-    dtype: DTypeLike
-    scale_init: nn.initializers.Initializer = nn.initializers.ones_init()
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
-        """Returns x with mean square 1 over c, times `scale`."""
-        scale = self.param("scale", self.scale_init, x.shape[-1:], jnp.float32)
-        y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + self.epsilon)
-        return (y * jnp.expand_dims(jnp.asarray(scale), range(x.ndim - 1))).astype(self.dtype)
-
-
-NORMS: dict[str, type[LayerNorm] | type[RmsNorm]] = {"layernorm": LayerNorm, "rmsnorm": RmsNorm}
+NORMS: dict[str, type[LayerNorm] | type[nn.RMSNorm]] = {
+    "layernorm": LayerNorm,
+    "rmsnorm": nn.RMSNorm,  # arXiv:1910.07467, eq. 4; parameter `scale`, computed in float32
+}
 """`norm_layer` -> its module; both take epsilon and dtype."""
 
 

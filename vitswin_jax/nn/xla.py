@@ -158,11 +158,9 @@ def _matrix_product(
 ) -> Array:
     """Returns a product over x's last and the kernel's first `summed` axes, plus the bias.
 
-    As the product of a matrix of rows with a matrix, plus a vector.
-
-    On GPUs, XLA adds a vector to the rows of a matrix product within the product's own kernel
-    (cuBLASLt's epilogue), and a residual too; bias and sum of other shapes take kernels of their
-    own.
+    It is computed as the product of two matrices, plus a vector. On GPUs, XLA adds a vector to the
+    rows of a matrix product within the product's own kernel (cuBLASLt's epilogue), and a residual
+    too; bias and sum of other shapes take kernels of their own.
     """
     before, after = x.shape[: x.ndim - summed], kernel.shape[summed:]
     size = math.prod(after)
