@@ -132,6 +132,6 @@ class ResNet(nn.Module):
         return x
 
 
-def total_stride(layers: tuple[int, ...]) -> int:
-    """Returns how many pixels a side of the last map's cells spans."""
-    return 4 * 2 ** max(len(layers) - 1, 0)
+def total_stride(layers: tuple[int, ...] | None) -> int:
+    """Returns how many pixels a side of the last map's cells spans: 1 without a ResNet, None."""
+    return 1 if layers is None else 4 * 2 ** max(len(layers) - 1, 0)

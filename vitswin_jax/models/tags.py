@@ -18,7 +18,7 @@ class Tag:
     num_classes: int
     """0: the weights have no head."""
     statistics: str
-    """What the mean and the standard deviation are of: "half", "imagenet", "clip" or "unit"."""
+    """What the mean and the standard deviation are of: a key of `preprocess.STATISTICS`."""
     crop_fraction: float
     crop_mode: str
     interpolation: str

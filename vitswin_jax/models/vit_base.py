@@ -170,7 +170,7 @@ class ViTFields(nn.Module):
 
     def _map_of(self, size: Size) -> Size:
         """Returns (height, width) of what is cut into patches: the image or the ResNet's map."""
-        stride = 1 if self.resnet_layers is None else total_stride(self.resnet_layers)
+        stride = total_stride(self.resnet_layers)
         return -(-size[0] // stride), -(-size[1] // stride)
 
     @property
@@ -215,7 +215,7 @@ class ViTFields(nn.Module):
         """Returns the geometry; see `HasGeometry`. With tables, images are of `img_size` only."""
         grid = self.grid_of(size if size and self.takes_any_size else pair(self.img_size))
         hybrid, prefix = self.resnet_layers is not None, self.num_prefix_tokens
-        pixels = 1 if self.resnet_layers is None else total_stride(self.resnet_layers)
+        pixels = total_stride(self.resnet_layers)
         p, q = pair(self.patch_size)
         where: dict[str, Any] = {"stage": 0, "size": grid, "stride": (p * pixels, q * pixels)}
         pooling = describe_pooling(

@@ -14,6 +14,8 @@ from typing import Any
 
 from vitswin_jax.models.vit_variants import SIZES, Fields, Variants
 
+Rows = dict[str, Fields]
+
 DINOV3: Fields = {
     "img_size": 256, "patch_size": 16, "norm_eps": 1e-5, "global_pool": "avg", "reg_tokens": 4,
     "pos_embed": "none", "init_values": 1e-5, "rope_type": "centred", "rope_temperature": 100.0,
@@ -85,23 +87,22 @@ PE_ROWS: dict[str, tuple[str, int, int, Fields]] = {  # size, patch_size, img_si
 }  # fmt: skip
 
 
-def _dinov3() -> Variants:
-    rows = {}
+def _dinov3() -> Rows:
+    rows: Rows = {}
     for size, fields in DINOV3_SIZES.items():
         if size != "tiny":
-            rows[f"vit_{size}_patch16_dinov3"] = ("vit", fields | DINOV3)
+            rows[f"vit_{size}_patch16_dinov3"] = fields | DINOV3
         if size != "7b":
-            row = ("vit", fields | DINOV3 | {"qkv_bias": "qv"})
-            rows[f"vit_{size}_patch16_dinov3_qkvb"] = row
+            rows[f"vit_{size}_patch16_dinov3_qkvb"] = fields | DINOV3 | {"qkv_bias": "qv"}
     lingbot = DINOV3 | {"global_pool": "token", "qkv_bias": "qv", "img_size": 512}
     for size in ("small", "base", "large"):
-        rows[f"vit_{size}_patch16_lingbot"] = ("vit", SIZES[size] | lingbot)
-    rows["vit_giant_patch16_lingbot"] = ("vit", lingbot | GATED | LINGBOT_GIANT)
-    return {name: (family, _plain(fields)) for name, (family, fields) in rows.items()}
+        rows[f"vit_{size}_patch16_lingbot"] = SIZES[size] | lingbot
+    rows["vit_giant_patch16_lingbot"] = lingbot | GATED | LINGBOT_GIANT
+    return rows
 
 
-def _eva() -> Variants:
-    rows: dict[str, Fields] = {}
+def _eva() -> Rows:
+    rows: Rows = {}
     giant = SIZES["giant"] | {"patch_size": 14} | EVA
     for img_size in (224, 336, 560):
         rows[f"eva_giant_patch14_{img_size}"] = giant | {"img_size": img_size}
@@ -120,11 +121,11 @@ def _eva() -> Variants:
         "embed_dim": 1792, "depth": 64, "num_heads": 16, "mlp_ratio": 15360 / 1792,
         "patch_size": 14, "img_size": 224, "qkv_bias": "qv", "norm_at": "after",
     }  # fmt: skip
-    return {name: ("vit", _plain(fields)) for name, fields in rows.items()}
+    return rows
 
 
-def _rope() -> Variants:
-    rows: dict[str, Fields] = {}
+def _rope() -> Rows:
+    rows: Rows = {}
     for size in ("small", "base", "large"):
         for kind, own in ROPE_KINDS.items():
             for ending, positions in ROPE_POSITIONS.items():
@@ -135,17 +136,16 @@ def _rope() -> Variants:
         own["qkv_bias"] = False if size == "mediumd" else "qv"
         name = f"vit_{size}_patch16_rope_reg{registers}_gap_256"
         rows[name] = SIZES[size] | ROPE_REGISTERS | own
-    return {name: ("vit", _plain(fields)) for name, fields in rows.items()}
+    return rows
 
 
-def _perception() -> Variants:
-    rows: dict[str, Fields] = {}
+def _perception() -> Rows:
+    rows: Rows = {}
     for ending, (size, patch, img_size, own) in PE_ROWS.items():
-        base = {"tiny": 24, "small": 24, "base": 14, "large": 24}
-        side = base[size] if ending.startswith("core") and size else 32
+        side = img_size // patch
         sizes = {"patch_size": patch, "img_size": img_size, "rope_ref_grid": (side, side)}
         rows[f"vit_pe_{ending}"] = SIZES.get(size, {}) | PE | sizes | own
-    return {name: ("vit", _plain(fields)) for name, fields in rows.items()}
+    return rows
 
 
 AIMV2: Fields = {
@@ -180,8 +180,8 @@ TEST: Fields = {
 INTERN: Fields = {"patch_size": 14, "img_size": 448, "init_values": 0.1, "final_norm": False}
 
 
-def _others() -> Variants:
-    rows: dict[str, Fields] = {}
+def _others() -> Rows:
+    rows: Rows = {}
     for size, fields in AIMV2_SIZES.items():
         for img_size in (224, 336, 448):
             row = fields | AIMV2 | {"depth": 24, "img_size": img_size}
@@ -202,7 +202,7 @@ def _others() -> Variants:
     rows["test_vit3"] = TEST | pool
     mean = {"global_pool": "avg", "fc_norm": True, "norm_layer": "rmsnorm", "mlp_ratio": 3.0}
     rows["test_vit4"] = TEST | mean
-    return {name: ("vit", _plain(fields)) for name, fields in rows.items()}
+    return rows
 
 
 DEFAULTS: Fields = {
@@ -216,4 +216,8 @@ def _plain(fields: Fields) -> dict[str, Any]:
     return {key: x for key, x in fields.items() if key not in DEFAULTS or DEFAULTS[key] != x}
 
 
-VARIANTS: Variants = _dinov3() | _eva() | _rope() | _perception() | _others()
+VARIANTS: Variants = {
+    name: ("vit", _plain(fields))
+    for rows in (_dinov3(), _eva(), _rope(), _perception(), _others())
+    for name, fields in rows.items()
+}

@@ -20,7 +20,7 @@ from vitswin_jax.weights.formats.foreign import refuse_folder
 from vitswin_jax.weights.formats.orbax import is_checkpoint
 from vitswin_jax.weights.formats.read import FOLDER_FILES, shards_of
 from vitswin_jax.weights.published import Published, find_published, near_published, published
-from vitswin_jax.weights.runs import WEIGHTS, is_run, newest_of_run, weights_of_run
+from vitswin_jax.weights.runs import WEIGHTS, is_run, newest_checkpoint, weights_of_run
 
 log = logger(__name__)
 
@@ -95,7 +95,7 @@ def _in_folder(path: Path) -> Located:
             return _beside(file)
     if is_checkpoint(path):
         return Located(path)
-    if (newest := newest_of_run(path)) is not None:
+    if (newest := newest_checkpoint(path)) is not None:
         return Located(newest)
     refuse_folder(path)
     raise UserError(f"{path}: has no {WEIGHTS}; a run writes it at its first evaluation.")

@@ -38,7 +38,7 @@ def bicubic_antialiased(old: int, new: int) -> Float[np.ndarray, "new old"]:
 
 def bicubic_by_corners(old: int, new: int) -> Float[np.ndarray, "new old"]:
     """Returns PyTorch's bicubic whose corners stay where they are (align_corners): torchvision."""
-    centres = np.linspace(0, old - 1, new) if new > 1 else np.zeros(1)
+    centres = np.linspace(0, old - 1, new)
     return _cubic_at(centres, old, a=-0.75, support=1.0, clamp=True)
 
 

@@ -34,10 +34,8 @@ def workdir_of(weights: str) -> tuple[Path, str] | None:
     return (folder, which) if at and is_run(folder) else None
 
 
-def newest_of_run(workdir: Path) -> Path | None:
-    """Returns a run's newest weights, or its newest checkpoint; None where it has neither yet."""
-    if (workdir / WEIGHTS).exists():
-        return workdir / WEIGHTS
+def newest_checkpoint(workdir: Path) -> Path | None:
+    """Returns a run's newest checkpoint; None where it has none yet."""
     steps = steps_in(workdir / CHECKPOINTS)
     return workdir / CHECKPOINTS / str(steps[0]) if steps else None
 
@@ -48,9 +46,9 @@ def weights_of_run(workdir: Path, which: str) -> Path:
     Raises UserError that lists what there is.
     """
     there = [file for file in (workdir / BEST, workdir / WEIGHTS) if file.exists()]
-    files = {file: _step_of(file) for file in there}
-    if which == _BEST and workdir / BEST in files:
+    if which == _BEST and workdir / BEST in there:
         return workdir / BEST
+    files = {file: _step_of(file) for file in there}
     for file, step in files.items():
         if step == which:
             return file

@@ -6,23 +6,22 @@ of zeros here.
 
 from __future__ import annotations
 
-import re
+import functools
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from vitswin_jax.core.types import UserError
 from vitswin_jax.weights import resize
-from vitswin_jax.weights.formats.tensors import Tensor, Tensors
-from vitswin_jax.weights.sources.masked import TABLE, describe_simmim_vit
+from vitswin_jax.weights.sources.masked import (
+    TABLE,
+    describe_simmim_vit,
+    with_key_bias,
+    without_key_bias,
+)
 from vitswin_jax.weights.sources.preprocess import beit_preprocess
 from vitswin_jax.weights.sources.rules import Rule, norm
 from vitswin_jax.weights.sources.source import SOME, Source, only
 from vitswin_jax.weights.sources.vit import BLOCK_, huggingface_rules
-from vitswin_jax.weights.sources.vit_fields import Prepared
-
-_PLACE = re.compile(r"(embeddings|encoder|layernorm|pooler)\.")
+from vitswin_jax.weights.sources.vit_fields import under
 
 
 def _rules(base: str) -> tuple[Rule, ...]:
@@ -38,26 +37,7 @@ def _rules(base: str) -> tuple[Rule, ...]:
     )
 
 
-def _with_key_bias(base: str, tensors: Tensors) -> Prepared:
-    """Returns the base model's names under `base`, with biases of zero for keys."""
-    kept = {base * bool(_PLACE.match(name)) + name: t for name, t in tensors.items()}
-    for name in list(kept):
-        if name.endswith(".attention.query.bias"):
-            zeros = np.zeros(kept[name].shape, np.float32)
-            kept[name.replace(".query.", ".key.")] = Tensor.of(zeros)
-    return kept, []
-
-
-def _without_key_bias(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the arrays without the biases of keys; raises UserError where they are not zero."""
-    keys = [name for name in arrays if name.endswith(".attention.key.bias")]
-    if any(np.any(arrays[name]) for name in keys):
-        raise UserError(
-            "keys have no bias in transformers' BEiT, and the model's is not zero; write native."
-        )
-    return {name: array for name, array in arrays.items() if name not in keys}
-
-
+_QUERY, _KEY = ".attention.query.bias", ".attention.key.bias"
 _BIASED: Mapping[str, tuple[Any, ...]] = {
     "pos_embed": ("relative",), "pos_embed_at": ("every", "shared"), "init_values": (SOME,),
 }  # fmt: skip
@@ -76,13 +56,13 @@ def _source(name: str, base: str, *, root: str = "", **own: Any) -> Source:
         rules=_rules(base),
         describe=describe_simmim_vit,
         numerics={"act": "gelu", "norm_eps": 1e-12},
-        prepare=lambda tensors: _with_key_bias(base, tensors),
+        prepare=lambda t: (with_key_bias(under(base, t), query=_QUERY, key=_KEY), []),
         bias_table=resize.bilinear,
         preprocess=beit_preprocess,
         root=root,
         base=base,
         bare=True,
-        restore=_without_key_bias,
+        restore=functools.partial(without_key_bias, key=_KEY),
         **own,
     )
 

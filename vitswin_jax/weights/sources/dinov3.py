@@ -32,6 +32,7 @@ from vitswin_jax.weights.sources.source import (
     Named,
     Source,
     only,
+    query_value_biases,
 )
 from vitswin_jax.weights.sources.vit_fields import PERIODS, Prepared, describe_vit
 
@@ -119,10 +120,7 @@ def _prepare_meta(tensors: Tensors) -> Prepared:
             continue
         del prepared[name]
         joint = name.removesuffix("_mask")
-        bias, block = prepared.pop(joint), joint.removesuffix("qkv.bias")
-        third = bias.shape[0] // 3
-        prepared[f"{block}q_bias"] = bias.rows(0, third)
-        prepared[f"{block}v_bias"] = bias.rows(2 * third, 3 * third)
+        prepared |= query_value_biases(joint.removesuffix("qkv.bias"), prepared.pop(joint))
     return prepared, []
 
 
@@ -142,12 +140,11 @@ def _restore_huggingface(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]
 
 
 def _huggingface_source(*marks: str, mlp: tuple[Rule, ...], **holds: Any) -> Source:
-    allowed = {
-        **{name: (value,) for name, value in ROTARY.items()},
-        "init_values": (SOME,), "global_pool": ("token",), "num_classes": (0,),
-        "pos_embed": ("none",), **holds,
-    }  # fmt: skip
-    free = ("qkv_bias", "proj_bias", "mlp_bias", "reg_tokens", "rope_temperature")
+    held = only(
+        "qkv_bias", "proj_bias", "mlp_bias", "reg_tokens", "rope_temperature",
+        rope_type=("centred",), rope_rotate_half=(True,), init_values=(SOME,),
+        global_pool=("token",), num_classes=(0,), pos_embed=("none",), **holds,
+    )  # fmt: skip
     return Source(
         name="Hugging Face (DINOv3)",
         format="huggingface",
@@ -158,7 +155,7 @@ def _huggingface_source(*marks: str, mlp: tuple[Rule, ...], **holds: Any) -> Sou
         numerics=NUMERICS,
         prepare=_prepare_huggingface,
         preprocess=IMAGENET,
-        holds=(only(*free, **{k: x for k, x in allowed.items() if k not in free}),),
+        holds=(held,),
         restore=_restore_huggingface,
     )
 

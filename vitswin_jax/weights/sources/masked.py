@@ -6,6 +6,7 @@ the rules of its family; a decoder, only where pre-training goes on, by those he
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -77,14 +78,17 @@ _MAE_RULES = (
 # fmt: on
 
 
-def prepare_simmim_vit(tensors: Tensors) -> tuple[dict[str, Tensor], list[str]]:
-    """Returns the tensors with biases of zero for keys, which have none there."""
+def with_key_bias(tensors: Tensors, *, query: str, key: str) -> dict[str, Tensor]:
+    """Returns the tensors with biases of zero for keys, which have none there.
+
+    `query` and `key` are how the names of these biases end.
+    """
     kept = dict(tensors)
     for name, tensor in tensors.items():
-        if name.endswith(".attn.q_bias"):
+        if name.endswith(query):
             zeros = np.zeros(tensor.shape, np.float32)
-            kept[name.replace(".q_bias", ".k_bias")] = Tensor.of(zeros)
-    return kept, []
+            kept[name.removesuffix(query) + key] = Tensor.of(zeros)
+    return kept
 
 
 def describe_simmim_vit(named: Named, tensors: Tensors, hints: Hints) -> Fields:
@@ -111,14 +115,17 @@ def describe_simmim_vit(named: Named, tensors: Tensors, hints: Hints) -> Fields:
     return fields | {"pos_embed": "relative", "pos_embed_at": at, "img_size": size}
 
 
-def _without_key_bias(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def without_key_bias(arrays: dict[str, np.ndarray], *, key: str) -> dict[str, np.ndarray]:
     """Returns the arrays without the biases of keys; raises UserError where they are not zero."""
-    keys = [name for name in arrays if name.endswith(".attn.k_bias")]
+    keys = [name for name in arrays if name.endswith(key)]
     if any(np.any(arrays[name]) for name in keys):
         raise UserError(
             "keys have no bias in BEiT and SimMIM, and the model's is not zero; write native."
         )
     return {name: array for name, array in arrays.items() if name not in keys}
+
+
+_QUERY, _KEY = ".attn.q_bias", ".attn.k_bias"
 
 
 def _beit_source(
@@ -138,11 +145,11 @@ def _beit_source(
         rules=_SIMMIM_VIT_RULES,
         describe=describe_simmim_vit,
         numerics={"act": "gelu", "norm_eps": 1e-6},
-        prepare=prepare_simmim_vit,
+        prepare=lambda tensors: (with_key_bias(tensors, query=_QUERY, key=_KEY), []),
         bias_table=resize.geometric,
         preprocess=beit_preprocess,
         holds=tuple(only("init_values", **beit, **each) for each in holds),
-        restore=_without_key_bias,
+        restore=functools.partial(without_key_bias, key=_KEY),
         **own,
     )
 

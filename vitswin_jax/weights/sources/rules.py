@@ -220,7 +220,7 @@ def apply_rules(
             ours[target] = _combine(found, rule, shapes[target])
             faults += _misfits(parts, found, rule, shapes[target])
     for target in sorted(shapes.keys() - ours.keys()):
-        expected = next(_names(target, rules), None)
+        expected = next((names for _, names in _matches(target, rules)), None)
         faults.append(f"{' and '.join(expected or [target])} is missing")
     faults.check(f"{origin}: does not fit the model: ")
     return ours, dropped
@@ -295,10 +295,6 @@ def _matches(name: str, rules: Sequence[Rule]) -> Iterator[tuple[Rule, list[str]
         fit = None if rule.ours is None else _pattern(rule.ours).fullmatch(name)
         if fit is not None and rule.ours and (values := _values(rule.ours, fit)) is not None:
             yield rule, [fill(part, values) for part in rule.parts]
-
-
-def _names(name: str, rules: Sequence[Rule]) -> Iterator[list[str]]:
-    return (names for _, names in _matches(name, rules))
 
 
 def _combine(parts: list[Tensor], rule: Rule, shape: Shape) -> Tensor:

@@ -192,6 +192,15 @@ def resnet_fields(named: Named, *, torch: bool) -> Fields:
     return {"resnet_layers": tuple(layers), "in_chans": shape[1] if torch else shape[2]}
 
 
+def query_value_biases(block: str, joint: Tensor) -> dict[str, Tensor]:
+    """Returns the thirds of a joint bias that are of queries and of values, by their names."""
+    third = joint.shape[0] // 3
+    return {
+        f"{block}q_bias": joint.rows(0, third),
+        f"{block}v_bias": joint.rows(2 * third, 3 * third),
+    }
+
+
 def square(area: int) -> int | None:
     """Returns the side of a square, or None where the area is no square's."""
     side = math.isqrt(max(area, 0))

@@ -32,6 +32,7 @@ from vitswin_jax.weights.sources.source import (
     Named,
     Source,
     only,
+    query_value_biases,
 )
 from vitswin_jax.weights.sources.vit_fields import Prepared, describe_vit
 
@@ -73,11 +74,9 @@ def _prepare_swin(tensors: Tensors) -> Prepared:
             stage = (number - 1) // 2
             own = f"layers.{stage}." + (f"blocks.{rest}" if number % 2 else f"downsample.{rest}")
         if v2 and own.endswith(".attn.qkv.bias"):
-            third, block = tensor.shape[0] // 3, own.removesuffix("qkv.bias")
-            renamed[f"{block}q_bias"] = tensor.rows(0, third)
-            renamed[f"{block}v_bias"] = tensor.rows(2 * third, 3 * third)
-            continue
-        renamed[own] = tensor
+            renamed |= query_value_biases(own.removesuffix("qkv.bias"), tensor)
+        else:
+            renamed[own] = tensor
     return renamed, []
 
 

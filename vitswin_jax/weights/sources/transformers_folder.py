@@ -88,7 +88,6 @@ def _beit(fields: Fields) -> dict[str, Any]:
         "use_relative_position_bias": fields["pos_embed_at"] == "every",
         "use_shared_relative_position_bias": fields["pos_embed_at"] == "shared",
         "layer_scale_init_value": fields["init_values"],
-        "intermediate_size": round(fields["embed_dim"] * fields["mlp_ratio"]),
     }
 
 

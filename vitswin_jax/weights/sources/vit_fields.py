@@ -9,6 +9,7 @@ import numpy as np
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.registry import model_kwargs
+from vitswin_jax.models.resnet import total_stride
 from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.mlp import GATES
@@ -253,8 +254,7 @@ def _positions(
     n = named["pos_embed"][0].size // fields["embed_dim"]
     prefix = fields["class_token"] + fields["dist_token"] + fields["reg_tokens"]
     patch = fields["patch_size"]
-    layers = fields.get("resnet_layers")
-    stride = 1 if layers is None else 4 << max(len(layers) - 1, 0)  # of the ResNet's map
+    stride = total_stride(fields.get("resnet_layers"))
     height, width = (stride * p for p in pair(patch))
     areas = {n - prefix: False, n: True} if prefix else {n: False}
     if prefix and no_embed_class is not None:
@@ -355,12 +355,19 @@ def restore_timm(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return restored
 
 
+_PLACE = re.compile(r"(embeddings|encoder|layernorm|pooler)\.")
+
+
+def under(base: str, tensors: Tensors) -> dict[str, Tensor]:
+    """Returns the tensors with `base` before the names of the base model."""
+    return {base * bool(_PLACE.match(name)) + name: t for name, t in tensors.items()}
+
+
 def based(base: str) -> Callable[[Tensors], Prepared]:
     """Returns a `prepare` that puts `base` before the names of the base model."""
 
     def prepare(tensors: Tensors) -> Prepared:
-        place = re.compile(r"(embeddings|encoder|layernorm|pooler)\.")
-        tensors = {base * bool(place.match(n)) + n: t for n, t in tensors.items()}
+        tensors = under(base, tensors)
         names = {"cls": "cls_token", "reg": "register_tokens", "pos": "position_embeddings"}
         places = {key: f"{base}embeddings.{name}" for key, name in names.items()}
         tensors = fold_class_position(tensors, **places)
