@@ -264,6 +264,18 @@ def test_a_run_on_a_folder_says_which_files_it_leaves_out(folder_of_noise, make_
     assert facts["data"].startswith("flowers:train: 2 classes, 12 images; tested on ")
 
 
+def test_files_left_out_are_counted_in_the_folders_of_both_splits(
+    folder_of_noise, make_config, tmp_path
+):
+    for split, names in (("train", ("x.txt",)), ("test", ("y.txt", "z.txt"))):
+        shutil.copytree(folder_of_noise, tmp_path / "parted" / split)
+        for name in names:
+            (tmp_path / "parted" / split / "rose" / name).write_text("")
+    here = {"data.dataset": str(tmp_path / "parted"), "data.batch_size": 8, "optim.epochs": 9.0}
+    facts = dict(facts_of_start(prepare(make_config(**here)), step=0))
+    assert facts["left out"] == "3 files (no images: .txt)"
+
+
 @pytest.fixture
 def folder_of_noise(tmp_path):
     """A folder of two classes of eight small images."""

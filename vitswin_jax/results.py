@@ -193,6 +193,7 @@ class Results:
         except UserError as error:  # only a checkpoint that cannot be written ends a run
             self._written = False
             log.warning("step %d of %d: %s", step, self._run.plan.total_steps, error)
+        self._recorder.written()
         return tested
 
     def _score(self, params: Params, step: int, each: Each) -> Tested:

@@ -26,7 +26,7 @@ from vitswin_jax.train.keep.claim import check_name, claimed
 from vitswin_jax.train.keep.metrics import Recorder
 from vitswin_jax.train.keep.request import Requests
 from vitswin_jax.train.keep.timing import profiled
-from vitswin_jax.train.keep.workdir import CHECKPOINTS, PROFILE, check_shared, flatten
+from vitswin_jax.train.keep.workdir import PROFILE, check_shared, flatten
 from vitswin_jax.train.run.announce import (
     SCHEDULE,
     announce,
@@ -46,6 +46,7 @@ from vitswin_jax.train.state import (
     state_layout,
 )
 from vitswin_jax.train.task.supervised import Supervised
+from vitswin_jax.weights.runs import CHECKPOINTS
 
 log = logger(__name__)
 

@@ -1,6 +1,7 @@
 """Metrics on their way to the loggers: late but in order, each step once."""
 
 import json
+import time
 
 import jax.numpy as jnp
 import pytest
@@ -39,7 +40,7 @@ def test_a_value_that_is_not_finite_is_named_with_its_step():
         log.settle()
 
 
-def record_five_steps(workdir):
+def recorder_of(workdir):
     plan = Plan(
         total_steps=5,
         warmup_steps=0,
@@ -50,11 +51,31 @@ def record_five_steps(workdir):
         batch_size=4,
         steps_per_epoch=2.5,
     )
-    recorder = Recorder(workdir, plan, lambda step: 0.1 * step, start_step=0)
+    return Recorder(workdir, plan, lambda step: 0.1 * step, start_step=0)
+
+
+def record_five_steps(workdir):
+    recorder = recorder_of(workdir)
     for step in recorder.inputs(range(1, 6)):
         recorder.record(step, {"loss": jnp.float32(step)})
     recorder.settle()
     recorder.close()
+
+
+def test_writing_an_evaluations_weights_and_page_is_saving(tmp_path):
+    recorder = recorder_of(tmp_path)
+    for step in recorder.inputs(range(1, 3)):
+        if step == 2:
+            recorder.write(1, {})
+            time.sleep(0.2)  # for the weights and the page
+            recorder.written()
+            recorder.settle()
+        recorder.record(step, {"loss": jnp.float32(step)})
+    recorder.settle()
+    recorder.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    (row,) = (json.loads(line) for line in lines if "time/save" in line)
+    assert row["time/save"] * row["time/seconds"] >= 0.19
 
 
 def test_the_recorder_writes_each_step_once_with_its_own_rate(tmp_path):

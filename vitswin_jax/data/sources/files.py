@@ -242,7 +242,7 @@ class FileSource:
 
         `left_out` says how many other files there are, by the reason.
         """
-        self.left_out = left_out or {}
+        self.left_out = {os.fspath(root): left_out} if left_out else {}
         self._root, self._files = os.fspath(root), files
         self.class_names, self.name, self.multi_label = class_names, name, multi_label
 

@@ -85,7 +85,7 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stopping(requested: Callable[[], bool] = lambda: False) -> Iterator[Stop]:
+def stopping(requested: Callable[[], bool]) -> Iterator[Stop]:
     """Gives what says whether a run is to stop."""
     with asked_to_end() as asked:
         yield Stop(asked, requested)

@@ -19,18 +19,16 @@ from vitswin_jax.train.keep.lock import locked
 from vitswin_jax.train.keep.same_data import check_same_data, read_recorded, write_accepted
 from vitswin_jax.train.keep.workdir import (
     ACCEPTED,
-    CHECKPOINTS,
     CONFIG,
     DATASET,
     MAY_CHANGE,
-    METRICS,
     PROFILE,
     REPORT,
     START,
     as_written_now,
     flatten,
 )
-from vitswin_jax.weights.runs import BEST, WEIGHTS
+from vitswin_jax.weights.runs import BEST, CHECKPOINTS, METRICS, WEIGHTS
 
 OURS = (CONFIG, METRICS, START, ACCEPTED, WEIGHTS, BEST, REPORT)
 """Files that only the run of a folder writes."""

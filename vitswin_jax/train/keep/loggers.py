@@ -19,8 +19,8 @@ from tensorboardX.summary import scalar
 from vitswin_jax.core.atomic import replacing, writing
 from vitswin_jax.core.rows import STEP, read_rows
 from vitswin_jax.core.terminal import logger, progress, say
-from vitswin_jax.train.keep.workdir import METRICS
 from vitswin_jax.train.run.plan import Plan
+from vitswin_jax.weights.runs import METRICS
 
 log = logger(__name__)
 

@@ -15,9 +15,9 @@ import optax
 from vitswin_jax.core.rows import STEP, read_rows
 from vitswin_jax.core.types import UserError
 from vitswin_jax.train.keep.loggers import LOGGERS, TIME
-from vitswin_jax.train.keep.timing import DEVICE, EVALUATE, InputWatch, Laps, shares
-from vitswin_jax.train.keep.workdir import METRICS
+from vitswin_jax.train.keep.timing import DEVICE, EVALUATE, SAVE, InputWatch, Laps, shares
 from vitswin_jax.train.run.plan import Plan
+from vitswin_jax.weights.runs import METRICS
 
 Item = TypeVar("Item")
 
@@ -101,8 +101,9 @@ class Recorder:
         window: Window = (),
     ) -> None:
         self._plan, self._schedule = plan, schedule
-        self._seconds = seconds_until(workdir / METRICS, start_step)
         makers = LOGGERS if jax.process_index() == 0 else ()
+        # As the first host rewrites the file, the others do not read it.
+        self._seconds = seconds_until(workdir / METRICS, start_step) if makers else 0.0
         self._loggers = [make(workdir, plan, start_step=start_step) for make in makers]
         self._log = StepLog(window)
         self._laps, self._input = Laps(), InputWatch()
@@ -145,6 +146,10 @@ class Recorder:
             self._write_train(*row)
         self._laps.lap(DEVICE)
         return window
+
+    def written(self) -> None:
+        """Counts the time since the last lap as saving: of an evaluation's weights and page."""
+        self._laps.lap(SAVE)
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         """Writes the numbers of an evaluation that has just ended."""

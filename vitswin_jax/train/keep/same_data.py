@@ -14,8 +14,9 @@ from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError
 from vitswin_jax.data.fingerprint import changes
 from vitswin_jax.train.keep.stored import FINGERPRINT
-from vitswin_jax.train.keep.workdir import ACCEPTED, CHECKPOINTS
+from vitswin_jax.train.keep.workdir import ACCEPTED
 from vitswin_jax.weights.formats.orbax import newest_meta
+from vitswin_jax.weights.runs import CHECKPOINTS
 
 log = logger(__name__)
 

@@ -14,9 +14,6 @@ from vitswin_jax.core.types import UserError
 from vitswin_jax.models.fields import EXECUTION
 from vitswin_jax.models.registry import model_kwargs
 from vitswin_jax.train.run.plan import UNITS, Count
-from vitswin_jax.weights.runs import CHECKPOINTS, METRICS
-
-__all__ = ["CHECKPOINTS", "METRICS"]
 
 CONFIG = "config.json"
 REPORT = "report.html"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -79,9 +80,10 @@ def _name(source: Source) -> str:
 
 def _left_out(sources: Sequence[Source]) -> str:
     """Returns how many files are no part of the data, by the reason; "" where none is known."""
-    reasons: dict[str, int] = {}
+    folders: dict[str, Mapping[str, int]] = {}
     for source in sources:
-        reasons |= getattr(source, "left_out", {})  # of one folder, whichever split
+        folders |= getattr(source, "left_out", {})  # both splits may be of one folder
+    reasons = sum(map(Counter, folders.values()), Counter[str]())
     return ", ".join(f"{counted(count, 'file')} ({reason})" for reason, count in reasons.items())
 
 
@@ -98,15 +100,15 @@ def announce_schedule(
         return
     optim = config.optim.to_dict()
     keys = {key: optim[key] for key in SCHEDULE_KEYS if optim.get(key) is not None}
-    rates = [float(make_schedule(**keys | counts)(step)) for counts in (before, now)]
+    was = make_schedule(**keys | before)
     log.info(
         "steps: the run has %d, had %d; the learning rate's schedule is recomputed: at step %d it "
         "is %.4g, was %.4g.",
         now["total_steps"],
         before["total_steps"],
         step + 1,
-        rates[1],
-        rates[0],
+        float(run.schedule(step)),
+        float(was(step)),
     )
 
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
 from vitswin_jax.core.types import UserError
+from vitswin_jax.train.keep.workdir import flatten
 
 SHORT = {
     "epochs": "optim.epochs",
@@ -121,12 +122,6 @@ def _unknown(override: Override, keys: Iterable[str], also: Iterable[str]) -> st
     return f"{override.flag}: there is no such flag or key; {hint}"
 
 
-def config_keys(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+def config_keys(config: ConfigDict) -> dict[str, Any]:
     """Returns a config's keys, joined by dots, and their values, in its order."""
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            found |= config_keys(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value
-    return found
+    return flatten(config.to_dict())

@@ -18,9 +18,7 @@ from vitswin_jax.core.choices import Faults, one_of
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Source, UserError
 from vitswin_jax.data.augment.transforms import Preprocess, TrainTransform
-from vitswin_jax.data.pipeline import (
-    EvalBatches,
-)
+from vitswin_jax.data.pipeline import EvalBatches
 from vitswin_jax.data.sources.labels import make_class_weights
 from vitswin_jax.nn.quantized import SCHEMES, multiplies_codes
 from vitswin_jax.train.optim.ema import make_ema
