@@ -30,6 +30,14 @@ def test_two_that_are_no_weights_are_not_swapped(vitswin, tmp_path):
     assert err.startswith(f"error: {tmp_path}/none: no such file or folder")
 
 
+def test_a_folder_may_have_the_name_of_a_collection(vitswin, tmp_path, monkeypatch):
+    """As vit/photo.jpg does, which might be a published name and is none."""
+    monkeypatch.chdir(tmp_path)
+    for command in (("predict", "none", "vit/photo.jpg"), ("export", "none", "swin/a.onnx")):
+        status, _, err = vitswin(*command)
+        assert (status, err.startswith("error: none: no such file or folder")) == (1, True)
+
+
 def test_the_program_before_the_weights(vitswin, workdir):
     status, _, err = vitswin("export", "digits.onnx", workdir)
     assert status == 1

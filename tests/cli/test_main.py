@@ -143,6 +143,20 @@ def test_the_script_is_the_command():
     assert scripts[0].load() is cli.main
 
 
+@pytest.mark.parametrize(
+    ("words", "want"),
+    [
+        (["--profile", "10:20", "digits"], "10:20"),
+        (["--profile=3:4", "digits"], "3:4"),
+        (["--profile", "digits"], "true"),
+        (["digits", "--profile"], "true"),
+    ],
+)
+def test_profile_may_have_a_value_or_none(words, want):
+    args = cli._parse(["train", *words])
+    assert (args.profile, args.recipe) == (want, "digits")
+
+
 def test_a_key_may_have_spaces_in_its_value():
     """As tuples have, which shells give as one argument."""
     keys = ["--model.depths=(2, 1)", "--config.model.num_heads=(2, 2)", "--seed=1"]

@@ -173,8 +173,9 @@ def test_nothing_is_written_of_no_images(vitswin, workdir, tmp_path):
 
 
 def test_classes_that_may_be_several_have_each_their_probability(
-    vitswin, workdir, vit, images, forward
+    vitswin, workdir, vit, images, forward, tmp_path
 ):
+    """Also on the page that explains them."""
     metadata = load_metadata(workdir)
     provenance = {**metadata.provenance, "multi_label": True}
     save_pretrained(workdir, *vit, metadata=dataclasses.replace(metadata, provenance=provenance))
@@ -183,7 +184,12 @@ def test_classes_that_may_be_several_have_each_their_probability(
     with Image.open(images / "00.png") as image:
         resized = image.convert("RGB").resize((16, 16), Image.Resampling.BICUBIC)
     logits = forward(np.asarray(resized, np.float32)[None] / 127.5 - 1)[0]
-    np.testing.assert_allclose(got, -np.sort(-expit(logits.astype(np.float64))), atol=1e-4)
+    want = -np.sort(-expit(logits.astype(np.float64)))
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    page = tmp_path / "page"
+    options = ("--only", "gradcam", "--out", page)
+    assert vitswin("explain", workdir, images / "00.png", *options)[0] == 0
+    assert f", {100 * want[0]:.1f} %.</p>" in (page / "index.html").read_text()
 
 
 def test_a_name_says_how_a_plain_vits_images_are_given(vitswin, tmp_path, images):

@@ -114,11 +114,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         near = difflib.get_close_matches(first, _COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_COMMANDS)}."
         parser.error(f"no command is called {first!r}; {hint}")
-    # Argparse takes what has a space for no flag, and so "--model.depths=(2, 1)" for a word.
-    args, rest = parser.parse_known_args(
-        [each.replace(" ", _SPACE) if _is_key(each) else each for each in _joined(arguments)]
-    )
-    rest = [each.replace(_SPACE, " ") for each in rest]
+    keys: list[str] = []  # which argparse does not know; one with a space it takes for a word
+    others: list[str] = []
+    for each in _joined(arguments):
+        (keys if _is_key(each) else others).append(each)
+    args, rest = parser.parse_known_args(others)
+    rest += keys
     if rest and not hasattr(args, "overrides"):  # a config's keys are no arguments to declare
         args.parser.error(
             f"unrecognized arguments: {' '.join(rest)}{_near_flag(rest, args.parser)}"
@@ -126,10 +127,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if rest:
         args.overrides = rest
     return args
-
-
-_SPACE = "\0"
-"""What stands for a space where argparse looks; no argument of a program has it."""
 
 
 def _is_key(argument: str) -> bool:
@@ -147,22 +144,22 @@ def _near_flag(rest: Sequence[str], parser: argparse.ArgumentParser) -> str:
 
 def _joined(arguments: Iterable[str]) -> Iterator[str]:
     """Gives arguments, "--section.key VALUE" as one: argparse knows no keys and so no values."""
-    waiting = None
+    waiting = None  # a flag, what its value is like, and what stands for the flag without one
     for argument in arguments:
         if waiting is not None:
-            value = not argument.startswith("--")
-            yield f"{waiting}={argument}" if value else waiting
-            waiting = None
-            if value:
+            (flag, like, alone), waiting = waiting, None
+            if re.fullmatch(like, argument, re.DOTALL):
+                yield f"{flag}={argument}"
                 continue
+            yield alone
         if re.fullmatch(r"--\w+(\.\w+)+", argument):
-            waiting = argument
+            waiting = argument, r"(?!--).*", argument
         elif argument == "--profile":  # which may be without a value
-            yield "--profile=true"
+            waiting = argument, r"\d+:\d+", "--profile=true"
         else:
             yield argument
     if waiting is not None:
-        yield waiting
+        yield waiting[2]
 
 
 def whole_parser() -> argparse.ArgumentParser:

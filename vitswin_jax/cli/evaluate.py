@@ -100,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
         predict_dataset,
         summarize,
     )
+    from vitswin_jax.weights.runs import workdir_of
 
     pretrained = open_weights(args, *filter(None, [args.dataset]))
     model, metadata, preprocess = pretrained.model, pretrained.metadata, pretrained.preprocess
@@ -132,8 +133,9 @@ def run(args: argparse.Namespace) -> int:
     if args.real is not None:
         source = reassess(source, args.real)
     match = match_classes(metadata.class_names, model.num_classes, source)
-    _check_outputs(args)
-    output = _page_of(args, source)
+    workdir, which = workdir_of(args.weights) or (None, "")
+    output = _page_of(args, source, workdir, which)
+    _check_outputs(args, output)
     logits, labels = read(source, make_predict)
     logits = match.select(logits)
     if args.real is not None:
@@ -147,7 +149,11 @@ def run(args: argparse.Namespace) -> int:
         print_scores(evaluation, title=f"{source.name}, {len(source):,} images", note=match.note)
         say(*(["", *verdict] if verdict else []))
     written: dict[str, Any] = {"evaluation": evaluation, "source": source, "preprocess": preprocess}
-    report = None if output is None else _write_report(args, output, pretrained, **written)
+    report = (
+        None
+        if output is None
+        else _write_report(args, output, pretrained, workdir=workdir, **written)
+    )
     paths = [] if report is None else [f"report: {report}"]
     paths += [f"figure: {path}" for path in _write_figures(args, **written)]
     if paths and not args.json:
@@ -155,10 +161,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_outputs(args: argparse.Namespace) -> None:
+def _check_outputs(args: argparse.Namespace, page: Path | None) -> None:
     """Raises UserError for what cannot be written, before the work."""
-    if args.output is not None:
-        check_writable(args.output)
+    if page is not None:
+        check_writable(page)
     if args.figures is not None:
         with writing(args.figures):
             Path(args.figures).mkdir(parents=True, exist_ok=True)
@@ -221,19 +227,19 @@ def _write_figures(
     return paths + ([write_sheet(folder / "mistakes.png", pictures)] if pictures else [])
 
 
-def _page_of(args: argparse.Namespace, source: Source) -> Path | None:
+def _page_of(
+    args: argparse.Namespace, source: Source, workdir: Path | None, which: str
+) -> Path | None:
     """Returns where the page goes: of a run, beside its report, by the name of what was evaluated.
 
     Raises UserError for the run's own report, whose numbers are those of its test split.
     """
-    from vitswin_jax.weights.runs import workdir_of
+    from vitswin_jax.train.keep.workdir import REPORT
 
-    found = workdir_of(args.weights)
-    if found is None:
+    if workdir is None:
         return None if args.output is None else Path(args.output)
-    workdir, which = found
     if args.output is not None:
-        if Path(args.output).resolve() == (workdir / "report.html").resolve():
+        if Path(args.output).resolve() == (workdir / REPORT).resolve():
             raise UserError(f"--output={args.output}: is the run's own report; give another name.")
         return Path(args.output)
     place, _, split = source.name.rpartition(":")
@@ -253,15 +259,12 @@ def _write_report(
     **report: Any,
 ) -> Path:
     from vitswin_jax.report.pages import write_report
-    from vitswin_jax.weights.runs import workdir_of
 
-    found = workdir_of(args.weights)
     return write_report(
         output,
         title=f"{Path(args.weights).name} on {source.name}",
         model=pretrained.model,
         params=pretrained.variables["params"],
-        workdir=None if found is None else found[0],
         command=pretrained.provenance.get("command"),
         source=source,
         **report,

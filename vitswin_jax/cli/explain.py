@@ -8,7 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vitswin_jax.cli.inputs import ImageReader, add_inputs, make_classifier, open_weights
+from vitswin_jax.cli.inputs import (
+    ImageReader,
+    add_inputs,
+    make_classifier,
+    most_probable,
+    open_weights,
+)
 from vitswin_jax.core.choices import one_of
 from vitswin_jax.core.terminal import say
 from vitswin_jax.core.types import UserError, listed, nearest
@@ -53,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     names, preprocess = pretrained.class_names, pretrained.preprocess
     label = None if args.label is None else _class_of(args.label, names, origin=args.weights)
     explainer = Explainer(model, variables, parts=args.only)
-    classify = make_classifier(model, variables)
+    classify = make_classifier(pretrained)
     reader = ImageReader(preprocess.image)
     folder, taken, sections = Path(args.out), {_MODEL}, []
     for path, pixels in reader.read(args.images):
@@ -61,11 +67,11 @@ def run(args: argparse.Namespace) -> int:
         shown, text, classes = label, "", []
         if names:
             probabilities = classify(image)
-            predicted = int(probabilities.argmax())
+            best = most_probable(names, probabilities, _CLASSES)
+            predicted = best[0][0]
             shown = predicted if label is None else label
             text = _says(names, probabilities, predicted, shown)
-            best = np.argsort(-probabilities, kind="stable")[:_CLASSES]
-            classes = [(names[i], float(probabilities[i])) for i in best]
+            classes = [(name, probability) for _, name, probability in best]
         found = list(explainer.of_image(image, pixels, label=shown))
         _write(folder, _name_of(path, taken), found)
         sections.append(Section(path, text, found, pixels, classes))

@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes DST once it has been reloaded and agrees with JAX; says how closely."""
-    check_order(args, args.weights, args.target)
+    check_order(args, args.target)
     kind = _format(args.target, args.to)
     write, load = _exporter(kind)
     from vitswin_jax.export.program import compare, make_program, sample_images

@@ -15,6 +15,8 @@ from vitswin_jax.core.terminal import say_error
 from vitswin_jax.core.types import UserError
 
 if TYPE_CHECKING:
+    from jax import Array
+
     from vitswin_jax.weights.open import Pretrained
 
 MODEL_HELP = "The weights are of this model. It is needed only where the file does not show it."
@@ -27,6 +29,9 @@ WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 
 OUTSIDE_HELP = "A table may name files outside its folder."
 IMG_SIZE_HELP = "Position tables are resized to this image size."
+
+Class = tuple[int, str, float]
+"""A class: its number, its name, its probability."""
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
@@ -62,18 +67,18 @@ def open_weights(args: argparse.Namespace, *others: str, **fields: Any) -> Pretr
     try:
         return open_pretrained(args.weights, args.model, **fields)
     except UserError:
-        check_order(args, args.weights, *others)
+        check_order(args, *others)
         raise
 
 
-def check_order(args: argparse.Namespace, weights: str, *others: str) -> None:
+def check_order(args: argparse.Namespace, *others: str) -> None:
     """Raises UserError, with the right order, where `others` have the weights that come first."""
     swapped = [other for other in others if is_weights(other)]
-    if swapped and not is_weights(weights):
-        rest = [weights, *(other for other in others if other != swapped[0])]
+    if swapped and not is_weights(args.weights):
+        rest = [args.weights, *(other for other in others if other != swapped[0])]
         command = shlex.join(["vitswin", args.command[1], swapped[0], *rest])
         raise UserError(
-            f"{weights} is no weights, and {swapped[0]} is: weights come first: {command}."
+            f"{args.weights} is no weights, and {swapped[0]} is: weights come first: {command}."
         )
 
 
@@ -83,7 +88,10 @@ def is_weights(name: str) -> bool:
 
     if Path(name).expanduser().exists():
         return holds_weights(name)
-    return find_published(name) is not None
+    try:
+        return find_published(name) is not None
+    except UserError:  # the name of a collection is in it, and not that of a file
+        return False
 
 
 def holds_weights(name: str) -> bool:
@@ -125,12 +133,27 @@ class ImageReader:
         say_error(error)
 
 
-def make_classifier(model, variables) -> Callable[[np.ndarray], np.ndarray]:
+def as_probabilities(pretrained: Pretrained) -> Callable[[Array], Array]:
+    """Returns softmax or, if an image may have several classes, each class's sigmoid."""
+    import jax
+
+    return jax.nn.sigmoid if pretrained.multi_label else jax.nn.softmax
+
+
+def make_classifier(pretrained: Pretrained) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function from an image, float32 (h, w, 3), to its class probabilities (k,)."""
     import jax
 
+    model, to_probabilities = pretrained.model, as_probabilities(pretrained)
+
     @jax.jit
     def probabilities(variables, image):
-        return jax.nn.softmax(model.apply(variables, image[None], train=False)[0])
+        return to_probabilities(model.apply(variables, image[None], train=False)[0])
 
-    return lambda image: np.asarray(probabilities(variables, image))
+    return lambda image: np.asarray(probabilities(pretrained.variables, image))
+
+
+def most_probable(names: Sequence[str], probabilities: np.ndarray, count: int) -> list[Class]:
+    """Returns the most probable classes, in order."""
+    order = np.argsort(-probabilities, kind="stable")[:count].tolist()
+    return [(i, names[i], float(probabilities[i])) for i in order]

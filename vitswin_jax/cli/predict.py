@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from vitswin_jax.cli.images import find_images, read_image
-from vitswin_jax.cli.inputs import add_inputs, open_weights
+from vitswin_jax.cli.inputs import (
+    Class,
+    add_inputs,
+    as_probabilities,
+    most_probable,
+    open_weights,
+)
 from vitswin_jax.cli.table import format_table
 from vitswin_jax.core.atomic import check_writable, replacing
 from vitswin_jax.core.terminal import progress, say, say_error, say_json
@@ -28,9 +34,6 @@ if TYPE_CHECKING:
 _BATCH = 16
 _THREADS = 4  # that read and decode, which leaves the GIL
 _PROGRESS = 100  # images from which on progress is shown
-
-Class = tuple[int, str, float]
-"""A class: its number, its name, its probability."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,7 +123,7 @@ def _make_look(
     from vitswin_jax.nn.forms import compiler_options
 
     model, variables = pretrained.model, pretrained.variables
-    as_probabilities = jax.nn.sigmoid if pretrained.multi_label else jax.nn.softmax
+    to_probabilities = as_probabilities(pretrained)
 
     @functools.partial(jax.jit, compiler_options=compiler_options())
     def apply(variables: Params, images: Array) -> tuple[Array, Array | None]:
@@ -128,7 +131,7 @@ def _make_look(
         if not model.num_classes:
             return features, None
         logits = infer(model, variables["params"], images)  # compiled, the two share their work
-        return features, as_probabilities(logits)
+        return features, to_probabilities(logits)
 
     def look(images: Sequence[np.ndarray]) -> list[_Answer]:
         if not images:
@@ -164,8 +167,7 @@ class _Results:
             self._paths.append(item.name)
         if answer.probabilities is None:
             return
-        order = np.argsort(-answer.probabilities, kind="stable")[: self._args.top_k].tolist()
-        classes = [(i, self._names[i], float(answer.probabilities[i])) for i in order]
+        classes = most_probable(self._names, answer.probabilities, self._args.top_k)
         if self._args.json:
             say_json(_as_json(item.name, classes))
         else:
