@@ -7,8 +7,6 @@ import pytest
 
 from vitswin_jax import cli
 
-pytest.importorskip("shtab", reason="an environment that was made before the package needed it")
-
 
 def complete(script, *words):
     """Returns the completions of the last word that bash offers."""

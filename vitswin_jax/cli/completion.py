@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
             action.complete = complete  # type: ignore[attr-defined]
         elif kind in FILES:
             action.complete = shtab.FILE  # type: ignore[attr-defined]
-    script = shtab.complete(parser, shell=args.shell, preamble={"bash": bash})
+    functions = bash if args.shell == "bash" else ""
+    script = shtab.complete(parser, shell=args.shell, preamble=functions)
     say(*script.splitlines())
     return 0
 
