@@ -246,6 +246,11 @@ def get_config() -> ConfigDict:
     config.compare_to = placeholder(str)
     # Free text, kept with the run.
     config.notes = placeholder(str)
+    # Where the numbers go besides metrics.jsonl: "tensorboard", "wandb", "mlflow", "trackio".
+    config.loggers = ("tensorboard",)
+    # The project of W&B and trackio, the experiment of MLflow; None: of their own environment
+    # variables, or "vitswin_jax".
+    config.project = placeholder(str)
     # "fp8" or "int8": 8-bit products of linear layers in training (nn.quantized; docs/train.md).
     config.quantize = "none"
     for name, section in SECTIONS.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from vitswin_jax.train.keep.checkpoint import Checkpoints
 from vitswin_jax.train.keep.claim import check_name, claimed
 from vitswin_jax.train.keep.metrics import Recorder
 from vitswin_jax.train.keep.request import Requests
+from vitswin_jax.train.keep.services import Logged, check_loggers, make_loggers
 from vitswin_jax.train.keep.timing import profiled
 from vitswin_jax.train.keep.workdir import PROFILE, check_shared, flatten
 from vitswin_jax.train.run.announce import (
@@ -120,8 +122,14 @@ def train(
         facts = facts_of_start(run, step=step)
         announce(facts)
         announce_schedule(config, run, checkpoints.restored.get(SCHEDULE), step=step)
+        logged = Logged(workdir, step, flatten(config.to_dict()), config.project)
         recorder = Recorder(
-            workdir, plan, run.schedule, start_step=step, window=checkpoints.restored["window"]
+            workdir,
+            plan,
+            run.schedule,
+            start_step=step,
+            window=checkpoints.restored["window"],
+            more_loggers=functools.partial(make_loggers, config.loggers, logged),
         )
         results = Results(
             config,
@@ -165,6 +173,8 @@ def begun(
         path = check_name(workdir)
         if config.compare_to is not None:
             check_comparable(config.to_dict(), config.compare_to)
+        if jax.process_index() == 0:
+            check_loggers(config.loggers)
         config = with_dtype(config, jax.devices()[0], path)
         run = prepare(config, path)
         layout = state_layout(run.model, run.tx, **run.state)

@@ -3,7 +3,6 @@
 import io
 import json
 import re
-from pathlib import Path
 
 from vitswin_jax.train.keep.loggers import Jsonl, Progress, read_until
 from vitswin_jax.train.run.plan import Plan
@@ -32,8 +31,8 @@ def test_a_resumed_run_drops_what_lies_beyond_its_checkpoint(tmp_path):
     rows = [{"step": step, "train/loss": float(step)} for step in (1, 2, 3, 4)]
     text = "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 5, "trai'
     (tmp_path / "metrics.jsonl").write_text(text)
-    writer = Jsonl(tmp_path, PLAN, start_step=2)
-    writer.write(3, {"train/loss": 0.5, "test/accuracy": float("nan")})
+    writer = Jsonl(tmp_path, start_step=2)
+    writer.log(3, {"train/loss": 0.5, "test/accuracy": float("nan")})
     writer.close()
     lines = read_until(tmp_path / "metrics.jsonl", 100)
     assert [json.loads(line) for line in lines] == [
@@ -47,22 +46,22 @@ def test_lines_that_are_no_rows_are_left_out_and_kept_beside(tmp_path, caplog):
     content = "\n".join([rows[0], "\0\0", "[]", rows[1], rows[2], '{"st']).encode() + b"\xff"
     for number in (1, 2):
         (tmp_path / "metrics.jsonl").write_bytes(content)
-        Jsonl(tmp_path, PLAN, start_step=2).close()
+        Jsonl(tmp_path, start_step=2).close()
         assert (tmp_path / "metrics.jsonl").read_text().splitlines() == rows[:2]
         assert (tmp_path / f"metrics.jsonl.damaged-{number}").read_bytes() == content
         assert caplog.messages[-1] == (
             f"{tmp_path}/metrics.jsonl: 2 lines are no row of a run, and left out; "
             f"metrics.jsonl.damaged-{number} has all."
         )
-    Jsonl(tmp_path, PLAN, start_step=2).close()
+    Jsonl(tmp_path, start_step=2).close()
     assert len(caplog.messages) == 2
 
 
 def test_away_from_a_terminal_progress_is_plain_lines():
     stream = io.StringIO()
-    progress = Progress(Path(), PLAN, start_step=0, stream=stream)
+    progress = Progress(PLAN, start_step=0, stream=stream)
     progress.advance(5)
-    progress.write(5, {"train/loss": 1.25})
+    progress.log(5, {"train/loss": 1.25})
     progress.close()
     line = r"step 5/10  train/loss 1\.25  0:0\d left\n"
     assert re.fullmatch(line, stream.getvalue())
@@ -70,9 +69,9 @@ def test_away_from_a_terminal_progress_is_plain_lines():
 
 def test_on_a_terminal_it_is_a_bar_with_images_per_second():
     stream = Terminal()
-    progress = Progress(Path(), PLAN, start_step=2, stream=stream)
+    progress = Progress(PLAN, start_step=2, stream=stream)
     progress.advance(10)
-    progress.write(10, {"train/loss": 1.25, "lr": 0.1})
+    progress.log(10, {"train/loss": 1.25, "lr": 0.1})
     progress.close()
     last = stream.getvalue().split("\r")[-1]
     assert "100%" in last and "40.0/40.0" in last and "img/s" in last

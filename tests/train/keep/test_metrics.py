@@ -3,12 +3,11 @@
 import json
 import time
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 from vitswin_jax.core.types import UserError
-from vitswin_jax.train.keep import metrics
-from vitswin_jax.train.keep.loggers import Logger
 from vitswin_jax.train.keep.metrics import Recorder, StepLog
 from vitswin_jax.train.keep.timing import KINDS
 from vitswin_jax.train.run.plan import Plan, due
@@ -40,7 +39,7 @@ def test_a_value_that_is_not_finite_is_named_with_its_step():
         log.settle()
 
 
-def recorder_of(workdir):
+def recorder_of(workdir, **more):
     plan = Plan(
         total_steps=5,
         warmup_steps=0,
@@ -51,11 +50,11 @@ def recorder_of(workdir):
         batch_size=4,
         steps_per_epoch=2.5,
     )
-    return Recorder(workdir, plan, lambda step: 0.1 * step, start_step=0)
+    return Recorder(workdir, plan, lambda step: 0.1 * step, start_step=0, **more)
 
 
-def record_five_steps(workdir):
-    recorder = recorder_of(workdir)
+def record_five_steps(workdir, **more):
+    recorder = recorder_of(workdir, **more)
     for step in recorder.inputs(range(1, 6)):
         recorder.record(step, {"loss": jnp.float32(step)})
     recorder.settle()
@@ -89,31 +88,24 @@ def test_the_recorder_writes_each_step_once_with_its_own_rate(tmp_path):
 
 
 def test_hosts_that_are_not_first_write_and_show_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(metrics.jax, "process_index", lambda: 1)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
     record_five_steps(tmp_path)
     assert not list(tmp_path.iterdir())
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_logger_is_one_class_and_hears_of_every_step_and_row(tmp_path, monkeypatch):
+def test_more_loggers_are_given_every_row_and_closed(tmp_path):
     heard = []
 
-    class Mine(Logger):
-        def __init__(self, workdir, plan, *, start_step):
-            heard.append(("from", start_step))
+    class Mine:
+        def log(self, step, numbers):
+            heard.append((step, numbers["train/loss"]))
 
-        def advance(self, step):
-            heard.append(("step", step))
+        def close(self):
+            heard.append("closed")
 
-        def write(self, step, row):
-            heard.append(("row", step, row["train/loss"]))
-
-    monkeypatch.setattr(metrics, "LOGGERS", (Mine,))
-    record_five_steps(tmp_path)
-    assert [each for each in heard if each[0] == "step"] == [("step", n) for n in range(1, 6)]
-    rows = [("row", 2, 1.5), ("row", 4, 3.5), ("row", 5, 5.0)]
-    assert [each for each in heard if each[0] == "row"] == rows
-    assert heard[0] == ("from", 0)
+    record_five_steps(tmp_path, more_loggers=lambda: [Mine()])
+    assert heard == [(2, 1.5), (4, 3.5), (5, 5.0), "closed"]
 
 
 @pytest.mark.parametrize(("step", "want"), [(1, False), (3, True), (6, True), (7, True)])

@@ -21,6 +21,7 @@ from vitswin_jax.train.keep.workdir import (
     ACCEPTED,
     CONFIG,
     DATASET,
+    LOGGED,
     MAY_CHANGE,
     PROFILE,
     REPORT,
@@ -30,7 +31,7 @@ from vitswin_jax.train.keep.workdir import (
 )
 from vitswin_jax.weights.runs import BEST, CHECKPOINTS, METRICS, WEIGHTS
 
-OURS = (CONFIG, METRICS, START, ACCEPTED, WEIGHTS, BEST, REPORT)
+OURS = (CONFIG, METRICS, START, ACCEPTED, LOGGED, WEIGHTS, BEST, REPORT)
 """Files that only the run of a folder writes."""
 _SHOWN, _LENGTH = 8, 60  # differences of configs in a message, and characters of a value
 

@@ -1,4 +1,4 @@
-"""The loggers of a run: metrics.jsonl, TensorBoard events, a progress bar or lines."""
+"""The loggers that each run has: metrics.jsonl, TensorBoard events, a progress bar or lines."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -43,27 +43,25 @@ def read_until(path: Path, step: int) -> list[str]:
     return [line for line, row in rows.lines if row[STEP] <= step]
 
 
-class Logger:
-    """A destination of a run's numbers. `LOGGERS` lists them; only the first host has them."""
+@runtime_checkable
+class Logger(Protocol):
+    """A destination of a run's numbers; only the first host has loggers."""
 
-    def advance(self, step: int) -> None:
-        """Takes note of each step, at once."""
-
-    def write(self, step: int, row: Mapping[str, float]) -> None:
-        """Writes the numbers of `step`; training's arrive one window late."""
+    def log(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Takes the numbers of `step`, by name; those of training come one window late."""
 
     def close(self) -> None:
-        """Releases what the logger holds."""
+        """Ends the run's log."""
 
 
-class Jsonl(Logger):
+class Jsonl:
     """Appends rows to metrics.jsonl.
 
     A resumed run drops the rows after its checkpoint, `start_step`, and writes them again. Raises
     UserError if the file cannot be written.
     """
 
-    def __init__(self, workdir: Path, plan: Plan, *, start_step: int) -> None:
+    def __init__(self, workdir: Path, *, start_step: int) -> None:
         self._path = path = workdir / METRICS
         with writing(path):
             kept = read_until(path, start_step)
@@ -71,9 +69,9 @@ class Jsonl(Logger):
                 temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
             self._file = path.open("a", buffering=1, encoding="utf-8")
 
-    def write(self, step: int, row: Mapping[str, float]) -> None:
+    def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """Writes one row; numbers that are not finite become null, which JSON has."""
-        finite = {key: value if math.isfinite(value) else None for key, value in row.items()}
+        finite = {key: value if math.isfinite(value) else None for key, value in numbers.items()}
         with writing(self._path):
             self._file.write(json.dumps({"step": step, **finite}) + "\n")
 
@@ -83,14 +81,14 @@ class Jsonl(Logger):
             self._file.close()
 
 
-class TensorBoard(Logger):
+class TensorBoard:
     """Writes events for TensorBoard, which hides events of earlier files after `start_step`.
 
     tensorboardX's own writer leaves the file to a thread, and a full disk goes unnoticed there; so
     this one writes at once, and raises UserError if it cannot.
     """
 
-    def __init__(self, workdir: Path, plan: Plan, *, start_step: int) -> None:
+    def __init__(self, workdir: Path, *, start_step: int) -> None:
         self._path = workdir / "events"
         with writing(self._path):
             self._events = EventsWriter(str(self._path))
@@ -100,10 +98,10 @@ class TensorBoard(Logger):
     def _add(self, step: int, **content: Any) -> None:
         self._events.write_event(Event(wall_time=time.time(), step=step, **content))
 
-    def write(self, step: int, row: Mapping[str, float]) -> None:
+    def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """Writes one event per number."""
         with writing(self._path):
-            for key, value in row.items():
+            for key, value in numbers.items():
                 self._add(step, summary=scalar(key, value))
             self._events.flush()
 
@@ -113,19 +111,12 @@ class TensorBoard(Logger):
             self._events.close()
 
 
-class Progress(Logger):
+class Progress:
     """Shows how far a run is, images/s and time left: a bar on a terminal, else plain lines."""
 
     HEADLINE = ("train/loss", "test/accuracy")
 
-    def __init__(
-        self,
-        workdir: Path,
-        plan: Plan,
-        *,
-        start_step: int,
-        stream: Any = sys.stderr,
-    ) -> None:
+    def __init__(self, plan: Plan, *, start_step: int, stream: Any = sys.stderr) -> None:
         self._total, self._batch_size = plan.total_steps, plan.batch_size
         self._stream = stream
         self._begin = (time.monotonic(), start_step)
@@ -145,19 +136,19 @@ class Progress(Logger):
         if self._bar is not None:
             self._bar.update(step * self._batch_size - self._bar.n)
 
-    def write(self, step: int, row: Mapping[str, float]) -> None:
+    def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """Shows a row as a line with the time left; after a bar there is room for two numbers.
 
         Only the files get the shares of time.
         """
         if self._bar is not None:
-            self._headline |= {key: row[key] for key in self.HEADLINE if key in row}
+            self._headline |= {key: numbers[key] for key in self.HEADLINE if key in numbers}
             self._bar.set_postfix_str(_text(self._headline))
         else:
             (begin, first), now = self._begin, time.monotonic()
             left = (now - begin) / max(step - first, 1) * (self._total - step)
             eta = f"{int(left) // 60}:{int(left) % 60:02d} left"
-            shown = {key: value for key, value in row.items() if not key.startswith(TIME)}
+            shown = {key: number for key, number in numbers.items() if not key.startswith(TIME)}
             line = f"step {step}/{self._total}  {_text(shown)}  {eta}"
             say(line, stream=self._stream)
 
@@ -169,7 +160,3 @@ class Progress(Logger):
 
 def _text(row: Mapping[str, float]) -> str:
     return "  ".join(f"{key} {value:.4g}" for key, value in row.items())
-
-
-LOGGERS: tuple[Callable[..., Logger], ...] = (Jsonl, TensorBoard, Progress)
-"""Makers of the loggers of a run, each given `workdir`, `plan` and `start_step`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ import optax
 
 from vitswin_jax.core.rows import STEP, read_rows
 from vitswin_jax.core.types import UserError
-from vitswin_jax.train.keep.loggers import LOGGERS, TIME
+from vitswin_jax.train.keep.loggers import TIME, Jsonl, Logger, Progress
 from vitswin_jax.train.keep.timing import DEVICE, EVALUATE, SAVE, InputWatch, Laps, shares
 from vitswin_jax.train.run.plan import Plan
 from vitswin_jax.weights.runs import METRICS
@@ -99,12 +99,18 @@ class Recorder:
         *,
         start_step: int,
         window: Window = (),
+        more_loggers: Callable[[], Sequence[Logger]] = tuple,
     ) -> None:
+        """`more_loggers` opens what the run has besides metrics.jsonl and its progress."""
         self._plan, self._schedule = plan, schedule
-        makers = LOGGERS if jax.process_index() == 0 else ()
-        # As the first host rewrites the file, the others do not read it.
-        self._seconds = seconds_until(workdir / METRICS, start_step) if makers else 0.0
-        self._loggers = [make(workdir, plan, start_step=start_step) for make in makers]
+        self._progress: Progress | None = None
+        self._loggers: list[Logger] = []
+        self._seconds = 0.0
+        if jax.process_index() == 0:  # which rewrites the file, so that the others do not read it
+            self._seconds = seconds_until(workdir / METRICS, start_step)
+            rows = Jsonl(workdir, start_step=start_step)
+            self._progress = Progress(plan, start_step=start_step)
+            self._loggers = [rows, *more_loggers(), self._progress]
         self._log = StepLog(window)
         self._laps, self._input = Laps(), InputWatch()
         self._pace: dict[int, dict[str, float]] = {}
@@ -117,8 +123,8 @@ class Recorder:
     def record(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Takes the metrics of the step that led to `step`; logs the window before it if due."""
         self._log.add(step, metrics)
-        for logger in self._loggers:
-            logger.advance(step)
+        if self._progress is not None:
+            self._progress.advance(step)
         self._laps.lap(DEVICE)
         if self._plan.logs_at(step):
             spent = self._laps.turn()
@@ -158,7 +164,7 @@ class Recorder:
 
     def _write(self, step: int, numbers: Mapping[str, float]) -> None:
         for logger in self._loggers:
-            logger.write(step, {"epoch": step / self._plan.steps_per_epoch, **numbers})
+            logger.log(step, {"epoch": step / self._plan.steps_per_epoch, **numbers})
 
     def _write_train(self, step: int, means: Mapping[str, float]) -> None:
         numbers = {f"train/{key}": value for key, value in means.items()}

@@ -20,6 +20,8 @@ REPORT = "report.html"
 PROFILE = "profile"
 START = "start.json"
 ACCEPTED = "accepted_data.json"
+LOGGED = "loggers.json"
+"""What each service of `config.loggers` calls the run."""
 STOP = "stop"
 """A file that a user, or `vitswin stop`, puts into a workdir for the run to end with results."""
 
@@ -30,6 +32,8 @@ LENGTH = tuple(Count("optim", what).key(unit) for what in ("total", "cooldown") 
 """Keys of `config.optim` by which a run is extended or shortened."""
 MAY_CHANGE = (  # keys that change how long a run is, how it computes or reports, not what
     "notes",
+    "loggers",
+    "project",
     *(f"optim.{key}" for key in LENGTH),
     "run.patience",
     "compare_to",

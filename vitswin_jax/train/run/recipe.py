@@ -83,7 +83,7 @@ def _imported(path: Path) -> Iterator[ModuleType]:
             spec.loader.exec_module(module)
         yield module
     finally:
-        for name in list(filter(_is_neighbour, sys.modules)):
+        for name in filter(_is_neighbour, list(sys.modules)):  # a copy: threads import
             del sys.modules[name]
         sys.modules.update(before)
 
