@@ -63,20 +63,24 @@ def test_figures_are_svg_and_the_same_each_time():
     svg(figures.reliability([empty, CalibrationBin(0.5, 1.0, 3, 0.7, 1.0)]))
 
 
-def test_curves_show_what_was_logged():
-    assert figures.curves({}) is None
-    assert figures.curves({"images_per_second": ((1, 2), (3.0, 4.0))}) is None
-    both = {"train/loss": ((1, 2), (3.0, float("nan"))), "test/loss": ((2,), (2.5,))}
-    svg(figures.curves(both | {"lr": ((1, 2), (0.0, 1e-3)), "grad_norm": ((1,), (0.0,))}))
+def test_a_confusion_matrix_of_few_classes_has_names_and_counts():
+    names = ("rose", "$tulip_", "a" * 60)
+    drawn = figures.draw_confusion(np.array([[5, 0, 0], [0, 7, 12], [3, 0, 0]]), names)
+    axes = drawn.axes[0]
+    ticks = [label.get_text() for label in axes.get_yticklabels()]
+    assert ticks == ["rose", "$tulip_", "a" * 23 + "…"]
+    counts = {text.get_position(): text.get_text() for text in axes.texts}
+    assert counts == {(0, 0): "5", (1, 1): "7", (2, 1): "12", (0, 2): "3"}
+    many = figures.draw_confusion(np.eye(40, dtype=int), [str(i) for i in range(40)])
+    assert not many.axes[0].texts
 
 
-def test_thin_keeps_the_last_and_about_a_thousand():
-    numbers = list(range(12_345))
-    thinned = figures.thin(numbers)
-    assert len(thinned) <= 1000
-    assert thinned[-1] == 12_344
-    assert thinned == sorted(thinned)
-    assert figures.thin([1, 2, 3]) == [1, 2, 3]
+def test_letters_and_axes_follow_the_pages_dark_mode():
+    drawn = svg(figures.reliability([CalibrationBin(0.5, 1.0, 3, 0.7, 1.0)]))
+    assert "prefers-color-scheme:dark" in drawn
+    assert "var(--ink)" in drawn
+    assert "#000000" not in drawn
+    assert ">confidence<" not in drawn  # letters are outlines, for a page may lack the font
 
 
 def test_picture_is_lossless():

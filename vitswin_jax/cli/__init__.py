@@ -21,6 +21,7 @@ from vitswin_jax.core.version import __version__
 _COMMANDS = {  # each a module of this package, with add_arguments(parser) and run(args)
     "train": "Train a model on a dataset, by a recipe.",
     "config": "Print every key of a recipe and what differs from the defaults.",
+    "runs": "Compare the runs of a folder, as a table and a page.",
     "stop": "End a run that trains, with its results.",
     "plan": "Compile a training step and report whether it fits, before any hardware is used.",
     "predict": "Classify images, or write their features.",
@@ -38,6 +39,7 @@ examples:
   vitswin train ./flowers                        train a ViT on a folder of images
   vitswin predict runs/NAME photo.jpg            classify an image with a trained run
   vitswin evaluate runs/NAME                     measure a run on its test split
+  vitswin runs runs                              compare the runs of a folder
   vitswin explain runs/NAME photo.jpg            see where the model looks
   vitswin convert runs/NAME DST --to timm        take the weights to PyTorch
   vitswin models swin                            list the Swin models

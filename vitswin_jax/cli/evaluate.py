@@ -222,7 +222,10 @@ def _write_figures(
         figures.write_png(
             folder / "reliability.png", figures.draw_reliability(evaluation.calibration)
         ),
-        figures.write_png(folder / "confusion.png", figures.draw_confusion(evaluation.confusion)),
+        figures.write_png(
+            folder / "confusion.png",
+            figures.draw_confusion(evaluation.confusion, evaluation.class_names),
+        ),
     ]
     return paths + ([write_sheet(folder / "mistakes.png", pictures)] if pictures else [])
 

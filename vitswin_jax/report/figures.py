@@ -1,15 +1,15 @@
 """The report's figures, as `data:` URIs: SVG drawings by Matplotlib and PNG pictures; or as files.
 
-No text that a user chose is drawn here: the page sets it, in whatever script it is written.
+Pages set the texts that a user chose, in whatever script they are written; a picture that is a file
+draws them by `fonts`.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -19,83 +19,28 @@ from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.text import Text
 from PIL import Image
 
 from vitswin_jax.core.atomic import replacing
+from vitswin_jax.core.terminal import printable
 from vitswin_jax.evaluate.evaluation import CalibrationBin
+from vitswin_jax.report import fonts
 
-Numbers = Sequence[int | float]
-Series = tuple[Sequence[int], Numbers]
-"""Steps and the values at them."""
-
-_PANELS = (  # title, keys of metrics.jsonl, logarithmic
-    ("Loss", ("train/loss", "test/loss"), False),
-    ("Accuracy", ("train/accuracy", "test/accuracy"), False),
-    ("Accuracy of probes", ("test/linear_accuracy", "test/knn_accuracy"), False),
-    ("Learning rate", ("lr",), False),
-    ("Gradient norm", ("grad_norm",), True),
-)
-_NEIGHBOURS = "test/knn_accuracy"
-_PROBES = {"test/linear_accuracy": "linear", _NEIGHBOURS: "neighbours"}
-_COLORS = {"train": "#9aa5b1", "test": "#c2410c", "other": "#334e68"}
+NAMED = 30
+"""Classes at most of which a confusion matrix shows names and counts."""
+_NAME = 24  # characters of a name
+COLORS = {"train": "#829ab1", "test": "#e0561b", "other": "#4f7cac"}
+_INK = "#1f2933"
+"""The colour of letters and axes, which a page's dark mode replaces."""
+_INKS = f":root{{--ink:{_INK}}}@media (prefers-color-scheme:dark){{:root{{--ink:#d9e2ec}}}}"
 _WIDTH = 11.3  # inches: the page's
-_POINTS = 1000  # a curve is thinned to so many: more do not show, and the page would grow
-
-
-def curves(series: Mapping[str, Series]) -> str | None:
-    """Draws training and test curves over steps; None where no known metric was logged."""
-    panels = [
-        (title, [key for key in keys if key in series], logarithmic)
-        for title, keys, logarithmic in _PANELS
-    ]
-    panels = [panel for panel in panels if panel[1]]
-    if not panels:
-        return None
-    figure = Figure(figsize=(min(_WIDTH, 5 * len(panels)), 2.7), layout="constrained")
-    for axes, (title, keys, logarithmic) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-    ):
-        for key in keys:
-            steps, values = (thin(numbers) for numbers in series[key])
-            split = key.split("/")[0]
-            marker = "." if len(steps) < 30 else None
-            color = _COLORS.get("other" if key == _NEIGHBOURS else split, _COLORS["other"])
-            label = _PROBES.get(key, split)
-            axes.plot(steps, values, color=color, marker=marker, lw=1.5, label=label)
-        axes.set_title(title, loc="left", fontsize=10)
-        axes.set_xlabel("step", fontsize=8)
-        if logarithmic and any(value > 0 for key in keys for value in series[key][1]):
-            axes.set_yscale("log", nonpositive="mask")
-        if len(keys) > 1:
-            axes.legend(frameon=False, fontsize=8)
-        _plain(axes)
-    return _svg(figure)
-
-
-def two_runs(ours: Series, theirs: Series) -> str:
-    """Draws the test accuracy of this run and of another over their steps."""
-    figure = Figure(figsize=(5, 2.7), layout="constrained")
-    axes = figure.subplots()
-    for (steps, values), color, label in (
-        (theirs, _COLORS["train"], "the other"),
-        (ours, _COLORS["test"], "this run"),
-    ):
-        axes.plot(thin(steps), thin(values), color=color, marker=".", lw=1.5, label=label)
-    axes.set(xlabel="step", ylabel="test accuracy")
-    axes.legend(frameon=False, fontsize=8)
-    _plain(axes)
-    return _svg(figure)
-
-
-def thin(numbers: Numbers) -> Numbers:
-    """Returns every n-th of the numbers and always the last, about `_POINTS` in all."""
-    stride = math.ceil(len(numbers) / _POINTS)
-    return list(numbers[::-stride])[::-1] if stride > 1 else numbers
 
 
 def reliability(bins: Sequence[CalibrationBin]) -> str:
     """Draws `draw_reliability` for a page."""
-    return _svg(draw_reliability(bins))
+    return svg(draw_reliability(bins))
 
 
 def draw_reliability(bins: Sequence[CalibrationBin]) -> Figure:
@@ -108,31 +53,59 @@ def draw_reliability(bins: Sequence[CalibrationBin]) -> Figure:
         [b.accuracy for b in filled],
         width=[b.high - b.low for b in filled],
         align="edge",
-        color=_COLORS["other"],
+        color=COLORS["other"],
         edgecolor="white",
     )
-    axes.plot([0, 1], [0, 1], color=_COLORS["test"], lw=1, ls="--")
+    axes.plot([0, 1], [0, 1], color=COLORS["test"], lw=1, ls="--")
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
-    _plain(axes)
+    plain(axes)
     return figure
 
 
 def confusion(matrix: Int[np.ndarray, "k k"]) -> str:
-    """Draws `draw_confusion` for a page."""
-    return _svg(draw_confusion(matrix))
+    """Draws `draw_confusion` for a page, which has the names in a table."""
+    return svg(draw_confusion(matrix))
 
 
-def draw_confusion(matrix: Int[np.ndarray, "k k"]) -> Figure:
-    """Draws a confusion matrix that is too large for a table; each true class's row sums to 1."""
-    figure = Figure(figsize=(6, 5.4), layout="constrained")
+def draw_confusion(matrix: Int[np.ndarray, "k k"], names: Sequence[str] = ()) -> Figure:
+    """Draws a confusion matrix; each true class's row sums to 1 in its colours.
+
+    With `names` of at most `NAMED` classes, rows and columns have them and cells their counts.
+    """
+    named = 0 < len(names) <= NAMED
+    side = max(5.4, 0.42 * len(names)) if named else 5.4
+    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
     axes = figure.subplots()
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     scale = PowerNorm(0.5, vmin=0, vmax=1)  # so that a few errors among many show
     image = axes.imshow(share, cmap="Blues", norm=scale, interpolation="nearest")
     axes.set(xlabel="predicted class", ylabel="true class")
     figure.colorbar(image, ax=axes, shrink=0.8)
-    _plain(axes)
+    plain(axes)
+    if named:
+        _add_names(axes, names)
+        for (i, j), count in np.ndenumerate(matrix):
+            if count:
+                ink = "white" if scale(share[i, j]) > 0.6 else _INK
+                axes.text(j, i, f"{count:,}", ha="center", va="center", fontsize=7, color=ink)
     return figure
+
+
+def _add_names(axes: Axes, names: Sequence[str]) -> None:
+    """Writes the names of classes at the rows and columns of a matrix, in fonts that have them."""
+    shown = [shortened(printable(name), _NAME) for name in names]
+    places = np.arange(len(shown))
+    axes.set_xticks(places, [fonts.drawable(name) for name in shown], rotation=90)
+    axes.set_yticks(places, [fonts.drawable(name) for name in shown])
+    for label, name in zip((*axes.get_xticklabels(), *axes.get_yticklabels()), 2 * shown,
+                           strict=True):  # fmt: skip
+        label.set_fontproperties(FontProperties(fname=fonts.font_of(name), size=8))
+        label.set_parse_math(False)  # a name may have a dollar sign
+
+
+def shortened(text: str, most: int) -> str:
+    """Returns a text of at most `most` characters; a longer one ends in an ellipsis."""
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
 
 
 def write_png(path: str | os.PathLike[str], figure: Figure) -> Path:
@@ -144,7 +117,7 @@ def write_png(path: str | os.PathLike[str], figure: Figure) -> Path:
 
 def position_similarity(embedding: Float[np.ndarray, "h w c"]) -> str:
     """Draws `draw_position_similarity` as SVG."""
-    return _svg(draw_position_similarity(embedding))
+    return svg(draw_position_similarity(embedding))
 
 
 def draw_position_similarity(embedding: Float[np.ndarray, "h w c"]) -> Figure:
@@ -176,7 +149,7 @@ def cosine_similarities(
 
 def bias_maps(maps: Float[np.ndarray, "blocks heads h w"]) -> str:
     """Draws `draw_bias_maps` as SVG."""
-    return _svg(draw_bias_maps(maps))
+    return svg(draw_bias_maps(maps))
 
 
 def draw_bias_maps(maps: Float[np.ndarray, "blocks heads h w"]) -> Figure:
@@ -232,17 +205,31 @@ def cell_ticks(
     axes.spines[:].set_visible(False)
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """Takes the frame off a drawing and writes its numbers small."""
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _svg(figure: Figure) -> str:
-    data = io.BytesIO()
+def svg(figure: Figure) -> str:
+    """Returns a figure without a ground, whose letters and axes are light in dark mode."""
+    _ink(figure)
+    data = io.StringIO()
     # No date and fixed ids: the same run gives the same figure.
     with matplotlib.rc_context({"svg.hashsalt": "vitswin_jax"}):
-        figure.savefig(data, format="svg", metadata={"Date": None})
-    return _uri("image/svg+xml", data.getvalue())
+        figure.savefig(data, format="svg", transparent=True, metadata={"Date": None})
+    text = data.getvalue().replace(f": {_INK}", ": var(--ink)")
+    text = text.replace("<defs>", f"<defs>\n  <style>{_INKS}</style>", 1)
+    return _uri("image/svg+xml", text.encode())
+
+
+def _ink(figure: Figure) -> None:
+    """Gives letters and axes the one colour that dark mode replaces."""
+    for text in figure.findobj(Text):
+        text.set_color(_INK)
+    for axes in figure.axes:
+        axes.tick_params(which="both", color=_INK, labelcolor=_INK)
+        axes.spines[:].set_edgecolor(_INK)
 
 
 def _uri(kind: str, data: bytes) -> str:

@@ -26,11 +26,11 @@ from vitswin_jax.evaluate.evaluation import Evaluation
 from vitswin_jax.evaluate.mistakes import worst_mistakes
 from vitswin_jax.models.geometry import Geometry, HasGeometry, by_stage
 from vitswin_jax.nn.scan import unstack_blocks
-from vitswin_jax.report import figures
+from vitswin_jax.report import curves, figures
+from vitswin_jax.report.curves import Series
 from vitswin_jax.report.page import percent, template
 from vitswin_jax.report.runs import compare, pace, read_config, read_metrics
 
-_TABLE_CLASSES = 30  # with more, the confusion matrix is a picture
 _CONFUSED_PAIRS = 12
 _SMALL = 96  # pictures of fewer pixels a side are shown enlarged, with their pixels
 
@@ -71,7 +71,7 @@ def write_report(
         subtitle=f"{type(model).__name__} on {source.name}, {len(source):,} images",
         command=command,
         numbers=_numbers(evaluation, params),
-        curves=figures.curves(series),
+        curves=curves.curves(series),
         facts=head(facts, series),
         config=[] if workdir is None else flatten_dict(read_config(workdir), sep=".").items(),
         **_confusion(evaluation),
@@ -111,7 +111,7 @@ def _comparison(
     comparison = compare(workdir, other)
     return {
         "comparison": comparison,
-        "comparison_figure": figures.two_runs(*comparison.accuracies),
+        "comparison_figure": curves.two_runs(*comparison.accuracies),
     }
 
 
@@ -122,7 +122,7 @@ def _mean_average_precision(evaluation: Evaluation) -> list[tuple[str, str]]:
 
 def _confusion(evaluation: Evaluation) -> dict[str, Any]:
     matrix, names = evaluation.confusion, evaluation.class_names
-    small = len(names) <= _TABLE_CLASSES
+    small = len(names) <= figures.NAMED  # with more, the matrix is a picture
     return {
         "class_names": names,
         "confusion_rows": _confusion_rows(matrix, names) if small else None,
@@ -206,9 +206,7 @@ def _bias_maps(
     return stages
 
 
-def head(
-    facts: Sequence[tuple[str, str]], series: Mapping[str, figures.Series]
-) -> list[tuple[str, str]]:
+def head(facts: Sequence[tuple[str, str]], series: Mapping[str, Series]) -> list[tuple[str, str]]:
     """Returns what a page's head says of a run: what it read, when and how fast it was."""
     if not facts:
         return []

@@ -20,7 +20,7 @@ from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.evaluate.reconstruction import reconstruct
 from vitswin_jax.models.masked import MaskedModel, Reconstruction, enlarge
 from vitswin_jax.models.pretraining import describe_method
-from vitswin_jax.report import figures
+from vitswin_jax.report import curves, figures
 from vitswin_jax.report.page import percent, template
 from vitswin_jax.report.pages import environment, head
 from vitswin_jax.report.runs import read_config, read_metrics
@@ -121,7 +121,7 @@ def write_pretraining_report(
         subtitle=f"{encoder} on {source.name}, {len(source):,} images, whose labels it never saw",
         command=command,
         numbers=shown.items(),
-        curves=figures.curves(series),
+        curves=curves.curves(series),
         facts=head(facts, series),
         origin=origin,
         rows=Pictures.draw(model, params, next(iter(batches)), preprocess).rows(),

@@ -14,10 +14,10 @@ from flax.traverse_util import flatten_dict
 from vitswin_jax.core.json import read_json
 from vitswin_jax.core.rows import STEP, read_rows
 from vitswin_jax.core.types import UserError
-from vitswin_jax.report.figures import Series
+from vitswin_jax.report.curves import Series
 
 SAME_SPLIT = ("data.dataset", "data.test_split", "data.holdout", "seed")
-_ACCURACY, _LOSS = "test/accuracy", "test/loss"
+ACCURACY, LOSS = "test/accuracy", "test/loss"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
 
 def check_comparable(config: dict[str, Any], other: str | os.PathLike[str]) -> None:
     """Raises UserError unless a folder has a run that was evaluated on the same test split."""
-    if _ACCURACY not in read_metrics(other):
+    if ACCURACY not in read_metrics(other):
         raise UserError(f"compare_to={other}: has no evaluations in a metrics.jsonl.")
     ours, theirs = (flatten_dict(c, sep=".") for c in (config, read_config(other)))
     wrong = [
@@ -79,8 +79,8 @@ def check_comparable(config: dict[str, Any], other: str | os.PathLike[str]) -> N
 def compare(workdir: str | os.PathLike[str], other: str | os.PathLike[str]) -> Comparison:
     """Compares the runs of two folders at the last step at which both were evaluated."""
     series = [read_metrics(folder) for folder in (workdir, other)]
-    values = [{key: dict(zip(*s[key], strict=True)) for key in (_ACCURACY, _LOSS)} for s in series]
-    common = set(values[0][_ACCURACY]) & set(values[1][_ACCURACY])
+    values = [{key: dict(zip(*s[key], strict=True)) for key in (ACCURACY, LOSS)} for s in series]
+    common = set(values[0][ACCURACY]) & set(values[1][ACCURACY])
     step = max(common, default=None)
     runs: tuple[Compared, ...] = ()
     if step is not None:
@@ -88,12 +88,12 @@ def compare(workdir: str | os.PathLike[str], other: str | os.PathLike[str]) -> C
             Compared(
                 Path(folder).name,
                 read_config(folder).get("init_from") or "chance",
-                numbers[_ACCURACY][step],
-                numbers[_LOSS][step],
+                numbers[ACCURACY][step],
+                numbers[LOSS][step],
             )
             for folder, numbers in zip((workdir, other), values, strict=True)
         )
-    return Comparison(step, runs, (series[0][_ACCURACY], series[1][_ACCURACY]))
+    return Comparison(step, runs, (series[0][ACCURACY], series[1][ACCURACY]))
 
 
 def pace(series: Mapping[str, Series]) -> list[tuple[str, str]]:

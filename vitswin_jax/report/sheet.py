@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from vitswin_jax.core.atomic import replacing
 from vitswin_jax.core.terminal import printable
+from vitswin_jax.report import fonts
 
 AT_MOST = 1000
 """Pictures on a sheet: more make a file that viewers do not open."""
@@ -53,29 +53,27 @@ def write_sheet(path: str | os.PathLike[str], pictures: Sequence[Picture]) -> Pa
     rows = math.ceil(len(pictures) / columns)
     cell = _SIDE + _GAP, _SIDE + 2 * _LINE + _GAP
     sheet = Image.new("RGB", (columns * cell[0] + _GAP, rows * cell[1] + _GAP), "white")
-    draw, font = ImageDraw.Draw(sheet), _font()
+    draw = ImageDraw.Draw(sheet)
     for i, picture in enumerate(pictures):
         left, top = _GAP + i % columns * cell[0], _GAP + i // columns * cell[1]
         height, width = picture.image.shape[:2]
         place = left + (_SIDE - width) // 2, top + (_SIDE - height) // 2
         sheet.paste(Image.fromarray(picture.image), place)
         for n, (line, ink) in enumerate(zip(picture.lines, _INKS, strict=True)):
-            text = _fitted(printable(line), font)
+            text, font = _fitted(printable(line))
             draw.text((left, top + _SIDE + 2 + n * _LINE), text, fill=ink, font=font)
     with replacing(path) as temporary:
         sheet.save(temporary, "PNG")
     return Path(path)
 
 
-def _font() -> ImageFont.FreeTypeFont:
-    """Returns Matplotlib's own font, which has more scripts than Pillow's."""
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), _TEXT)
-
-
-def _fitted(line: str, font: ImageFont.FreeTypeFont) -> str:
-    if font.getlength(line) <= _SIDE:
-        return line
-    return next(cut for cut in _shortened(line) if font.getlength(cut) <= _SIDE)
+def _fitted(line: str) -> tuple[str, ImageFont.FreeTypeFont]:
+    """Returns a line as far as it fits below a picture, and a font that has its letters."""
+    font = ImageFont.truetype(fonts.font_of(line), _TEXT)
+    text = fonts.drawable(line)
+    if font.getlength(text) <= _SIDE:
+        return text, font
+    return next(cut for cut in _shortened(text) if font.getlength(cut) <= _SIDE), font
 
 
 def _shortened(line: str) -> Iterable[str]:

@@ -1,0 +1,82 @@
+"""`vitswin runs`: compares the runs below a folder, as a table and as a page."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitswin_jax.cli.table import format_table
+from vitswin_jax.core.terminal import say, say_json
+from vitswin_jax.core.types import listed
+
+if TYPE_CHECKING:
+    from vitswin_jax.report.overview import Overview
+
+PAGE = "runs.html"
+_SHOWN = 6  # keys that differ, in the line of a run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the subcommand's arguments."""
+    add = parser.add_argument
+    add("folder", metavar="FOLDER", nargs="?", default="runs",
+        help="The runs at and below this folder are compared. Without it they are those of runs/."
+    )  # fmt: skip
+    add("--page", metavar="FILE", help=f"The page is FILE. Without it the page is FOLDER/{PAGE}.")
+    add("--json", action="store_true", help="The comparison is one JSON object; no page is "
+        "written without --page.")  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the runs below a folder and writes their page."""
+    from vitswin_jax.report.overview import read_runs, write_overview
+
+    overview = read_runs(args.folder, _trains)
+    page = args.page
+    if page is None and not args.json:
+        page = str(Path(args.folder).expanduser() / PAGE)
+    if page is not None:
+        write_overview(page, overview, folder=args.folder)
+    if args.json:
+        differences = overview.differences()
+        rows = [
+            run.numbers() | {"differs": {key: values[i] for key, values in differences.items()}}
+            for i, run in enumerate(overview.runs)
+        ]
+        say_json({"runs": rows, "left_out": list(overview.others)})
+        return 0
+    say(*_table(overview), *_left_out(overview), "", f"page: {page}")
+    return 0
+
+
+def _table(overview: Overview) -> list[str]:
+    from vitswin_jax.report.overview import rows_of
+
+    columns = rows_of(overview)
+    differences = overview.differences()
+    differs = [
+        listed((f"{key}={values[i]}" for key, values in differences.items()), most=_SHOWN)
+        for i in range(len(overview.runs))
+    ]
+    columns += [("differs in", differs)] if differences else []
+    align = "".join("<" if title in ("run", "state", "differs in") else ">" for title, _ in columns)
+    titles = [title for title, _ in columns]
+    return format_table([titles, *zip(*(cells for _, cells in columns), strict=True)], align=align)
+
+
+def _left_out(overview: Overview) -> list[str]:
+    return ["", *(f"left out: {line}" for line in overview.others)] if overview.others else []
+
+
+def _trains(workdir: Path) -> bool:
+    """Returns whether a process trains in a workdir; only one that has a lock's file is asked."""
+    from vitswin_jax.train.keep.lock import LOCK, MARKER, is_held
+
+    if (workdir / MARKER).exists():
+        return True
+    lock = workdir / LOCK
+    try:
+        return lock.is_file() and lock.stat().st_size > 0 and is_held(workdir)
+    except OSError:  # a folder that cannot be written
+        return False
