@@ -31,8 +31,8 @@ def font_of(text: str) -> str:
     if wanted <= _letters(own):
         return own
     best = max((own, *_of_system()), key=lambda font: len(wanted & _letters(font)))
-    if missing := "".join(dict.fromkeys(c for c in text if ord(c) not in _letters(best))):
-        _say_missing(missing)
+    if not wanted <= _letters(best):
+        _say_missing()
     return best
 
 
@@ -63,9 +63,8 @@ def _letters(font: str) -> frozenset[int]:
 
 
 @functools.cache
-def _say_missing(letters: str) -> None:
+def _say_missing() -> None:
     log.warning(
-        "pictures: no font of this system has %s; a font such as Noto Sans CJK (Debian: "
-        "fonts-noto-cjk) draws them.",
-        letters[:20],
+        "pictures: no font of this system has all letters of the names, which show U+XXXX instead; "
+        "install one, such as Noto Sans CJK (Debian: fonts-noto-cjk)."
     )
