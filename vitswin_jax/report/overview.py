@@ -21,6 +21,7 @@ from vitswin_jax.weights.runs import CHECKPOINTS, METRICS
 
 CONFIG = "config.json"
 DONE, RUNNING, STOPPED = "done", "running", "stopped"
+_FIRST = ("model.name", "init_from", "data.dataset", "optim.", "data.", "model.")
 _DEEPEST = 8  # folders below each other; a link may lead back to where it lies
 
 
@@ -64,7 +65,13 @@ class Overview:
         """
         keys = dict.fromkeys(key for run in self.runs for key in run.config)
         values = {key: [run.config.get(key) for run in self.runs] for key in keys}
-        return {key: row for key, row in values.items() if any(value != row[0] for value in row)}
+        differ = [key for key, row in values.items() if any(value != row[0] for value in row)]
+        return {key: values[key] for key in sorted(differ, key=_place)}
+
+
+def _place(key: str) -> int:
+    """Returns where a key stands in a table: what people change most often comes first."""
+    return next((i for i, start in enumerate(_FIRST) if key.startswith(start)), len(_FIRST))
 
 
 def read_runs(folder: str | os.PathLike[str], trains: Callable[[Path], bool]) -> Overview:
