@@ -50,6 +50,8 @@ TIMM = {  # case: (name, fields)
     "rope": ("vit", VIT | SMALL | ROPE | {"pos_embed": "none", "init_values": 1e-5}),
     "rope_mixed": ("vit", VIT | SMALL | ROPE | {"rope_type": "mixed", "no_embed_class": True}),
     "pe_core": ("vit_pe_core_base_patch16_224", {"depth": 2, "num_classes": 5}),
+    "pe_without_reference": ("vit_pe_core_base_patch16_224", SMALL | {
+        "depth": 2, "num_classes": 5, "rope_ref_grid": None, "pool_heads": None}),
     "pe_spatial": ("vit_pe_spatial_tiny_patch16_512", {"depth": 2, "num_classes": 0,
                                                        "img_size": 128}),
     "aimv2": ("aimv2_large_patch14_224", SMALL | {"depth": 2, "num_classes": 0}),

@@ -6,6 +6,8 @@ import pytest
 
 import vitswin_jax
 from vitswin_jax.cli import main
+from vitswin_jax.cli.convert import FORMATS
+from vitswin_jax.weights import write
 
 
 @pytest.fixture
@@ -27,6 +29,10 @@ def test_to_native_and_back(npz, tmp_path, capsys):
     assert metadata.fields["act"] == "gelu_tanh"
     assert main(["convert", str(native), str(pth), "--to", "timm", "--verify"]) == 0
     assert "largest difference of the logits: 0 " in capsys.readouterr().out
+
+
+def test_every_format_that_is_written_is_a_choice():
+    assert set(FORMATS) == {"native", *write.FORMATS}
 
 
 def test_another_size_and_head(npz, tmp_path):

@@ -157,6 +157,7 @@ def test_rollout_follows_the_only_path_through_shifted_windows():
         {"global_pool": "token_avg"},
         {"global_pool": "map", "class_token": False},
         {"global_pool": "map", "reg_tokens": 2},
+        {"global_pool": "map", "reg_tokens": 2, "pool_include_prefix": True},
     ],
 )
 def test_rollout_of_a_vit_is_the_product_of_dense_matrices(fields):

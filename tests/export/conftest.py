@@ -28,6 +28,7 @@ MODELS = {  # Swin's maps, 5x7 and 3x4, are padded to whole windows, and the fir
         },
     ),
     "distilled": ("vit", {**_VIT, "depth": 1, "dist_token": True}),
+    "rotary": ("vit", {**_VIT, "depth": 1, "rope_type": "mixed", "act": "swiglu"}),
     "swin": ("swin", _SWIN),
     "swin_mlp": ("swin_mlp", {**_SWIN, "depths": (2,), "num_heads": (2,)}),
     "swinv2": ("swinv2", {**_SWIN, "pretrained_window_sizes": (0, 0)}),

@@ -26,7 +26,9 @@ def export(make, tmp_path_factory):
     return export
 
 
-@pytest.mark.parametrize("key", ["vit", "pool", "distilled", "swin", "swin_mlp", "swinv2"])
+@pytest.mark.parametrize(
+    "key", ["vit", "pool", "distilled", "rotary", "swin", "swin_mlp", "swinv2"]
+)
 def test_it_gives_jaxs_numbers(make, export, forward, key):
     program = make(key)
     path, difference = export(key)

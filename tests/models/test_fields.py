@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from vitswin_jax import create_model
+from vitswin_jax import UserError, create_model
 from vitswin_jax.models.fields import EXECUTION, LAYOUT, TRAINING, plain
 from vitswin_jax.models.registry import FAMILIES
 from vitswin_jax.nn.scan import stack_blocks
@@ -48,6 +48,14 @@ def test_another_value_gives_the_same_logits(family, name, random_params, apply)
     got = apply(changed, stack_blocks(params) if name in LAYOUT else params, images)
     assert np.ptp(want) > 0.01
     np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", SIZES)
+def test_a_width_that_no_gate_halves_is_one_line(family):
+    ratio = 17 / 8
+    create_model(family, **SIZES[family], mlp_ratio=ratio)
+    with pytest.raises(UserError, match=r"mlp_ratio makes a width of 17, and act='swiglu' needs"):
+        create_model(family, **SIZES[family], mlp_ratio=ratio, act="swiglu")
 
 
 def test_every_field_of_the_tables_is_a_models():

@@ -19,7 +19,7 @@ UNSAID = ("norm_eps", "window_clip", "pad_before_roll", "mask_value", "group_nor
           "weight_var_eps", "weight_std_eps")  # fmt: skip
 """Fields that no configuration states: a library's own code decides them."""
 
-FORMATS = ("native", "google", "timm", "microsoft", "huggingface")
+FORMATS = ("native", "google", "timm", "microsoft", "huggingface", "torchvision")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -86,7 +86,8 @@ def _pooling(
     last, pooling = geometry.blocks[-1], geometry.pooling
     if pooling.attention is not None:
         weights = sown["", pooling.attention]["attention"].mean(1)[:, 0].astype(np.float64)
-        return np.pad(weights, ((0, 0), (last.prefix, 0))), None  # no prefix token is read
+        unread = last.num_tokens - weights.shape[1]  # the prefix, or nothing
+        return np.pad(weights, ((0, 0), (unread, 0))), None
     share = np.zeros(last.num_tokens)
     share[: pooling.tokens] = (1 - pooling.patches) / max(pooling.tokens, 1)
     share[last.prefix :] += pooling.patches / (last.num_tokens - last.prefix)

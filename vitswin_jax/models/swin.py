@@ -22,7 +22,7 @@ from vitswin_jax.models.swin_block import SwinBlock, WindowAttention
 from vitswin_jax.nn.block import BlockOptions
 from vitswin_jax.nn.execution import FOR_WINDOWS
 from vitswin_jax.nn.layers import LayerNorm, PatchEmbed, create_head, pair
-from vitswin_jax.nn.mlp import Mlp
+from vitswin_jax.nn.mlp import Mlp, check_gates
 from vitswin_jax.nn.scan import drop_path_schedule
 from vitswin_jax.nn.windows import Cut, Size, fit_window, pad_to_multiple
 
@@ -96,6 +96,7 @@ class Swin(nn.Module):
         if min(side for size in sizes for side in size) < 1:
             faults.append("img_size, window_size and patch_size must be at least 1")
         faults += wrong_choice("attn_impl", self.attn_impl, FOR_WINDOWS)
+        faults += check_gates(self.act, [self._mlp_dim(stage) for stage in range(len(self.depths))])
         faults.check()
 
     @property
@@ -109,6 +110,10 @@ class Swin(nn.Module):
     def window_sizes(self) -> tuple[Size, ...]:
         """Each stage's window, (height, width), before it is fitted to the stage's map."""
         return per_stage(self.window_size, len(self.depths))
+
+    @nn.nowrap
+    def _mlp_dim(self, stage: int) -> int:
+        return round(self.embed_dim * 2**stage * self.mlp_ratio)
 
     @property
     def _kernel_init(self) -> nn.initializers.Initializer:
@@ -176,7 +181,7 @@ class Swin(nn.Module):
         del shifted  # the same in both blocks of a pair
         return functools.partial(
             Mlp,
-            round(self.embed_dim * 2**stage * self.mlp_ratio),
+            self._mlp_dim(stage),
             self.act,
             self.drop_rate,
             kernel_init=self._kernel_init,

@@ -237,7 +237,7 @@ class SwinMoe(Swin):
         return functools.partial(
             MoeMlp,
             **{field: getattr(self, field) for field in ROUTING},
-            hidden_dim=round(self.embed_dim * 2**stage * self.mlp_ratio),
+            hidden_dim=self._mlp_dim(stage),
             act=self.act,
             drop_rate=self.moe_drop_rate,
             use_out_bias=self.mlp_out_bias,

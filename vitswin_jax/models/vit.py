@@ -85,9 +85,8 @@ class ViT(ViTFields):
         elif self.final_norm:
             self.norm = options.norm()
         if self.global_pool == "map":
-            ratio = self.pool_mlp_ratio
-            width = self._mlp_dim if ratio is None else round(self.embed_dim * ratio)
-            self.attn_pool = AttentionPool(self.pool_heads or self.num_heads, width, options)
+            heads = self.pool_heads or self.num_heads
+            self.attn_pool = AttentionPool(heads, self._pool_mlp_dim, options)
         if self.pre_logits is not None:
             self.pre_logits_layer = nn.Dense(self.pre_logits, dtype=self.dtype, name="pre_logits")
         if self.num_classes:

@@ -18,6 +18,7 @@ from vitswin_jax.models.vit_pool import GLOBAL_POOLS, describe_pooling
 from vitswin_jax.nn.block import NORM_PLACES, QKV_BIASES, BlockOptions
 from vitswin_jax.nn.execution import FOR_SEQUENCES
 from vitswin_jax.nn.layers import NORMS, pair
+from vitswin_jax.nn.mlp import check_gates
 from vitswin_jax.nn.posemb import POS_EMBED_PLACES, POS_EMBEDS, create_positions
 from vitswin_jax.nn.rotary import Rotary, Rotation
 from vitswin_jax.nn.windows import Size
@@ -127,6 +128,7 @@ class ViTFields(nn.Module):
         }
         for field, known in choices.items():
             faults += wrong_choice(field, getattr(self, field), known)
+        faults += check_gates(self.act, [self._mlp_dim, self._pool_mlp_dim])
         if self.pos_embed == "relative" and self.pos_embed_at == "input":
             faults.append("pos_embed='relative' needs pos_embed_at='every' or 'shared'")
         if not self.embed_dim % self.num_heads:
@@ -190,6 +192,11 @@ class ViTFields(nn.Module):
     @property
     def _mlp_dim(self) -> int:
         return round(self.embed_dim * self.mlp_ratio)
+
+    @property
+    def _pool_mlp_dim(self) -> int:
+        ratio = self.mlp_ratio if self.pool_mlp_ratio is None else self.pool_mlp_ratio
+        return round(self.embed_dim * ratio)
 
     @nn.nowrap
     def _create_positions(self, param: Callable[..., Array]) -> Float[Array, "_ n _"]:

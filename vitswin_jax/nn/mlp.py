@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import flax.linen as nn
 import jax
@@ -54,6 +54,12 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 def activation(name: str) -> Callable[[Array], Array]:
     """Returns the activation called `name`; raises UserError for one that is unknown."""
     return one_of("act", name, ACTIVATIONS)
+
+
+def check_gates(act: str, widths: Iterable[int]) -> list[str]:
+    """Returns a line for the first of an MLP's widths that a gate cannot halve, else none."""
+    odd = [width for width in widths if act in GATES and width % 2]
+    return [f"mlp_ratio makes a width of {w}, and act={act!r} needs an even one" for w in odd[:1]]
 
 
 class Mlp(nn.Module):

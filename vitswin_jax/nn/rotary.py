@@ -45,7 +45,9 @@ class Rotation:
             first, second = jnp.split(x, 2, axis=-1)
             turned = jnp.concatenate([-second, first], axis=-1)
         else:
-            turned = jnp.stack([-x[..., 1::2], x[..., ::2]], axis=-1).reshape(x.shape)
+            # Indexing with a step is a gather in JAX.
+            even, odd = (jax.lax.slice_in_dim(x, i, None, 2, axis=-1) for i in (0, 1))
+            turned = jnp.stack([-odd, even], axis=-1).reshape(x.shape)
         cos, sin = (jnp.expand_dims(t, range(x.ndim - t.ndim)) for t in (self.cos, self.sin))
         return (x * cos + turned * sin).astype(x.dtype)
 

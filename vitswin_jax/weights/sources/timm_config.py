@@ -82,6 +82,9 @@ _PLAIN: Mapping[str, tuple[Any, ...]] = {
 }  # fmt: skip
 """Arguments with the values that every model here has, besides None, which is the default."""
 
+_NONES = ("ref_feat_shape", "attn_pool_num_heads")
+"""Arguments whose None is a value, and which may be another in the architecture."""
+
 
 _COUNT = {"type": ["integer", "null"], "minimum": 0, "maximum": 1_000_000}
 _SIDES = {
@@ -178,7 +181,7 @@ def _fields(args: Mapping[str, Any], row: Mapping[str, Any], *, origin: str) -> 
     fields: dict[str, Any] = {}
     wrong = []
     for key, value in args.items():
-        if value is None or key in _UNSEEN or value in _PLAIN.get(key, ()):
+        if key in _UNSEEN or value in _PLAIN.get(key, ()) or (value is None and key not in _NONES):
             continue
         change = _CHANGES.get(key)
         found = {} if change is None else change(value)
@@ -226,7 +229,7 @@ _CHANGES: Mapping[str, Callable[[Any], dict[str, Any] | None]] = {
     "use_rot_pos_emb": lambda rotary: {} if rotary else {"rope_type": "none"},
     "use_post_norm": lambda after: {"norm_at": "after" if after else "before"},
     "swiglu_mlp": lambda gated: {"act": "swiglu"} if gated else {},
-    "ref_feat_shape": lambda grid: {"rope_ref_grid": pair(with_tuples(grid))},
+    "ref_feat_shape": lambda grid: {"rope_ref_grid": grid and pair(with_tuples(grid))},
     "use_rel_pos_bias": lambda own: {"pos_embed_at": "every"} if own else {},
     "use_shared_rel_pos_bias": lambda shared: {"pos_embed_at": "shared"} if shared else {},
 }
