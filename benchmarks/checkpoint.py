@@ -1,4 +1,4 @@
-"""How long the trainer's checkpoints take: what the loop waits for, until written, and restoring.
+"""Times of the trainer's checkpoints: the loop's wait, the whole write, and the restore.
 
 python benchmarks/checkpoint.py [--model NAME] [--rounds 3] [--folder FOLDER] [--json] [--smoke]
 
@@ -37,7 +37,7 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def make_state(name: str) -> TrainState:
-    """Returns a state on the first device, behind one step."""
+    """Returns a state on the first device, after one step."""
     schedule = {"schedule": "constant", "peak_lr": 1e-3, "total_steps": 1}
     _, tx, _ = make_optim({"name": "adamw", **schedule})
     params = random_variables(create_model(name))["params"]

@@ -1,4 +1,4 @@
-"""How long a training step of ViT-B/16 takes until it has run once: compilation and the call.
+"""Time until a training step of ViT-B/16 has run once: compilation and the first call.
 
 python benchmarks/compile.py [--smoke] [what `vitswin benchmark` takes]
 

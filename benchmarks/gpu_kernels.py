@@ -43,15 +43,15 @@ def draw(*shapes: tuple[int, ...]) -> list[jax.Array]:
     return [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
 
 
-def both(attention: Callable, arrays: list[jax.Array], pull: jax.Array) -> Any:
+def both(attention: Callable, arrays: list[jax.Array], cotangent: jax.Array) -> Any:
     """Returns the output and all gradients, jitted."""
 
     @jax.jit
-    def run(arrays: list[jax.Array], pull: jax.Array) -> Any:
+    def run(arrays: list[jax.Array], cotangent: jax.Array) -> Any:
         out, back = jax.vjp(attention, *arrays)
-        return out, *back(pull.astype(out.dtype))
+        return out, *back(cotangent.astype(out.dtype))
 
-    return run(arrays, pull)
+    return run(arrays, cotangent)
 
 
 def errors(got: Any, want: Any) -> list[float]:
@@ -81,11 +81,11 @@ def compare(
     run: Callable, plain: Callable, arrays: list[jax.Array], biases: list[jax.Array], **facts: Any
 ) -> dict[str, Any]:
     """Returns the line of a kernel: `arrays`, the last pulls at the output, are of its dtype."""
-    *arrays, pull = arrays
+    *arrays, cotangent = arrays
     dtype = facts["dtype"]
-    want = both(plain, [*arrays, *biases], pull)
+    want = both(plain, [*arrays, *biases], cotangent)
     narrow = [*(x.astype(dtype) for x in arrays), *biases]
-    got, near = (errors(both(form, narrow, pull), want) for form in (run, plain))
+    got, near = (errors(both(form, narrow, cotangent), want) for form in (run, plain))
     right = all(math.isfinite(x) and x <= BOUND[dtype] for x in got)
     rounded = [[float(f"{x:.2g}") for x in error] for error in (got, near)]
     return facts | {"right": right} | dict(zip(("errors", "plain"), rounded, strict=True))
@@ -134,7 +134,7 @@ def check_windows(*, batch: int, heads: int, interpret: bool) -> Iterator[dict[s
     """Gives the errors of each window, shifted, in float32 and bfloat16."""
     for (side, size), dtype in itertools.product(WINDOWS, BOUND):
         cut = Cut((side, side), (side // 2, side // 2))
-        qkv, bias, pull = draw(
+        qkv, bias, cotangent = draw(
             (batch, size, size, 3, heads, 32),
             (heads, side**2, side**2),
             (batch, size, size, heads, 32),
@@ -142,7 +142,7 @@ def check_windows(*, batch: int, heads: int, interpret: bool) -> Iterator[dict[s
         run = functools.partial(window, cut=cut, interpret=interpret)
         plain = functools.partial(plain_window, cut=cut)
         facts = {"check": "window", "dtype": dtype, "window": side, "map": size}
-        yield compare(run, plain, [qkv, pull], [bias], **facts)
+        yield compare(run, plain, [qkv, cotangent], [bias], **facts)
 
 
 def plain_biased(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array) -> jax.Array:
@@ -197,19 +197,19 @@ def time_lengths(*, tokens: int, calls: int) -> Iterator[dict[str, Any]]:
     """Gives forward and both passes' time of cuDNN's attention and XLA's, as many `tokens` each."""
     for n, width in itertools.product(LENGTHS, (12,)):
         batch = max(1, tokens // n)
-        *arrays, pull = (x.astype(jnp.bfloat16) for x in draw(*4 * [(batch, n, width, 64)]))
+        *arrays, cotangent = (x.astype(jnp.bfloat16) for x in draw(*4 * [(batch, n, width, 64)]))
         found: dict[str, list[float]] = {}
         for name, attention in (("xla", plain_flash), ("cudnn", padded_flash)):
             forward = jax.jit(attention)
 
             @jax.jit
-            def step(arrays: Any, pull: Any, attention: Any = attention) -> Any:
+            def step(arrays: Any, cotangent: Any, attention: Any = attention) -> Any:
                 out, back = jax.vjp(attention, *arrays)
-                return out, back(pull)
+                return out, back(cotangent)
 
             found[name] = [
                 1e6 * seconds(functools.partial(forward, *arrays), calls=calls),
-                1e6 * seconds(functools.partial(step, arrays, pull), calls=calls),
+                1e6 * seconds(functools.partial(step, arrays, cotangent), calls=calls),
             ]
         ratios = [round(b / a, 3) for a, b in zip(found["xla"], found["cudnn"], strict=True)]
         yield {"tokens": n, "heads": width, "batch": batch, "cudnn/xla": ratios} | {

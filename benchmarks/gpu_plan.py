@@ -1,4 +1,4 @@
-"""What XLA makes of a model for an NVIDIA GPU, compiled on a machine that has none.
+"""XLA's programs of a model for an NVIDIA GPU, compiled on a machine without one.
 
 python benchmarks/gpu_plan.py [--model NAME ...] [--task train] [--form NAME=VALUE,... ...]
 

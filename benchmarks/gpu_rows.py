@@ -37,7 +37,7 @@ class Row:
 
     @property
     def title(self) -> str:
-        """How tables call it, and `--only` finds it."""
+        """The name in tables and for `--only`."""
         return self.case.title
 
     @property
@@ -144,7 +144,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        """How tables call it, and `--only` finds it."""
+        """The name in tables and for `--only`."""
         return f"{self.part}, {self.model}, batch {self.batch_size}"
 
 

@@ -1,4 +1,4 @@
-"""What benchmarks/input.py times, one library a process; asked over stdin, answers a line of JSON.
+"""Workers of benchmarks/input.py, one library per process: requests on stdin, answers in JSON.
 
 python benchmarks/input_peers.py ours|grain|torch|tf FOLDER [BIG_VISION]
 

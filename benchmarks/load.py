@@ -1,4 +1,4 @@
-"""How long loading takes, and how much memory, beside the readers that files come from.
+"""Time and memory of loading weights, beside the original libraries' readers.
 
 python benchmarks/load.py [--model NAME] [--formats npz,pth,...] [--rounds 5] [--json]
                           [--smoke]
@@ -104,7 +104,7 @@ def measure(reader: str, path: Path) -> dict[str, float]:
     """Reads a file with one of `READERS`, in this process, which should be a fresh one.
 
     Returns seconds of wall time and of CPU time, of all threads, and bytes: the peak of the
-    resident memory above what it was behind `import jax`.
+    resident memory above what it was after `import jax`.
     """
     import jax  # noqa: F401
 

@@ -1,4 +1,4 @@
-"""What MAE's encoder costs by the share that is hidden: operations counted, and CPU seconds.
+"""Cost of MAE's encoder by the share of hidden patches: operations counted, and CPU seconds.
 
 python benchmarks/mae.py [--model vit_small_patch16_224] [--depth 2] [--batch 2] [--rounds 5]
                          [--smoke]

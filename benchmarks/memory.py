@@ -1,4 +1,4 @@
-"""What a training step keeps in memory; what scan, rematerialisation and accumulation save of it.
+"""Memory of a training step, and the savings by scan, rematerialisation and accumulation.
 
 python benchmarks/memory.py [--smoke] [what `vitswin benchmark` takes]
 

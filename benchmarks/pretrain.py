@@ -1,4 +1,4 @@
-"""What pre-training without labels is worth with 10 labelled images a class: digits, Fashion-MNIST.
+"""Accuracy gained by pre-training, with 10 labelled images per class: digits, Fashion-MNIST.
 
 python benchmarks/pretrain.py [--dataset fashion] [--seeds 3] [--folder DIR] [--json FILE]
                               [--smoke]
@@ -245,7 +245,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", choices=DATASETS, default="digits")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where runs go on that were stopped")
+    parser.add_argument("--folder", type=Path, help="folder in which stopped runs resume")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--smoke", action="store_true", help="one row, of two steps")
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What fp8 and int8 training cost in accuracy: the digits' recipes, whole, with several seeds.
+"""Accuracy lost by fp8 and int8 training: the digits' recipes, whole, with several seeds.
 
 python benchmarks/quantize.py [--seeds 2] [--family vit swin] [--folder DIR] [--json FILE] [--smoke]
 

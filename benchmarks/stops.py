@@ -1,4 +1,4 @@
-"""What becomes of a run that signals end at random moments, from its first instruction to its last.
+"""Runs that signals end at random moments, from the first instruction to the last, and resume.
 
 python benchmarks/stops.py [--signal SIGINT] [--count 50] [--seed 0] [--workers 1] [--folder DIR]
 
@@ -57,7 +57,7 @@ RECIPE = {
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process has ended."""
+    """The end of a process: its status, its output, and its duration."""
 
     status: int
     told: str

@@ -82,7 +82,7 @@ KINDS = ("kill -9", "SIGTERM", *DAMAGES)
 
 @dataclass(frozen=True)
 class Fault:
-    """What is to happen in one start of a run."""
+    """A fault that one start of a run meets."""
 
     kind: str
     after: int  # steps
@@ -153,7 +153,7 @@ class Series:
         self._told = folder / "told"  # by the last start
 
     def start(self, topology: Topology) -> BaseProcess:
-        """Starts the run, or goes on with it; on several hosts this would be a process each."""
+        """Starts or resumes the run; on several hosts this would be a process each."""
         self._notes = self.seen / f"{len(list(self.seen.iterdir())):03}"
         self._notes.touch()
         arguments = (self.workdir, self._told, self._notes, self.steps, topology)
@@ -162,7 +162,7 @@ class Series:
         return process
 
     def finish(self, topology: Topology) -> str:
-        """Starts it, and lets it come to its end; returns what it said of damage."""
+        """Starts it, and lets it come to its end; returns what it logged of damage."""
         process = self.start(topology)
         process.join()
         if process.exitcode:
@@ -172,7 +172,7 @@ class Series:
     def suffer(self, fault: Fault, dice: random.Random) -> tuple[int, int, str]:
         """Starts it and lets a fault happen.
 
-        Returns the step it began behind, the last that it told of, and what it said of damage.
+        Returns the step it began after, the last that it logged, and what it logged of damage.
         """
         process = self.start(fault.topology)
         while process.is_alive() and self._notes.read_text().count("\n") < 2:
@@ -190,26 +190,26 @@ class Series:
         return begin, self.last_step(), damage_in(told)
 
     def last_step(self) -> int:
-        """Returns how far the run has told to be."""
+        """Returns the last step that the run has logged."""
         path = self.workdir / "metrics.jsonl"
         lines = path.read_text().split("\n")[:-1] if path.exists() else []
         return json.loads(lines[-1])["step"] if lines else 0
 
     def rows(self) -> list[dict[str, Any]]:
-        """Returns what the run has told of its steps."""
+        """Returns the steps that the run has logged."""
         lines = (self.workdir / "metrics.jsonl").read_text().splitlines()
         return [row for row in map(json.loads, lines) if "train/loss" in row]
 
     def stream(self) -> list[str]:
         """Returns the pixels' sums of all images that were trained on, in their order.
 
-        Each start goes on from a batch; what the ones before had taken beyond it is lost.
+        Each start resumes at a batch; what the ones before had taken beyond it is lost.
         """
         batches: list[list[str]] = []
         for notes in sorted(self.seen.iterdir()):
             begin, *lines = notes.read_text().split("\n")[:-1] or ["0"]
             if int(begin) > len(batches):
-                raise SystemExit(f"{notes}: begins at batch {begin}, behind {len(batches)}.")
+                raise SystemExit(f"{notes}: begins at batch {begin}, after {len(batches)}.")
             batches[int(begin) :] = [line.split() for line in lines]
         return [image for batch in batches[: self.steps] for image in batch]
 
@@ -232,7 +232,7 @@ def damage(folder: Path, kind: str, dice: random.Random) -> None:
 
 
 def damage_in(told: str) -> str:
-    """Returns what a run said of damaged checkpoints."""
+    """Returns what a run logged of damaged checkpoints."""
     found = re.findall(r"/(\d+): damaged: (.*?); it is now", told)
     return "; ".join(f"{step}: {reason[:48]}" for step, reason in found)
 

@@ -1,4 +1,4 @@
-"""What windows cost on a TPU, by what its compiler makes of them: nothing is run.
+"""Cost of windows on a TPU, from the compiler's programs: nothing is run.
 
 python benchmarks/windows.py [--model swin_tiny_patch4_window7_224] [--topology v5e:1x1] > table.md
                              [--smoke]
@@ -57,9 +57,9 @@ def programs(model: Any, stage: int, batch_size: int, device: Any) -> dict[str, 
     shapes = jax.eval_shape(attention.init, jax.random.key(0), x)
     variables = jax.tree.map(lambda leaf: laid(leaf.shape, leaf.dtype), shapes)
 
-    def both(variables: Any, x: Any, pull: Any) -> Any:
+    def both(variables: Any, x: Any, cotangent: Any) -> Any:
         out, back = jax.vjp(attention.apply, variables, x)
-        return out, back(pull)
+        return out, back(cotangent)
 
     return {
         "forward": jax.jit(attention.apply).lower(variables, x).compile(),

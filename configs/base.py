@@ -34,7 +34,7 @@ def _data() -> dict[str, object]:
 
 
 def _preprocess() -> dict[str, object]:
-    """How evaluation sees an image (data.augment.transforms.Preprocess).
+    """The preprocessing of evaluation (data.augment.transforms.Preprocess).
 
     None: as the weights of init_from were trained, without them as the family's originals.
     """
@@ -48,7 +48,7 @@ def _preprocess() -> dict[str, object]:
 
 
 def _augment() -> dict[str, object]:
-    """What training does to images (docs/augment.md).
+    """The augmentation of training images (docs/augment.md).
 
     Read by data.augment.transforms, train.task.erasing and train.task.mixing; `repeats`
     by data.pipeline.

@@ -2,7 +2,7 @@
 
 vitswin train deit3:deit3_small_patch16_224 --workdir=runs/deit3_s
 
-Batch 2048, 800 epochs of LAMB, whose original clips at 1 by itself (facebookresearch/deit,
+Batch 2048, 800 epochs of LAMB, whose original clips at 1 (facebookresearch/deit,
 README_revenge.md; apex). Expected at 224 pixels:
 S 81.4, B 83.8, L 84.9 % (the larger are trained at 192 and then fine-tuned at 224 for 20 epochs).
 """

@@ -1,4 +1,4 @@
-"""What several recipes share: datasets, lengths in steps, augmentations, big_vision's optimizer."""
+"""Parts of several recipes: datasets, lengths in steps, augmentations, big_vision's optimizer."""
 
 IMAGENET_1K = "imagenet2012"
 """TFDS's name; a folder in the layout of ImageNet's archives does as well (docs/data.md)."""

@@ -3,14 +3,14 @@
 A page is run from its beginning to its end in one folder that stands in for the repository's root.
 Of its fences these are run:
 
-- `console`: lines that begin with `$ ` are commands, and what stands behind one is what it prints;
+- `console`: lines that begin with `$ ` are commands, and the lines after one are what it prints;
 - `bash`: a script;
-- `python`: all of a page share their names; a comment such as `# float32 (8, 10)` behind an
+- `python`: all of a page share their names; a comment such as `# float32 (8, 10)` after an
   assignment is the shape of what is assigned, and a `text` fence that follows is what it prints.
 
 What is printed is compared line by line, blank ones left out: a line `...` is any number of lines,
 `...` within a line any text, and in a fence with `numbers: any` a number is any number. A command
-fails exactly where the last line that is shown begins with `error: `. Behind the language,
+fails exactly where the last line that is shown begins with `error: `. After the language,
 `needs: network` (`gpu`, `tpu`) marks what is not run, and nothing else may stand there. A comment
 `<!-- given: NAME ... -->` names what the page takes for granted.
 """
@@ -220,7 +220,7 @@ class Reader:
 def _run_python(arguments: list[str]) -> int:
     """Runs `python FILE ...` or `python -m MODULE ...` in this process."""
     with warnings.catch_warnings():
-        # As the interpreter does by itself; ml_collections loads a config in a deprecated way.
+        # As the interpreter does by default; ml_collections loads a config in a deprecated way.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.filterwarnings("ignore", "'.*' found in sys.modules", RuntimeWarning)
         if arguments[0] == "-m":

@@ -42,7 +42,7 @@ def by_slurm(host, count, port):
 def start(train_command, environment):
     """Starts hosts, and ends those that are left.
 
-    `own` has flags of each, and `folders` where each is started; with `slurm` none is told by flags
+    `own` has flags of each, and `folders` where each is started; with `slurm` none gets flags
     which it is.
     """
     started = []

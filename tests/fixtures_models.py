@@ -22,7 +22,7 @@ def apply():
 
 @pytest.fixture
 def random_params():
-    """Gives every parameter random numbers, so that no part hides behind a zero; runs no init."""
+    """Gives every parameter random numbers, so that no zero hides a part; runs no init."""
 
     def random_params(model, *inputs, **options):
         rng = np.random.default_rng(0)

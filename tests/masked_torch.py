@@ -124,7 +124,7 @@ def embed(images, p, side):
 
 
 def shared_bias(p, side):
-    """Biases (heads, n, n) of a grid behind a class token, from a table with three rows more."""
+    """Biases (heads, n, n) of a class token and a grid, from a table with three rows more."""
     import torch
 
     table = p["encoder/relative_position_bias_table"]

@@ -132,7 +132,7 @@ def test_an_image_has_its_own_mask_in_evaluation(finished):
 
 
 def test_a_run_broken_off_ends_with_the_same_bits(finished, tmp_path):
-    """From what a kill behind the second of three checkpoints leaves on the disk."""
+    """From what a kill after the second of three checkpoints leaves on the disk."""
     case, workdir, _ = finished
     broken = shutil.copytree(workdir, tmp_path / "broken")
     for name in ("model.safetensors", "report.html"):
@@ -197,7 +197,7 @@ def command(workdir, case):
 @pytest.mark.long
 @pytest.mark.parametrize("case", ["mae,vit", "simmim,swin"])
 def test_killing_a_run_loses_nothing(case, environment, tmp_path):
-    """kill -9 behind the first line of metrics; what goes on ends with the same bits."""
+    """kill -9 after the first line of metrics; the resumed run ends with the same bits."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run(command(whole, case), check=True, capture_output=True, env=environment)
     with subprocess.Popen(
@@ -226,7 +226,7 @@ MODELS = {
 
 
 def steps(method, *, devices=1, **mesh):
-    """Two steps on batches that have no labels; the losses, and the parameters behind them."""
+    """Two steps on batches that have no labels; the losses, and the parameters after them."""
     family, fields, own = MODELS[method]
     encoder = create_model(family, num_classes=0, **fields)
     model = create_pretraining(encoder, method=method, **own)

@@ -1,4 +1,4 @@
-"""Whole runs: what they leave behind, and that no way of stopping them changes the result."""
+"""Whole runs: their files, and that no way of stopping them changes the result."""
 
 import json
 import os
@@ -191,7 +191,8 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert process.returncode == 128 + number, told
     assert "Traceback" not in told
     last = told.strip().splitlines()[-1]
-    assert last.startswith(f"error: stopped by {name} at step ") and "goes on from there" in last
+    assert last.startswith(f"error: stopped by {name} at step ")
+    assert last.endswith("; all is saved. To resume, repeat the command.")
     step = int(last.split(" at step ")[1].split()[0])
     assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
     finish(train, tmp_path / "run")
@@ -233,7 +234,7 @@ def may_mount():
 def test_a_full_disk_ends_the_run_with_one_line_and_room_lets_it_go_on(
     train, train_command, environment, unbroken, tmp_path
 ):
-    """The second checkpoint finds no room; the first is whole, and the run goes on from it."""
+    """The second checkpoint finds no room; the first is whole, and the run resumes from it."""
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
     kept.mkdir()

@@ -79,7 +79,7 @@ def scripts(wheel, tmp_path_factory):
         ]
     )
     # The dependencies are those of this environment. An editable install of the tree is no .pth
-    # there that counts: only site-packages itself is added, and behind the wheel's.
+    # there that counts: only site-packages itself is added, and after the wheel's.
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return home / ("Scripts" if os.name == "nt" else "bin")
 

@@ -1,4 +1,4 @@
-"""What is measured of a run's states, kept and written: train, evaluate and report meet here."""
+"""Results of a run's states, measured, kept and written: train, evaluate and report meet here."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Outcome = Result | PretrainingResult
 
 
 class Tested(NamedTuple):
-    """What the test of a state found."""
+    """The results of a test of a state."""
 
     step: int
     numbers: Mapping[str, float]
@@ -103,7 +103,7 @@ PAIRS = {
 
 
 class Results:
-    """What is measured of a run's states on its way and at its end, and written of them.
+    """Measurements of a run's states, on the way and at the end, and the files written of them.
 
     Each evaluation writes a row, `model.safetensors`, `best.safetensors` where none was better, and
     `report.html`, so that an unfinished run can be used.

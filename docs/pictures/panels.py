@@ -1,4 +1,4 @@
-"""What the pictures share: colours, the photograph, frames side by side, matrices."""
+"""Parts of the pictures: colours, the photograph, frames side by side, matrices."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def windows() -> Figure:
 
 
 def mask() -> Figure:
-    """Which tokens of a rolled map belong together, and the masks of its four windows."""
+    """The regions of a rolled map, and the masks of its four windows."""
     height, window, shift = 8, (4, 4), (2, 2)
     allowed = shifted_window_mask(height, height, window_size=window, shift=shift)
     region = np.add.outer(2 * (np.arange(8) >= 6), np.arange(8) >= 6)

@@ -68,7 +68,7 @@ def permutation() -> Figure:
 
 
 def patches() -> Figure:
-    """A photograph, its patches of 16 pixels, and the sequence of them behind the class token."""
+    """A photograph, its patches of 16 pixels, and the class token with the sequence of patches."""
     image = photo()
     cut = np.asarray(window_partition(jnp.asarray(image, jnp.float32)[None], (16, 16)))[0]
     figure = panels(

@@ -66,7 +66,7 @@ def test_examples_seen_twice_or_missed_are_told(week, make_series, starts):
 
 
 def test_a_start_behind_what_was_seen_is_told(week, make_series):
-    with pytest.raises(SystemExit, match="begins at batch 4, behind 3"):
+    with pytest.raises(SystemExit, match="begins at batch 4, after 3"):
         week.check_examples(make_series((0, EPOCHS[:12]), (4, EPOCHS[16:]), steps=6))
 
 

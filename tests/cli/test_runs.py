@@ -1,4 +1,4 @@
-"""`vitswin runs`: a table, JSON, a page, and which runs are said to train."""
+"""`vitswin runs`: a table, JSON, a page, and the state of each run."""
 
 import json
 

@@ -74,7 +74,7 @@ def test_seeds_differ_and_neighbours_share_no_epoch(numbered):
 
 
 def test_the_stream_is_pinned(numbered):
-    """A run taken up after an upgrade must go on in the same order."""
+    """A run that is resumed after an upgrade must keep its order."""
     expected = [21, 2, 13, 14, 9, 7, 17, 6, 18, 3, 20, 15, 12, 11, 5]
     assert numbers(take(numbered, 3)["image"]) == expected
 

@@ -311,7 +311,7 @@ BIG_VISION_SHAPES = {
 
 
 def big_vision_updates(theirs):
-    """Eight steps of theirs, with multipliers and something frozen: the parameters behind them."""
+    """Eight steps of theirs, with multipliers and something frozen: the parameters after them."""
     from flax.traverse_util import flatten_dict, unflatten_dict
     from ml_collections import ConfigDict
 

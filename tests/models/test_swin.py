@@ -95,7 +95,7 @@ def test_rectangular_images_and_windows(apply, create):
 
 
 def test_windows_are_clipped_where_the_map_is_smaller(create):
-    """An image of 4x4 tokens and, behind merging, 2x2: the window of 4 fits once, then shrinks."""
+    """An image of 4x4 tokens and, after merging, 2x2: the window of 4 fits once, then shrinks."""
     for clip, sides in (("per_axis", (4, 2)), ("min", (4, 2)), ("never", (4, 4))):
         _, params, _ = create(size=(8, 8), img_size=8, window_clip=clip)
         for stage, side in enumerate(sides):
@@ -128,7 +128,7 @@ def test_scan_over_pairs_gives_the_loops_numbers_and_gradients(create, check_sca
 def test_windows_in_pairs_give_the_same_numbers_and_gradients(
     random_params, family, pad_before_roll
 ):
-    """Of maps of 7x7 and, behind merging, 4x4 tokens: four windows of 4x2 across, then two."""
+    """Of maps of 7x7 and, after merging, 4x4 tokens: four windows of 4x2 across, then two."""
     fields = {"pretrained_window_sizes": (0, 0)} if family == "swinv2" else {}
     fields |= {"window_size": (4, 2), "depths": (2, 1), "pad_before_roll": pad_before_roll}
     model = create_model(family, **TINY | fields)

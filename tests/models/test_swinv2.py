@@ -73,7 +73,7 @@ def test_cosine_attention_equals_its_equations(random_params):
 
 
 def test_a_fresh_block_is_the_identity(key):
-    """The norm behind each branch starts at zero."""
+    """The norm after each branch starts at zero."""
     model = create_model("swinv2", **TINY | {"depths": (1, 1)})
     images = random_images(1, 16, 16, 3)
 

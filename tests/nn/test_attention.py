@@ -12,7 +12,7 @@ from vitswin_jax.nn.xla import attend_in_cache
 
 
 def naive(q, k, v, bias):
-    """Each query by itself: a softmax, and a weighted mean of the values."""
+    """One query at a time: a softmax, and a weighted mean of the values."""
     out = np.zeros((*q.shape[:-1], v.shape[-1]))
     for where in np.ndindex(q.shape[:-1]):
         logits = k[where[:-1]] @ q[where] + bias[where]

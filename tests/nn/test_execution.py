@@ -18,7 +18,7 @@ from vitswin_jax.nn.forms import PLATFORMS, traced_for
 
 @pytest.mark.parametrize("tokens", [196, 197, 257, 577])
 def test_padded_attention_is_the_formula(tokens):
-    """Whatever the tokens behind the length hold; they get no gradient and give none."""
+    """Whatever the tokens after the length hold; they get no gradient and give none."""
     rng = np.random.default_rng(tokens)
     q, k, v, pull = (jnp.asarray(rng.normal(size=(2, tokens, 2, 8)), jnp.float32) for _ in range(4))
 

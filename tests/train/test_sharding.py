@@ -89,7 +89,7 @@ def make_batches(count=2, rows=16):
 
 @functools.cache
 def run(family, mesh_shape):
-    """Two steps; returns losses, logits, and the parameters behind them."""
+    """Two steps; returns losses, logits, and the parameters after them."""
     fields = MODELS[family] if family in MODELS else VIT | {"num_heads": 4} | DESCENDANTS[family]
     model = create_model(family if family in MODELS else "vit", num_classes=5, **fields, **DROPS)
     mesh, tx = mesh_of(*mesh_shape), make_tx(lambda step: 0.1, name="sgd")

@@ -63,7 +63,7 @@ def compile_eval_step(model, mesh, param_shardings):
 
 
 def run(family, *, devices, mesh=None, tx="sgd", fields=None, **options):
-    """Three steps; returns the losses, the parameters and the logits behind them."""
+    """Three steps; returns the losses, the parameters and the logits after them."""
     model = create_model(family, num_classes=5, **MODELS[family], **(fields or {}))
     mesh = create_mesh(devices=jax.devices()[:devices], **(mesh or {}))
     optimizer = make_tx(
@@ -135,7 +135,7 @@ def test_accumulated_parts_equal_the_whole_batch(devices, mesh):
 @pytest.mark.xla_behaviour
 @pytest.mark.parametrize("family", ["vit", "swin"])
 def test_a_new_kernel_is_written_over_the_old_one(family):
-    """XLA copies a kernel where it cannot tell that the optimizer comes behind its last reader."""
+    """XLA copies a kernel where it cannot tell that the optimizer comes after its last reader."""
     model = create_model(family, num_classes=5, **MODELS[family])
     mesh = create_mesh(data=1, devices=jax.devices()[:1])
     tx = make_tx(make_schedule(schedule="constant", peak_lr=1e-3, total_steps=3), name="adamw")

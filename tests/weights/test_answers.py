@@ -155,7 +155,7 @@ def test_a_redirect_is_followed_and_its_body_is_not_read(tmp_path):
 
 
 CERTIFICATE = Path(__file__).with_name("localhost.pem")
-"""Signed by itself, for a hundred years, with its key: what a test's own server needs."""
+"""A self-signed certificate for a hundred years, and its key: for a test's own server."""
 
 
 def test_a_certificate_that_is_not_trusted(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""What is measured: a model, a task and its inputs, as files that every worker reads."""
+"""A case: a model, a task and its inputs, as files that every worker reads."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Case:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What `create_model` takes besides the name."""
+        """The fields for `create_model`, besides the name."""
         return {} if self.img_size is None else {"img_size": self.img_size}
 
     @property
@@ -57,7 +57,7 @@ class Case:
 
     @property
     def title(self) -> str:
-        """How tables and plots call it."""
+        """The name in tables and plots."""
         side = "x".join(map(str, dict.fromkeys(pair(self.model.img_size))))
         return f"{self.name}, {self.task}, batch {self.batch_size}, {side} px, {self.dtype}"
 
@@ -88,7 +88,7 @@ def write_case(case: Case, form: str, folder: Path) -> dict[str, Any]:
         "fields": {field: getattr(model, field) for field in _VIT_FIELDS if hasattr(model, field)},
         "weights": str(weights),
         "inputs": str(folder / "inputs.npz"),
-        "threads": cores(),  # XLA takes them all, torch must be told
+        "threads": cores(),  # XLA takes them all; torch must be given the number
         "variant": {},
     }
 

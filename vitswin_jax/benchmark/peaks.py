@@ -1,4 +1,4 @@
-"""What chips can do at most, to say what share of it a program gets: model FLOP utilisation (MFU).
+"""Peak rates of chips, of which a program's share is its model FLOP utilisation (MFU).
 
 PaLM (arXiv:2204.02311, appendix B) defines MFU: the model's own multiply-adds, twice, over what the
 chip does in that time; what is recomputed does not count.

@@ -1,4 +1,4 @@
-"""What is timed, one library a process; asked over stdin, answers lines of JSON.
+"""Timed workers, one library per process: requests on stdin, answers in JSON lines.
 
 python peers.py NAME
 
@@ -33,7 +33,7 @@ Job = Mapping[str, Any]
 
 @dataclasses.dataclass
 class Work:
-    """What a worker repeats: `call` starts one, `fetch` waits for its logits or its loss.
+    """The call that a worker repeats: `call` starts one, `fetch` waits for its logits or its loss.
 
     Nothing is compiled before the first call.
     """
@@ -320,7 +320,7 @@ def _start(job: Job, start: Callable[[Job], Work]) -> tuple[Work, dict[str, Any]
     first = work.fetch(work.call())
     done = time.perf_counter()
     second = work.fetch(work.call())
-    if job["task"] == "train":  # losses before and behind the first update
+    if job["task"] == "train":  # losses before and after the first update
         first = np.stack([first, second])
     np.save(job["outputs"], np.asarray(first, np.float32))
     if _status("VmRSS"):

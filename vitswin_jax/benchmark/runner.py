@@ -82,7 +82,7 @@ class Contestant:
 
     @property
     def command(self) -> list[str]:
-        """What starts its worker."""
+        """The command that starts the worker."""
         if self.kind in PEERS:
             return [self.python, str(peers_module.__file__), self.kind]
         return [self.python, "-m", "vitswin_jax.benchmark.ours", self.kind]
@@ -141,7 +141,7 @@ class Worker:
 
     @property
     def outputs(self) -> np.ndarray:
-        """The first call's logits; of training, the losses before and behind the first update."""
+        """The first call's logits; of training, the losses before and after the first update."""
         return np.load(self._outputs)
 
     def close(self) -> None:

@@ -275,10 +275,10 @@ def _write_report(
 
 
 def open_evaluated(args: argparse.Namespace, metadata: Metadata, *, train: bool = False) -> Source:
-    """Opens the split that is asked for, or that to learn from.
+    """Opens the split to evaluate or, with `train`, the one that probes learn from.
 
-    What is not said is as it was in training, so that no training image is mistaken for a test
-    image.
+    Options that are not given are as they were in training, so that no training image is mistaken
+    for a test image.
     """
     from vitswin_jax.data.sources.open import open_source
 

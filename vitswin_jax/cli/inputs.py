@@ -1,4 +1,4 @@
-"""What `vitswin predict` and `vitswin explain` are given: weights, images and classes' names."""
+"""Inputs of `vitswin predict` and `vitswin explain`: weights, images and class names."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def holds_weights(name: str) -> bool:
 
 
 class ImageReader:
-    """Reads images and prepares them; says which could not be read, and goes on."""
+    """Reads images and prepares them; logs which could not be read, and reads the others."""
 
     def __init__(self, prepare: Callable[[np.ndarray], np.ndarray]) -> None:
         """Takes what is made of an image, uint8 (h, w, 3)."""

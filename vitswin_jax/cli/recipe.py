@@ -1,4 +1,4 @@
-"""What `vitswin train`, `config` and `plan` share: a recipe, its data, and what flags change."""
+"""The recipe of `vitswin train`, `config` and `plan`: its data, and its changes by flags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where downloads, prepared data and compiled programs are kept; any room may use this."""
+"""The cache directory of downloads, prepared data and compiled programs; any room may use it."""
 
 from __future__ import annotations
 

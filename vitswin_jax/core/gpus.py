@@ -1,4 +1,4 @@
-"""How much of a GPU's memory a process takes."""
+"""The share of a GPU's memory that a process takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The C library's heap: what a process frees is kept for what it takes next."""
+"""The C library's heap: a process keeps the memory that it frees, for its later allocations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ASYNC_DISPATCH = "jax_cpu_enable_async_dispatch"
 COMPILED = "/jax/core/compile/backend_compile_duration"
 """What JAX's monitoring calls the compilation of a program."""
 LARGE = 1.0
-"""Seconds that compilation takes where what it leaves behind is worth giving back."""
+"""Seconds of compilation from which on the compiler's freed memory is given back."""
 
 _keeps_all = False
 
@@ -28,13 +28,12 @@ def keep_freed_memory() -> bool:
     XLA's CPU client allocates all that a program needs for the time of a call, hundreds of MB in a
     training step, and glibc takes as much from the system and gives it back: each call faults in
     every page again, which costs up to a fifth of the step. Only the heap of a process's first
-    thread can hold so large a piece; so JAX is told to run a program in the thread that calls it,
-    which is to be that one, and not behind its back. What the compiler used is given back, for no
-    step will need it.
+    thread can hold such large pieces, so JAX runs programs in the calling thread (no asynchronous
+    dispatch), which should be the first. The compiler's memory is given back, since no step needs
+    it again.
 
-    Must come before JAX has looked for devices. Returns whether it is done; memory that a program
-    used once stays with the process. Nothing is changed where accelerators compute, which have
-    their memory, and where JAX_CPU_ENABLE_ASYNC_DISPATCH says who runs programs.
+    Call it before JAX looks for devices. Returns whether the process now keeps its memory. Changes
+    nothing where accelerators compute, and where JAX_CPU_ENABLE_ASYNC_DISPATCH is set.
     """
     global _keeps_all  # noqa: PLW0603  of the process, as the heap is
     if _keeps_all:

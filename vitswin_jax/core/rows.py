@@ -15,7 +15,7 @@ _MOST = 2**53  # steps; a larger number is no double
 
 
 class Rows(NamedTuple):
-    """What a file of rows holds."""
+    """The contents of a file of rows."""
 
     lines: Sequence[tuple[str, Mapping[str, Any]]]
     """Each row as it is written, and what it says."""

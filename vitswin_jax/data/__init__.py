@@ -1,1 +1,1 @@
-"""Where images come from and how they become batches; numpy only, JAX is never imported here."""
+"""Sources of images, and batches from them; numpy only, JAX is never imported here."""

@@ -56,7 +56,7 @@ def make_slots(context: Any = multiprocessing) -> tuple[Reader, Writer | None]:
     """Returns the parent's and the worker's end; None where the system has no such memory."""
     if not hasattr(os, "memfd_create"):  # not Linux
         return Reader(None, None), None
-    # Not in /dev/shm, which a container limits to 64 MB unless it is told otherwise.
+    # Not in /dev/shm, which containers limit to 64 MB by default.
     memory = os.memfd_create("batches")
     freed, frees = context.Pipe(duplex=False)
     return Reader(memory, frees), Writer(_Descriptor(memory), freed)

@@ -28,7 +28,7 @@ from vitswin_jax.data.slots import Reader, Writer, make_slots
 _SPAWN = multiprocessing.get_context("spawn")
 
 Load = Callable[[int, int], Iterator[Batch]]
-"""Given n and the number of workers, every so-manieth batch from the n-th on; cloudpickle's."""
+"""(n, workers) -> every `workers`-th batch from the n-th on; sent to workers by cloudpickle."""
 
 
 class WorkerBatches(Iterator[Batch]):

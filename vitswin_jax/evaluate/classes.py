@@ -1,4 +1,4 @@
-"""Which output of a model is which class of a dataset; ImageNet's classes by all their names."""
+"""A model's outputs and a dataset's classes, matched; ImageNet's classes by all their names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _IN_BRACKETS = re.compile(r".* \((n\d{8})\)")  # what a folder adds to one of tw
 
 @dataclass(frozen=True)
 class Match:
-    """How the classes of a dataset stand among a model's outputs."""
+    """The outputs of a model that are the classes of a dataset."""
 
     columns: tuple[int, ...] | None  # the output of each class; None: they are in order
     class_names: tuple[str, ...]  # what the dataset's classes are called

@@ -27,7 +27,7 @@ from vitswin_jax.nn.forms import compiler_options
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How one class fared; the two fractions are NaN where there is nothing to divide by."""
+    """The scores of one class; the two fractions are NaN where there is nothing to divide by."""
 
     name: str
     examples: int
@@ -48,7 +48,7 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model said of every example of a split, in the split's order, and its scores."""
+    """A model's logits for every example of a split, in the split's order, and its scores."""
 
     logits: Float[np.ndarray, "n k"]
     labels: Int[np.ndarray, " n"]  # of several, the one with the largest logit
@@ -76,7 +76,7 @@ class Evaluation:
 
     @property
     def errors(self) -> int:
-        """How many examples were not named rightly."""
+        """The number of wrongly classified examples."""
         return int((self.predictions != self.labels).sum())
 
     def least_accurate(self) -> list[ClassScore]:
@@ -186,11 +186,11 @@ def summarize(
     Calibration is that of Guo et al. 2017 (eq. 3): `bins` of equal width over the winning
     probability. Equal logits rank by class index, so that a constant model gains nothing by them.
 
-    Labels of two axes, 1 for each class that an image has, are several: the first class named is
-    right if the image has it, and what is said of an image's one label is said of that of its
-    labels which the model ranks highest; a class's own scores are of logits above 0, the loss is
-    the sum of the classes' binary cross-entropies, and there is the mean over classes, those with
-    examples, of the average precision.
+    Labels of two axes (n, k) have a 1 for each class of an image (multi-label). Then the top
+    prediction is right if the image has that class; each image's rank and confusion are those of
+    the best-ranked of its labels; per-class scores count logits above 0 as predictions; the loss is
+    the sum of the classes' binary cross-entropies; and the mean average precision is over the
+    classes that have examples.
 
     Raises UserError where the classes of model and dataset do not fit, or a logit is not finite.
     """
@@ -269,7 +269,7 @@ def _check(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -
 
 
 def _rank(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How many classes come before the true one."""
+    """Counts the classes that come before the true one."""
     true = np.take_along_axis(logits, labels[:, None], -1)
     ahead = (logits == true) & (np.arange(logits.shape[1]) < labels[:, None])
     return ((logits > true) | ahead).sum(-1)

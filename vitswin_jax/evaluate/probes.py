@@ -1,4 +1,4 @@
-"""How good frozen features are: nearest neighbours, a linear classifier, a few examples a class."""
+"""Probes of frozen features: nearest neighbours, a linear classifier, a few examples per class."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SIMILARITIES = 1 << 25  # that are held at once: 128 MB
 
 
 class Features(NamedTuple):
-    """What a model makes of the images of a split, and their classes."""
+    """A model's features of the images of a split, and the images' classes."""
 
     x: Float[np.ndarray, "n d"]
     labels: Int[np.ndarray, " n"]

@@ -1,4 +1,4 @@
-"""What a measured accuracy says beside the published one."""
+"""The comparison of a measured accuracy with the published one."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def transitions(
 
     A layer is (1 - residual) times its heads' mean plus `residual` times the identity, its rows
     brought to 1 (attention rollout, arXiv:2005.00928, section 3); between Swin's stages stands
-    `merging`. Each is (tokens behind, tokens before).
+    `merging`. Each is (tokens after the layer, tokens before it).
     """
     matrices = []
     layers = attention.layers

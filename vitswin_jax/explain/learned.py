@@ -1,4 +1,4 @@
-"""What parameters show by themselves, without an image: filters and position embeddings."""
+"""Pictures of parameters, which need no image: filters and position embeddings."""
 
 from __future__ import annotations
 

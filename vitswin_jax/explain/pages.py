@@ -124,10 +124,10 @@ def available_parts(model: nn.Module, params: Params) -> tuple[str, ...]:
 
 
 class Explainer:
-    """Explains a model by one image after another, and at the end by itself.
+    """Explanations of a model: a picture page for each image, and one of its parameters.
 
-    Its attention is looked at one image at a time, for weights of large models are large. Variables
-    may be in loop or scan layout. Raises UserError for parts that the model does not have.
+    Images go through one at a time, since the attention weights of large models are large. The
+    variables may be in loop or scan layout. Raises UserError for parts that the model lacks.
     """
 
     def __init__(

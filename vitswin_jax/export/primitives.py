@@ -1,4 +1,4 @@
-"""What JAX's primitives are in ONNX, those that the models are made of; `products` has the rest.
+"""JAX's primitives in ONNX, as far as the models use them; `products` has the rest.
 
 A handler takes the graph, the equation and its inputs, and returns its outputs. Shapes stand in
 the equation; an input may still have 1 where it is to be broadcast (`Value.shape`).

@@ -1,4 +1,4 @@
-"""What JAX's products, convolutions and maxima over windows are in ONNX."""
+"""JAX's products, convolutions and maxima over windows in ONNX."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Difference:
-    """How far the logits of two programs are apart, and how far the logits spread."""
+    """The largest difference of two programs' logits, and the spread of the logits."""
 
     largest: float
     std: float
@@ -83,7 +83,7 @@ class Program:
 
     @property
     def output(self) -> str:
-        """What its output is called."""
+        """The name of the output."""
         return "logits" if self.model.num_classes else "features"
 
     def take(self, pixels: UInt8[np.ndarray, "b h w c"]) -> Shaped[np.ndarray, "b h w c"]:

@@ -28,9 +28,8 @@ def export_stablehlo(
 ) -> Difference:
     """Writes a program that `jax.export.deserialize` reads, after it has run and JAX agrees.
 
-    Written whole or not at all, and its description, `path` with ".json" behind, with it. Returns
-    how far the two are apart on `images`, or on photos. Raises UserError for an export that
-    differs.
+    The file is written whole or not at all; so is its description, `path` + ".json". Returns the
+    difference of the two on `images`, or on photos. Raises UserError for an export that differs.
     """
     weights = {
         path: tuple(map(jnp.asarray, program.codes[path])) if path in program.codes else leaf
@@ -56,7 +55,7 @@ def load_stablehlo(path: str | os.PathLike[str]) -> Run:
 
 
 def read_description(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Returns what is said beside a StableHLO file."""
+    """Returns the description beside a StableHLO file."""
     return json.loads(description_path(path).read_text(encoding="utf-8"))
 
 

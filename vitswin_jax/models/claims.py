@@ -1,4 +1,4 @@
-"""What a file claims about its model, held against its tensors before anything is made of it."""
+"""Checks of a file's claims about its model against its tensors, before a model is built."""
 
 from __future__ import annotations
 

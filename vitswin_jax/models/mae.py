@@ -31,7 +31,7 @@ _MLP_RATIO = 4
 
 
 def fixed_positions(grid: Size, *, prefix: int, embed_dim: int) -> Float[np.ndarray, "1 m c"]:
-    """Returns sin-cos embeddings of a grid behind the zeros of `prefix` tokens."""
+    """Returns zeros for `prefix` tokens, then the sin-cos embeddings of a grid."""
     table = sincos_2d(*grid, embed_dim=embed_dim, endpoint=False)
     return np.pad(table, ((0, 0), (prefix, 0), (0, 0)))
 
@@ -85,7 +85,7 @@ class Decoder(nn.Module):
 class MAE(MaskedModel):
     """A masked autoencoder around a ViT (section 3): mean squared error on the hidden patches.
 
-    The share `mask_ratio` of the patches, chosen for each image by itself, is left out of the
+    The share `mask_ratio` of the patches, drawn for each image separately, is left out of the
     encoder. With `norm_pix` targets are the pixels by their patch's mean and deviation (section 4),
     else as they are. Positions are fixed: the encoder's table starts as sin-cos and is not trained
     here, so that its parameters are any ViT's.
@@ -104,12 +104,12 @@ class MAE(MaskedModel):
 
     @property
     def visible(self) -> int:
-        """How many patches of an image the encoder sees."""
+        """The number of patches of an image that the encoder sees."""
         return int(self.grid[0] * self.grid[1] * (1 - self.mask_ratio))
 
     @property
     def hidden(self) -> int:
-        """How many patches of an image are hidden."""
+        """The number of hidden patches of an image."""
         return self.grid[0] * self.grid[1] - self.visible
 
     def check(self) -> None:

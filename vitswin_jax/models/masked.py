@@ -22,7 +22,7 @@ from vitswin_jax.nn.windows import Size
 
 
 class Reconstruction(NamedTuple):
-    """What a model made of images of which it saw a part."""
+    """A model's reconstruction of images of which it saw a part."""
 
     loss: Float[Array, " b"]
     """Of each image, over what was hidden."""
@@ -60,7 +60,7 @@ def join_patches(
 
 
 class MaskedModel(nn.Module):
-    """What the methods share: an `encoder`, whose parameters are those of the model without a head.
+    """The methods' base: an `encoder`, whose parameters are those of the model without a head.
 
     `__call__(images, masks=None, train=False)` gives a `Reconstruction`, and without masks draws
     them from the random numbers called "mask". `masks` are bool (b, i, j) on the encoder's grid. A
@@ -86,7 +86,7 @@ class MaskedModel(nn.Module):
 
     @property
     def dtype(self) -> DTypeLike:
-        """What is computed in; parameters, predictions and losses are float32."""
+        """The dtype of the computation; parameters, predictions and losses are float32."""
         return self.encoder.dtype
 
     @property
@@ -107,7 +107,7 @@ class MaskedModel(nn.Module):
         if geometry.filters is None:
             faults.append("a ResNet in front of the patches would see what is hidden")
         if not geometry.normed or geometry.pooling.attention is not None:
-            faults.append("the encoder needs a norm behind its blocks: no fc_norm, no map pooling")
+            faults.append("the encoder needs a norm after its blocks: no fc_norm, no map pooling")
         if encoder.num_classes:
             faults.append(f"the encoder has num_classes={encoder.num_classes}, which must be 0")
         return faults

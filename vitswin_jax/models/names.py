@@ -1,4 +1,4 @@
-"""What the name of a model means: a variant, the weights that it is of, or a model of another's.
+"""Model names: a variant, published weights of one, or a model of another library.
 
 A name that no model has is refused. A suggestion is made only for what can be a slip of the pen:
 `vit_base_patch16_rope_224` is another model than `vit_base_patch16_224`.
@@ -31,7 +31,7 @@ _SHOWN = 8  # tags in a message
 
 
 class Named(NamedTuple):
-    """What a name means."""
+    """The meaning of a name."""
 
     variant: str
     """The variant, or the family."""

@@ -51,7 +51,7 @@ class StdConv(nn.Module):
 
 @dataclass(frozen=True)
 class Numerics:
-    """What differs between the originals, the epsilons, and the dtype of compute."""
+    """Differences between the originals, the epsilons, and the dtype of the computation."""
 
     group_norm_eps: float
     weight_var_eps: float
@@ -75,7 +75,7 @@ class Numerics:
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions, normed, and a shortcut; ReLU behind the sum."""
+    """1x1, 3x3 and 1x1 convolutions, normed, and a shortcut; ReLU after the sum."""
 
     width: int
     stride: int

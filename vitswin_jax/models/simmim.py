@@ -55,7 +55,7 @@ class SimMIM(MaskedModel):
 
     @property
     def stride(self) -> Size:
-        """How many pixels a cell of the encoder's last map stands for, (height, width)."""
+        """The pixels per cell of the encoder's last map, (height, width)."""
         return geometry_of(self.encoder).blocks[-1].stride
 
     @property
@@ -66,7 +66,7 @@ class SimMIM(MaskedModel):
 
     @property
     def hidden(self) -> int:
-        """How many of the units are hidden."""
+        """The number of hidden units."""
         return math.ceil(self.units[0] * self.units[1] * self.mask_ratio)
 
     def check(self) -> None:

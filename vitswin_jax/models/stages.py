@@ -1,4 +1,4 @@
-"""A stage of the Swin families: its blocks, in a loop or by scan, and the merging behind them.
+"""A stage of the Swin families: its blocks, in a loop or by scan, and the merging after them.
 
 Axes: b batch, h w map, i j the next stage's map, c channels.
 """
@@ -55,7 +55,7 @@ class PatchMerging(nn.Module):
 
 
 class BlockPair(nn.Module):
-    """A windowed block and the shifted one behind it: what a scan repeats."""
+    """A windowed block and the shifted one after it: the unit that a scan repeats."""
 
     blocks: tuple[Callable[..., nn.Module], Callable[..., nn.Module]]  # each takes name
 

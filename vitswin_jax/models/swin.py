@@ -42,8 +42,8 @@ class Swin(nn.Module):
     Sizes are in `variants.py`. `window_size` is (height, width) or one number; how it is fitted to
     `img_size` where a stage's map is smaller is `window_clip` (`windows.WINDOW_CLIPS`). Images of
     another size are padded to the windows decided at creation. `ape` adds a learned absolute
-    position embedding behind the patch norm, and then images must have `img_size`. A window size a
-    stage (Swin-S3) is a tuple of pairs. `init_std` is of all kernels; the official 0.02 suits
+    position embedding after the patch norm, and then images must have `img_size`. One window size
+    per stage (Swin-S3) is a tuple of pairs. `init_std` is of all kernels; the official 0.02 suits
     widths from 96 on, and narrower models learn faster from about 1 / sqrt(embed_dim).
     `attn_impl` is "auto" or one of `execution.WINDOWS`: "fused" and "tokamax" for GPUs, "pairs" for
     TPUs.
@@ -210,7 +210,7 @@ class Swin(nn.Module):
         train: bool = False,
         blocks: tuple[int, ...] | None = None,
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """Returns the map behind the last block of each stage of `blocks` (default: all stages).
+        """Returns the map after the last block of each stage of `blocks` (default: all stages).
 
         Maps are before merging and not normed. Raises UserError where `ape` forbids the size.
         """

@@ -34,7 +34,7 @@ S3: dict[str, Fields] = {  # a window for each stage
 }
 
 V2_WINDOWS: dict[str, tuple[int, ...]] = {"tiny": (8, 16), "small": (8, 16), "base": (8, 16)}
-V2_LARGER_WINDOWS = {256: 16, 384: 24}  # img_size -> window_size, behind windows of 12 at 192
+V2_LARGER_WINDOWS = {256: 16, 384: 24}  # img_size -> window_size, after windows of 12 at 192
 
 MOE_EXPERTS = {"small": (8, 16, 32, 64), "base": (8, 16, 32)}
 

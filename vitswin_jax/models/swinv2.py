@@ -35,8 +35,8 @@ def log_spaced_coordinates(
 ) -> Float[np.ndarray, "rows 2"]:
     """Returns log-spaced offsets (dy, dx), one a row of V1's bias table (Swin V2, eq. 4).
 
-    An offset of a whole window is 8 before the logarithm and 1 behind it; the window is the
-    pretrained one where that is not 0, so that a larger window extrapolates.
+    An offset of a whole window is 8 before the logarithm and 1 after it. Where
+    `pretrained_window_size` is not 0, it is the whole window, so that a larger one extrapolates.
     """
     offsets = np.mgrid[tuple(slice(1 - side, side) for side in window_size)]
     whole = [

@@ -13,7 +13,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Tag:
-    """What timm's pretrained configuration of some weights says."""
+    """The facts of timm's pretrained configuration of some weights."""
 
     num_classes: int
     """0: the weights have no head."""

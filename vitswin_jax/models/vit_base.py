@@ -25,7 +25,7 @@ from vitswin_jax.nn.windows import Size
 
 
 class ViTFields(nn.Module):
-    """What a Vision Transformer is made of, part by part; sizes are in `variants.py`.
+    """The fields of a Vision Transformer, part by part; sizes are in `variants.py`.
 
     Tokens: the prefix is class, distillation, registers, in this order. `dist_token` adds DeiT's
     token and, with `dist_head`, its head, without which the class token alone is read;
@@ -177,12 +177,12 @@ class ViTFields(nn.Module):
 
     @property
     def num_prefix_tokens(self) -> int:
-        """How many tokens stand before the patches."""
+        """The number of tokens before the patches."""
         return self.class_token + self.dist_token + self.reg_tokens
 
     @property
     def _heads(self) -> int:
-        """How many tokens have a head of their own: with `dist_token` and `dist_head` two."""
+        """The number of tokens with a head of their own: two with `dist_token` and `dist_head`."""
         return 2 if self.dist_token and self.dist_head else 1
 
     @property

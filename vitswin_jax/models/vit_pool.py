@@ -1,4 +1,4 @@
-"""How a ViT's tokens become the features that its head reads.
+"""Pooling of a ViT's tokens to the features that its head reads.
 
 Axes: b batch, n tokens, c embed_dim, d channels of a head.
 """

@@ -84,7 +84,7 @@ class BlockOptions:
 
     @property
     def execution(self) -> Execution:
-        """How attention is computed."""
+        """The implementation of attention."""
         return Execution(self.attn_impl)
 
     def sequences(

@@ -1,4 +1,4 @@
-"""Which implementation of attention `attn_impl="auto"` takes: tables of conditions.
+"""The implementations of attention that `attn_impl="auto"` chooses: tables of conditions.
 
 The first row whose platform is the program's and whose conditions hold decides. A row that is
 passed over for what its kernel cannot do says so in one log line.
@@ -35,7 +35,7 @@ tile."""
 
 
 class Setting(NamedTuple):
-    """What the choice depends on."""
+    """The facts on which the choice depends."""
 
     platform: str  # "cpu", "gpu" or "tpu"
     dtype: str

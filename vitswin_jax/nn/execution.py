@@ -1,4 +1,4 @@
-"""How attention is executed: the one place that maps `attn_impl` to implementations.
+"""Execution of attention: the one place that maps `attn_impl` to implementations.
 
 Every implementation returns the same numbers, to rounding, with the same parameters.
 
@@ -136,7 +136,7 @@ def _prepare(attention: nn.Module, qkv: Array) -> tuple[Array, float]:
     """Returns queries, keys and values (..., 3, heads, d) for a kernel, and its logits' factor."""
     if not attention.normalizes:
         return qkv, qkv.shape[-1] ** -0.5
-    single = jnp.moveaxis(qkv, -3, 0)[..., None, :]  # each token by itself: ... heads 1 d
+    single = jnp.moveaxis(qkv, -3, 0)[..., None, :]  # one token a row: ... heads 1 d
     return jnp.stack(attention.prepare(*single), -4)[..., 0, :], 1.0
 
 
@@ -160,7 +160,7 @@ def _mix_tokamax(attention: nn.Module, x: Array, cut: Cut, *, train: bool) -> Ar
 
 @dataclasses.dataclass(frozen=True)
 class Sequences:
-    """How a model's blocks attend to sequences of one length: chosen once, for all of them."""
+    """The attention of all blocks of a model on sequences of one length, chosen once."""
 
     implementation: str  # of `choices.SEQUENCES`
     tokens: int

@@ -58,7 +58,7 @@ class Rotation:
 
 @dataclasses.dataclass(frozen=True)
 class Rotary:
-    """What decides the angles; each field is the model's field of that name after `rope_`.
+    """The settings of the angles; each field is the model's field of that name after `rope_`.
 
     `type` "axial" takes the index of a row and a column as coordinates, plus `grid_offset`, as if
     the grid were `ref_grid` (EVA-02, Perception Encoder); "centred" takes centres of patches in

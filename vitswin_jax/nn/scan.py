@@ -1,4 +1,4 @@
-"""How a run of equal blocks is applied, in a loop or by scan, and how its parameters are laid out.
+"""A run of equal blocks, applied in a loop or by scan, and the layout of its parameters.
 
 Loop layout names each block, `block_0`, `block_1`, ...; scan layout has one `blocks` whose leaves
 have a leading axis. Files are always in loop layout; `stack_blocks` and `unstack_blocks` convert.
@@ -39,7 +39,7 @@ def rematerialize(apply: Callable, remat: bool | str, *, in_scan: bool) -> Calla
     if remat in (False, "none"):
         return apply
     one_of("remat", remat, ("none", *REMAT_POLICIES))
-    # A scan's body is compiled by itself, and so nothing is shared across it that CSE could undo.
+    # A scan's body is compiled separately, so no CSE across blocks can undo the recomputation.
     return nn.remat(apply, policy=REMAT_POLICIES[remat], prevent_cse=not in_scan)
 
 

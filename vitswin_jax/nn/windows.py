@@ -22,7 +22,7 @@ Size = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """How a block cuts maps into windows.
+    """The cut of a block's maps into windows.
 
     `pad_before_roll` pads, then rolls (Hugging Face, the official detection code); otherwise the
     roll comes first (timm), so that where there is padding the shift joins other neighbours.

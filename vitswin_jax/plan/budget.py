@@ -1,4 +1,4 @@
-"""What a run's train step takes of its hardware, from the step compiled and never run."""
+"""Memory and operations of a run's train step, which is compiled and never run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What devices send each other in a compiled program, read from its text."""
+"""Collectives of a compiled program, read from its text."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _COLLECTIVE = re.compile(rf"(?P<kind>{'|'.join(KINDS)})(?P<start>-start)?")
 
 @dataclass(frozen=True)
 class Traffic:
-    """How often a step calls one kind of collective, and how large their arrays are."""
+    """The number of a step's collectives of one kind, and the size of their arrays."""
 
     count: int
     nbytes: int

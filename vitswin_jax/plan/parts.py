@@ -1,4 +1,4 @@
-"""What each part of a model costs, read from its traced programs: nothing is computed or compiled.
+"""Costs of a model's parts, read from its traced programs: nothing is computed or compiled.
 
 A part is what its parameters are called: `patch_embed`, `block_3`, `stage_1/block_0`,
 `stage_1/downsample`, `norm`, `head`; `images` is the input, and `rest` what lies between the
@@ -30,7 +30,7 @@ IMAGES, REST = "images", "rest"
 
 @dataclass(frozen=True)
 class Part:
-    """What a part of a model, or a run of equal parts, costs for one image."""
+    """The cost of a part of a model, or of a run of equal parts, for one image."""
 
     name: str
     parameters: int

@@ -97,7 +97,7 @@ def _tpus(name: str, tpu: Tpu, layout: str) -> Topology:
     from jax.experimental import topologies
 
     options = dict(tpu.options)
-    if re.fullmatch(r"1(x1)*", layout):  # a part of a host, of which libtpu wants to be told
+    if re.fullmatch(r"1(x1)*", layout):  # a part of a host, which libtpu needs to know
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
         devices = topologies.get_topology_desc(name, "tpu", **options).devices

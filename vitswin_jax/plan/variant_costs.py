@@ -1,4 +1,4 @@
-"""What every variant costs, counted once and kept in `variant_costs.txt`.
+"""Costs of all variants, counted once and kept in `variant_costs.txt`.
 
 Tracing them all takes half a minute, which is long for a list of them. A test holds the table to
 the models; `python -m vitswin_jax.plan.cost` writes it anew.
@@ -16,7 +16,7 @@ TABLE = Path(__file__).with_name("variant_costs.txt")
 
 @dataclass(frozen=True)
 class Cost:
-    """What one model costs for one image of its size."""
+    """The cost of one model for one image of its size."""
 
     parameters: int
     multiply_adds: int

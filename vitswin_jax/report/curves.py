@@ -51,7 +51,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Line:
-    """How a curve is drawn among many, and what a page's legend shows of it."""
+    """The style of a curve among many, on the page and in its legend."""
 
     color: str
     dash: str

@@ -1,4 +1,4 @@
-"""What the folders of runs say: their numbers, their configs, and two runs side by side."""
+"""Runs read from their folders: numbers and configs, and two runs side by side."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a report says of two runs."""
+    """The comparison of two runs in a report."""
 
     step: int | None
     """None where they were never evaluated at the same step."""

@@ -27,7 +27,7 @@ HEAD_BIASES = r"head(_dist)?/bias"
 
 
 class TrainState(struct.PyTreeNode):
-    """What a step takes and gives back; all of it is in every checkpoint.
+    """The state that a step takes and returns; all of it is in every checkpoint.
 
     Its shapes and its shardings are trees of the same class. `params` has the adapters of LoRA
     beside their kernels; the optimizer and the average have only what is trained.

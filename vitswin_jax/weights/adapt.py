@@ -21,7 +21,7 @@ _FIRST_CONVOLUTIONS = ("patch_embed/proj/kernel", "backbone/root_conv/kernel")
 
 @dataclass(frozen=True)
 class Sizes:
-    """What of a model's sizes the shapes of its parameters do not tell."""
+    """The sizes of a model that the shapes of its parameters do not show."""
 
     grid: Size
     """Of patches, (height, width)."""
@@ -33,7 +33,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Methods:
-    """How tables are resized, and heads mapped."""
+    """The methods of resizing tables and mapping heads."""
 
     pos_embed: resize.Method = resize.bicubic_antialiased
     bias_table: resize.Method = resize.bicubic
@@ -119,8 +119,8 @@ def _adapt_head(
 def _adapt_parts(tensors: dict[str, Tensor], shapes: Shapes) -> tuple[dict[str, Tensor], list[str]]:
     """Returns tensors with what fine-tuning begins anew, or has once a block, and a line for each.
 
-    As MAE's and SimMIM's code: a norm behind the pooling takes the place of the one before it, and
-    each block begins with the biases by position that all shared.
+    As MAE's and SimMIM's code does: a norm after the pooling takes the place of the one before it,
+    and each block begins with the position biases that all blocks shared.
     """
     adapted, notes = dict(tensors), []
     if "fc_norm/scale" in shapes and "norm/scale" in adapted and "norm/scale" not in shapes:

@@ -33,7 +33,7 @@ class Broken(Exception):  # noqa: N818, it is expected
 
 
 class Version(NamedTuple):
-    """What tells a file from others that its address had or will have."""
+    """The version of a file at an address, which tells it from earlier and later ones."""
 
     tag: str = ""
     """Its ETag, a strong one, or Last-Modified; nothing: the server states none."""

@@ -23,7 +23,7 @@ _CHUNK = 1 << 20
 
 
 class Digest(NamedTuple):
-    """What a file's digest has to be."""
+    """The digest that a file must have."""
 
     algorithm: str
     """A key of `_SIZES`."""

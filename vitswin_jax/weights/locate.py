@@ -1,4 +1,4 @@
-"""Where weights are: a file, a folder, a run, a published name or a repository of the hub."""
+"""Locations of weights: a file, a folder, a run, a published name or a repository of the hub."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class Pretrained:
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """Where the weights are from: dataset, split, step, source, published accuracy."""
+        """The origin of the weights: dataset, split, step, source, published accuracy."""
         return self.metadata.provenance
 
     @property
@@ -169,7 +169,9 @@ class Pretrained:
     @functools.cached_property
     def _decoder(self) -> DecoderWeights:
         if self.open_decoder is None:
-            raise UserError(f"{self.file}: has no decoder to go on pre-training with.")
+            raise UserError(
+                f"{self.file}: has no decoder, so pre-training cannot continue from it."
+            )
         return self.open_decoder()
 
     def _adapted_to_pretraining(self, model: MaskedModel) -> tuple[dict[str, Tensor], list[str]]:

@@ -21,7 +21,7 @@ def test_any_first_examples_have_the_shares(weights):
     counts = np.zeros(len(weights), int)
     for position in range(1000):
         part, place = draw(position, weights)
-        assert place == counts[part]  # each part's own stream goes on without a gap
+        assert place == counts[part]  # each part's own stream continues without a gap
         counts[part] += 1
         ideal = (position + 1) * np.array(weights) / sum(weights)
         assert np.abs(counts - ideal).max() < 2

@@ -153,7 +153,7 @@ def test_what_is_no_split_is_one_line(kinds, split, message):
 
 
 def test_a_part_without_a_class_is_logged(kinds, caplog):
-    """Few images to try something out are allowed; that they leave classes out is said."""
+    """A few images to try something out are allowed; a log line names the classes left out."""
     source = open_source(kinds["folder"], split="all[:1]")
     (absent,) = {"a", "b"} - {source.class_names[source.label(0)]}
     assert f"all[:1]: has no example of 1 class(es): {absent}" in caplog.text

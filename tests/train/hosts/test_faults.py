@@ -33,7 +33,7 @@ def training(start, tmp_path):
 def test_a_host_that_is_stopped_is_lost_and_says_so_when_it_continues(training, stopped):
     training[stopped].send_signal(signal.SIGSTOP)
     (line,) = end_in_time([training[1 - stopped]])
-    assert line.startswith(f"error: lost host {stopped}; the same command, on all hosts, goes on")
+    assert line.startswith(f"error: lost host {stopped}; to resume from the last checkpoint,")
     training[stopped].send_signal(signal.SIGCONT)
     (line,) = end_in_time([training[stopped]])
     assert f"lost host {1 - stopped} while host {stopped} stood still for " in line
@@ -55,7 +55,7 @@ def test_a_host_that_is_stopped_for_a_moment_goes_on(training, tmp_path):
 def test_host_0_killed_is_one_line(training):
     training[0].kill()
     (line,) = end_in_time([training[1]])
-    assert line.startswith("error: lost host 0; the same command, on all hosts, goes on from")
+    assert line.startswith("error: lost host 0; to resume from the last checkpoint, repeat the")
 
 
 @pytest.mark.long

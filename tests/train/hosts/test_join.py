@@ -85,14 +85,14 @@ def test_two_hosts_by_the_script_learn_what_one_host_learns(two_hosts, one_host)
 
 @pytest.mark.long
 def test_hosts_lost_and_stopped_lose_nothing(start, train, one_host, tmp_path):
-    """Two hosts, of which one is killed; again, and one is told to stop; then one goes on alone."""
+    """Two hosts, of which one is killed; again, and one gets SIGTERM; then one resumes alone."""
     run = tmp_path / "run"
     config = run / "config.json"
     both = start(run, 2, *CHANGES)
     wait_until(both, lambda: len(metrics_of(run)) > 2)
     both[1].kill()
     (line,) = errors(end(both)[:1])
-    assert line.startswith("error: lost host 1; the same command, on all hosts, goes on")
+    assert line.startswith("error: lost host 1; to resume from the last checkpoint, repeat")
     saved = {int(path.name) for path in (run / "checkpoints").iterdir() if path.name.isdigit()}
     assert saved and max(saved) < STEPS
 

@@ -67,7 +67,7 @@ def save(folder, *steps, make=make_state, **keep):
 
 
 def restore(folder, like):
-    """Returns what a run would go on from."""
+    """Returns what a run would resume from."""
     with Checkpoints(folder, newest=9) as checkpoints:
         return checkpoints.restore_or(lambda: pytest.fail("starts again"), layout_of(like))
 
@@ -350,7 +350,7 @@ def test_writes_that_fail_beside_the_one_that_is_told_say_nothing(tmp_path, capl
     assert not caplog.records
     asyncio.run(nobody_asks())
     gc.collect()
-    assert len(caplog.records) == 3, "and of anybody else's it is said again"
+    assert len(caplog.records) == 3, "and for anybody else's it is logged again"
 
 
 def test_a_folder_that_is_gone_ends_the_run(tmp_path, capfd):

@@ -13,7 +13,7 @@ from vitswin_jax.train.keep.timing import InputWatch, Laps, parse_window, profil
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """A clock that a test sets."""
 
     def __init__(self):
         self.now = 100.0

@@ -11,7 +11,7 @@ from vitswin_jax.train.optim.ema import Ema
 
 @pytest.mark.parametrize("warmup", [False, True])
 def test_the_average_is_its_closed_form(warmup):
-    """Σ over steps of what each gave, times the decays of all steps behind it."""
+    """Σ over steps of what each gave, times the decays of all later steps."""
     ema = Ema(0.9, warmup)
     values = np.random.default_rng(0).normal(size=(12, 3))
     average = {"kernel": jnp.float32(values[0])}

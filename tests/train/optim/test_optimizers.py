@@ -80,7 +80,7 @@ def make_tree(seed, shapes=SHAPES, *, scale=1.0):
 
 
 def run(tx, params, *, steps=4, layout=lambda tree: tree):
-    """The parameters behind some steps, each with gradients of its own size."""
+    """The parameters after some steps, each with gradients of its own size."""
     params, update = layout(params), jax.jit(tx.update)
     state = tx.init(params)
     for step in range(steps):
@@ -95,7 +95,7 @@ def decays(params):
 
 
 def qkv_as_matrices(params):
-    """Hidden matrices, each of q, k and v by itself; None for the embedding and the head."""
+    """Hidden matrices, each of q, k and v separately; None for the embedding and the head."""
     axes = {
         "qkv": MuonDimensionNumbers((0,), (2, 3)),
         "proj": MuonDimensionNumbers((0, 1), (2,)),

@@ -220,7 +220,7 @@ def test_fine_tuning_beats_training_from_scratch_at_equal_steps(
 
 
 def test_a_run_goes_on_bit_for_bit_without_the_file_it_began_from(make_config, weights, tmp_path):
-    """With adapters, an average and a teacher; the file is gone when the run goes on."""
+    """With adapters, an average and a teacher; the file is gone when the run resumes."""
     path = shutil.copy(weights, tmp_path / "begin.safetensors")
     digits = create_model("vit", num_classes=10, **TINY)
     params = jax.jit(digits.init)(jax.random.key(3), jnp.zeros((1, 16, 16, 3)))

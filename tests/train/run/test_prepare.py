@@ -1,4 +1,4 @@
-"""What a run is told before its first step."""
+"""What is prepared before a run's first step."""
 
 import logging
 from types import SimpleNamespace

@@ -98,7 +98,7 @@ def test_a_file_without_a_decoder_says_so(tmp_path):
     case = CASES["mae_vit"]
     entries = {k: e for k, e in case["entries"].items() if not k.startswith("decoder")}
     path = parity.write(case | {"entries": entries}, tmp_path)
-    with pytest.raises(UserError, match=r"mae_vit\.pth: has no decoder to go on pre-training with"):
+    with pytest.raises(UserError, match=r"mae_vit\.pth: has no decoder, so pre-training"):
         load_pretraining(path)
 
 

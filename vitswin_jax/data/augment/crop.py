@@ -1,4 +1,4 @@
-"""Where a training image is cut out of a photograph, and how the cut comes to the model's size."""
+"""Random crops of training images, resized to the model's size."""
 
 from __future__ import annotations
 

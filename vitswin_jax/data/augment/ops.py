@@ -1,4 +1,4 @@
-"""What AutoAugment and RandAugment do to one image, grey level for grey level as Pillow does it.
+"""The operations of AutoAugment and RandAugment on an image, equal to Pillow's in every grey level.
 
 Each takes and returns uint8 (h, w, 3) in [0, 255]. Tables, histograms and the 3x3 filter are
 OpenCV's, which takes a fraction of Pillow's time for the same integers, as slide.py does; what

@@ -1,4 +1,4 @@
-"""Which operations an image goes through, how strongly and how often: the published policies.
+"""The published policies: the operations on an image, with their strengths and probabilities.
 
 As timm spells them, "rand-m9-mstd0.5-inc1" (its `data/auto_augment.py`) and "original-mstd0.5", and
 as big_vision does, "randaug(2,15)" (its `pp/archive/autoaugment.py`).

@@ -1,4 +1,4 @@
-"""The TFDS builder behind every dataset that this project writes itself."""
+"""The TFDS builder of every dataset that this project writes."""
 
 from __future__ import annotations
 

@@ -93,13 +93,13 @@ class MixtureSource:
 
 
 def draw(position: int, weights: Sequence[int]) -> tuple[int, int]:
-    """Returns the part that gives example number `position` of a mixture, and its how manieth.
+    """Returns the part of a mixture that example number `position` is of, and its index there.
 
     Of any first n examples a part gives n * weight / sum of weights, to within one for the first
     part and within two for the others of four: the first takes its share of the positions as
     evenly as whole numbers can be spread, and what is left is divided among the rest in the same
-    way. No chance is in it, so a run may be taken up at any position. Grain's own mixing does
-    the same with weights rounded to about a hundredth, and here shares are exact.
+    way. No randomness is in it, so a run may resume at any position. Grain's own mixing does the
+    same with weights rounded to about a hundredth; here shares are exact.
     """
     left = sum(weights)
     for part, weight in enumerate(weights):

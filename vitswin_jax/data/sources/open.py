@@ -1,4 +1,4 @@
-"""Where records come from: the one place that tells by its name what kind of dataset is meant."""
+"""Datasets by name: the one place that decides the kind of a dataset."""
 
 from __future__ import annotations
 

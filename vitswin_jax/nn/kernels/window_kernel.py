@@ -30,7 +30,7 @@ PROGRAMS = 1024  # started in all: two or three turns on what a large GPU runs a
 
 @dataclasses.dataclass(frozen=True)
 class WindowTask:
-    """What the arrays' shapes do not say."""
+    """The facts about a call that the arrays' shapes do not show."""
 
     cut: Cut
     size: Size  # the map's, before it was padded to whole windows
@@ -252,11 +252,11 @@ def _backward_keys_kernel(*refs: Any, tiling: Tiling) -> None:
 
 @dataclasses.dataclass
 class _Tokens:
-    """Where some tokens of a window lie; each array is (tokens, 1)."""
+    """The places of some tokens of a window; each array is (tokens, 1)."""
 
     rows: Array  # among the tokens of all maps
     regions: Array  # tokens of different ones were no neighbours before the shift
-    there: Array  # False for what pads them to a power of two, and behind the last window
+    there: Array  # False for padding: to a power of two, and after the last window
 
 
 def _find(tiling: Tiling, window: Array, lanes: Array) -> _Tokens:
@@ -281,7 +281,7 @@ def _find(tiling: Tiling, window: Array, lanes: Array) -> _Tokens:
 
 
 def _unroll(place: Array, step: int, size: int) -> Array:
-    """Returns where the rolled axis has what is at `place`; what lies behind `size` never moved."""
+    """Returns the index on the rolled axis of what is at `place`; from `size` on nothing moved."""
     moved = place + step
     moved = jnp.where(moved >= size, moved - size, moved)
     return jnp.where(place < size, moved, place)

@@ -39,7 +39,7 @@ _TURNS = itertools.count()  # every host takes part in every exchange, in one or
 
 
 class EveryHostError(UserError):
-    """An error that all hosts raise together: nobody has to be told."""
+    """An error that all hosts raise together, so that none has to inform the others."""
 
 
 @contextlib.contextmanager
@@ -55,9 +55,9 @@ def joined(
 
     Which hosts there are is what JAX finds in the environment (a TPU pod, Slurm, a Kubernetes job,
     Open MPI), or what the caller says: `coordinator` is host 0's HOST:PORT, and `host_index` counts
-    from 0. Where nothing is found, and with `num_hosts=1`, the process is by itself. Raises
-    UserError for what is said by half or cannot be. Hosts that did not all come within
-    `join_timeout` seconds end with a line.
+    from 0. Where nothing is found, and with `num_hosts=1`, the process trains alone. Raises
+    UserError for incomplete or invalid flags. Hosts that did not all join within `join_timeout`
+    seconds end with a line.
 
     Within, a host that raises ends the others with its error, and so does one that was silent for
     `lost_after` seconds, whatever they are waiting for. A signal to one host is one to all.
@@ -100,7 +100,7 @@ def _watched(host: int, hosts: int, *, lost_after: float) -> Iterator[None]:
 
 
 def _join(said: Mapping[str, Any], *, join_timeout: int, lost_after: int) -> bool:
-    """Joins the hosts; returns False where this process is by itself."""
+    """Joins the hosts; returns False where this process trains alone."""
     if said["num_hosts"] == 1 and not said["host_index"]:
         return False
     flags = [f"--{name}" for name, value in said.items() if value is not None]
@@ -164,7 +164,7 @@ def _check_said(said: Mapping[str, Any]) -> None:
     is_address = re.fullmatch(r".+:\d+", address)
     faults = Faults()
     faults.need(is_address, f"--coordinator={address} must be HOST:PORT, host 0's address")
-    need = f"--host_index={index} must lie in [0, {hosts}), which --num_hosts says"
+    need = f"--host_index={index} must lie in [0, {hosts}), by --num_hosts"
     faults.need(0 <= index < hosts, need)
     faults.check()
 
@@ -182,14 +182,14 @@ def _is_found() -> bool:
 
 
 def _is_of_a_job(environment: Mapping[str, str]) -> bool:
-    """Returns whether a pod is one of a job's; a notebook's, which JAX refuses, is by itself."""
+    """Returns whether a pod is one of a job's; a notebook's, which JAX refuses, trains alone."""
     if "JOB_COMPLETION_INDEX" not in environment:
         return False
     if importlib.util.find_spec("kubernetes") is None:
         raise UserError(
             "this pod is one of a job's, and to find the others JAX needs a package: pip install "
             "'jax[k8s]'; or say which they are (--coordinator, --num_hosts, --host_index), or "
-            "--num_hosts=1 to train by itself."
+            "--num_hosts=1 to train alone."
         )
     return True
 

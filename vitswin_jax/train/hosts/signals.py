@@ -21,7 +21,7 @@ REQUEST = 0
 
 
 class StoppedError(EveryHostError):
-    """A run that was asked to stop, and has saved all it needs to go on."""
+    """A run that stopped on request, after it had saved all that a resume needs."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -29,7 +29,7 @@ class StoppedError(EveryHostError):
 
 
 class InterruptedEvaluation(Exception):  # noqa: N818  the run ends well
-    """What ends an evaluation as its run is asked to stop."""
+    """Raised to end an evaluation when its run is asked to stop."""
 
 
 class Stop:
@@ -78,8 +78,8 @@ class Stop:
         """Returns the error of a run that has stopped after `step`, and saved it."""
         number = self._number or signal.SIGTERM
         return StoppedError(
-            f"stopped by {NAMES[number]} at step {step} of {total_steps}; all is saved, and the "
-            "same command goes on from there.",
+            f"stopped by {NAMES[number]} at step {step} of {total_steps}; all is saved. To resume, "
+            "repeat the command.",
             number,
         )
 

@@ -1,8 +1,8 @@
-"""That the hosts of a run stop and end together: one that fails, is lost or is asked to stop.
+"""A watch over the hosts of a run, which ends all when one fails, is lost, or is asked to stop.
 
 A host that waits for another in a collective waits for ever, or until JAX's heartbeats end it with
-a fatal error and a dump of the stack. So each has threads besides, which cost the loop nothing:
-one gives a sign of life and listens to what the hosts say to each other, one watches that one.
+a fatal error and a dump of the stack. So each host has two more threads, which cost the loop
+nothing: one sends heartbeats and receives the other hosts' messages; one watches the first.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class Watch:
                 self._end(self._lost("0"))
 
     def _say(self, word: Mapping[str, Any] | None) -> None:
-        """Says a word as the next, unless one that ends all was said before."""
+        """Sends the next message, unless one that ends all was sent before."""
         for number in itertools.count(self._heard):
             key = f"{_WORDS}{number}"
             try:
@@ -249,8 +249,8 @@ def what_failed(host: int, address: str) -> str:
     return TWICE
 
 
-LOST = "lost {}; the same command, on all hosts, goes on from the last checkpoint."
+LOST = "lost {}; to resume from the last checkpoint, repeat the command on all hosts."
 TWICE = (
-    "two processes have joined as the same host, and the run cannot go on; give each its own "
+    "two processes have joined as the same host, and the run cannot continue; give each its own "
     "--host_index, and each run a port of its own in --coordinator."
 )

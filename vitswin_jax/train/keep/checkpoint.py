@@ -207,7 +207,7 @@ class Checkpoints:
     ) -> tuple[TrainState, dict[str, Any]]:
         """Returns the first of some checkpoints that is whole; sets damaged ones aside.
 
-        Of those behind it, only what they say of themselves is looked at.
+        Of the checkpoints after it in `steps`, only the metadata is read.
         """
         found, damaged = None, {}
         for step in steps:

@@ -55,7 +55,7 @@ def check_same_arrays(folder: Path, meta: Mapping[str, Any], layout: TrainState)
     if wrong:
         raise UserError(
             f"{folder}: is a checkpoint of another model or optimizer: {'; '.join(wrong)}. Choose "
-            "another --workdir, or go on with the config that wrote it."
+            "another --workdir, or resume with the config that wrote it."
         )
 
 
@@ -94,8 +94,8 @@ def agreed() -> Iterator[None]:
 def _read_tree(folder: Path, layout: Any) -> Any:
     """Returns the tree of arrays that Orbax wrote to `folder`: zarr in an OCDBT database.
 
-    TensorStore reads it as Orbax has it do; but Orbax leaves its other reads behind at the first
-    that fails, each to print a traceback, and keeps the other hosts at a barrier.
+    TensorStore reads it with Orbax's settings. Orbax's own reader is not used: when one read fails,
+    it abandons the others, which print a traceback each, and keeps the other hosts at a barrier.
     """
     context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
     leaves, tree = jax.tree_util.tree_flatten_with_path(layout)

@@ -1,4 +1,4 @@
-"""Where a run's time goes, and traces of steps for XProf; neither makes a device wait."""
+"""Times of a run's activities, and traces of steps for XProf; neither makes a device wait."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 INPUT, DEVICE, EVALUATE, SAVE = "input", "device", "evaluate", "save"
 KINDS = (INPUT, DEVICE, EVALUATE, SAVE)
 INPUT_BOUND = 0.2
-"""A larger share of the time spent on waiting for input is said."""
+"""A run that waits for input for a larger share of its time logs a warning."""
 JUDGED = 30.0
 DEFAULT_WINDOW = (10, 20)
 
@@ -94,7 +94,7 @@ class InputWatch:
 def parse_window(text: str) -> tuple[int, int]:
     """Returns START and STOP of "START:STOP", steps of a run from where it begins.
 
-    "true", which a flag by itself gives, is `DEFAULT_WINDOW`. Raises UserError for anything else.
+    "true", the value of a bare flag, is `DEFAULT_WINDOW`. Raises UserError for anything else.
     """
     if text == "true":
         return DEFAULT_WINDOW

@@ -13,7 +13,7 @@ from vitswin_jax.core.types import Params, UserError
 
 @dataclass(frozen=True)
 class Ema:
-    """How parameters are averaged over steps (Polyak and Juditsky, 1992; DeiT: 0.99996).
+    """An exponential moving average of the parameters (Polyak and Juditsky, 1992; DeiT: 0.99996).
 
     With `warmup` step n, from 0, decays by min(decay, (1 + n) / (10 + n)), as TensorFlow's does, so
     that a short run is not all beginning. Raises UserError for a decay outside [0, 1).
@@ -29,7 +29,7 @@ class Ema:
             raise UserError(f"ema.decay={self.decay} must be in [0, 1), such as 0.9999.")
 
     def update(self, average: Params, params: Params, step: Int[Array, ""]) -> Params:
-        """Returns the average with the parameters behind `step`; equal ones stay as they are."""
+        """Returns the average after `step`; parameters equal to it leave it bit-equal."""
         share = self.share(step)
         return jax.tree.map(lambda mean, new: mean + share * (new - mean), average, params)
 

@@ -1,4 +1,4 @@
-"""Which parameters train, decay, and at what rate: ordered tables of (pattern, number).
+"""Parameter groups: which train and decay, and at what rate; ordered tables of (pattern, number).
 
 A pattern is a regular expression of a whole path in loop layout, such as `block_3/attn/qkv/kernel`;
 the first that matches rules. Stacked blocks have the paths of their rows.
@@ -105,11 +105,11 @@ def layer_depths(paths: Sequence[str]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Groups:
-    """What `config.optim` says of parameters one by one.
+    """The settings of `config.optim` for single parameters.
 
     `lr_mults` multiply the rate. `decay_mults` replace the factors of `nn.params`, 0 or 1.
     `freeze` are patterns of what does not train; with `train_only`, nothing else trains.
-    `layer_decay`, in (0, 1], multiplies the rate once for each layer behind the parameter's own.
+    `layer_decay`, in (0, 1], multiplies the rate once for each layer after the parameter's own.
     Raises UserError for what is no such table.
     """
 

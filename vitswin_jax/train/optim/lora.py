@@ -29,7 +29,7 @@ _draw_a = variance_scaling(1 / 3, "fan_in", "uniform", in_axis=0, out_axis=1)
 
 @dataclass(frozen=True)
 class Lora:
-    """What is adapted and what is trained besides (arXiv:2106.09685, section 4).
+    """The adapted kernels, and the parameters trained besides (arXiv:2106.09685, section 4).
 
     `kernels` and `train` are expressions for whole paths of parameters: those that get adapters,
     and those that are trained themselves, such as the head. Raises UserError that lists what is
@@ -54,7 +54,7 @@ class Lora:
 
     @property
     def scale(self) -> float:
-        """What the product of A and B is times."""
+        """The factor of the product of A and B."""
         return self.alpha / self.rank
 
 

@@ -68,9 +68,9 @@ def _sgd(
 
 
 def per_block(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Applies a rule that looks at whole arrays to each row of a stack by itself.
+    """Applies a rule that needs whole arrays to each row of a stack separately.
 
-    So that scanned blocks are updated as the same blocks in a loop are.
+    Scanned blocks are then updated as the same blocks in a loop are.
     """
 
     def split(params: Params) -> optax.GradientTransformation:
@@ -91,11 +91,11 @@ def per_block(tx: optax.GradientTransformation) -> optax.GradientTransformation:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """A rule, and what the decay of a parameter is times.
+    """An update rule, and the factor of its weight decay.
 
-    "gradient": it is added to the gradient, and goes through the rule (coupled). "rate": the
-    parameter's rate, its multiplier included (arXiv:1711.05101 as PyTorch has it). "schedule": the
-    schedule over its peak, whatever the rate (big_vision).
+    `decay` is "gradient": the decay is added to the gradient and goes through the rule (coupled);
+    "rate": it is times the parameter's learning rate, multiplier included (arXiv:1711.05101 as in
+    PyTorch); or "schedule": times the schedule over its peak, whatever the rate (big_vision).
     """
 
     rule: Callable[..., optax.GradientTransformation]
@@ -210,7 +210,7 @@ def train_alone(rule: optax.GradientTransformation, groups: Groups) -> optax.Gra
 
 
 class Optim(NamedTuple):
-    """What `config.optim` makes besides the plan."""
+    """The schedule, the optimizer and the parameter groups of `config.optim`."""
 
     schedule: optax.Schedule
     tx: optax.GradientTransformation

@@ -77,9 +77,9 @@ def make_schedule(
 ) -> optax.Schedule:
     """Returns the learning rate as a function of the step, from 0; docs/optim.md has the formulas.
 
-    Linear from `warmup_lr` to `peak_lr` over `warmup_steps`, then as `schedule` says, and over the
-    last `cooldown_steps` drawn linearly to `end_lr`. The decay begins behind the warmup or, without
-    `warmup_prefix`, at step 0, and the warmup covers its beginning. Milestones count from step 0.
+    The rate rises linearly from `warmup_lr` to `peak_lr` over `warmup_steps`, follows `schedule`,
+    and falls linearly to `end_lr` over the last `cooldown_steps`. With `warmup_prefix` the decay
+    begins after the warmup; without it, at step 0, under the warmup. Milestones count from step 0.
     With `schedule_unit` "epoch" the rate changes once an epoch, and every count is of whole epochs.
     Raises UserError for an unknown schedule, keys that it does not read, and counts that do not fit
     each other.

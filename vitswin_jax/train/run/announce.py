@@ -1,4 +1,4 @@
-"""What a run says of itself at its start: its data, devices and steps, and what is new in them."""
+"""Lines at a run's start: its data, devices and steps, and the changes in them."""
 
 from __future__ import annotations
 

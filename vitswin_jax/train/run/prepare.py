@@ -1,4 +1,4 @@
-"""What a run is made of, built from its config before the first step."""
+"""The parts of a run, built from its config before the first step."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ class Run:
 
     @property
     def preprocess(self) -> Preprocess:
-        """How evaluation, and whoever uses the weights, makes images the model's input."""
+        """The preprocessing of evaluation and of all later uses of the weights."""
         return self.start.preprocess
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What hosts with the same config may still differ in, by what lies on their disks."""
+        """The facts in which hosts with the same config may differ, because their disks differ."""
         facts: dict[str, Any] = {"model.dtype": jnp.dtype(self.model.dtype).name}
         for what, source in (("data.train_split", self.train), ("data.test_split", self.test)):
             facts[f"images of {what}"] = len(source)
@@ -82,7 +82,7 @@ class Run:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What `create_state` and `state_layout` are given besides the model and the optimizer."""
+        """Arguments of `create_state` and `state_layout` besides the model and the optimizer."""
         return {
             "image_shape": (*self.preprocess.img_size, self.model.in_chans),
             "mesh": self.mesh,

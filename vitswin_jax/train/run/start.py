@@ -1,4 +1,4 @@
-"""What a run starts from: a fresh model, or weights reconciled with its config and its data.
+"""The start of a run: a fresh model, or weights reconciled with its config and its data.
 
 `config.init_from` may be anything that `load_pretrained` takes. Who decides what:
 
@@ -215,7 +215,7 @@ def open_teacher(path: str, *, class_names: Sequence[str], dtype: DTypeLike) -> 
 
 
 def save_start(workdir: Path, start: Start) -> None:
-    """Writes what a run that goes on needs to know of weights that it does not load again."""
+    """Writes what a resume needs to know of weights that it does not load again."""
     if start.origin is not None and jax.process_index() == 0:
         with replacing(workdir / START) as temporary:
             temporary.write_text(

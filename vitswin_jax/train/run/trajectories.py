@@ -20,12 +20,12 @@ from vitswin_jax.train.task.supervised import Supervised
 
 
 class Trajectory(NamedTuple):
-    """What a run of n steps gave; row i is of step i, before its update."""
+    """The results of n steps; row i is of step i, before its update."""
 
     loss: np.ndarray  # float32 (n,)
     grad_norm: np.ndarray  # float32 (n,), the global norm before clipping
     logits: np.ndarray  # float32 (n, b, k)
-    variables: dict[str, Params]  # behind the last step
+    variables: dict[str, Params]  # after the last step
 
 
 def trajectory(

@@ -14,7 +14,7 @@ from vitswin_jax.data.sources.splits import Subset
 from vitswin_jax.train.keep.workdir import flatten
 from vitswin_jax.train.run.plan import Plan, due
 
-ABOUT_LABELS: Mapping[str, Any] = {  # or about images as a class is told by them: key -> off
+ABOUT_LABELS: Mapping[str, Any] = {  # or about the classes that images show: key -> off
     "augment.mixup_alpha": 0.0,
     "augment.cutmix_alpha": 0.0,
     "augment.label_smoothing": 0.0,

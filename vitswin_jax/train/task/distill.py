@@ -18,7 +18,7 @@ from vitswin_jax.train.task.losses import DISTILLATIONS, Loss
 
 @dataclass(frozen=True)
 class Distillation:
-    """What a student learns from a teacher, whose parameters the step is given.
+    """A student's loss from a teacher, whose parameters the step is given.
 
     The loss is (1 - alpha) of the labels' and alpha of `kind`, "soft" (with `temperature`) or
     "hard". A student with a distillation token learns the labels by its class token's head and the

@@ -21,7 +21,7 @@ MixMode = Literal["batch", "pair", "element"]
 
 @dataclass(frozen=True)
 class Mixing:
-    """How batches are mixed and labels softened; the defaults do nothing. timm's `Mixup`.
+    """Mixup, CutMix and label smoothing of batches; the defaults do nothing. timm's `Mixup`.
 
     `mixup_alpha` (arXiv:1710.09412) and `cutmix_alpha` (arXiv:1905.04899) are of the Beta
     distributions of the share an image keeps, 0 for off; images are mixed with probability

@@ -72,7 +72,7 @@ _SCHEMA = {
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a native file states."""
+    """The facts in the header of a native file."""
 
     metadata: Mapping[str, Any]
     checksums: Mapping[str, int]

@@ -77,7 +77,7 @@ _NPY_HEADERS = {
 
 @dataclass(frozen=True)
 class Contents:
-    """What a weights file holds."""
+    """The contents of a weights file."""
 
     format: str
     """ "npz", "safetensors", "pth" or "checkpoint"."""

@@ -34,7 +34,7 @@ class DamageError(ValueError):
 
 @dataclass(frozen=True)
 class Tensor:
-    """What a file says of a tensor, and how to read it: fresh memory each time."""
+    """A tensor of a file: its shape and dtype, and a reader that returns fresh memory each time."""
 
     shape: tuple[int, ...]
     dtype: np.dtype

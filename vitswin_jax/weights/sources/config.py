@@ -28,7 +28,7 @@ SCHEMAS: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Stated:
-    """What a configuration states; None and empty: nothing."""
+    """The facts that a configuration states; None and empty: nothing."""
 
     origin: str
     """Its path, for messages."""

@@ -1,4 +1,4 @@
-"""Which original a weights file is from, and the model in it, by its keys and shapes alone."""
+"""Detection of a weights file's original project and model, from its keys and shapes only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of a model besides its tensors, and how it meets what they show.
+"""Facts about a model from outside its tensors, reconciled with the tensors.
 
 A fact is taken from the first of these that has it: the tensors, the arguments of the caller, the
 configuration beside the file, the name, the source's own default. Arguments and configurations that

@@ -1,7 +1,7 @@
 """Masked image modelling's files: SimMIM's ViT, and the decoders beside encoders of any family.
 
 Sources: microsoft/SimMIM, microsoft/Swin-Transformer, facebookresearch/mae. An encoder is read by
-the rules of its family; a decoder, only where pre-training goes on, by those here.
+the rules of its family; a decoder, which only further pre-training needs, by the rules here.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ SOURCES = (
 
 @dataclass(frozen=True)
 class Decoder:
-    """How an original's files have what of a pre-training model is not its encoder."""
+    """A decoder in an original's files: its marks, its rules and its fields."""
 
     method: str
     format: str

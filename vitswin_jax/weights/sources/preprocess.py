@@ -1,4 +1,4 @@
-"""How images are given to models whose files do not state it.
+"""The preprocessing of models whose files state none.
 
 A name says it, by the table of timm's tags (`models/tags.txt`). Without one, so do the kinds of
 model that files show: DeiT, DeiT-3, DINOv2, TIPS and CLIP's towers have one layout with AugReg's

@@ -1,4 +1,4 @@
-"""Which tensors of a file are the model: those under a root, which its own names show.
+"""The tensors of a file that are the model: those under a root, which their names show.
 
 Training code saves a model under keys and prefixes without number: `state_dict`, `module.`,
 `_orig_mod.`, `model.backbone.`, `teacher.backbone.`, `params/img/`. None of them has to be known.
@@ -85,7 +85,7 @@ class Root:
 
     @property
     def prefix(self) -> str:
-        """What comes before the model's names in the state dict."""
+        """The prefix of the model's names in the state dict."""
         return self.path.removeprefix(self.container)
 
     @property

@@ -29,7 +29,7 @@ STACKED = -3  # the axis of ours that has query, key and value, of kernels and b
 
 @dataclass(frozen=True)
 class How:
-    """How an array of theirs and the one of ours are laid out; no number is changed."""
+    """The layouts of an original's array and of ours; no number is changed."""
 
     shape: Callable[[Shape], Shape]
     """Their shape, from ours."""

@@ -1,4 +1,4 @@
-"""What a source is: one original's files of one family, and what its code does with them."""
+"""A source: one original's files of one family, and what its code does with them."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Hints(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Source:
-    """How the files of an original are recognised, described, and read."""
+    """The recognition, description and reading of an original's files."""
 
     name: str
     """As messages have it."""

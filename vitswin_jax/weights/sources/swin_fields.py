@@ -1,4 +1,4 @@
-"""What a Swin Transformer's file shows of its model, and its keys made ready."""
+"""Fields of a Swin Transformer from its file, and its keys prepared for the rules."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ _OUT_BIAS = "experts.batched_fc2_bias"
 def prepare_swin_moe(tensors: Tensors) -> Prepared:
     """Returns the tensors with each expert's parts, of the devices that had them, in one.
 
-    Where the layers behind have no bias, the experts' are zeros that are never trained: left out.
+    Where the MLPs have no second bias, the experts' second biases are untrained zeros: left out.
     """
     tensors, left_out = prepare_swin(tensors)
     plain = "layers.0.blocks.0.mlp.fc2.bias" not in tensors

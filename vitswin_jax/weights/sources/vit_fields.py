@@ -1,4 +1,4 @@
-"""What a Vision Transformer's file shows of its model, and its keys made ready for the rules."""
+"""Fields of a Vision Transformer from its file, and its keys prepared for the rules."""
 
 from __future__ import annotations
 
