@@ -21,9 +21,10 @@ from given import ROOT, follow_page, stand_in
 from PIL import Image
 from xla_flags import UNOPTIMISED
 
+GUIDES = [ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
 ALL = {
     path.relative_to(ROOT).as_posix(): path
-    for path in [*ROOT.glob("README*.md"), *sorted((ROOT / "docs").glob("*.md"))]
+    for path in [*ROOT.glob("README*.md"), *GUIDES, *sorted((ROOT / "docs").glob("*.md"))]
 }
 FIRST = ("README", "docs/concepts", "docs/data", "docs/export", "docs/weights")  # README trains
 PAGES = [

@@ -190,3 +190,19 @@ def test_objects_of_a_user_are_detached_too(tmp_path):
     own.log(3, {})
     own.close()
     assert rows == [(3, os.getpid()), "closed"]
+
+
+def test_a_new_logger_is_one_class_and_one_row(tmp_path, monkeypatch):
+    rows = []
+
+    class Ours:
+        def __init__(self, logged):
+            self.log = lambda step, numbers: rows.append((logged.project, step, numbers))
+            self.close = lambda: rows.append("closed")
+
+    monkeypatch.setattr(services, "SERVICES", services.SERVICES | {"ours": Ours})
+    assert names_of(("ours",)) == ["ours"]
+    (logger,) = make_loggers(("ours",), Logged(tmp_path, 0, {}, "a run"))
+    logger.log(2, {"lr": 0.5})
+    logger.close()
+    assert rows == [("a run", 2, {"lr": 0.5}), "closed"]
