@@ -25,7 +25,8 @@ ARROWS = {
     "benchmark": "core nn models data weights train plan",
     "results": "core nn models data weights train evaluate report",
     "trainer": "core nn models data weights train evaluate report results",
-    "__init__": "core models weights",
+    "fitting": "core models data weights train report trainer",
+    "__init__": "core models train weights fitting",
     "cli": "core nn models data weights train evaluate report explain plan export benchmark "
     "trainer",
 }

@@ -13,13 +13,18 @@ from vitswin_jax.core.version import __version__
 
 if TYPE_CHECKING:
     from vitswin_jax.core.types import UserError
+    from vitswin_jax.fitting import Fitted, fit
     from vitswin_jax.models.registry import create_model, model_names
+    from vitswin_jax.train.keep.callbacks import Callback
     from vitswin_jax.weights.load import load_metadata, load_pretrained, make_preprocess
     from vitswin_jax.weights.open import Pretrained, open_pretrained
     from vitswin_jax.weights.save import save_pretrained
 
 _HOMES = {
+    "Callback": "train.keep.callbacks",
     "create_model": "models.registry",
+    "fit": "fitting",
+    "Fitted": "fitting",
     "model_names": "models.registry",
     "load_metadata": "weights.load",
     "load_pretrained": "weights.load",
@@ -31,10 +36,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "Callback",
+    "Fitted",
     "Pretrained",
     "UserError",
     "__version__",
     "create_model",
+    "fit",
     "load_metadata",
     "load_pretrained",
     "make_preprocess",

@@ -67,7 +67,8 @@ def score_classes(
         evaluation = summarize(logits, labels, run.test.class_names)
     return Tested(
         step,
-        {"test/loss": evaluation.loss, "test/accuracy": evaluation.top1},
+        {"test/loss": evaluation.loss, "test/accuracy": evaluation.top1}
+        | run.own.scores(logits, labels),
         {"evaluation": evaluation, "compare_to": config.compare_to},
         functools.partial(Result, config.model.name, evaluation.top1, len(labels)),
     )

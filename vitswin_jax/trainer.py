@@ -22,6 +22,7 @@ from vitswin_jax.report.runs import check_comparable
 from vitswin_jax.results import PAIRS, Outcome, Results, facts_of
 from vitswin_jax.train.hosts.join import check_same, raising_together
 from vitswin_jax.train.hosts.signals import stop_in_the_loop, stopping
+from vitswin_jax.train.keep.callbacks import Callbacks
 from vitswin_jax.train.keep.checkpoint import Checkpoints
 from vitswin_jax.train.keep.claim import check_name, claimed
 from vitswin_jax.train.keep.metrics import Recorder
@@ -38,6 +39,7 @@ from vitswin_jax.train.run.announce import (
 )
 from vitswin_jax.train.run.compile import make_evaluation, make_step
 from vitswin_jax.train.run.dtype import with_dtype
+from vitswin_jax.train.run.own import NONE, Own
 from vitswin_jax.train.run.prepare import Run, prepare
 from vitswin_jax.train.run.start import save_start
 from vitswin_jax.train.state import (
@@ -67,18 +69,20 @@ def train_and_evaluate(
     command: str | None = None,
     profile: tuple[int, int] | None = None,
     accept_changed_data: bool = False,
+    own: Own = NONE,
 ) -> Outcome:
     """Trains by `config` (configs/base.py has all keys) in `workdir`; resumes an interrupted run.
 
     At each evaluation and at the end it writes the weights, model.safetensors, the best so far,
     best.safetensors, and report.html, which shows the `command` that was typed. `profile` gives the
     first and the last step to trace, counted from here. Data that changed since the last checkpoint
-    raise, unless `accept_changed_data`. Raises UserError for mistakes of the user, before it writes
-    anything if it can, and StoppedError after Ctrl-C, SIGTERM or SIGHUP, once everything is saved.
+    raise, unless `accept_changed_data`. `own` has a Python user's objects (`fitting.fit`). Raises
+    UserError for mistakes of the user, before it writes anything if it can, and StoppedError after
+    Ctrl-C, SIGTERM or SIGHUP, once everything is saved.
     Each of several hosts (`joined`) calls this with the same config and workdir, and the first host
     writes. A workdir is one run's at a time.
     """
-    with begun(config, workdir, accept_changed_data=accept_changed_data) as begin:
+    with begun(config, workdir, accept_changed_data=accept_changed_data, own=own) as begin:
         return train(config, *begin, command=command, profile=profile)
 
 
@@ -105,7 +109,8 @@ def train(
     constants = () if teacher is None else (teacher,)
     scores = PAIRS[type(options.task)].scores
     weights, evaluator = make_evaluation(run, shardings, scores=scores, features=features_step)
-    requests = Requests(workdir)
+    callbacks = Callbacks(run.own.callbacks)
+    requests = Requests(workdir, callbacks)
     with (
         stopping(requests) as stop,
         Checkpoints(
@@ -129,7 +134,8 @@ def train(
             run.schedule,
             start_step=step,
             window=checkpoints.restored["window"],
-            more_loggers=functools.partial(make_loggers, config.loggers, logged),
+            more_loggers=functools.partial(make_loggers, config.loggers, logged, run.own.loggers),
+            callbacks=callbacks,
         )
         results = Results(
             config,
@@ -161,7 +167,7 @@ def train(
 
 @contextlib.contextmanager
 def begun(
-    config: ConfigDict, workdir: str | os.PathLike[str], *, accept_changed_data: bool
+    config: ConfigDict, workdir: str | os.PathLike[str], *, accept_changed_data: bool, own: Own
 ) -> Iterator[tuple[Run, TrainState, Path, Mapping[str, Any]]]:
     """Prepares the run, lays out its state and claims its folder, or raises: all hosts alike.
 
@@ -176,7 +182,7 @@ def begun(
         if jax.process_index() == 0:
             check_loggers(config.loggers)
         config = with_dtype(config, jax.devices()[0], path)
-        run = prepare(config, path)
+        run = prepare(config, path, own=own)
         layout = state_layout(run.model, run.tx, **run.state)
         data = fingerprint(run.train, run.test)
     check_same(run.facts)

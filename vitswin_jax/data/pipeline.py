@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -17,7 +17,7 @@ from vitswin_jax.core.cores import cores
 from vitswin_jax.core.heap import keep_freed_images
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Batch, Source, UserError
-from vitswin_jax.data.augment.transforms import Preprocess, TrainTransform
+from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.data.decode import decode_image
 from vitswin_jax.data.sources.mixtures import MixtureSource, draw
 from vitswin_jax.data.workers import WorkerBatches
@@ -35,6 +35,18 @@ class Key(NamedTuple):
     epoch: int
     record: int
     copy: int = 0
+
+
+@runtime_checkable
+class Transform(Protocol):
+    """From an encoded image to an augmented one, uint8 (h, w, c)."""
+
+    @property
+    def img_size(self) -> Sequence[int]:
+        """The height and width of what it returns."""
+
+    def __call__(self, image: bytes, rng: np.random.Generator, *, name: str) -> np.ndarray:
+        """Returns the augmented image; all randomness comes from `rng`."""
 
 
 def workers_for(workers: int, *, platform: str, records: int) -> int:
@@ -55,7 +67,7 @@ def make_train_iterator(
     source: Source,
     *,
     batch_size: int,
-    transform: TrainTransform,
+    transform: Transform,
     seed: int,
     start_batch: int = 0,
     num_batches: int | None = None,
@@ -247,7 +259,7 @@ def _eval_keys(length: int, batch_size: int, rows: range, batch: int) -> list[Ke
     return [Key(0, record) if record < length else None for record in records]
 
 
-def _augment(transform: TrainTransform, seed: int, image: bytes, key: Key, name: str) -> np.ndarray:
+def _augment(transform: Transform, seed: int, image: bytes, key: Key, name: str) -> np.ndarray:
     # Counters 2**64 apart never meet: the lowest word counts the numbers drawn.
     philox = np.random.Philox(
         key=np.array([seed, _AUGMENT], np.uint64),

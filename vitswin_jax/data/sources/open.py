@@ -6,13 +6,14 @@ import os
 from typing import Any
 
 from vitswin_jax.core.choices import Faults
-from vitswin_jax.core.types import Source
+from vitswin_jax.core.types import Source, UserError
 from vitswin_jax.data.sources.digits import EMBEDDED, digits_directory
 from vitswin_jax.data.sources.files import is_file, is_folder, is_remote
 from vitswin_jax.data.sources.folders import is_written_like_a_path, open_folder
 from vitswin_jax.data.sources.huggingface import PREFIX as HUGGING_FACE
 from vitswin_jax.data.sources.huggingface import is_saved, open_huggingface
 from vitswin_jax.data.sources.mixtures import MixtureSource, is_mixture, parse_mixture
+from vitswin_jax.data.sources.objects import PREFIX as PYTHON
 from vitswin_jax.data.sources.shards import COMPRESSED, SUFFIX, holds_shards, open_shards
 from vitswin_jax.data.sources.splits import Dataset
 from vitswin_jax.data.sources.tables import open_table
@@ -41,6 +42,10 @@ def open_source(
 
     Raises UserError where there is no such dataset or split, or it is not prepared.
     """
+    if dataset.startswith(PYTHON):
+        raise UserError(
+            f"{dataset}: was passed to `vitswin_jax.fit` as objects; name a dataset in its place."
+        )
     if is_mixture(dataset):
         parts, shares = zip(*parse_mixture(dataset), strict=True)
         where: dict[str, Any] = {"data_dir": data_dir, "outside_files": outside_files}

@@ -14,6 +14,7 @@ import optax
 
 from vitswin_jax.core.rows import STEP, read_rows
 from vitswin_jax.core.types import UserError
+from vitswin_jax.train.keep.callbacks import Callbacks
 from vitswin_jax.train.keep.loggers import TIME, Jsonl, Logger, Progress
 from vitswin_jax.train.keep.timing import DEVICE, EVALUATE, SAVE, InputWatch, Laps, shares
 from vitswin_jax.train.run.plan import Plan
@@ -95,13 +96,15 @@ class Recorder:
         self,
         workdir: Path,
         plan: Plan,
-        schedule: optax.Schedule,
+        schedule: optax.Schedule | None,
         *,
         start_step: int,
         window: Window = (),
         more_loggers: Callable[[], Sequence[Logger]] = tuple,
+        callbacks: Callbacks | None = None,
     ) -> None:
         """`more_loggers` opens what the run has besides metrics.jsonl and its progress."""
+        self._callbacks = callbacks or Callbacks(())
         self._plan, self._schedule = plan, schedule
         self._progress: Progress | None = None
         self._loggers: list[Logger] = []
@@ -136,6 +139,7 @@ class Recorder:
             if (row := self._log.turn()) is not None:
                 self._write_train(*row)
             self._laps.lap(DEVICE)
+        self._callbacks.step(step, metrics)
 
     def _rate(self, step: int) -> float:
         """Returns images per second since the last call."""
@@ -161,6 +165,7 @@ class Recorder:
         """Writes the numbers of an evaluation that has just ended."""
         self._laps.lap(EVALUATE)
         self._write(step, numbers)
+        self._callbacks.evaluation(step, numbers)
 
     def _write(self, step: int, numbers: Mapping[str, float]) -> None:
         for logger in self._loggers:
@@ -168,7 +173,8 @@ class Recorder:
 
     def _write_train(self, step: int, means: Mapping[str, float]) -> None:
         numbers = {f"train/{key}": value for key, value in means.items()}
-        numbers["lr"] = float(self._schedule(step - 1))
+        if self._schedule is not None:
+            numbers["lr"] = float(self._schedule(step - 1))
         numbers |= self._pace.pop(step, {})
         self._write(step, numbers)
 

@@ -167,6 +167,29 @@ def make_tx(
     return optax.GradientTransformation(init, tx.update)
 
 
+class OwnState(NamedTuple):
+    """The state of a user's optimizer, at a path of its own for its sharding."""
+
+    own: optax.OptState
+
+
+def own_tx(tx: Any, groups: Groups) -> optax.GradientTransformation:
+    """Returns a user's optimizer, which is given, as its state, only what trains."""
+    rule = train_alone(tx, groups) if groups.freezes else tx
+
+    def init(params: Params) -> OwnState:
+        groups.check(params)
+        return OwnState(rule.init(params))
+
+    def update(
+        updates: Params, state: OwnState, params: Params | None = None
+    ) -> tuple[Params, OwnState]:
+        updates, own = rule.update(updates, state.own, params)
+        return updates, OwnState(own)
+
+    return optax.GradientTransformation(init, update)
+
+
 def add_decay(weight_decay: float, groups: Groups) -> optax.GradientTransformation:
     """Adds `weight_decay`, times each parameter's own factor, times what trains."""
 

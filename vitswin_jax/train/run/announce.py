@@ -96,7 +96,7 @@ def announce_schedule(
     """
     now = run.plan.schedule_counts()
     before = None if before is None else with_tuples(before)
-    if before is None or before == now or step >= run.plan.total_steps:
+    if run.schedule is None or before in (None, now) or step >= run.plan.total_steps:
         return
     optim = config.optim.to_dict()
     keys = {key: optim[key] for key in SCHEDULE_KEYS if optim.get(key) is not None}

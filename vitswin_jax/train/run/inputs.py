@@ -11,26 +11,37 @@ import jax
 from jax.sharding import Mesh
 
 from vitswin_jax.core.types import Source
-from vitswin_jax.data.augment.transforms import Preprocess, TrainTransform
+from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.data.pipeline import (
     BatchIterator,
     EvalBatches,
+    Transform,
     make_eval_batches,
     make_train_iterator,
     workers_for,
 )
 from vitswin_jax.data.sources.open import check_same_classes, open_source
+from vitswin_jax.data.sources.splits import Dataset
 from vitswin_jax.train.sharding import shard_batch
 
 Batches = Generator[dict[str, jax.Array], None, None]
 Opener = Callable[..., tuple[Source, Source]]
 
 
-def open_data(data: dict[str, Any], *, seed: int) -> tuple[Source, Source]:
-    """Opens the train and the test split; takes from `data` the keys that say which."""
+def open_data(
+    data: dict[str, Any], *, seed: int, dataset: Dataset | None = None
+) -> tuple[Source, Source]:
+    """Opens the train and the test split, of `dataset` if it is passed.
+
+    Takes from `data` the keys that say which.
+    """
     where = {key: data.pop(key) for key in ("dataset", "data_dir", "holdout", "outside_files")}
     splits = [data.pop("train_split"), data.pop("test_split")]
-    train, test = (open_source(split=split, seed=seed, **where) for split in splits)
+    if dataset is None:
+        train, test = (open_source(split=split, seed=seed, **where) for split in splits)
+    else:
+        holdout = where["holdout"]
+        train, test = (dataset.open(split, holdout=holdout, seed=seed) for split in splits)
     check_same_classes(train, test)
     return train, test
 
@@ -42,7 +53,7 @@ def make_inputs(
     eval_batch_size: int,
     workers: int,
     on_unreadable: str,
-    transform: TrainTransform,
+    transform: Transform,
     preprocess: Preprocess,
     mesh: Mesh,
     seed: int,

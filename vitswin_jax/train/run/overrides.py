@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +91,28 @@ def apply(config: ConfigDict, override: Override, *, also: Iterable[str] = ()) -
             f"{override.flag} needs {KINDS.get(kind, 'a value')}{given.format(override.flag, text)}"
             f"{now}."
         ) from error
+
+
+def set_keys(config: ConfigDict, values: Mapping[str, Any]) -> None:
+    """Sets keys, "section.key", to values of Python; raises UserError for what cannot be."""
+    for key, value in values.items():
+        keys = config_keys(config)
+        check_known([Override(key, key, None)], keys, ())
+        section, _, name = key.rpartition(".")
+        kind = (config[section] if section else config).get_type(name)
+        try:
+            config.update_from_flattened_dict({key: value})
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"{key} needs {KINDS.get(kind, 'a value')}, not {value!r}; now it is {keys[key]!r}."
+            ) from error
+
+
+def set_short(config: ConfigDict, values: Mapping[str, Any]) -> None:
+    """Sets the keys of SHORT that are not None, and clears those that say the same."""
+    given = {SHORT[name]: value for name, value in values.items() if value is not None}
+    cleared = [key for name in given for key in INSTEAD.get(name, ())]
+    set_keys(config, dict.fromkeys(cleared) | given)
 
 
 def _parse(kind: type, text: str | None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from vitswin_jax.core.choices import Faults, one_of
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Source, UserError
 from vitswin_jax.data.augment.transforms import Preprocess, TrainTransform
-from vitswin_jax.data.pipeline import EvalBatches
+from vitswin_jax.data.pipeline import EvalBatches, Transform
 from vitswin_jax.data.sources.labels import make_class_weights
 from vitswin_jax.nn.quantized import SCHEMES, multiplies_codes
 from vitswin_jax.train.optim.ema import make_ema
@@ -26,6 +27,15 @@ from vitswin_jax.train.optim.lora import make_lora
 from vitswin_jax.train.optim.optimizers import make_optim
 from vitswin_jax.train.run.dtype import with_dtype
 from vitswin_jax.train.run.inputs import Batches, Opener, make_inputs, open_data
+from vitswin_jax.train.run.own import (
+    NONE,
+    Augment,
+    LossFunction,
+    Own,
+    OwnTransform,
+    own_loss,
+    own_optimizer,
+)
 from vitswin_jax.train.run.plan import Plan, make_plan, split_fields
 from vitswin_jax.train.run.start import Start, make_start, open_teacher, read_start
 from vitswin_jax.train.run.unlabelled import Probes, make_probes, model_section
@@ -52,12 +62,14 @@ class Run:
     make_train_batches: Callable[[int, int], Batches]  # from one global batch to another
     test_batches: EvalBatches
     plan: Plan
-    schedule: optax.Schedule
+    schedule: optax.Schedule | None
+    """The learning rate by step; None where only a user's optimizer knows it."""
     tx: optax.GradientTransformation
     options: StepOptions
     head_bias: float
     teacher: Start | None
     probes: Probes | None
+    own: Own
 
     @property
     def model(self) -> nn.Module:
@@ -97,10 +109,12 @@ def prepare(
     *,
     devices: Sequence[jax.Device] | None = None,
     opener: Opener | None = None,
+    own: Own = NONE,
 ) -> Run:
     """Builds everything a run needs from its config, each section handed over whole.
 
     If `workdir` already has a run from weights, the model is as it was at that run's start.
+    `own` has what a Python user passed in place of what the config names.
     `vitswin plan` passes `devices` of a topology without hardware, and an `opener` in place of
     `open_data` if the data is not available.
     Raises UserError for what does not fit, before any file is written.
@@ -114,20 +128,26 @@ def prepare(
     )
     for name in ("batch_size", "eval_batch_size"):
         check_batch_size(f"data.{name}", data[name], mesh)
-    train, test = (opener or open_data)(data, seed=config.seed)
+    opener = opener or functools.partial(open_data, dataset=own.dataset)
+    train, test = opener(data, seed=config.seed)
     head_bias, aux_weight = loss.pop("head_bias_init"), loss.pop("aux_weight")
-    objective = build_objective(train, class_weights=data.pop("class_weights"), **loss)
+    objective = build_objective(
+        train, class_weights=data.pop("class_weights"), own=own.loss, **loss
+    )
     pretrain = model_section(config.to_dict())
     start = open_start(config, train, workdir, pretrain)
     preprocess = start.preprocess
     repeats = augment.pop("repeats")
-    transform, erasing, mixing = build_augmentation(augment, preprocess)
+    transform, erasing, mixing = build_augmentation(augment, preprocess, own=own.augment)
 
     plan = make_plan(
         optim, dict(config.run), num_examples=len(train), batch_size=data["batch_size"]
     )
     accum_steps = optim.pop("accum_steps")
     schedule, tx, groups = make_optim(optim | plan.schedule_counts())
+    rate: optax.Schedule | None = schedule
+    if own.optimizer is not None:
+        rate, tx = own_optimizer(own.optimizer, schedule, groups)
     check_batch_size("data.batch_size / optim.accum_steps", data["batch_size"] // accum_steps, mesh)
     distillation, teacher = make_distillation(train, start, **config.distill)
     make_train_batches, make_test_batches = make_inputs(
@@ -160,19 +180,23 @@ def prepare(
         make_train_batches=make_train_batches,
         test_batches=make_test_batches(test),
         plan=plan,
-        schedule=schedule,
+        schedule=rate,
         tx=tx,
         options=options,
         head_bias=head_bias,
         teacher=teacher,
         probes=make_probes(train, test, make_test_batches, dict(config.pretrain)),
+        own=own,
     )
 
 
 def build_augmentation(
-    section: dict[str, Any], preprocess: Preprocess
-) -> tuple[TrainTransform, Erasing, Mixing]:
-    """Divides `config.augment` among what reads it; raises one UserError for all that is wrong."""
+    section: dict[str, Any], preprocess: Preprocess, *, own: Augment | None
+) -> tuple[Transform, Erasing, Mixing]:
+    """Divides `config.augment` among what reads it; raises one UserError for all that is wrong.
+
+    A user's `own` function is in place of the transform of each image.
+    """
     parts = split_fields(section, TrainTransform, Erasing, Mixing)
     parts[0] |= {"img_size": preprocess.img_size, "mean": preprocess.mean}
     built, faults = [], Faults()
@@ -182,15 +206,18 @@ def build_augmentation(
         except UserError as error:
             faults.append(str(error).removeprefix("augment: ").removesuffix("."))
     faults.check("augment: ")
-    return tuple(built)
+    transform, *others = built
+    return (transform if own is None else OwnTransform(own, preprocess), *others)
 
 
-def build_objective(train: Source, *, name: str, class_weights: Any) -> dict[str, Any]:
-    """Returns the loss and the class weights of `Supervised`.
+def build_objective(
+    train: Source, *, name: str, class_weights: Any, own: LossFunction | None
+) -> dict[str, Any]:
+    """Returns the loss, a user's `own` or by its name, and the class weights of `Supervised`.
 
     Raises UserError if images have several labels and the loss lets classes compete.
     """
-    loss = make_loss(name=name)
+    loss = make_loss(name=name) if own is None else own_loss(own, len(train.class_names))
     if train.multi_label and loss.competing:
         raise UserError(
             f"loss.name='{name}' but {train.name} has several labels an image; loss.name must be "

@@ -9,12 +9,14 @@ import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from vitswin_jax.core import recipes
 from vitswin_jax.core.types import UserError
-from vitswin_jax.models.registry import model_kwargs, resolve_name
+from vitswin_jax.models.registry import FAMILIES, family_of, model_kwargs, resolve_name
 from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.train.run.overrides import apply_overrides
 
@@ -62,6 +64,25 @@ def set_model(config: ConfigDict, name: str) -> None:
     }
     with _imported(recipes.FOLDER / f"{recipes.DEFAULTS}.py") as base, config.unlocked():
         config.model = base.model_section(name, **kept)
+
+
+def set_module(config: ConfigDict, module: Any) -> None:
+    """Puts a model of `create_model` into a config, with all its fields but the classes' number.
+
+    That is the data's, unless the module has another than its family's default.
+    """
+    if not any(type(module) is family for family in FAMILIES.values()):
+        raise UserError(
+            f"model: is {type(module).__name__}; it must be a name or a model of create_model."
+        )
+    name = family_of(module)
+    by_default = model_kwargs(name)
+    fields = {key: getattr(module, key) for key in by_default}
+    fields["dtype"] = jnp.dtype(fields["dtype"]).name
+    if fields["num_classes"] == by_default["num_classes"]:
+        del fields["num_classes"]
+    with _imported(recipes.FOLDER / f"{recipes.DEFAULTS}.py") as base, config.unlocked():
+        config.model = base.model_section(name, **fields)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,228 @@
+"""Training from Python: a model, data that are objects or a name, and the objects of one's own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import flax.linen as nn
+from ml_collections import ConfigDict
+
+from vitswin_jax.core.rows import read_rows
+from vitswin_jax.core.types import UserError
+from vitswin_jax.data.augment.transforms import Preprocess
+from vitswin_jax.data.sources.objects import open_objects
+from vitswin_jax.models.registry import model_kwargs
+from vitswin_jax.report.results import PretrainingResult, Result
+from vitswin_jax.train.hosts.signals import StoppedError
+from vitswin_jax.train.keep.callbacks import Callbacks
+from vitswin_jax.train.run.overrides import set_keys, set_short
+from vitswin_jax.train.run.own import (
+    Augment,
+    LossFunction,
+    Metric,
+    Optimizer,
+    Own,
+    OwnCallback,
+    OwnLogger,
+)
+from vitswin_jax.train.run.recipe import read_recipe, set_model, set_module
+from vitswin_jax.trainer import train_and_evaluate
+from vitswin_jax.weights.open import open_pretrained
+from vitswin_jax.weights.runs import METRICS
+
+ANY_MODEL, FROM_WEIGHTS = "folder", "finetune"
+"""The recipes of a run without one of its own: from scratch, and from weights."""
+
+
+if TYPE_CHECKING:
+    ModelOrName = str | nn.Module | None
+    Number = int | float
+else:  # anything may be passed, and what cannot be used raises UserError
+    ModelOrName = Number = Any
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The result of `fit`: the trained model, and how it was trained."""
+
+    model: nn.Module = field(repr=False)
+    """The Linen module."""
+    variables: Mapping[str, Any] = field(repr=False)
+    """Its variables: `model.apply(variables, images)` gives logits (b, k)."""
+    preprocess: Preprocess
+    """The function from an image, uint8 (h, w, c), to the model's input, float32 (H, W, c)."""
+    class_names: tuple[str, ...]
+    history: Sequence[Mapping[str, Any]] = field(repr=False)
+    """The rows of metrics.jsonl: `step`, `epoch`, `train/loss`, `test/accuracy`, ..."""
+    result: Result | PretrainingResult
+    workdir: Path | None
+    """The run's folder, None if none was given."""
+
+    @property
+    def test_accuracy(self) -> float:
+        """The share of test images that were named rightly, in [0, 1]; NaN without labels."""
+        return getattr(self.result, "test_accuracy", float("nan"))
+
+    def column(self, name: str) -> tuple[list[int], list[float]]:
+        """Returns the steps and the values of one number of the history, to be plotted."""
+        rows = [row for row in self.history if row.get(name) is not None]
+        return [row["step"] for row in rows], [row[name] for row in rows]
+
+
+def fit(
+    model: ModelOrName,
+    data: Any,
+    *,
+    test: Any = None,
+    class_names: Sequence[str] | None = None,
+    recipe: str | ConfigDict | None = None,
+    init_from: str | None = None,
+    workdir: str | os.PathLike[str] | None = None,
+    epochs: Number | None = None,
+    batch_size: Number | None = None,
+    lr: Number | None = None,
+    img_size: int | tuple[int, int] | None = None,
+    seed: Number | None = None,
+    config: Mapping[str, Any] | None = None,
+    loss: LossFunction | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    augment: Augment | None = None,
+    optimizer: Optimizer | None = None,
+    loggers: Sequence[str | OwnLogger] = (),
+    callbacks: Sequence[OwnCallback] = (),
+    accept_changed_data: bool = False,
+) -> Fitted:
+    """Trains a model on data, as `vitswin train` does, and returns it with its history.
+
+    What is trained, on what:
+
+    - `model` is a name (`model_names`), a module of `create_model`, whose number of classes is the
+      data's, or None for the recipe's own. `init_from` has weights to start from: a file of any
+      source, a run's workdir or a published name.
+    - `data` is (images, labels); an object with a length and items, as PyTorch's datasets, Grain's
+      MapDataset and lists are; an iterable of examples or batches, which is read once into memory;
+      or a dataset's name, such as a folder. An example is (image, label), or a mapping of these
+      names. An image is uint8 (h, w, c) in [0, 255] or float in [0, 1], not normalised, also
+      (h, w), (c, h, w) or PIL's; images may differ in size, and the run resizes them. A label is a
+      whole number in [0, k), a class's name, or of several classes a row (k,) of 0 and 1.
+    - `test` has the test examples, in any of these forms; without it a quarter of each class is
+      held out of `data` (`data.holdout`).
+    - `recipe` is a name ("digits:vit"), a file or a ConfigDict; the default is "folder", or
+      "finetune" with `init_from`. `epochs`, `batch_size`, `lr` (the peak), `img_size` and `seed`
+      are the frequent keys; `config` sets any other, {"optim.weight_decay": 0.1}.
+    - `workdir` keeps the run: its weights, rows, report and checkpoints, from which the same call
+      resumes. Without it nothing is kept but what is returned.
+
+    Objects of one's own, in place of what the recipe names:
+
+    - `loss(logits, targets)`: float (b, k) each -> the loss of each example, float (b,); in JAX.
+      Targets are soft: mixed and smoothed.
+    - `metrics`: name -> function(logits, labels) -> one number; NumPy arrays (n, k) and int (n,),
+      or (n, k) of 0 and 1, of the whole test split. They are `test/NAME` in the history.
+    - `augment(image, rng)`: uint8 (h, w, c), numpy.random.Generator -> uint8 (H, W, c).
+    - `optimizer`: an optax.GradientTransformation, or a function from the recipe's schedule
+      (step -> rate) to one. Of `config.optim` it leaves the length, `accum_steps` and what trains.
+    - `loggers`: names of `config.loggers`, and objects with `log(step, numbers)` and `close()`.
+    - `callbacks`: objects with some of the methods of `Callback`, or functions of (step, numbers)
+      that are called at each evaluation.
+
+    Raises UserError, in one line, for what does not fit, such as labels out of range, float images
+    outside [0, 1], no examples or a metric that is no number. What a function of yours raises
+    reaches the caller; Ctrl-C raises StoppedError once the workdir has all, and KeyboardInterrupt
+    without a workdir.
+
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> labels = np.arange(64) % 2
+    >>> images = rng.integers(0, 99, (64, 8, 8, 1), np.uint8) + 99 * labels[:, None, None, None]
+    >>> tiny = vitswin_jax.create_model("vit", img_size=8, patch_size=4, embed_dim=8, depth=1,
+    ...                                 num_heads=2)
+    >>> fitted = fit(tiny, (images.astype(np.uint8), labels), epochs=1, batch_size=16)
+    >>> fitted.class_names, fitted.model.num_classes
+    (('0', '1'), 2)
+    """
+    named = tuple(each for each in loggers if isinstance(each, str))
+    objects = tuple(each for each in loggers if not isinstance(each, str))
+    given = {"epochs": epochs, "batch-size": batch_size, "lr": lr, "img-size": img_size}
+    chosen = make_config(model, recipe=recipe, init_from=init_from)
+    dataset = None
+    if isinstance(data, str | os.PathLike):
+        if test is not None or class_names is not None:
+            raise UserError("test and class_names are for data that are objects; a name has both.")
+        chosen.data.dataset = os.fspath(data)
+    else:
+        dataset = open_objects(data, test, class_names=class_names)
+        chosen.data.update(dataset=dataset.name, workers=0)  # threads: nothing is to be decoded
+    set_short(chosen, given | {"seed": seed})
+    set_keys(chosen, config or {})
+    if named:
+        chosen.loggers = named
+    own = Own(
+        dataset=dataset,
+        loss=loss,
+        augment=augment,
+        optimizer=optimizer,
+        metrics=dict(metrics or {}),
+        loggers=objects,
+        callbacks=tuple(callbacks),
+    )
+    called = Callbacks(own.callbacks)
+    with _folder(workdir) as folder:
+        result = train_and_evaluate(
+            chosen, folder, accept_changed_data=accept_changed_data, own=own
+        )
+        weights = open_pretrained(folder)
+        fitted = Fitted(
+            model=weights.model,
+            variables=weights.variables,
+            preprocess=weights.preprocess,
+            class_names=weights.class_names,
+            history=tuple(row for _, row in read_rows(folder / METRICS).lines),
+            result=result,
+            workdir=None if workdir is None else folder,
+        )
+    called.end(fitted)
+    return fitted
+
+
+def make_config(
+    model: ModelOrName, *, recipe: str | ConfigDict | None, init_from: str | None
+) -> ConfigDict:
+    """Returns the recipe's config with the model; raises UserError for what is unknown."""
+    if isinstance(recipe, ConfigDict):
+        config = ConfigDict(recipe).copy_and_resolve_references().lock()
+    elif recipe is not None:
+        config = read_recipe(recipe)
+    elif init_from is not None:
+        config = read_recipe(f"{FROM_WEIGHTS}:{init_from}")
+    elif model is None:
+        raise UserError("model is None; name one, or pass a recipe or init_from, which do.")
+    else:
+        config = read_recipe(ANY_MODEL)
+    if isinstance(model, str):
+        model_kwargs(model)  # an unknown name raises with the nearest
+        set_model(config, model)
+    elif model is not None:
+        set_module(config, model)
+    if init_from is not None:
+        config.init_from = init_from
+    return config
+
+
+@contextlib.contextmanager
+def _folder(workdir: str | os.PathLike[str] | None) -> Iterator[Path]:
+    """Gives the run's folder, or one that is removed at the end."""
+    if workdir is not None:
+        yield Path(workdir).expanduser()
+        return
+    with tempfile.TemporaryDirectory(prefix="vitswin_jax-") as folder:
+        try:
+            yield Path(folder)
+        except StoppedError as error:
+            raise KeyboardInterrupt("stopped; nothing is kept, for there is no workdir.") from error

@@ -1,0 +1,73 @@
+"""Callbacks: methods of a Python user that a run calls at steps, evaluations and its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jax import Array
+
+from vitswin_jax.core.types import UserError
+
+METHODS = ("on_step", "on_evaluation", "on_end")
+
+
+class Callback:
+    """The methods that `vitswin_jax.fit` calls; a class of your own overrides those it needs.
+
+    A method that returns True ends the run after the next step at most, with its results. What a
+    method raises ends the run and reaches the caller of `fit`. Each of several hosts calls them,
+    and the first one's answer counts.
+    """
+
+    def on_step(self, step: int, metrics: Mapping[str, Array]) -> bool | None:
+        """Is called after each step, with `loss`, `grad_norm` and `accuracy` of its batch.
+
+        They are arrays on the device: float(metrics["loss"]) waits for the step.
+        """
+
+    def on_evaluation(self, step: int, numbers: Mapping[str, float]) -> bool | None:
+        """Is called after each evaluation, with `test/loss`, `test/accuracy` and your metrics."""
+
+    def on_end(self, fitted: Any) -> None:
+        """Is called at the end, with what `fit` returns."""
+
+
+class Callbacks:
+    """The callbacks of a run; a function stands for `on_evaluation`.
+
+    Raises UserError for an object that has none of the methods.
+    """
+
+    def __init__(self, callbacks: Sequence[Any]) -> None:
+        self.asks_to_end = False
+        """Whether a callback has asked for the run's end."""
+        self._called: dict[str, list[Callable[..., Any]]] = {name: [] for name in METHODS}
+        for each in callbacks:
+            if isinstance(each, type):
+                raise UserError(f"callbacks: {each.__name__} is a class; pass {each.__name__}().")
+            methods = {name: getattr(each, name) for name in METHODS if hasattr(each, name)}
+            if not methods and callable(each):
+                methods = {"on_evaluation": each}
+            if not methods:
+                kind = type(each).__name__
+                raise UserError(f"callbacks: {kind} has no method {', '.join(METHODS)}.")
+            for name, method in methods.items():
+                self._called[name].append(method)
+
+    def step(self, step: int, metrics: Mapping[str, Array]) -> None:
+        """Calls what wants to hear of a step."""
+        self._call("on_step", step, metrics)
+
+    def evaluation(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Calls what wants to hear of an evaluation."""
+        self._call("on_evaluation", step, numbers)
+
+    def end(self, fitted: Any) -> None:
+        """Calls what wants to hear of the end."""
+        self._call("on_end", fitted)
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        for method in self._called[name]:
+            if method(*arguments) is True:
+                self.asks_to_end = True
