@@ -27,8 +27,9 @@ ARROWS = {
     "trainer": "core nn models data weights train evaluate report results",
     "fitting": "core models data weights train report trainer",
     "__init__": "core models train weights fitting",
+    "tune": "core nn models data weights train evaluate report plan results trainer",
     "cli": "core nn models data weights train evaluate report explain plan export benchmark "
-    "trainer",
+    "trainer tune",
 }
 
 

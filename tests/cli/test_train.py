@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from vitswin_jax import cli
+from vitswin_jax.cli.place import choose_workdir
 from vitswin_jax.cli.recipe import EXAMPLES, choose, read_config
-from vitswin_jax.cli.train import choose_workdir
 from vitswin_jax.core.recipes import FOLDER, is_recipe, recipe_names
 from vitswin_jax.core.types import UserError
 from vitswin_jax.weights.published import find_published

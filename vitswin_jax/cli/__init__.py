@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None, *, command: str | None = None) -> in
 
     It is 0, 1 for a mistake, which one line names, 2 for wrong usage, or 128 + a signal's number.
     """
-    own_process = argv is None
+    began, own_process = time.monotonic(), argv is None
     arguments = list(sys.argv[1:] if argv is None else argv)
     typed = ["vitswin", *arguments]
     if command is not None:
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None, *, command: str | None = None) -> in
         _say_what_there_is()
         sys.exit(2)
     args = _parse(arguments)
-    args.command = typed
+    args.command, args.began = typed, began
     keep_compiled_programs()
     if own_process:
         heap.keep_freed_memory()

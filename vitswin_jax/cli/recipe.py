@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from vitswin_jax.cli.inputs import holds_weights
 from vitswin_jax.core import recipes
@@ -12,6 +13,8 @@ from vitswin_jax.core.types import UserError, naming
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
+
+    from vitswin_jax.train.run.overrides import Override
 
 ANY_MODEL, FROM_WEIGHTS = "folder", "finetune"
 """The recipes of data without a recipe of their own: from scratch, and from --init-from."""
@@ -75,30 +78,69 @@ def list_recipes() -> list[str]:
 
 def read_config(args: argparse.Namespace, *, also: Sequence[str] = ()) -> ConfigDict:
     """Returns the config that the arguments name; `also` are the command's other flags."""
-    from vitswin_jax.train.run import overrides
-    from vitswin_jax.train.run.recipe import read_defaults, read_recipe, set_model
+    return Named.of(args, also=also).config({})
 
-    words, keys = _divide(args)
-    also = [*also, *(f"--{name}" for name in ("config", "model", *overrides.SHORT))]
-    changes = [overrides.parse_override(key) for key in keys]
-    # First, for what follows a flag that is misspelt is taken for RECIPE or DATA.
-    known = overrides.config_keys(read_defaults("vit"))
-    overrides.check_known((c for c in changes if not c.key.startswith("model.")), known, also)
-    recipe, data = choose(words, config=args.config, init_from=args.init_from)
-    config = read_recipe(recipe)
-    models = [args.model, *(change.value for change in changes if change.key == "model.name")]
-    for name in filter(None, models):
-        set_model(config, name)
-    if data is not None:
-        config.data.dataset = data
-    for name, key in overrides.SHORT.items():
-        if (value := getattr(args, name.replace("-", "_"))) is not None:
-            config.update_from_flattened_dict(dict.fromkeys(overrides.INSTEAD.get(key, ())))
-            overrides.apply(config, overrides.Override(f"--{name}", key, value))
-    for change in changes:
-        if change.key != "model.name":
-            overrides.apply(config, change, also=also)
-    return config
+
+@dataclass(frozen=True)
+class Named:
+    """What arguments name: a recipe, its data, and the keys that they set."""
+
+    args: argparse.Namespace
+    recipe: str
+    data: str | None
+    """None: the recipe's own."""
+    given: bool
+    """Whether the recipe was named, rather than follows from the data."""
+    changes: Sequence[Override]
+    also: Sequence[str]
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, *, also: Sequence[str] = ()) -> Named:
+        """Reads the arguments; raises UserError for words and keys that name nothing."""
+        from vitswin_jax.train.run import overrides
+        from vitswin_jax.train.run.recipe import read_defaults
+
+        words, keys = _divide(args)
+        also = [*also, *(f"--{name}" for name in ("config", "model", *overrides.SHORT))]
+        changes = [overrides.parse_override(key) for key in keys]
+        # First, for what follows a flag that is misspelt is taken for RECIPE or DATA.
+        known = overrides.config_keys(read_defaults("vit"))
+        overrides.check_known((c for c in changes if not c.key.startswith("model.")), known, also)
+        recipe, data = choose(words, config=args.config, init_from=args.init_from)
+        given = args.config is not None or data is None or len(words) == 2
+        return cls(args, recipe, data, given, changes, also)
+
+    def keys(self) -> set[str]:
+        """Returns the keys that the arguments set."""
+        from vitswin_jax.train.run.overrides import SHORT
+
+        short = {key for name, key in SHORT.items() if self._short(name) is not None}
+        model = {"model.name"} if self.args.model else set()
+        return short | model | {change.key for change in self.changes}
+
+    def config(self, keys: Mapping[str, Any], recipe: str | None = None) -> ConfigDict:
+        """Returns the recipe's config, with `keys`, and in their place what the arguments set."""
+        from vitswin_jax.train.run import overrides
+        from vitswin_jax.train.run.recipe import read_recipe, set_model
+
+        config = read_recipe(self.recipe if recipe is None else recipe)
+        names = (change.value for change in self.changes if change.key == "model.name")
+        for name in filter(None, [self.args.model, *names]):
+            set_model(config, name)
+        if self.data is not None:
+            config.data.dataset = self.data
+        config.update_from_flattened_dict(dict(keys))
+        for name, key in overrides.SHORT.items():
+            if (value := self._short(name)) is not None:
+                config.update_from_flattened_dict(dict.fromkeys(overrides.INSTEAD.get(key, ())))
+                overrides.apply(config, overrides.Override(f"--{name}", key, value))
+        for change in self.changes:
+            if change.key != "model.name":
+                overrides.apply(config, change, also=self.also)
+        return config
+
+    def _short(self, name: str) -> str | None:
+        return getattr(self.args, name.replace("-", "_"))
 
 
 def choose(

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 import shlex
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
 
+from vitswin_jax.cli.minutes import add_minutes, train_in_minutes
+from vitswin_jax.cli.place import choose_workdir
 from vitswin_jax.cli.recipe import EXAMPLES, add_recipe, list_recipes, read_config
 from vitswin_jax.core.terminal import say
 from vitswin_jax.core.types import UserError
 
-if TYPE_CHECKING:
-    from ml_collections import ConfigDict
-
-RUNS = Path("runs")
-"""Where runs are that have a name and no --workdir."""
-
-_FLAGS = ("--workdir", "--name", "--accept-changed-data", "--profile")
+_FLAGS = ("--minutes", "--base", "--workdir", "--name", "--accept-changed-data", "--profile")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="These steps, counted from where the run begins, are traced for XProf; without a "
         "value they are 10:20.",
     )
+    add_minutes(parser)
     _add_hosts(parser)
     parser.epilog = "\n".join([EXAMPLES, *list_recipes()])
 
@@ -81,6 +75,10 @@ def run(args: argparse.Namespace) -> int:
     told = logging.getLogger("vitswin_jax")
     _check_hosts(args)
     told.setLevel(logging.INFO)
+    if args.minutes is not None or args.base is not None:
+        outcome = train_in_minutes(args, profile, also=_FLAGS)
+        say(outcome)
+        return 0
     config = read_config(args, also=_FLAGS)
     workdir = choose_workdir(args.workdir, args.name, config)
     with joined(
@@ -114,29 +112,3 @@ def _check_hosts(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')}={value} must be {least} or more.")
-
-
-def choose_workdir(workdir: str | None, name: str | None, config: ConfigDict) -> str:
-    """Returns the run's folder: the one given, or runs/NAME, by default runs/DATA-MODEL."""
-    if workdir is not None and name is not None:
-        raise UserError(f"--workdir={workdir} and --name={name} are two folders; give one of them.")
-    if workdir is not None:
-        return workdir
-    if name is None:
-        name = f"{_short_name(config.data.dataset)}-{config.model.name}"
-    elif name in ("", ".", "..") or Path(name).name != name:
-        raise UserError(f"--name={name} is the name of a folder of runs/; --workdir takes a path.")
-    return str(RUNS / name)
-
-
-def _short_name(dataset: str) -> str:
-    """Returns what a folder is called by its dataset.
-
-    >>> _short_name("./flowers/"), _short_name("hf:user/beans"), _short_name("a-{000..127}.tar")
-    ('flowers', 'beans', 'a')
-    """
-    last = re.split(r"[/\\:]", dataset.rstrip("/"))[-1]
-    if last in (".", "..", "~"):
-        last = Path(dataset).expanduser().resolve().name
-    last = re.sub(r"(\.(csv|tar|tgz|gz|zst))+$", "", last)
-    return re.sub(r"[^\w.]+", "-", re.sub(r"\{.*?\}|\*", "", last)).strip("-.") or "data"

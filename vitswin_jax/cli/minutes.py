@@ -1,0 +1,95 @@
+"""`vitswin train DATA --minutes N`: chooses a recipe, and trains by it within the time."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vitswin_jax.cli.place import choose_workdir
+from vitswin_jax.cli.recipe import ANY_MODEL, FROM_WEIGHTS, Named
+from vitswin_jax.core.terminal import logger
+from vitswin_jax.core.types import UserError
+
+log = logger(__name__)
+
+_LENGTH = ("optim.epochs", "optim.total_steps", "optim.examples")
+
+
+def add_minutes(parser: argparse.ArgumentParser) -> None:
+    """Declares --minutes and --base."""
+    add = parser.add_argument
+    add(
+        "--minutes",
+        metavar="N",
+        type=float,
+        help="The whole command takes about N minutes: a short trial chooses the model's size, the "
+        "image size, the batch, the learning rate and the epochs, and recipe.py in the workdir "
+        "repeats the run. Of a RECIPE that is named it chooses the epochs only.",
+    )
+    add(
+        "--base",
+        metavar="WEIGHTS",
+        help="With --minutes the run starts from this run, file or published name.",
+    )
+
+
+def train_in_minutes(
+    args: argparse.Namespace, profile: tuple[int, int] | None, *, also: Sequence[str]
+) -> Any:
+    """Chooses, trains and returns the outcome; a run that was stopped resumes."""
+    from vitswin_jax.tune.choose import Task, choose
+    from vitswin_jax.tune.clock import Clock
+    from vitswin_jax.tune.within import resumed, seconds_trained, train_within
+    from vitswin_jax.tune.write import RECIPE
+
+    _check(args)
+    named = Named.of(args, also=also)
+    fixed = named.keys()
+    if wrong := [key for key in _LENGTH if key in fixed]:
+        raise UserError(f"{wrong[0]}: --minutes sets the run's length; leave one of the two out.")
+    any_model = named.recipe == ANY_MODEL
+    task = Task(
+        lambda keys: named.config(
+            {key: value for key, value in keys.items() if key not in fixed},
+            "folder:vit" if any_model and not named.given else None,
+        ),
+        fixed,
+        recipe=named.given,
+        own_images=not any_model and not named.recipe.startswith(f"{FROM_WEIGHTS}:"),
+    )
+    workdir = Path(choose_workdir(args.workdir, args.name, task.make({}))).expanduser()
+    clock = Clock(60 * args.minutes, getattr(args, "began", time.monotonic()))
+    if (workdir / RECIPE).is_file() and (workdir / "config.json").is_file():
+        log.info("minutes: resumes by %s, which the trial before wrote.", workdir / RECIPE)
+        task = Task(lambda keys: named.config(keys, str(workdir / RECIPE)), fixed, recipe=True)
+        clock = Clock(clock.seconds, clock.begin - seconds_trained(workdir))
+        choice = resumed(workdir, task.make({}), clock)
+    elif (workdir / "config.json").exists():
+        raise UserError(
+            f"workdir {workdir}: holds a run that was begun without --minutes; choose another "
+            "--name or --workdir, or resume it without --minutes."
+        )
+    else:
+        choice = choose(task, clock)
+    options = {"profile": profile, "accept_changed_data": args.accept_changed_data}
+    command = shlex.join(args.command)
+    return train_within(task, choice, workdir, clock, command=command, **options)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises UserError for flags that do not go together."""
+    if args.minutes is None:
+        raise UserError(
+            f"--base={args.base} is for --minutes; without it, --init-from {args.base}."
+        )
+    if not 0 < args.minutes < 1e6:
+        raise UserError(f"--minutes={args.minutes:g} must be above 0, such as 10.")
+    if args.coordinator is not None or args.num_hosts is not None:
+        raise UserError("--minutes plans for one host; on several, name a RECIPE and --epochs.")
+    if args.base is not None and args.init_from is not None:
+        raise UserError("--base and --init-from name the same thing; give one of them.")
+    args.init_from = args.init_from if args.base is None else args.base
