@@ -6,6 +6,7 @@ import argparse
 import shlex
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def train_in_minutes(
         recipe=named.given,
         own_images=not any_model and not named.recipe.startswith(f"{FROM_WEIGHTS}:"),
     )
+    command = shlex.join(args.command)
     workdir = Path(choose_workdir(args.workdir, args.name, task.make({}))).expanduser()
     clock = Clock(60 * args.minutes, getattr(args, "began", time.monotonic()))
     if (workdir / RECIPE).is_file() and (workdir / "config.json").is_file():
@@ -75,8 +77,9 @@ def train_in_minutes(
         )
     else:
         choice = choose(task, clock)
+        head = (f"Recipe that `{command}` chose.", "", f"vitswin train {workdir / RECIPE}", "")
+        choice = replace(choice, reasons=(*head, *choice.reasons))
     options = {"profile": profile, "accept_changed_data": args.accept_changed_data}
-    command = shlex.join(args.command)
     return train_within(task, choice, workdir, clock, command=command, **options)
 
 

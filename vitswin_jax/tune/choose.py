@@ -173,12 +173,12 @@ def _try_sizes(
         ):
             break
         size, batch = better, batch_then
-    why = f"sees {sees:,.0f} images, {sees / images.count:.2g} times each."
+    why = f"it sees about {sees:,.0f} images, {sees / images.count:.2g} times each."
     if len(sizes) > 1:
-        why = (
-            f"of {len(sizes)} sizes the largest that sees about {enough:,.0f} images, or the "
-            f"smallest; it {why}"
-        )
+        rule = f"of {len(sizes)} sizes the largest that sees {enough:,.0f} images, or the smallest"
+        if better is not size:
+            rule = f"{better.name} would fit better, but another trial would take too long"
+        why = f"{rule}; {why}"
     return size, batch, trial, why
 
 

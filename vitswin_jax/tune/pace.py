@@ -47,7 +47,9 @@ def read_pace(path: Path, expected: Costs, *, start: int, prepared: float) -> Pa
     `prepared` are the seconds from the trainer's call until it began to train.
     """
     rows = [row for _, row in read_rows(path).lines]
-    before = max((row[SECONDS] for row in rows if row[STEP] <= start and SECONDS in row), default=0)
+    before = max(
+        (float(row[SECONDS]) for row in rows if row[STEP] <= start and SECONDS in row), default=0.0
+    )
     timed = [row for row in rows if row[STEP] > start and row.get(SECONDS) is not None]
     tested = [row[STEP] for row in rows if row.get(LOSS) is not None]
     windows = _windows(timed, tested, start, before)
@@ -60,7 +62,7 @@ def read_pace(path: Path, expected: Costs, *, start: int, prepared: float) -> Pa
         evaluation = statistics.median(some)
     compiling = max(0.0, first.training - step * first.steps)
     costs = Costs(step, evaluation, start=prepared + compiling)
-    return Pace(timed[-1][STEP], timed[-1][SECONDS] - before, costs)
+    return Pace(timed[-1][STEP], float(timed[-1][SECONDS]) - before, costs)
 
 
 def _windows(
@@ -69,11 +71,16 @@ def _windows(
     """Returns the windows between rows; an evaluation at a window's last step is in the next."""
     windows = []
     for row in timed:
-        seconds = row[SECONDS] - before
+        seconds = float(row[SECONDS]) - before
         training, others = (
-            seconds * sum(row.get(key) or 0.0 for key in keys) for keys in (_TRAINING, _OTHERS)
+            seconds * sum((float(row.get(key) or 0.0) for key in keys), 0.0)
+            for keys in (_TRAINING, _OTHERS)
         )
         evaluations = sum(start <= step < row[STEP] for step in tested)
         windows.append(_Window(row[STEP] - start, training, others, evaluations))
-        start, before = row[STEP], row[SECONDS]
+        start, before = row[STEP], float(row[SECONDS])
     return windows
+
+
+def _share(row: Mapping[str, Any], keys: Sequence[str]) -> float:
+    return math.fsum(row.get(key) or 0.0 for key in keys)

@@ -19,6 +19,7 @@ from vitswin_jax.data.decode import decode_image
 from vitswin_jax.models.registry import create_model, model_kwargs
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.plan.cost import describe
+from vitswin_jax.weights.load import load_metadata
 
 SMALL = 40
 """Pixels; images with a shorter side of at most so many are taken whole, at their own size."""
@@ -121,9 +122,16 @@ def _vit(side: int, patch: int, width: str) -> Keys:
 
 
 def image_sizes(config: ConfigDict) -> list[Size]:
-    """Returns image sizes for the model of a config, the cheapest first, its own last."""
+    """Returns image sizes for the model of a config, the cheapest first, its own last.
+
+    Of a run that starts from weights the model's own size is that of the weights.
+    """
     fields = config.model.to_dict()
-    name, own = fields.pop("name"), pair(fields["img_size"])
+    name = fields.pop("name")
+    if config.init_from is not None:
+        metadata = load_metadata(config.init_from)
+        name, fields = metadata.name, dict(metadata.fields)
+    own = pair(fields["img_size"])
     step = fields["patch_size"] if "window_size" not in fields else 32
     if own[0] != own[1] or not isinstance(step, int):
         return [_size(name, {}, fields)]

@@ -30,7 +30,7 @@ STEPS = 48
 LOWEST, HIGHEST = 3e-5, 3e-2
 """Learning rates of a range test."""
 _WINDOW = 4  # steps between two looks at the clock, so that the host may run ahead
-_LEAST = 3  # windows that a trial takes, whatever they cost
+_ALONE = 2  # steps after the first that are timed one by one, for they may take long
 _SMOOTH = 0.8  # of a loss that is smoothed, the share of the smoothed one before
 _BELOW = 3.0  # times lower than the rate of the least loss
 
@@ -84,31 +84,26 @@ def try_out(config: ConfigDict, *, seconds: float) -> Trial:
     constants = () if teacher is None else (teacher,)
     state = create(run, init_key)
     begin = time.monotonic()
-    compiled, spent, losses = 0.0, [], []
+    compiled, total, spent, losses = 0.0, 0.0, [], []
     with contextlib.closing(run.make_train_batches(0, run.plan.total_steps)) as batches:
         window: list[Any] = []
         for number, batch in enumerate(batches):
             state, metrics = step(state, batch, step_key, *constants)
             window.append(metrics["loss"])
-            if number == 0 or number % _WINDOW == 0:
+            if number <= _ALONE or number % _WINDOW == 0:
                 losses += [float(loss) for loss in window]  # waits for the devices
                 now = time.monotonic()
                 if number == 0:
                     compiled = now - begin
                 else:
                     spent.append((now - begin) / len(window))
+                    total += now - begin
                 window, begin = [], now
-                if _is_over(losses, spent, seconds):
+                if spent and (total > seconds or _is_lost(losses)):
                     break
     rates = [rate_at(run, i) for i in range(len(losses))]
     whole = len(losses) > STEPS - _WINDOW or _is_lost(losses)
     return Trial(statistics.median(spent), compiled, rates, losses, whole)
-
-
-def _is_over(losses: Sequence[float], spent: Sequence[float], seconds: float) -> bool:
-    if len(spent) < _LEAST:
-        return False
-    return sum(spent) * _WINDOW > seconds or _is_lost(losses)
 
 
 def _is_lost(losses: Sequence[float]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pprint
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from vitswin_jax.train.run.recipe import read_defaults
 
 RECIPE = "recipe.py"
 """What a run with --minutes calls, in its workdir, the recipe that repeats it."""
-_INDENT = 8
+_WIDTH = 99  # characters of a line of the docstring
 
 
 def write_recipe(path: Path, config: ConfigDict, text: Sequence[str]) -> Path:
@@ -35,8 +35,9 @@ def recipe_of(config: ConfigDict, text: Sequence[str]) -> str:
             section, dot, name = key.rpartition(".")
             place = changed.setdefault(section, {}) if dot else changed
             place[name] = value
-    parts = [f"        {name}={_written(value, name)},\n" for name, value in changed.items()]
-    doc = "\n".join(text).replace("\\", "\\\\").replace('"""', "'''")
+    parts = [f"        {name}={_written(value)},\n" for name, value in changed.items()]
+    lines = [part for line in text for part in textwrap.wrap(line, _WIDTH) or [""]]
+    doc = "\n".join(lines).replace("\\", "\\\\").replace('"""', "'''")
     return (
         f'"""{doc}\n"""\n\n'
         "from configs import base\n\n\n"
@@ -46,8 +47,10 @@ def recipe_of(config: ConfigDict, text: Sequence[str]) -> str:
     )
 
 
-def _written(value: Any, name: str) -> str:
-    if not isinstance(value, Mapping):
-        return repr(value)
-    lines = pprint.pformat(dict(value), width=90 - _INDENT, sort_dicts=False).splitlines()
-    return ("\n" + " " * (_INDENT + len(name) + 1)).join(lines)
+def _written(value: Any) -> str:
+    """Returns a value as Python writes it, a section's keys one below the other."""
+    if isinstance(value, Mapping):
+        keys = [f'            "{key}": {_written(each)},\n' for key, each in value.items()]
+        return "{\n" + "".join(keys) + "        }"
+    text = repr(value)
+    return f'"{text[1:-1]}"' if text[:1] == "'" and not set(text) & set('"\\') else text

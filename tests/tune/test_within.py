@@ -1,0 +1,143 @@
+"""Keeping a time: the pace of a run's rows, and when its end is planned anew."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vitswin_jax.report.results import Result
+from vitswin_jax.tune import within
+from vitswin_jax.tune.choose import Choice, Task
+from vitswin_jax.tune.clock import Clock, Costs
+from vitswin_jax.tune.pace import read_pace
+from vitswin_jax.tune.within import Watch, train_within
+
+OUTCOME = Result("vit", 0.5, 10, Path("model.safetensors"), Path("report.html"))
+EXPECTED = Costs(step=0.1, evaluation=2.0, start=10.0)
+
+
+def write_rows(path, *, step, evaluation, compiling=8.0, upto=100, start=0, seconds=0.0):
+    """The rows of a run: one each 10 steps, tested each 20 from step `start` on."""
+    rows = [{"step": start, "time/seconds": seconds}] if start else []
+    for number in range(start + 10, upto + 1, 10):
+        others = evaluation if number % 20 == 10 and number > start + 10 else 0.0
+        training = 10 * step + (compiling if number == start + 10 else 0.0)
+        spent = training + others
+        seconds += spent
+        rows.append({
+            "step": number, "time/seconds": seconds, "time/input": 0.1 * training / spent,
+            "time/device": 0.9 * training / spent, "time/evaluate": 0.6 * others / spent,
+            "time/save": 0.4 * others / spent,
+        })  # fmt: skip
+        if number % 20 == 0:
+            rows.append({"step": number, "test/loss": 1.0, "test/accuracy": 0.5})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_the_pace_is_that_of_the_rows(tmp_path):
+    write_rows(tmp_path / "m", step=0.5, evaluation=3.0)
+    pace = read_pace(tmp_path / "m", EXPECTED, start=0, prepared=2.0)
+    assert pace.step == 100
+    assert pace.costs.step == pytest.approx(0.5)
+    assert pace.costs.evaluation == pytest.approx(3.0)
+    assert pace.costs.start == pytest.approx(2.0 + 8.0)
+    assert pace.seconds == pytest.approx(8 + 100 * 0.5 + 4 * 3.0)
+    assert pace.seconds_to(200, every=20) == pytest.approx(50 + 5 * 3.0)
+
+
+def test_the_pace_of_a_resumed_run_is_that_of_its_own_rows(tmp_path):
+    write_rows(tmp_path / "m", step=0.25, evaluation=1.0, start=40, seconds=1000.0)
+    pace = read_pace(tmp_path / "m", EXPECTED, start=40, prepared=0.0)
+    assert pace.costs.step == pytest.approx(0.25)
+    assert pace.seconds == pytest.approx(8 + 60 * 0.25 + 2 * 1.0)
+
+
+def test_too_few_rows_tell_no_pace(tmp_path):
+    assert read_pace(tmp_path / "m", EXPECTED, start=0, prepared=0.0) is None
+    write_rows(tmp_path / "m", step=0.5, evaluation=3.0, upto=30)
+    assert read_pace(tmp_path / "m", EXPECTED, start=0, prepared=0.0) is None
+
+
+class Hand:
+    """A clock's hand that a test moves."""
+
+    at = 0.0
+
+    def __call__(self):
+        return self.at
+
+
+def watch_of(tmp_path, hand, *, total, seconds=300.0, may_replan=True):
+    clock = Clock(seconds, 0.0, now=hand)
+    return Watch(tmp_path, clock, EXPECTED, total=total, every=20, may_replan=may_replan)
+
+
+@pytest.mark.parametrize(
+    ("total", "asked"),
+    [(420, False), (520, True), (150, True)],
+    ids=["in time", "too slow", "too fast"],
+)
+def test_a_run_that_misses_its_end_is_asked_to_stop(tmp_path, total, asked):
+    """At 0.5 s a step and 3 s each 20 steps, 420 steps end after 298 s of 300."""
+    hand = Hand()
+    watch = watch_of(tmp_path, hand, total=total)
+    hand.at = 20.0
+    assert not watch.look()
+    write_rows(tmp_path / "metrics.jsonl", step=0.5, evaluation=3.0)
+    assert not watch.look()  # it is too early to judge
+    hand.at = 92.0
+    assert watch.look() == asked
+    assert (watch.replan is not None) == asked
+
+
+def test_it_is_planned_anew_once_and_then_ends_in_time(tmp_path):
+    hand = Hand()
+    watch = watch_of(tmp_path, hand, total=2000, may_replan=False)
+    hand.at = 1.0
+    write_rows(tmp_path / "metrics.jsonl", step=0.5, evaluation=3.0)
+    assert not watch.look()
+    hand.at = 200.0
+    assert not watch.look()
+    hand.at = 0.97 * 300 - 1.0  # less than an evaluation is left
+    assert watch.look()
+    assert watch.replan is None
+
+
+def test_a_slow_run_resumes_with_fewer_steps(tmp_path, make_config, monkeypatch):
+    """The trainer stands aside: it writes rows as a run does that is five times slower."""
+    hand, lengths = Hand(), []
+
+    def train(config, workdir, *, command):
+        assert (workdir / "recipe.py").exists()
+        lengths.append(round(config.optim.epochs * 1000 / config.data.batch_size))
+        write_rows(workdir / "metrics.jsonl", step=0.5, evaluation=3.0)
+        if len(lengths) == 1:
+            hand.at = 92.0
+            watches[-1]._begin = 20.0
+            assert watches[-1].look()
+        return OUTCOME
+
+    watches = []
+
+    class Watched(Watch):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            watches.append(self)
+
+    monkeypatch.setattr(within, "Watch", Watched)
+    monkeypatch.setattr(within, "train_and_evaluate", train)
+
+    def make(keys):
+        config = make_config()
+        config.update_from_flattened_dict({"run.eval_steps": 20, **keys})
+        return config
+
+    batch = make({}).data.batch_size
+    config = make({"optim.epochs": 2000 * batch / 1000})
+    clock = Clock(300.0, 0.0, now=hand)
+    choice = Choice({}, config, EXPECTED, 1000, ["why"])
+    assert train_within(Task(make, ()), choice, tmp_path, clock, command="x") is OUTCOME
+    first, second = lengths
+    assert first == 2000
+    left = 0.97 * 300 - 92
+    assert 100 + 0.8 * (left - 30) / 0.5 < second < 100 + left / 0.5
