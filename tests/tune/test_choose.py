@@ -58,10 +58,12 @@ def test_the_largest_size_that_sees_enough(seconds, name):
 
 
 def test_batches_give_enough_steps_and_divide_among_devices():
-    assert tune.batch_for(1500.0 * 64, devices=1) == 64
-    assert tune.batch_for(10.0, devices=1) == tune.BATCHES[0]
-    assert tune.batch_for(1e9, devices=2) == 2 * tune.BATCHES[1]
-    assert all(tune.batch_for(seen, devices=6) % 6 == 0 for seen in (1.0, 1e5, 1e7, 1e9))
+    assert tune.batch_for(1500.0 * 64, 10_000, devices=1) == 64
+    assert tune.batch_for(10.0, 10_000, devices=1) == tune.BATCHES[0]
+    assert tune.batch_for(1e9, 10**7, devices=2) == 2 * tune.BATCHES[1]
+    assert tune.batch_for(1e9, 1347, devices=1) == 64  # so that an epoch has 16 steps or more
+    for seen in (1.0, 1e5, 1e7, 1e9):
+        assert tune.batch_for(seen, 50_000, devices=6) % 6 == 0
 
 
 def test_evaluations_take_a_small_part_of_the_time():

@@ -53,6 +53,7 @@ def test_a_trial_rises_by_equal_factors(make_config):
     assert config.optim.schedule == "cosine"  # the config itself stays
 
 
+@pytest.mark.long
 def test_a_trial_measures_the_runs_own_steps(make_config):
     found = trial.try_out(make_config(), seconds=0.01)
     assert found.seconds_per_step > 0 and found.compile_seconds > found.seconds_per_step

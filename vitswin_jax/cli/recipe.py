@@ -22,6 +22,7 @@ ANY_MODEL, FROM_WEIGHTS = "folder", "finetune"
 EXAMPLES = """\
 examples:
   vitswin train ./flowers
+  vitswin train ./flowers --minutes 10
   vitswin train folder:swin_tiny_patch4_window7_224 ./flowers --epochs 30 --batch-size 32
   vitswin train ./flowers --init-from swin/swin_tiny_patch4_window7_224 --lr 1e-4
   vitswin train digits:vit --name first --optim.weight_decay=0.1

@@ -35,6 +35,7 @@ RATES = {FRESH: (2e-4, 3e-3), TUNED: (2e-5, 1e-3)}
 """The least and the highest learning rate that a range test may choose."""
 BATCHES = 16, 512
 _STEPS = 1500  # a run's, by which its batch is chosen
+_STEPS_AN_EPOCH = 16
 _FIRST_GUESS = 0.7  # of the time that is left, what training is taken to have
 _TRYING = 0.06  # of the time, what a trial's steps take at most
 _MORE = 0.15  # of the time: a second trial is taken where the first was cheaper
@@ -156,23 +157,23 @@ def _try_sizes(
 ) -> tuple[Size, int, Trial, str]:
     """Picks a size by the machine's speed, tries it out, and another one if that was wrong."""
     enough = _enough(images, task.start())
-    size, batch = _pick(sizes, machine_flops(), _FIRST_GUESS * clock.left, enough)
+    size, sees = _pick(sizes, machine_flops(), _FIRST_GUESS * clock.left, enough)
     while True:
-        began = clock.spent
+        began, batch = clock.spent, batch_for(sees, images.count)
         config = task.make(_keys_of(task, images, size, batch, epochs=0.0))
         trial = try_out(config, seconds=_TRYING * clock.seconds)
         cost = clock.spent - began
         flops = size.flops * config.data.batch_size / trial.seconds_per_step
         seconds = _FIRST_GUESS * clock.left
-        better, batch_then = _pick(sizes, flops, seconds, enough)
-        sees = seconds * flops / size.flops
+        better, sees_then = _pick(sizes, flops, seconds, enough)
         if (
             better is size
             or cost > _MORE * clock.seconds
             or clock.spent > 2 * _MORE * clock.seconds
         ):
             break
-        size, batch = better, batch_then
+        size, sees = better, sees_then
+    sees = seconds * flops / size.flops
     why = f"it sees about {sees:,.0f} images, {sees / images.count:.2g} times each."
     if len(sizes) > 1:
         rule = f"of {len(sizes)} sizes the largest that sees {enough:,.0f} images, or the smallest"
@@ -187,22 +188,25 @@ def _enough(images: Images, start: str) -> int:
     return min(max(times * images.count, least), most)
 
 
-def _pick(sizes: Sequence[Size], flops: float, seconds: float, enough: int) -> tuple[Size, int]:
-    """Returns the largest size that sees 0.7 times enough images, else the smallest; its batch."""
+def _pick(sizes: Sequence[Size], flops: float, seconds: float, enough: int) -> tuple[Size, float]:
+    """Returns the largest size that sees 0.7 times enough images, else the smallest.
+
+    Besides it returns how many images that sees.
+    """
     sees = [seconds * flops / size.flops for size in sizes]
     last = max((i for i, count in enumerate(sees) if count >= 0.7 * enough), default=0)
-    return sizes[last], batch_for(sees[last])
+    return sizes[last], sees[last]
 
 
-def batch_for(images_seen: float, devices: int | None = None) -> int:
+def batch_for(images_seen: float, images: int, devices: int | None = None) -> int:
     """Returns a batch size with which a run takes about `_STEPS` steps: a power of 2.
 
-    It is a multiple of the number of devices.
+    An epoch has `_STEPS_AN_EPOCH` or more. The batch is a multiple of the number of devices.
     """
     devices = jax.device_count() if devices is None else devices
     least, most = BATCHES
-    wanted = max(images_seen / _STEPS, 1.0)
-    batch = min(max(2 ** math.floor(math.log2(wanted)), least), most * devices)
+    wanted = min(images_seen / _STEPS, images / _STEPS_AN_EPOCH, float(most * devices))
+    batch = max(2 ** math.floor(math.log2(max(wanted, 1.0))), least)
     return -(-batch // devices) * devices
 
 

@@ -161,11 +161,11 @@ def images_per_second(sizes: Sequence[Size], flops_per_second: float) -> list[fl
 def machine_flops(seconds: float = 0.5) -> float:
     """Measures the machine: the FLOP/s that a small transformer's training step may reach.
 
-    Products of large matrices are timed on all devices' first; the best of several counts, so that
-    what else the machine does disturbs little.
+    Products of large matrices are timed on the first device, and all accelerators are taken to be
+    like it; the best of several counts, so that what else the machine does disturbs little.
     """
-    side = 512 if jax.default_backend() == "cpu" else 4096
-    kind = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    accelerated = jax.default_backend() != "cpu"
+    side, kind = (4096, jnp.bfloat16) if accelerated else (512, jnp.float32)
     matrix = jnp.ones((side, side), kind)
     product = jax.jit(lambda x: x @ x)
     product(matrix).block_until_ready()
@@ -174,4 +174,4 @@ def machine_flops(seconds: float = 0.5) -> float:
         begin = time.monotonic()
         product(matrix).block_until_ready()
         best = min(best, time.monotonic() - begin)
-    return _SHARE * 2 * side**3 / best * jax.device_count()
+    return _SHARE * 2 * side**3 / best * (jax.device_count() if accelerated else 1)

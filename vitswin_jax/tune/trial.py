@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from vitswin_jax.train.run.compile import make_step
 from vitswin_jax.train.run.plan import UNITS, Count
-from vitswin_jax.train.run.prepare import Run, prepare
+from vitswin_jax.train.run.prepare import prepare
 from vitswin_jax.train.state import state_layout
 from vitswin_jax.trainer import create, load_teacher
 
@@ -101,7 +101,7 @@ def try_out(config: ConfigDict, *, seconds: float) -> Trial:
                 window, begin = [], now
                 if spent and (total > seconds or _is_lost(losses)):
                     break
-    rates = [rate_at(run, i) for i in range(len(losses))]
+    rates = np.geomspace(LOWEST, HIGHEST, STEPS)[: len(losses)].tolist()
     whole = len(losses) > STEPS - _WINDOW or _is_lost(losses)
     return Trial(statistics.median(spent), compiled, rates, losses, whole)
 
@@ -112,11 +112,6 @@ def _is_lost(losses: Sequence[float]) -> bool:
         return True
     smoothed = smooth(losses)
     return bool(len(smoothed) > STEPS // 3 and smoothed[-1] > 1.5 * smoothed.min())
-
-
-def rate_at(run: Run, step: int) -> float:
-    """Returns the learning rate of a step."""
-    return float(run.schedule(step))
 
 
 def rising(config: ConfigDict) -> ConfigDict:
@@ -130,7 +125,7 @@ def rising(config: ConfigDict) -> ConfigDict:
         schedule_unit="step",
         end_lr=0.0,
         warmup_lr=0.0,
-        total_steps=STEPS + 1,
+        total_steps=STEPS,
         peak_lr=LOWEST,
         milestone_epochs=(),
         milestone_examples=(),
