@@ -213,7 +213,7 @@ def begun(
 
 def create(run: Run, key: jax.Array) -> TrainState:
     """Creates the state before the first step, of loaded weights or by chance."""
-    loaded = run.start.load(head_bias=run.head_bias)
+    loaded = run.start.load(head_bias=run.head_bias, mesh=run.mesh)
     state, _ = create_state(
         run.model, run.tx, key, head_bias=run.head_bias, loaded=loaded, **run.state
     )
@@ -222,5 +222,5 @@ def create(run: Run, key: jax.Array) -> TrainState:
 
 def load_teacher(run: Run) -> Params | None:
     """Returns the parameters of the run's teacher on its mesh, None where it has no teacher."""
-    params = None if run.teacher is None else run.teacher.load(head_bias=0.0)
+    params = None if run.teacher is None else run.teacher.load(head_bias=0.0, mesh=run.mesh)
     return None if params is None else place_constants(params, run.mesh)

@@ -153,7 +153,7 @@ def test_no_room_is_entered_twice_and_none_upwards(file):
 
 
 def test_metadata_is_had_without_reading_a_tensor(file, monkeypatch):
-    monkeypatch.setattr("vitswin_jax.weights.open.read_parameters", None)
+    monkeypatch.setattr("vitswin_jax.weights.open.read_onto", None)
     pretrained = vitswin_jax.open_pretrained(file)
     assert pretrained.model.num_classes == 3
     assert pretrained.metadata == vitswin_jax.load_metadata(file)

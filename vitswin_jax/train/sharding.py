@@ -15,14 +15,11 @@ from flax.linen.module import InterceptorContext
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vitswin_jax.core.choices import Faults
 from vitswin_jax.core.types import UserError, counted
 from vitswin_jax.nn.forms import PLATFORMS, traced_for
-from vitswin_jax.nn.params import facts, uncovered
-from vitswin_jax.nn.scan import row_paths
+from vitswin_jax.nn.params import uncovered
+from vitswin_jax.nn.placement import AXES, check_divides, spec_of
 from vitswin_jax.train.optim.groups import path_of
-
-AXES = ("data", "fsdp", "tensor")
 
 # (pattern of a whole path in a state, its mesh axes), the first that matches: for arrays other than
 # parameters and their averages and moments, which have a parameter's shape. Scalars need no row.
@@ -121,32 +118,6 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
     return jax.tree.unflatten(tree, [NamedSharding(mesh, spec) for spec in specs.values()])
 
 
-def check_divides(mesh: Mesh, layouts: Mapping[str, tuple[tuple[int, ...], P]]) -> None:
-    """Raises UserError that names what axes of the mesh do not divide, and sizes that would.
-
-    `layouts` has the shape and the layout of each parameter.
-    """
-    faults = Faults()
-    for axis, size in mesh.shape.items():
-        divided = [
-            (path, shape, i)
-            for path, (shape, spec) in layouts.items()
-            for i, its in enumerate(spec)
-            if its == axis
-        ]
-        misfits = [(path, shape, i) for path, shape, i in divided if shape[i] % size]
-        if misfits:
-            path, shape, i = misfits[0]
-            common = math.gcd(mesh.size, *(shape[i] for _, shape, i in divided))
-            others = f" (and {len(misfits) - 1} more)" if len(misfits) > 1 else ""
-            fits = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
-            faults.append(
-                f"mesh.{axis}={size} does not divide axis {i} of {path} {shape}{others}; on "
-                f"{counted(mesh.size, 'device')} it can be {fits}"
-            )
-    faults.check()
-
-
 def _spec(path: str, shape: tuple[int, ...], params: Mapping[str, tuple[int, ...]]) -> P | None:
     names = path.split("/")
     endings = ("/".join(names[i:]) for i in range(len(names)))
@@ -157,8 +128,7 @@ def _spec(path: str, shape: tuple[int, ...], params: Mapping[str, tuple[int, ...
         return next((spec for pattern, spec in STATE_RULES if re.fullmatch(pattern, path)), None)
     if uncovered([param]):
         return None
-    spec = facts(param).mesh
-    return spec if row_paths(param, shape) is None else P(None, *spec)  # a stack is not divided
+    return spec_of(param, shape)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -80,8 +80,9 @@ def create_state(
 ) -> tuple[TrainState, Any]:
     """Creates the state before the first step on the mesh; returns its shardings too.
 
-    Parameters are drawn, with `head_bias` in the heads, or are `loaded`: numpy arrays, of which a
-    device is given its part. Nothing is ever whole on a device where it should not be.
+    Parameters are drawn, with `head_bias` in the heads, or are `loaded`: arrays on the mesh, or
+    numpy arrays, of which a device is given its part. Nothing is ever whole on a device where it
+    should not be.
     """
     init = functools.partial(
         _init, model=model, tx=tx, image_shape=image_shape, lora=lora, ema=ema, head_bias=head_bias
@@ -170,10 +171,12 @@ def place_constants(params: Params, mesh: Mesh) -> Params:
 
 
 def _place(loaded: Params, shardings: Params) -> Params:
-    """Gives each device its part of arrays in the host's memory."""
+    """Gives each device its part of arrays in the host's memory; others lie there already."""
     layout = flatten_dict(shardings)
 
-    def place(path: tuple[Any, ...], leaf: np.ndarray) -> jax.Array:
+    def place(path: tuple[Any, ...], leaf: np.ndarray | jax.Array) -> jax.Array:
+        if isinstance(leaf, jax.Array):
+            return jax.device_put(leaf, layout[path])
         return jax.make_array_from_callback(leaf.shape, layout[path], lambda index: leaf[index])
 
     return path_aware_map(place, loaded)

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from flax import linen as nn
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from jaxtyping import Float32, UInt8
 
 from vitswin_jax.core.types import UserError
@@ -25,15 +27,22 @@ _FILES = (".npz", ".pth", ".pt", ".bin", ".safetensors", ".json")  # ends of no 
 
 
 def load_pretrained(
-    path: str | os.PathLike[str], name: str | None = None, **fields: Any
+    path: str | os.PathLike[str],
+    name: str | None = None,
+    *,
+    mesh: Mesh | None = None,
+    param_dtype: DTypeLike = "float32",
+    **fields: Any,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Returns (model, variables) of a weights file.
 
     Arguments and errors are those of `open_pretrained`: `num_classes`, `img_size` and other fields
-    of the model are keywords.
+    of the model are keywords, and `dtype` is of what it computes in. Parameters are `param_dtype`,
+    "float32", "bfloat16" or "float16". With a `mesh` (`train.sharding.create_mesh`) they lie on it
+    divided, and no host needs memory for a whole model.
     """
     opened = open_pretrained(path, name, **fields)
-    return opened.model, opened.variables
+    return opened.model, opened.variables_for(opened.model, mesh=mesh, param_dtype=param_dtype)
 
 
 def load_pretraining(

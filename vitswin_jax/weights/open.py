@@ -11,15 +11,14 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from flax import linen as nn
-from flax.traverse_util import unflatten_dict
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError, listed, naming
@@ -29,12 +28,12 @@ from vitswin_jax.models.masked import MaskedModel, divide_encoder
 from vitswin_jax.models.pretraining import create_pretraining, describe_method
 from vitswin_jax.models.registry import create_model, family_of
 from vitswin_jax.nn.layers import pair
-from vitswin_jax.nn.scan import stack_blocks
 from vitswin_jax.weights.adapt import Methods, adapt, check_parameters
 from vitswin_jax.weights.formats.read import Contents, read_tensors
 from vitswin_jax.weights.formats.tensors import Tensor, is_float
 from vitswin_jax.weights.locate import Located, locate
 from vitswin_jax.weights.metadata import Metadata
+from vitswin_jax.weights.place import layout_on, param_dtype_of, read_onto
 from vitswin_jax.weights.published import class_names
 from vitswin_jax.weights.shapes import parameter_shapes, sizes_of
 from vitswin_jax.weights.sources.masked import DecoderWeights
@@ -149,15 +148,29 @@ class Pretrained:
             fresh_head=fresh_head,
         )
 
-    def variables_for(self, model: nn.Module) -> dict[str, Any]:
-        """Returns the variables of any model on the device, in its layout."""
+    def variables_for(
+        self,
+        model: nn.Module,
+        *,
+        mesh: Mesh | None = None,
+        param_dtype: DTypeLike = "float32",
+    ) -> dict[str, Any]:
+        """Returns the variables of any model in its layout, on the default device or a mesh.
+
+        On a mesh (`train.sharding.create_mesh`) each device is given its part alone, and the host
+        holds one large tensor at a time. `param_dtype` is of `place.PARAM_DTYPES`.
+        """
         tensors, notes = self.adapted_to(model)
         for note in notes:
             log.info("%s: %s", self.file, note)
-        # jnp.asarray would compile a program for each shape, and an alias would be of the file's
-        # memory.
-        params = read_parameters(tensors, functools.partial(jax.device_put, may_alias=False))
-        return {"params": stack_blocks(params) if model.scan else params}
+        dtype = param_dtype_of(param_dtype)
+        return {"params": read_onto(tensors, mesh, dtype=dtype, scan=model.scan)}
+
+    def layout(
+        self, mesh: Mesh, *, param_dtype: DTypeLike = "float32"
+    ) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns shape, dtype and sharding of each parameter of `model`, of which none is read."""
+        return layout_on(self.adapted_to(self.model)[0], mesh, dtype=param_dtype_of(param_dtype))
 
     def pretraining_model(self) -> MaskedModel:
         """Returns `model` with the decoder and the masks of its pre-training.
@@ -276,17 +289,3 @@ def _open_native(
         tensors, others = divide_encoder(tensors)
         open_decoder = functools.partial(DecoderWeights, metadata.pretrain, others)
     return Pretrained(path, model, metadata, model, tensors, open_decoder=open_decoder)
-
-
-def read_parameters(
-    tensors: Mapping[str, Tensor], place: Callable[[np.ndarray], Any]
-) -> dict[str, Any]:
-    """Reads flat tensors as float32 arrays and returns the tree of what `place` makes of each."""
-
-    def read(tensor: Tensor) -> Any:
-        array = np.ascontiguousarray(tensor.read(), np.float32)
-        return place(array.reshape(tensor.shape))
-
-    with ThreadPoolExecutor(max_workers=4) as pool:  # reading and transposing leave the GIL
-        leaves = pool.map(read, tensors.values())
-        return unflatten_dict(dict(zip(tensors, leaves, strict=True)), sep="/")

@@ -153,6 +153,20 @@ def test_each_device_is_given_its_part_and_the_average_starts_there(weights):
     assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(state.params))
 
 
+@pytest.mark.parametrize("scan", [False, True])
+def test_on_a_mesh_a_run_starts_from_the_same_numbers(weights, scan):
+    """Of a file whose classes are others, so that the head is fresh."""
+    begun, mesh = start(weights, class_names=("x", "y"), scan=scan), create_mesh(fsdp=2, tensor=2)
+    there, here = begun.load(head_bias=-2.0, mesh=mesh), begun.load(head_bias=-2.0)
+    jax.tree.map(np.testing.assert_array_equal, there, here)
+    state, _ = create_state(
+        begun.model, make_tx(lambda step: 0.1), jax.random.key(0), image_shape=(16, 16, 3),
+        mesh=mesh, loaded=there,
+    )  # fmt: skip
+    jax.tree.map(np.testing.assert_array_equal, state.params, here)
+    assert all(leaf.sharding.mesh == mesh for leaf in jax.tree.leaves(state.params))
+
+
 def test_heads_start_from_the_bias_that_is_asked_for():
     """The others start from zero, or with a deviation of 1e-6 in an MLP."""
     state, _ = create_state(

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from vitswin_jax.core.atomic import replacing
@@ -42,9 +44,11 @@ from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.scan import stack_blocks
 from vitswin_jax.train.keep.workdir import START
-from vitswin_jax.train.state import fill_head_biases
+from vitswin_jax.train.state import HEAD_BIASES
+from vitswin_jax.weights.formats.tensors import Tensor
 from vitswin_jax.weights.locate import locate
-from vitswin_jax.weights.open import Pretrained, open_own, open_pretrained, read_parameters
+from vitswin_jax.weights.open import Pretrained, open_own, open_pretrained
+from vitswin_jax.weights.place import read_onto, read_parameters
 from vitswin_jax.weights.runs import weights_digest
 from vitswin_jax.weights.shapes import parameter_shapes
 from vitswin_jax.weights.sources.preprocess import default_preprocess
@@ -98,9 +102,10 @@ class Start:
     origin: Origin | None = None
     """None: the parameters are drawn."""
 
-    def load(self, *, head_bias: float) -> Params | None:
-        """Returns the parameters in the host's memory, a fresh head's bias filled; None: to draw.
+    def load(self, *, head_bias: float, mesh: Mesh | None = None) -> Params | None:
+        """Returns the parameters on a mesh, a fresh head's bias filled; None: to draw.
 
+        Without a mesh they are numpy arrays. On one, each device is given its part alone.
         Raises UserError where the file is no longer what it was when the run began.
         """
         if self.origin is None:
@@ -112,8 +117,13 @@ class Start:
                 "start anew."
             )
         weights = open_own(located, self.origin.name, **self.origin.hints)
-        params = read_model(weights, self.model, fresh_head=self.origin.fresh_head)
-        return fill_head_biases(params, head_bias) if self.origin.fresh_head else params
+        return read_model(
+            weights,
+            self.model,
+            fresh_head=self.origin.fresh_head,
+            head_bias=head_bias if self.origin.fresh_head else 0.0,
+            mesh=mesh,
+        )
 
 
 def make_start(
@@ -250,10 +260,25 @@ def read_start(
     return Start(model, transform, origin)
 
 
-def read_model(weights: Pretrained, model: nn.Module, *, fresh_head: bool = False) -> Params:
-    """Returns a model's parameters, in its layout, as numpy arrays; no device is touched."""
+def read_model(
+    weights: Pretrained,
+    model: nn.Module,
+    *,
+    fresh_head: bool = False,
+    head_bias: float = 0.0,
+    mesh: Mesh | None = None,
+) -> Params:
+    """Returns a model's parameters, in its layout, on a mesh, or as arrays of the host.
+
+    A `head_bias` other than 0 is that of every class.
+    """
     tensors, _ = weights.adapted_to(model, fresh_head=fresh_head)
-    params = read_parameters(tensors, np.asarray)
+    if head_bias:
+        for name in [name for name in tensors if re.fullmatch(HEAD_BIASES, name)]:
+            tensors[name] = Tensor.of(np.full(tensors[name].shape, head_bias, np.float32))
+    if mesh is not None:
+        return read_onto(tensors, mesh, scan=model.scan)
+    params = read_parameters(tensors)
     if not model.scan:
         return params
     with jax.default_device(jax.local_devices(backend="cpu")[0]):

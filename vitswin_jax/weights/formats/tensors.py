@@ -41,6 +41,8 @@ class Tensor:
     read: Callable[[], np.ndarray]
     read_rows: Callable[[int, int], np.ndarray] | None = None
     """Reads rows [start, stop) alone, where they lie side by side."""
+    fill: Callable[[np.ndarray], None] | None = None
+    """Copies the numbers into an array, where that takes less memory than copying what is read."""
 
     @property
     def size(self) -> int:
@@ -51,6 +53,13 @@ class Tensor:
     def claim(self) -> int:
         """The bytes that the shape claims; an axis without elements counts as one with one."""
         return math.prod(max(1, n) for n in self.shape) * max(1, self.dtype.itemsize)
+
+    def read_into(self, array: np.ndarray) -> None:
+        """Copies the numbers into an array of this shape, which may be of another type."""
+        if self.fill is not None:
+            self.fill(array)
+        else:
+            array[...] = self.read()
 
     @classmethod
     def of(cls, array: np.ndarray) -> Tensor:
@@ -133,9 +142,10 @@ class Held:
     def read(self, offset: int, size: int) -> np.ndarray:
         """Returns at most `size` bytes as uint8, of fresh memory; threads may call it."""
         data, done = np.empty(size, np.uint8), 0
-        while done < size and (part := os.pread(self._descriptor, size - done, offset + done)):
-            data[done : done + len(part)] = np.frombuffer(part, np.uint8)
-            done += len(part)
+        while done < size and (
+            count := os.preadv(self._descriptor, [data.data[done:]], offset + done)
+        ):
+            done += count
         return data[:done]
 
 

@@ -1,0 +1,65 @@
+"""Where parameters lie on a mesh, by the table of `nn.params`; what a mesh does not divide."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from vitswin_jax.core.choices import Faults
+from vitswin_jax.core.types import Shapes, UserError, counted
+from vitswin_jax.nn.params import facts
+from vitswin_jax.nn.scan import row_paths
+
+AXES = ("data", "fsdp", "tensor")
+"""The axes of a mesh: copies of the model, devices that divide a copy's channels, and its heads."""
+
+
+def spec_of(path: str, shape: tuple[int, ...]) -> P:
+    """Returns the layout of a parameter; a stack of blocks is divided as its blocks are."""
+    spec = facts(path).mesh
+    return spec if row_paths(path, shape) is None else P(None, *spec)
+
+
+def param_shardings(mesh: Mesh, shapes: Shapes) -> dict[str, NamedSharding]:
+    """Returns where each parameter lies, by its path, in loop or scan layout.
+
+    Raises UserError for a mesh of other axes than `AXES`, and for one that does not divide what it
+    should.
+    """
+    if tuple(mesh.axis_names) != AXES:
+        raise UserError(
+            f"the mesh has the axes {', '.join(map(str, mesh.axis_names))}, and must have "
+            f"{', '.join(AXES)}, as train.sharding.create_mesh makes one."
+        )
+    specs = {path: spec_of(path, shape) for path, shape in shapes.items()}
+    check_divides(mesh, {path: (shape, specs[path]) for path, shape in shapes.items()})
+    return {path: NamedSharding(mesh, spec) for path, spec in specs.items()}
+
+
+def check_divides(mesh: Mesh, layouts: Mapping[str, tuple[tuple[int, ...], P]]) -> None:
+    """Raises UserError that names what axes of the mesh do not divide, and sizes that would.
+
+    `layouts` has the shape and the layout of each parameter.
+    """
+    faults = Faults()
+    for axis, size in mesh.shape.items():
+        divided = [
+            (path, shape, i)
+            for path, (shape, spec) in layouts.items()
+            for i, its in enumerate(spec)
+            if its == axis
+        ]
+        misfits = [(path, shape, i) for path, shape, i in divided if shape[i] % size]
+        if misfits:
+            path, shape, i = misfits[0]
+            common = math.gcd(mesh.size, *(shape[i] for _, shape, i in divided))
+            others = f" (and {len(misfits) - 1} more)" if len(misfits) > 1 else ""
+            fits = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
+            faults.append(
+                f"mesh.{axis}={size} does not divide axis {i} of {path} {shape}{others}; on "
+                f"{counted(mesh.size, 'device')} it can be {fits}"
+            )
+    faults.check()
