@@ -147,12 +147,13 @@ def _memory(field: str) -> int:
 
 
 def report(found: dict[str, int], largest: int) -> str:
-    """Returns a line: the peak, what was loaded, and how many of the largest tensors are between."""
+    """Returns a line: the peak, what was loaded, and by how many of the largest it is more."""
     more = (found["peak"] - found["loaded"]) / largest
     verdict = "ok" if more <= TENSORS_MORE else "over"
+    peak, loaded, tensor = (f"{x / 1e6:,.0f} MB" for x in (found["peak"], found["loaded"], largest))
     return (
-        f"peak {found['peak'] / 1e6:,.0f} MB, loaded {found['loaded'] / 1e6:,.0f} MB, largest "
-        f"tensor {largest / 1e6:,.0f} MB: {more:.2f} tensors more, at most {TENSORS_MORE}: {verdict}"
+        f"peak {peak}, loaded {loaded}, largest tensor {tensor}: {more:.2f} tensors more, at most "
+        f"{TENSORS_MORE}: {verdict}"
     )
 
 
