@@ -45,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="The head has N classes; another number than the file's gives a fresh one, 0 none.",
     )
     add(
+        "--in-chans",
+        type=int,
+        metavar="N",
+        help="Images have N channels; the patch kernel is summed (1) or repeated and scaled.",
+    )
+    add(
         "--verify",
         action="store_true",
         help="The written file is loaded, and the largest difference of the logits is printed.",
@@ -59,7 +65,11 @@ def run(args: argparse.Namespace) -> int:
 
     logging.getLogger("vitswin_jax").setLevel(logging.INFO)
     pretrained = open_pretrained(
-        args.source, args.model, num_classes=args.num_classes, img_size=args.img_size
+        args.source,
+        args.model,
+        num_classes=args.num_classes,
+        img_size=args.img_size,
+        **({} if args.in_chans is None else {"in_chans": args.in_chans}),
     )
     source, target = pretrained.file, Path(args.target)
     if target.exists() and target.resolve() == source.resolve():

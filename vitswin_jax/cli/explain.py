@@ -18,6 +18,7 @@ from vitswin_jax.cli.inputs import (
 from vitswin_jax.core.choices import one_of
 from vitswin_jax.core.terminal import say
 from vitswin_jax.core.types import UserError, listed, nearest
+from vitswin_jax.data.channels import as_rgb
 
 _CLASSES = 5  # that the page lists beside an image
 _MODEL = "model"  # what files are called that show no image
@@ -60,10 +61,10 @@ def run(args: argparse.Namespace) -> int:
     label = None if args.label is None else _class_of(args.label, names, origin=args.weights)
     explainer = Explainer(model, variables, parts=args.only)
     classify = make_classifier(pretrained)
-    reader = ImageReader(preprocess.image)
+    reader = ImageReader(preprocess)
     folder, taken, sections = Path(args.out), {_MODEL}, []
-    for path, pixels in reader.read(args.images):
-        image = preprocess.normalize(pixels)
+    for path, given in reader.read(args.images):
+        image, pixels = preprocess.normalize(given), as_rgb(given)
         shown, text, classes = label, "", []
         if names:
             probabilities = classify(image)

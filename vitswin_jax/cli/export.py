@@ -121,12 +121,10 @@ def _exporter(kind: str) -> tuple[Any, Any]:
 
 def _read_images(program: Program, paths: Sequence[str]) -> list[np.ndarray]:
     """Returns images as the program takes them, each a batch of one."""
-    from vitswin_jax.data.decode import decode_image
     from vitswin_jax.data.sources.files import read_file
 
-    if paths and program.image_shape[2] != 3:
-        raise UserError(f"--images are of 3 channels; the model takes {program.image_shape[2]}.")
-    pixels = (program.preprocess.image(decode_image(read_file(path), name=path)) for path in paths)
+    preprocess = program.preprocess
+    pixels = (preprocess.image(preprocess.decode(read_file(path), name=path)) for path in paths)
     return [program.take(image[None]) for image in pixels]
 
 

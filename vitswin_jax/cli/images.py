@@ -13,9 +13,9 @@ from vitswin_jax.data.decode import decode_image
 from vitswin_jax.data.sources.files import (
     IMAGE_SUFFIXES,
     file_paths,
+    images_among,
     is_file,
     is_folder,
-    is_image,
     join,
     note_unread,
     read_file,
@@ -44,12 +44,12 @@ def find_images(arguments: Iterable[str]) -> list[str | UserError]:
     return found
 
 
-def read_image(name: str) -> np.ndarray:
-    """Returns the pixels, uint8 (h, w, 3) in [0, 255], of an image that `find_images` named.
+def read_image(name: str, *, channels: int = 3) -> np.ndarray:
+    """Returns the pixels, uint8 (h, w, channels) in [0, 255], of an image `find_images` named.
 
     Raises UserError, which begins with the name, where it cannot be had or is no image.
     """
-    return decode_image(_bytes_of(name), name=name)
+    return decode_image(_bytes_of(name), name=name, channels=channels)
 
 
 def _images_of(argument: str) -> list[str]:
@@ -68,7 +68,7 @@ def _images_of(argument: str) -> list[str]:
 def _images_in(folder: str) -> list[str]:
     paths = file_paths(folder, deep=True)
     note_unread(folder, paths)
-    found = [join(folder, path) for path in paths if is_image(path)]
+    found = [join(folder, path) for path in images_among(paths)]
     if not found:
         raise UserError(
             f"{folder}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in this folder."

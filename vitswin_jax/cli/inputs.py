@@ -17,6 +17,7 @@ from vitswin_jax.core.types import UserError
 if TYPE_CHECKING:
     from jax import Array
 
+    from vitswin_jax.data.augment.transforms import Preprocess
     from vitswin_jax.weights.open import Pretrained
 
 MODEL_HELP = "The weights are of this model. It is needed only where the file does not show it."
@@ -110,10 +111,10 @@ def holds_weights(name: str) -> bool:
 class ImageReader:
     """Reads images and prepares them; logs which could not be read, and reads the others."""
 
-    def __init__(self, prepare: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Takes what is made of an image, uint8 (h, w, 3)."""
+    def __init__(self, preprocess: Preprocess) -> None:
+        """Takes the preprocessing, which resizes and crops the images."""
         self.failed = 0
-        self._prepare = prepare
+        self._preprocess = preprocess
 
     def read(self, arguments: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
         """Yields (name, prepared image) of all that the arguments name (`images.find_images`)."""
@@ -122,11 +123,11 @@ class ImageReader:
                 self._report(name)
                 continue
             try:
-                image = read_image(name)
+                image = read_image(name, channels=self._preprocess.channels)
             except UserError as error:
                 self._report(error)
             else:
-                yield name, self._prepare(image)
+                yield name, self._preprocess.image(image)
 
     def _report(self, error: UserError) -> None:
         self.failed += 1
@@ -141,7 +142,7 @@ def as_probabilities(pretrained: Pretrained) -> Callable[[Array], Array]:
 
 
 def make_classifier(pretrained: Pretrained) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns a function from an image, float32 (h, w, 3), to its class probabilities (k,)."""
+    """Returns a function from an image, float32 (h, w, c), to its class probabilities (k,)."""
     import jax
 
     model, to_probabilities = pretrained.model, as_probabilities(pretrained)

@@ -23,11 +23,13 @@ from vitswin_jax.cli.table import format_table
 from vitswin_jax.core.atomic import check_writable, replacing
 from vitswin_jax.core.terminal import progress, say, say_error, say_json
 from vitswin_jax.core.types import Params, UserError
+from vitswin_jax.data.channels import as_rgb
 from vitswin_jax.report.sheet import AT_MOST, Picture, thumbnail, write_sheet
 
 if TYPE_CHECKING:
     from jax import Array
 
+    from vitswin_jax.data.augment.transforms import Preprocess
     from vitswin_jax.weights.open import Pretrained
 
 
@@ -89,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
 
 class _Item(NamedTuple):
     name: str
-    pixels: np.ndarray  # float32 (h, w, 3): the model's input
+    pixels: np.ndarray  # float32 (h, w, c): the model's input
     small: np.ndarray | None  # for the contact sheet
 
 
@@ -98,16 +100,14 @@ class _Answer(NamedTuple):
     probabilities: np.ndarray | None  # float32 (k); None: there is no head
 
 
-def _read(
-    name: str | UserError, *, preprocess: Callable[[np.ndarray], np.ndarray], small: bool
-) -> _Item | UserError:
+def _read(name: str | UserError, *, preprocess: Preprocess, small: bool) -> _Item | UserError:
     if isinstance(name, UserError):
         return name
     try:
-        image = read_image(name)
+        image = read_image(name, channels=preprocess.channels)
     except UserError as error:  # it is reported in its turn, and the others are done
         return error
-    return _Item(name, preprocess(image), thumbnail(image) if small else None)
+    return _Item(name, preprocess(image), thumbnail(as_rgb(image)) if small else None)
 
 
 def _make_look(

@@ -12,9 +12,10 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image
 
 from vitswin_jax.core.types import UserError
+from vitswin_jax.data.channels import bands_of, is_array, luminance, read_array
 from vitswin_jax.data.damage import check_chunks, check_rows, check_scans, check_strips, segments
 from vitswin_jax.data.formats import FORMATS, INSTALL, quiet_decoders
-from vitswin_jax.data.levels import TRANSPOSES, rgb_of
+from vitswin_jax.data.levels import check_high_bytes, rgb_of, upright_of
 
 MAX_PIXELS = 89_478_485
 """The largest image that is decoded: Pillow's own limit, a quarter gigabyte of RGB."""
@@ -57,27 +58,32 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def decode_image(
-    data: bytes, *, name: str = "image", reduction: int = 1
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Returns the pixels of an encoded image, uint8 RGB in [0, 255].
+    data: bytes, *, name: str = "image", reduction: int = 1, channels: int | None = 3
+) -> UInt8[np.ndarray, "h w c"]:
+    """Returns the pixels of an encoded image, uint8 in [0, 255]: RGB, or of other `channels`.
 
-    The content selects the decoder, among those of FORMATS; a file's suffix does not matter.
-    Grey becomes RGB, transparent pixels lie on white, more than 8 bits become 8 by their range
-    (`data.levels`), the first frame of several is taken, and the EXIF orientation turns the image
-    upright; EXIF that is damaged is passed over.
+    The content selects the decoder, among those of FORMATS and NumPy's; a file's suffix does not
+    matter. `data.channels` says what a file gives for a number of channels; None takes arrays as
+    they are. More than 8 bits become 8 by their range (`data.levels`), the first frame of several
+    is taken, and the EXIF orientation turns the image upright; EXIF that is damaged is passed over.
 
     A JPEG that has a `jpeg_size` may be decoded 2, 4 or 8 times smaller each way (`reduction`; a
     part of a pixel counts as one), which is faster: its blocks' high frequencies are left out.
     A damaged one that only Pillow can read comes in full all the same.
 
     Raises UserError, which begins with `name`, if `data` is empty, cut short, damaged, not an image
-    of FORMATS, larger than MAX_PIXELS, or would take more than MAX_BYTES.
+    of FORMATS, larger than MAX_PIXELS, would take more than MAX_BYTES, or has other channels.
     """
     if not data:
         raise UserError(f"{name}: the file is empty (0 bytes); an image was expected.")
     try:
+        if is_array(data):
+            return read_array(data, channels=channels, at_most=MAX_BYTES // 2, name=name)
+        if channels not in (None, 1, 3):
+            return _decode_with_pillow(data, name=name, bands=channels)
         image = _decode_jpeg(data, name=name, reduction=reduction)
-        return _decode_with_pillow(data, name=name) if image is None else image
+        image = _decode_with_pillow(data, name=name) if image is None else image
+        return luminance(image) if channels == 1 else image
     except MemoryError as error:
         raise UserError(f"{name}: there is not enough memory to decode it.") from error
 
@@ -110,8 +116,7 @@ def _decode_jpeg(data: bytes, *, name: str, reduction: int) -> np.ndarray | None
         return rgb_of(
             Image.fromarray(image, "CMYK"), orientation=_jpeg_orientation(data), name=name
         )
-    turns, mirror = TRANSPOSES.get(_jpeg_orientation(data), (0, False))
-    return np.ascontiguousarray(np.rot90(image, turns)[:, :: -1 if mirror else 1])
+    return upright_of(image, orientation=_jpeg_orientation(data))
 
 
 def _jpeg_orientation(data: bytes) -> int:
@@ -141,7 +146,8 @@ def _orientation(image: Image.Image) -> int:
     return orientation if isinstance(orientation, int) else 1
 
 
-def _decode_with_pillow(data: bytes, *, name: str) -> np.ndarray:
+def _decode_with_pillow(data: bytes, *, name: str, bands: int | None = None) -> np.ndarray:
+    """Decodes an image to RGB, or to its own `bands`."""
     kind = "image"
     try:
         # JPEG includes MPO, the several photographs of a phone: Pillow's JPEG reader opens them.
@@ -166,7 +172,11 @@ def _decode_with_pillow(data: bytes, *, name: str) -> np.ndarray:
         raise UserError(_damaged(name, kind, data)) from error
     if kind == "PNG":
         check_rows(image, data, name=name)
-    return rgb_of(image, orientation=orientation, name=name)
+    if bands is None:
+        return rgb_of(image, orientation=orientation, name=name)
+    if kind == "TIFF":
+        check_high_bytes(image, name)
+    return upright_of(bands_of(image, bands, name=name), orientation=orientation)
 
 
 def _opened(data: bytes) -> Image.Image:

@@ -61,8 +61,14 @@ def rgb_of(image: Image.Image, *, orientation: int, name: str) -> np.ndarray:
     if deep:
         deep.check(name)
     elif image.format == "TIFF":
-        _check_high_bytes(image, name)
+        check_high_bytes(image, name)
     return upright
+
+
+def upright_of(image: np.ndarray, *, orientation: int) -> np.ndarray:
+    """Returns decoded pixels, of any channels, turned upright."""
+    turns, mirror = TRANSPOSES.get(orientation, (0, False))
+    return np.ascontiguousarray(np.rot90(image, turns)[:, :: -1 if mirror else 1])
 
 
 def _shallow(image: Image.Image) -> np.ndarray:
@@ -151,10 +157,10 @@ def _levels_of(image: Image.Image, name: str) -> _Levels:
     return levels
 
 
-def _check_high_bytes(image: Image.Image, name: str) -> None:
+def check_high_bytes(image: Image.Image, name: str) -> None:
     """Raises UserError for 16 bits a channel of which the upper 8, all that Pillow gives, lie."""
     tags: Any = image.tag_v2  # type: ignore[attr-defined]
-    if _first(tags.get(_BITS, 1)) != 16 or image.mode not in ("RGB", "RGBA"):
+    if _first(tags.get(_BITS, 1)) != 16 or image.mode not in ("RGB", "RGBA", "RGBX"):
         return
     stated = _stated(tags, _HIGH, name)
     most = max(most for _, most in image.getextrema()[:3])  # type: ignore[misc]

@@ -18,7 +18,6 @@ from vitswin_jax.core.heap import keep_freed_images
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Batch, Source, UserError
 from vitswin_jax.data.augment.transforms import Preprocess
-from vitswin_jax.data.decode import decode_image
 from vitswin_jax.data.sources.mixtures import MixtureSource, draw
 from vitswin_jax.data.workers import WorkerBatches
 
@@ -101,7 +100,8 @@ def make_train_iterator(
     if repeats < 1:
         raise UserError(f"repeats={repeats} must be 1 (off) or more.")
     keys = _TrainKeys(_stream(source, seed), len(source), batch_size, rows, repeats)
-    load = _LoadBatch(source, partial(_augment, transform, seed), transform.img_size, on_unreadable)
+    shape = (*transform.img_size, len(transform.mean))
+    load = _LoadBatch(source, partial(_augment, transform, seed), shape, on_unreadable)
     stop = sys.maxsize // batch_size if num_batches is None else start_batch + num_batches
     batches = grain.MapDataset.range(start_batch, stop).map(keys).map(load)
     return _iterate(batches, workers, threads)
@@ -125,7 +125,8 @@ def make_eval_batches(
     """
     rows = _host_rows(source, batch_size, host_index, host_count)
     keys = partial(_eval_keys, len(source), batch_size, rows)
-    load = _LoadBatch(source, partial(_evaluate, preprocess), preprocess.img_size, "raise")
+    shape = (*preprocess.img_size, preprocess.channels)
+    load = _LoadBatch(source, partial(_evaluate, preprocess), shape, "raise")
     batches = grain.MapDataset.range(-(-len(source) // batch_size)).map(keys).map(load)
     return EvalBatches(batches, workers, threads)
 
@@ -270,7 +271,7 @@ def _augment(transform: Transform, seed: int, image: bytes, key: Key, name: str)
 
 def _evaluate(preprocess: Preprocess, image: bytes, key: Key, name: str) -> np.ndarray:
     del key
-    return preprocess.image(decode_image(image, name=name))
+    return preprocess.image(preprocess.decode(image, name=name))
 
 
 @dataclass(frozen=True)
@@ -279,12 +280,12 @@ class _LoadBatch:
 
     source: Source
     transform: Callable[[bytes, Key, str], np.ndarray]
-    img_size: Sequence[int]
+    shape: Sequence[int]  # of an image: height, width, channels
     on_unreadable: str
 
     def __call__(self, keys: Sequence[Key | None]) -> Batch:
         batch = Batch(
-            image=np.zeros((len(keys), *self.img_size, 3), np.uint8),
+            image=np.zeros((len(keys), *self.shape), np.uint8),
             label=self._no_labels(len(keys)),
             mask=np.zeros(len(keys), np.float32),
         )

@@ -177,7 +177,7 @@ def _check_images(sources: Iterable[Source]) -> None:
 def _unreadable(place: tuple[Source, int]) -> str | None:
     source, index = place
     try:
-        decode_image(source[index]["image"], name=source.describe(index))
+        decode_image(source[index]["image"], name=source.describe(index), channels=None)
     except UserError as error:
         return str(error)
     return None

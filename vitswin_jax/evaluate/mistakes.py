@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 from vitswin_jax.core.types import Source, UserError
 from vitswin_jax.data.augment.transforms import Preprocess
-from vitswin_jax.data.decode import decode_image
+from vitswin_jax.data.channels import as_rgb
 from vitswin_jax.data.sources.labels import classes_of
 from vitswin_jax.evaluate.evaluation import Evaluation
 
@@ -42,7 +42,7 @@ def worst_mistakes(
         if evaluation.labels[i] not in classes_of(record["label"]):
             raise UserError(f"{origin}: its class is not that of the evaluation; evaluate again.")
         yield Mistake(
-            image=preprocess.image(decode_image(record["image"], name=origin)),
+            image=as_rgb(preprocess.image(preprocess.decode(record["image"], name=origin))),
             origin=origin,
             true=evaluation.class_names[evaluation.labels[i]],
             true_probability=float(true[i]),

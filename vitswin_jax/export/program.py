@@ -22,6 +22,7 @@ from jaxtyping import Array, Float32, Shaped, UInt8
 from vitswin_jax.core.types import Params, UserError
 from vitswin_jax.core.version import __version__
 from vitswin_jax.data.augment.transforms import Preprocess
+from vitswin_jax.data.channels import luminance
 from vitswin_jax.export.quantize import quantize_parameters
 from vitswin_jax.models.fields import plain
 from vitswin_jax.models.registry import family_of
@@ -144,13 +145,11 @@ def make_program(
 
     Preprocessing is the metadata's, else the default of the model (`default_preprocess`). With
     `uint8` the program takes pixels and normalises them by its mean and std; `quantize` rounds
-    matrices to int8. Raises UserError for uint8 images of other than 3 channels.
+    matrices to int8.
     """
     metadata = metadata or Metadata(name=family_of(model), fields={})
     preprocess = metadata.preprocess or default_preprocess(model, metadata.name)
-    preprocess = dataclasses.replace(preprocess, img_size=pair(model.img_size))
-    if uint8 and model.in_chans != 3:
-        raise UserError(f"uint8 images have 3 channels; the model has in_chans={model.in_chans}.")
+    preprocess = preprocess.fitted(pair(model.img_size), model.in_chans)
     model = plain(model, dtype=jnp.dtype("float32"))
     flat = flatten_dict(unstack_blocks(variables["params"]), sep="/")
     flat = {path: np.asarray(leaf, np.float32) for path, leaf in sorted(flat.items())}
@@ -164,12 +163,13 @@ def sample_images(program: Program) -> np.ndarray:
     height, width, channels = program.image_shape
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (1, height, width, channels), np.uint8)
-    if channels != 3:
-        return (noise / 127.5 - 1).astype(np.float32)
+    if channels not in (1, 3):
+        return program.take(noise)
     from sklearn.datasets import load_sample_images
 
-    photos = [program.preprocess.image(np.asarray(image)) for image in load_sample_images().images]
-    pixels = np.concatenate([np.stack(photos), noise])
+    photos = [np.asarray(image) for image in load_sample_images().images]
+    photos = [luminance(image) if channels == 1 else image for image in photos]
+    pixels = np.concatenate([np.stack([program.preprocess.image(p) for p in photos]), noise])
     return program.take(pixels)
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Shaped
 from vitswin_jax.core.types import Params
 
 Triple = Sequence[float]
-"""One number for each colour channel."""
+"""One number for each channel."""
 
 
 def infer(model: nn.Module, params: Params, *inputs: Array, **how: Any) -> Any:

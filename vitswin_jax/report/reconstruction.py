@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from vitswin_jax.core.atomic import replacing
 from vitswin_jax.core.types import Batch, Params, Source
 from vitswin_jax.data.augment.transforms import Preprocess
+from vitswin_jax.data.channels import as_rgb
 from vitswin_jax.evaluate.reconstruction import reconstruct
 from vitswin_jax.models.masked import MaskedModel, Reconstruction, enlarge
 from vitswin_jax.models.pretraining import describe_method
@@ -75,7 +76,7 @@ class Pictures:
         triples = zip(self.original, self.masked, self.reconstructed, strict=True)
         small = max(self.original.shape[1:3]) < _SMALL
         return [
-            {"pictures": [figures.picture(image) for image in triple], "small": small}
+            {"pictures": [figures.picture(as_rgb(image)) for image in triple], "small": small}
             for triple in triples
         ]
 

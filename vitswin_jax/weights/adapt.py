@@ -167,8 +167,9 @@ def _change(name: str, shape: tuple[int, ...], old: Sizes, new: Sizes, methods: 
 
             return f"resized from window {_x(before)} to {_x(after)}", table
     if name in _FIRST_CONVOLUTIONS and shape[2] == old.in_chans != new.in_chans:
+        how = "their sum" if new.in_chans == 1 else f"repeated, times {old.in_chans}/{new.in_chans}"
         return (
-            f"from {old.in_chans} input channels to {new.in_chans}",
+            f"from {old.in_chans} input channels to {new.in_chans}: {how}",
             lambda array: resize.adapt_input_channels(array, new.in_chans),
         )
     return None

@@ -37,7 +37,7 @@ from vitswin_jax.weights.place import layout_on, param_dtype_of, read_onto
 from vitswin_jax.weights.published import class_names
 from vitswin_jax.weights.shapes import parameter_shapes, sizes_of
 from vitswin_jax.weights.sources.masked import DecoderWeights
-from vitswin_jax.weights.sources.preprocess import default_preprocess
+from vitswin_jax.weights.sources.preprocess import averaged, default_preprocess
 from vitswin_jax.weights.sources.read import check_family, read_original
 from vitswin_jax.weights.sources.source import UNSEEN
 
@@ -83,13 +83,16 @@ class Pretrained:
 
     @functools.cached_property
     def preprocess(self) -> Preprocess:
-        """The function from an image, uint8 (h, w, 3), to input of the model, float32 (H, W, 3).
+        """The function from an image, uint8 (h, w, c), to input of the model, float32 (H, W, c).
 
         It is the file's own preprocessing, else the default of the file's model
-        (`default_preprocess`); always at the image size of `model`.
+        (`default_preprocess`); always at the image size and for the channels of `model`.
         """
         base = self.metadata.preprocess or default_preprocess(self.own, self.metadata.name)
-        return dataclasses.replace(base, img_size=pair(self.model.img_size))
+        fitted = base.fitted(pair(self.model.img_size), self.model.in_chans)
+        if fitted.channels != base.channels:
+            log.info("%s: %s", self.file, averaged(base, fitted))
+        return fitted
 
     @property
     def fields(self) -> Mapping[str, Any]:

@@ -122,6 +122,9 @@ def describe(
     described = Metadata.from_json(
         {"name": family_of(model), **given, "fields": model_fields(model)}, origin=origin
     )
+    if (images := described.preprocess) is not None:
+        images = images.fitted(images.img_size, model.in_chans)
+        described = dataclasses.replace(described, preprocess=images)
     names = described.class_names
     if names is not None and len(names) != model.num_classes:
         raise UserError(

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from vitswin_jax.data.augment.ops import Pixels
+from vitswin_jax.data.channels import band_by_band
 from vitswin_jax.data.decode import decode_image, jpeg_size
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the whole image
@@ -44,7 +44,7 @@ def random_box(
 
 
 def cut_and_resize(
-    image: bytes | Pixels,
+    image: bytes | UInt8[np.ndarray, "h w c"],
     size: Sequence[int],
     rng: np.random.Generator,
     *,
@@ -53,8 +53,9 @@ def cut_and_resize(
     interpolation: str,
     resizer: str,
     reduced_decode: bool,
+    channels: int = 3,
     name: str = "image",
-) -> UInt8[np.ndarray, "H W 3"]:
+) -> UInt8[np.ndarray, "H W c"]:
     """Returns a random part of an image, resized to `size` (height, width).
 
     The part is chosen by the size in a JPEG's header, before it is decoded. Where it is to shrink
@@ -62,32 +63,43 @@ def cut_and_resize(
     """
     whole = jpeg_size(image) if isinstance(image, bytes) and reduced_decode else None
     if whole is None or not isinstance(image, bytes):
-        pixels = decode_image(image, name=name) if isinstance(image, bytes) else image
+        pixels = image
+        if isinstance(image, bytes):
+            pixels = decode_image(image, name=name, channels=channels)
         box = random_box(pixels.shape[:2], scale, ratio, rng)
         return resize_box(pixels, box, size, interpolation=interpolation, resizer=resizer)
     box = left, top, right, bottom = random_box(whole, scale, ratio, rng)
     shrink = min((bottom - top) / size[0], (right - left) / size[1])
     reduction = next((n for n in _REDUCTIONS if n <= shrink), 1)
-    pixels = decode_image(image, name=name, reduction=reduction)
+    pixels = decode_image(image, name=name, reduction=reduction, channels=channels)
     if reduction == 1 or pixels.shape[:2] == whole:  # a damaged file comes in full
         return resize_box(pixels, box, size, interpolation=interpolation, resizer=resizer)
     return _resize_fraction(pixels, [side / reduction for side in box], size, interpolation)
 
 
 def pillow_resize(
-    image: Pixels,
+    image: UInt8[np.ndarray, "h w c"],
     size: Sequence[int],
     interpolation: str,
     box: tuple[float, float, float, float] | None = None,
-) -> UInt8[np.ndarray, "H W 3"]:
+) -> UInt8[np.ndarray, "H W c"]:
     """Resizes `box` (left, top, right, bottom) of an image, or all of it, to (height, width)."""
-    resample = Image.Resampling[interpolation.upper()]
-    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), resample, box=box))
+    resample, to = Image.Resampling[interpolation.upper()], (size[1], size[0])
+
+    def resize(image: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(image).resize(to, resample, box=box))
+
+    return band_by_band(resize, image)
 
 
 def resize_box(
-    image: Pixels, box: Box, size: Sequence[int], *, interpolation: str, resizer: str
-) -> UInt8[np.ndarray, "H W 3"]:
+    image: UInt8[np.ndarray, "h w c"],
+    box: Box,
+    size: Sequence[int],
+    *,
+    interpolation: str,
+    resizer: str,
+) -> UInt8[np.ndarray, "H W c"]:
     """Cuts out a box and resizes it to `size`, by "pillow" or "opencv".
 
     Pillow's kernels widen as an image shrinks, so that nothing aliases. OpenCV's do not: there an
@@ -102,15 +114,19 @@ def resize_box(
     height, width = (
         side * math.ceil(given / side) for side, given in zip(size, part.shape[:2], strict=True)
     )
-    part = cv2.resize(part, (width, height), interpolation=kernel)
-    if (height, width) == tuple(size):
-        return part
-    return cv2.resize(part, size[::-1], interpolation=cv2.INTER_AREA)
+
+    def resize(part: np.ndarray) -> np.ndarray:
+        part = cv2.resize(part, (width, height), interpolation=kernel)
+        if (height, width) == tuple(size):
+            return part
+        return cv2.resize(part, size[::-1], interpolation=cv2.INTER_AREA)
+
+    return band_by_band(resize, part)
 
 
 def _resize_fraction(
-    image: Pixels, box: Sequence[float], size: Sequence[int], interpolation: str
-) -> UInt8[np.ndarray, "H W 3"]:
+    image: UInt8[np.ndarray, "h w c"], box: Sequence[float], size: Sequence[int], interpolation: str
+) -> UInt8[np.ndarray, "H W c"]:
     """Resizes a box whose edges lie between pixels; only Pillow can."""
     left, top, right, bottom = box
     x, y = math.floor(left), math.floor(top)

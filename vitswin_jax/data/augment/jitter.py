@@ -10,6 +10,7 @@ from PIL import Image
 
 from vitswin_jax.data.augment import ops
 from vitswin_jax.data.augment.ops import Pixels
+from vitswin_jax.data.channels import band_by_band
 
 
 def color_jitter(image: Pixels, rng: np.random.Generator, *, strength: float, hue: float) -> Pixels:
@@ -49,8 +50,10 @@ def random_affine(
     # np.pad(mode="edge") would take several times as long as the whole affine map.
     rows = np.clip(np.arange(-pad, h + pad), 0, h - 1)
     columns = np.clip(np.arange(-pad, w + pad), 0, w - 1)
-    padded = Image.fromarray(image[rows[:, None], columns])
     inverse = (a, b, c + pad, -b, a, f + pad)
-    return np.asarray(
-        padded.transform((w, h), Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR)
-    )
+
+    def transform(padded: np.ndarray) -> np.ndarray:
+        method, resample = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+        return np.asarray(Image.fromarray(padded).transform((w, h), method, inverse, resample))
+
+    return band_by_band(transform, image[rows[:, None], columns])

@@ -5,6 +5,7 @@ All of it is on uint8; normalising, erasing and mixing happen on the device.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,13 +21,17 @@ from vitswin_jax.data.augment.crop import cut_and_resize, pillow_resize
 from vitswin_jax.data.augment.jitter import color_jitter, random_affine
 from vitswin_jax.data.augment.ops import AFFINE_RESAMPLING, grey
 from vitswin_jax.data.augment.policies import Policy, parse_rand_augment
+from vitswin_jax.data.channels import as_rgb, band_by_band
 from vitswin_jax.data.decode import decode_image
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 CropMode = Literal["center", "squash", "squash_crop"]
 TrainCrop = Literal["random_resized", "random", "shift", "none"]
 Resizer = Literal["opencv", "pillow"]
-Pixels = UInt8[np.ndarray, "h w 3"]
+Pixels = UInt8[np.ndarray, "h w c"]
+
+_OF_COLOURS = ("rand_augment", "auto_augment", "color_jitter", "hue", "grayscale")
+"""Options of `TrainTransform` for images of 3 channels, or of 1 as if it were 3."""
 
 _LONGEST = 16  # times the size asked for: how long a resized image may become
 
@@ -39,7 +44,8 @@ class Preprocess:
     just covers img_size / crop_fraction, and cuts out the middle, as torchvision's Resize
     and CenterCrop do; "squash" resizes the whole image to `img_size`, whatever its shape is;
     "squash_crop" resizes it to img_size / crop_fraction and cuts out the middle, as timm's squash
-    does. `mean` and `std` are of pixels in [0, 1].
+    does. `mean` and `std` are of pixels in [0, 1], one number for each channel: they say how many
+    channels an image has.
 
     Raises UserError, with everything that is wrong in one line.
     """
@@ -60,8 +66,9 @@ class Preprocess:
         fraction, mean, std = self.crop_fraction, self.mean, self.std
         # A smaller fraction would make a huge image of any.
         faults.need(0.05 <= fraction <= 1, f"crop_fraction={fraction} must be in [0.05, 1]")
-        numbers = len(mean) == len(std) == 3 and min(std) > 0
-        faults.need(numbers, f"mean={mean} and std={std} must be three numbers, std above 0")
+        numbers = len(mean) == len(std) > 0 and min(std, default=0) > 0
+        need = f"mean={mean} and std={std} must be a number for each channel, std above 0"
+        faults.need(numbers, need)
         faults.check("preprocess: ")
 
     @classmethod
@@ -73,13 +80,34 @@ class Preprocess:
             stated["crop_fraction"] = float(stated["crop_fraction"])
         return cls(img_size, **stated)
 
-    def __call__(self, image: bytes | Pixels) -> Float32[np.ndarray, "H W 3"]:
+    @property
+    def channels(self) -> int:
+        """The channels of an image."""
+        return len(self.mean)
+
+    def fitted(self, img_size: Sequence[int], channels: int) -> Preprocess:
+        """Returns the same for a model of another image size and of other channels.
+
+        Mean and std become their average for each channel, as in timm (`adapt_to_chs`).
+        """
+        changes: dict[str, Any] = {"img_size": tuple(img_size)}
+        if channels != self.channels:
+            for key in ("mean", "std"):
+                value = getattr(self, key)
+                changes[key] = (sum(value) / len(value),) * channels
+        return dataclasses.replace(self, **changes)
+
+    def decode(self, data: bytes, *, name: str = "image") -> Pixels:
+        """Returns the pixels of an encoded image, of as many channels as this takes."""
+        return decode_image(data, name=name, channels=self.channels)
+
+    def __call__(self, image: bytes | Pixels) -> Float32[np.ndarray, "H W c"]:
         """Returns the model's input for an encoded or a decoded uint8 image."""
         if isinstance(image, bytes):
-            image = decode_image(image)
+            image = self.decode(image)
         return self.normalize(self.image(image))
 
-    def image(self, image: Pixels) -> UInt8[np.ndarray, "H W 3"]:
+    def image(self, image: Pixels) -> UInt8[np.ndarray, "H W c"]:
         """Returns the image, resized and cropped to `img_size`, uint8 in [0, 255].
 
         Equal, bit for bit, to resizing the whole image by Pillow and then cropping it.
@@ -90,7 +118,7 @@ class Preprocess:
             return _squash_and_crop(image, self.img_size, self.crop_fraction, self.interpolation)
         return _resize_and_crop(image, self.img_size, self.crop_fraction, self.interpolation)
 
-    def normalize(self, images: UInt8[np.ndarray, "*b h w 3"]) -> Float32[np.ndarray, "*b h w 3"]:
+    def normalize(self, images: UInt8[np.ndarray, "*b h w c"]) -> Float32[np.ndarray, "*b h w c"]:
         """Returns (images / 255 - mean) / std."""
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         return (images.astype(np.float32) / np.float32(255) - mean) / std
@@ -111,7 +139,9 @@ class TrainTransform:
     Then follow, in timm's order: `rand_augment` or `auto_augment`, a policy by its name;
     `color_jitter`, by which brightness, contrast and saturation may differ from 1, and `hue`, in
     turns; `grayscale`, how likely colour is lost. Their affine maps show `mean`, as levels in
-    [0, 1], from outside.
+    [0, 1], from outside. `mean` also says how many channels images have. One channel is augmented
+    as the three equal ones of a grey image, which hue and saturation leave as they are. Other
+    numbers than 1 and 3 have only crops, affine maps and flips.
 
     `resizer` "opencv" is several times as fast as "pillow", and as near to it as crop.resize_box
     says; `reduced_decode` is of crop.cut_and_resize. Both are of "random_resized" alone.
@@ -167,7 +197,7 @@ class TrainTransform:
         scale, ratio, fraction, mean = self.scale, self.ratio, self.crop_fraction, self.mean
         parts = len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1
         ratios = len(ratio) == 2 and 0 < ratio[0] <= ratio[1]
-        levels = len(mean) == 3 and all(0 <= level <= 1 for level in mean)
+        levels = len(mean) > 0 and all(0 <= level <= 1 for level in mean)
         faults = Faults()
         faults.need(parts, f"scale={scale} must be (smallest, largest) in (0, 1]")
         faults.need(ratios, f"ratio={ratio} must be (smallest, largest), above 0")
@@ -178,12 +208,18 @@ class TrainTransform:
         for name in ("zoom", "color_jitter", "grayscale"):
             value = getattr(self, name)
             faults.need(0 <= value <= 1, f"{name}={value} must be in [0, 1]")
-        faults.need(levels, f"mean={mean} must be three numbers in [0, 1]")
+        faults.need(levels, f"mean={mean} must be numbers in [0, 1], one for each channel")
+        colours = [key for key in _OF_COLOURS if getattr(self, key)]
+        faults.need(
+            len(mean) in (1, 3) or not colours,
+            f"{', '.join(colours)} must be None or 0 for images of {len(mean)} channels "
+            "(model.in_chans): they are for 1 or 3",
+        )
         return faults
 
     def __call__(
         self, image: bytes | Pixels, rng: np.random.Generator, *, name: str = "image"
-    ) -> UInt8[np.ndarray, "H W 3"]:
+    ) -> UInt8[np.ndarray, "H W c"]:
         """Returns the augmented image, uint8 in [0, 255]; all chance comes from `rng`.
 
         An encoded image that cannot be read raises UserError, which begins with `name`.
@@ -198,10 +234,12 @@ class TrainTransform:
                 interpolation=self.interpolation,
                 resizer=self.resizer,
                 reduced_decode=self.reduced_decode,
+                channels=len(self.mean),
                 name=name,
             )
         else:
-            image = decode_image(image, name=name) if isinstance(image, bytes) else image
+            if isinstance(image, bytes):
+                image = decode_image(image, name=name, channels=len(self.mean))
             if self.crop == "random":
                 image = _resize_and_crop(
                     image, self.img_size, self.crop_fraction, self.interpolation, rng=rng
@@ -212,12 +250,18 @@ class TrainTransform:
         if shift or self.rotate or self.zoom:
             image = random_affine(image, rng, shift=shift, rotate=self.rotate, zoom=self.zoom)
         if self.flip and rng.random() < 0.5:
-            image = cv2.flip(image, 1)  # many times as fast as a copy of numpy's view
-        return np.ascontiguousarray(self._recolour(image, rng))
+            # many times as fast as a copy of numpy's view
+            image = band_by_band(lambda pixels: cv2.flip(pixels, 1), image)
+        if any(getattr(self, key) for key in _OF_COLOURS):
+            image = self._recolour(as_rgb(image), rng)[..., : len(self.mean)]
+        return np.ascontiguousarray(image)
 
-    def _recolour(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+    def _recolour(
+        self, image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator
+    ) -> UInt8[np.ndarray, "h w 3"]:
         if self.policy is not None:
-            red, green, blue = (min(255, round(255 * level)) for level in self.mean)
+            mean = tuple(self.mean) * (3 // len(self.mean))
+            red, green, blue = (min(255, round(255 * level)) for level in mean)
             fill = red, green, blue
             image = self.policy(image, rng, fill=fill, interpolation=self.interpolation)
         if self.color_jitter or self.hue:
@@ -266,7 +310,7 @@ def _resize_and_crop(
 
 def _squash_and_crop(
     image: Pixels, size: Sequence[int], fraction: float, interpolation: str
-) -> UInt8[np.ndarray, "H W 3"]:
+) -> UInt8[np.ndarray, "H W c"]:
     """Resizes an image to size / fraction, whatever its shape is, and returns its middle."""
     whole = [math.floor(side / fraction) for side in size]
     top, left = (round((full - side) / 2) for full, side in zip(whole, size, strict=True))

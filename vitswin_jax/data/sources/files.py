@@ -19,12 +19,13 @@ from typing import Any, SupportsIndex
 
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Label, Record, UserError, listed
+from vitswin_jax.data.channels import ARRAY_SUFFIX
 from vitswin_jax.data.formats import FORMATS, INSTALL, SUFFIXES
 
 log = logger(__name__)
 
 IMAGE_SUFFIXES = frozenset(suffix for name in FORMATS for suffix in SUFFIXES[name])
-"""What the files of images end in, as far as `data.decode` reads them."""
+"""What the files of pictures end in, as far as `data.decode` reads them."""
 
 _UNREAD = {
     suffix: name for name, ends in SUFFIXES.items() if name not in FORMATS for suffix in ends
@@ -40,8 +41,18 @@ SIZED = 10_000
 
 
 def is_image(path: str) -> bool:
-    """Returns whether a file's suffix is an image's, in small letters or capitals."""
+    """Returns whether a file's suffix is a picture's, in small letters or capitals."""
     return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122, ten times faster
+
+
+def images_among(paths: Iterable[str]) -> list[str]:
+    """Returns the images among files: the pictures or, where there are none, the .npy files.
+
+    Beside pictures, arrays are masks, depths or features.
+    """
+    paths = list(paths)
+    pictures = [path for path in paths if is_image(path)]
+    return pictures or [path for path in paths if path.lower().endswith(ARRAY_SUFFIX)]
 
 
 def note_unread(folder: str, paths: Iterable[str]) -> None:

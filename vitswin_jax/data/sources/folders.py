@@ -13,9 +13,9 @@ from vitswin_jax.data.sources.files import (
     FileSource,
     file_paths,
     folder_names,
+    images_among,
     is_file,
     is_folder,
-    is_image,
     is_remote,
     note_unread,
     read_text,
@@ -108,12 +108,10 @@ def _open_classes(root: str, folder: str, name: str) -> FileSource:
     if len(folders) == 1 and name.endswith((f":{ALL}", f":{TRAIN}")):
         raise UserError(_one_class(folder, folders[0]))
     labels = {name: label for label, name in enumerate(folders)}
-    files, others = [], []
-    for path in file_paths(folder, deep=True):
-        if "/" in path and is_image(path):
-            files.append((path, labels[path.partition("/")[0]]))
-        else:
-            others.append(path)
+    paths = file_paths(folder, deep=True)
+    images = images_among(path for path in paths if "/" in path)
+    files = [(path, labels[path.partition("/")[0]]) for path in images]
+    others = sorted(set(paths).difference(images))
     note_unread(folder, others)
     files.sort(key=lambda file: (file[1], file[0]))
     if empty := sorted(set(folders) - {folders[label] for _, label in files}):
@@ -176,7 +174,7 @@ def _open_flat(root: str, folder: str, train: str) -> FileSource:
             f"{folder}: holds no class folders, and no {' or '.join(TRUTHS)} in it or beside it "
             f"says which class each image is of; one line an image, its class or NAME CLASS."
         )
-    images = [path for path in file_paths(folder, deep=False) if is_image(path)]
+    images = images_among(file_paths(folder, deep=False))
     classes = _read_truth(own[0], images)
     folders = folder_names(train) if train and train != root else []
     numbered = all(name.isdecimal() for name in classes.values())

@@ -20,6 +20,7 @@ from vitswin_jax.core.atomic import replacing
 from vitswin_jax.core.cache import cache_dir
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Label, Record, UserError
+from vitswin_jax.data.channels import ARRAY_SUFFIX
 from vitswin_jax.data.sources.files import (
     file_paths,
     is_file,
@@ -190,6 +191,7 @@ def _remember(cached: Path, members: Sequence[Member]) -> None:
 
 def _index(path: str) -> list[Member]:
     images: dict[str, tuple[int, int]] = {}
+    arrays: dict[str, tuple[int, int]] = {}  # images where there are no pictures
     labels: dict[str, str] = {}
     wrong = []
     try:
@@ -201,22 +203,25 @@ def _index(path: str) -> list[Member]:
                 folder, slash, last = member.name.rpartition("/")
                 stem, dot, suffix = last.partition(".")
                 key, suffix = f"{folder}{slash}{stem}", f"{dot}{suffix}"
-                if member.isdir() or not (suffix == _CLASS or is_image(f"x{suffix}")):
+                known = suffix in (_CLASS, ARRAY_SUFFIX) or is_image(f"x{suffix}")
+                if member.isdir() or not known:
                     continue
+                found = arrays if suffix == ARRAY_SUFFIX else images
                 if not member.isreg() or member.issparse():
                     wrong.append(f"{member.name} is a link or no plain file")
-                elif key in (labels if suffix == _CLASS else images):
+                elif key in (labels if suffix == _CLASS else found):
                     wrong.append(f"{key} has two {'labels' if suffix == _CLASS else 'images'}")
                 elif suffix == _CLASS:
                     text = archive.extractfile(member)
                     assert text is not None  # as a plain file has content
                     labels[key] = text.read().decode().strip()
                 else:
-                    images[key] = (member.offset_data, member.size)
+                    found[key] = (member.offset_data, member.size)
     except (tarfile.TarError, UnicodeDecodeError, EOFError) as error:
         raise UserError(f"{path}: is damaged, or no tar archive: {error}.") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}.") from error
+    images = images or arrays
     wrong += [f"{key} has no image" for key in labels if key not in images]
     wrong += [f"{key} has no {_CLASS}" for key in images if key not in labels]
     wrong += [f"{key}{_CLASS} names no class" for key in labels if not parse_label(labels[key])]

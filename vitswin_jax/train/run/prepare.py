@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from vitswin_jax.core.choices import Faults, one_of
 from vitswin_jax.core.terminal import logger
-from vitswin_jax.core.types import Source, UserError
+from vitswin_jax.core.types import Source, UserError, listed
 from vitswin_jax.data.augment.transforms import Preprocess, TrainTransform
 from vitswin_jax.data.pipeline import EvalBatches, Transform
 from vitswin_jax.data.sources.labels import make_class_weights
@@ -96,7 +96,7 @@ class Run:
     def state(self) -> dict[str, Any]:
         """Arguments of `create_state` and `state_layout` besides the model and the optimizer."""
         return {
-            "image_shape": (*self.preprocess.img_size, self.model.in_chans),
+            "image_shape": (*self.preprocess.img_size, self.preprocess.channels),
             "mesh": self.mesh,
             "lora": self.options.lora,
             "ema": self.options.ema,
@@ -206,6 +206,9 @@ def build_augmentation(
         except UserError as error:
             faults.append(str(error).removeprefix("augment: ").removesuffix("."))
     faults.check("augment: ")
+    colours = [key for key in ("color_jitter", "hue", "grayscale") if section.get(key)]
+    if preprocess.channels == 1 and colours:
+        log.info("augment: hue and saturation of images of one channel stay (%s).", listed(colours))
     transform, *others = built
     return (transform if own is None else OwnTransform(own, preprocess), *others)
 

@@ -51,7 +51,7 @@ from vitswin_jax.weights.open import Pretrained, open_own, open_pretrained
 from vitswin_jax.weights.place import read_onto, read_parameters
 from vitswin_jax.weights.runs import weights_digest
 from vitswin_jax.weights.shapes import parameter_shapes
-from vitswin_jax.weights.sources.preprocess import default_preprocess
+from vitswin_jax.weights.sources.preprocess import averaged, default_preprocess
 
 log = logger(__name__)
 
@@ -311,13 +311,27 @@ def _preprocess(
 ) -> tuple[Preprocess, list[str]]:
     """Returns `base` with what the config says in its place, and a line for each difference."""
     said = {key: value for key, value in section.items() if value is not None}
-    changed = dataclasses.replace(base, img_size=pair(model.img_size), **said)
-    notes = [
+    fitted = base.fitted(pair(model.img_size), model.in_chans)
+    for key in said.keys() & {"mean", "std"}:
+        said[key] = _for_channels(key, said[key], model.in_chans)
+    changed = dataclasses.replace(fitted, **said)
+    notes = [] if fitted.channels == base.channels else [averaged(base, fitted)]
+    notes += [
         f"{key} is {getattr(changed, key)!r}, the file's {getattr(base, key)!r}"
         for key in said
         if getattr(changed, key) != getattr(base, key)
     ]
     return changed, notes
+
+
+def _for_channels(key: str, value: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Returns `preprocess.mean` or `std` for each channel; one number is that of all (as timm)."""
+    if len(value) not in (1, channels):
+        raise UserError(
+            f"preprocess.{key}={tuple(value)} has {len(value)} numbers, and model.in_chans="
+            f"{channels}; give one for each channel, or one for all."
+        )
+    return tuple(value) * (channels // len(value))
 
 
 def _begins_anew(theirs: nn.Module, key: str, value: Any, *, fresh_head: bool) -> bool:

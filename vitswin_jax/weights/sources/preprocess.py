@@ -83,7 +83,17 @@ def default_preprocess(model: nn.Module, name: str = "") -> Preprocess:
     """
     microsoft = family_of(model) != "vit" and not named_images(name)
     images = _MICROSOFT if microsoft else timm_preprocess(model_fields(model), name)
-    return Preprocess(img_size=pair(model.img_size), **images)
+    size = pair(model.img_size)
+    return Preprocess(size, **images).fitted(size, model.in_chans)
+
+
+def averaged(before: Preprocess, now: Preprocess) -> str:
+    """Returns the line about the statistics of a model with other channels."""
+    mean, std = (f"{getattr(now, key)[0]:.4g}" for key in ("mean", "std"))
+    return (
+        f"mean {mean} and std {std} are the average of {before.channels} channels, for each of "
+        f"{now.channels}"
+    )
 
 
 def timm_preprocess(fields: Fields, name: str = "") -> Mapping[str, Any]:

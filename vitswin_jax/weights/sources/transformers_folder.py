@@ -159,5 +159,5 @@ def _processor(preprocess: Preprocess) -> dict[str, Any]:
         "do_normalize": True,
         "image_mean": list(preprocess.mean),
         "image_std": list(preprocess.std),
-        "do_convert_rgb": True,
+        "do_convert_rgb": preprocess.channels == 3,
     }
