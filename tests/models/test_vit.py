@@ -193,6 +193,16 @@ def test_another_image_size_is_refused_with_both_sizes(apply, create):
         apply(model, params, jnp.zeros((1, 8, 8, 3)))
 
 
+@pytest.mark.parametrize("family", ["vit", "swin", "swinv2"])
+def test_images_of_other_channels_are_refused_with_both_numbers(family):
+    model = create_model(family, in_chans=4, num_classes=2)
+    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    with pytest.raises(UserError, match=r"the images have 3 channels .* takes in_chans=4"):
+        jax.eval_shape(model.init, jax.random.key(0), images)
+    with pytest.raises(UserError, match="in_chans=0 must be at least 1"):
+        create_model(family, in_chans=0)
+
+
 def test_all_misfits_are_listed_at_once():
     with pytest.raises(UserError) as error:
         create_model(

@@ -21,6 +21,7 @@ import vitswin_jax
 from vitswin_jax.core.types import UserError
 from vitswin_jax.weights.formats import read as formats
 from vitswin_jax.weights.formats.pth_write import write_pth
+from vitswin_jax.weights.open import open_pretrained
 from vitswin_jax.weights.shapes import parameter_shapes
 from vitswin_jax.weights.sources.source import BUFFERS
 
@@ -375,6 +376,35 @@ def test_input_channels(tmp_path):
     _, grey = vitswin_jax.load_pretrained(path, in_chans=1)
     got = grey["params"]["patch_embed"]["proj"]["kernel"]
     np.testing.assert_allclose(got[:, :, 0], kernel.sum(2), atol=1e-6)
+
+
+@pytest.mark.parametrize(("channels", "how"), [(1, "their sum"), (5, "repeated, times 3/5")])
+def test_other_channels_are_logged_and_stay_in_files_of_both_kinds(tmp_path, caplog, channels, how):
+    kernel = np.asarray(small("timm")[2]["params"]["patch_embed"]["proj"]["kernel"])
+    with caplog.at_level(logging.INFO):
+        opened = open_pretrained(saved("timm", tmp_path), in_chans=channels)
+        model, variables, preprocess = opened.model, opened.variables, opened.preprocess
+    assert f"from 3 input channels to {channels}: {how}" in caplog.text
+    assert f"the average of 3 channels, for each of {channels}" in caplog.text
+    got = variables["params"]["patch_embed"]["proj"]["kernel"]
+    # timm's adapt_input_conv: the sum, or red, green, blue in turns times 3 / channels.
+    whole = np.concatenate([kernel] * 2, 2)[:, :, :channels] * 3 / channels
+    expected = kernel.sum(2, keepdims=True) if channels == 1 else whole
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    for name, kind in (("own.safetensors", "native"), ("folder", "timm")):
+        vitswin_jax.save_pretrained(
+            tmp_path / name, model, variables, format=kind, metadata=opened.metadata
+        )
+        again = open_pretrained(tmp_path / name)
+        assert again.model.in_chans == channels
+        assert again.preprocess == preprocess
+        np.testing.assert_array_equal(
+            again.variables["params"]["patch_embed"]["proj"]["kernel"], got
+        )
+    config = json.loads((tmp_path / "folder" / "config.json").read_text(encoding="utf-8"))
+    assert config["pretrained_cfg"]["input_size"] == [channels, 16, 16]
+    assert config["model_args"]["in_chans"] == channels
+    assert len(config["pretrained_cfg"]["mean"]) == channels
 
 
 def test_microsofts_22k_head_is_mapped_to_1k(tmp_path):

@@ -57,7 +57,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         ("--epochs", "N", "The run takes N epochs (optim.epochs)."),
         ("--batch-size", "N", "A step takes N images over all devices (data.batch_size)."),
         ("--lr", "RATE", "The learning rate peaks at RATE (optim.peak_lr)."),
-        ("--img-size", "N", "Images have N x N pixels (model.img_size)."),
+        ("--img-size", "N|HxW", "Images have N x N pixels, or H x W (model.img_size)."),
         ("--seed", "N", "N seeds all random numbers (seed)."),
         ("--init-from", "WEIGHTS", "The run starts from a run, a file or a published name."),
     ):

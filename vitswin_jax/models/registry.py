@@ -69,6 +69,13 @@ def optional_types(name: str) -> dict[str, type]:
     }
 
 
+def sized_fields(name: str) -> set[str]:
+    """Returns the fields that are one number or (height, width), such as `img_size`."""
+    hints = typing.get_type_hints(_family(name))
+    kinds = {key: typing.get_args(hints[key]) for key in model_kwargs(name)}
+    return {key for key, each in kinds.items() if int in each and tuple[int, int] in each}
+
+
 def _family(name: str) -> type[nn.Module]:
     """Returns the class of the family of any name that `resolve_name` knows."""
     base = resolve_name(name)[0]

@@ -21,7 +21,7 @@ from vitswin_jax.models.stages import PatchMerging, Stage, table_init
 from vitswin_jax.models.swin_block import SwinBlock, WindowAttention
 from vitswin_jax.nn.block import BlockOptions
 from vitswin_jax.nn.execution import FOR_WINDOWS
-from vitswin_jax.nn.layers import LayerNorm, PatchEmbed, create_head, pair
+from vitswin_jax.nn.layers import LayerNorm, PatchEmbed, check_channels, create_head, pair
 from vitswin_jax.nn.mlp import Mlp, check_gates
 from vitswin_jax.nn.scan import drop_path_schedule
 from vitswin_jax.nn.windows import Cut, Size, fit_window, pad_to_multiple
@@ -95,6 +95,7 @@ class Swin(nn.Module):
         sizes = (pair(self.img_size), pair(self.patch_size), *self.window_sizes)
         if min(side for size in sizes for side in size) < 1:
             faults.append("img_size, window_size and patch_size must be at least 1")
+        faults.need(self.in_chans > 0, f"in_chans={self.in_chans} must be at least 1")
         faults += wrong_choice("attn_impl", self.attn_impl, FOR_WINDOWS)
         faults += check_gates(self.act, [self._mlp_dim(stage) for stage in range(len(self.depths))])
         faults.check()
@@ -219,6 +220,7 @@ class Swin(nn.Module):
 
     def embed_patches(self, images: Float[Array, "b h w channels"]) -> Float[Array, "b i j c"]:
         """Returns the map of embedded patches, without positions."""
+        check_channels(images, self.in_chans)
         x = self.patch_embed(pad_to_multiple(images, pair(self.patch_size)))
         if self.ape and x.shape[1:3] != self.position.shape[1:3]:
             size = "x".join(map(str, images.shape[1:3]))

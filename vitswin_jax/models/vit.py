@@ -19,7 +19,7 @@ from vitswin_jax.models.resnet import Numerics, ResNet
 from vitswin_jax.models.vit_base import ViTFields
 from vitswin_jax.models.vit_block import Block
 from vitswin_jax.models.vit_pool import AttentionPool, pool_tokens
-from vitswin_jax.nn.layers import PatchEmbed, create_head, pair
+from vitswin_jax.nn.layers import PatchEmbed, check_channels, create_head, pair
 from vitswin_jax.nn.rotary import Rotary
 from vitswin_jax.nn.scan import apply_blocks, drop_path_schedule
 from vitswin_jax.nn.windows import Size
@@ -148,6 +148,7 @@ class ViT(ViTFields):
 
     def embed_patches(self, images: Float[Array, "b h w channels"]) -> Float[Array, "b i j c"]:
         """Returns the grid of embedded patches, without prefix and positions."""
+        check_channels(images, self.in_chans)
         _, h, w, _ = images.shape
         size, own = (h, w), pair(self.img_size)
         if size != own and not self.takes_any_size:

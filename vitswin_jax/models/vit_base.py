@@ -112,6 +112,7 @@ class ViTFields(nn.Module):
         """Raises UserError that lists every field that does not fit the others."""
         faults = Faults()
         faults += self.misfit(pair(self.img_size))
+        faults.need(self.in_chans > 0, f"in_chans={self.in_chans} must be at least 1")
         if self.embed_dim % self.num_heads:
             faults.append(
                 f"embed_dim={self.embed_dim} is no multiple of num_heads={self.num_heads}, which "

@@ -12,6 +12,7 @@ from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from vitswin_jax.core.types import UserError
 from vitswin_jax.nn import xla
 from vitswin_jax.nn.forms import forms
 
@@ -102,6 +103,15 @@ class JointLinear(nn.Module):
         each = [None] * self.shape[1] if bias is None else list(jnp.asarray(bias, self.dtype))
         one = functools.partial(xla.linear, "...c,chd->...hd", None, x, train=train)
         return tuple(one(kernel=kernel[:, i], bias=each[i]) for i in range(self.shape[1]))
+
+
+def check_channels(images: Float[Array, "b h w c"], in_chans: int) -> None:
+    """Raises UserError for images of other channels than the model's."""
+    if images.shape[-1] != in_chans:
+        raise UserError(
+            f"the images have {images.shape[-1]} channels (the last axis), the model takes "
+            f"in_chans={in_chans}."
+        )
 
 
 class PatchEmbed(nn.Module):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitswin_jax.core.choices import Faults
-from vitswin_jax.core.types import Shapes
+from vitswin_jax.core.types import Shapes, counted
 from vitswin_jax.weights import resize
 from vitswin_jax.weights.formats.tensors import Tensor
 
@@ -169,7 +169,7 @@ def _change(name: str, shape: tuple[int, ...], old: Sizes, new: Sizes, methods: 
     if name in _FIRST_CONVOLUTIONS and shape[2] == old.in_chans != new.in_chans:
         how = "their sum" if new.in_chans == 1 else f"repeated, times {old.in_chans}/{new.in_chans}"
         return (
-            f"from {old.in_chans} input channels to {new.in_chans}: {how}",
+            f"from {counted(old.in_chans, 'input channel')} to {new.in_chans}: {how}",
             lambda array: resize.adapt_input_channels(array, new.in_chans),
         )
     return None

@@ -358,3 +358,18 @@ def test_heic_pictures_that_are_not_read_are_counted(tmp_path, write_folder, cap
         f"{tmp_path}: 3 file(s) are HEIF, which is not read here, and are left out; `pip install "
         "pillow-heif` makes it so"
     ]
+
+
+def test_arrays_are_images_where_there_are_no_pictures(tmp_path, flowers):
+    array = np.zeros((4, 4, 6), np.uint8)
+    for name in ("a", "b"):
+        (tmp_path / "bands" / name).mkdir(parents=True)
+        for i in range(4):
+            np.save(tmp_path / "bands" / name / f"{i}.npy", array)
+    source = open_source(str(tmp_path / "bands"), split="train", holdout=0.25)
+    assert len(source) == 6
+    np.testing.assert_array_equal(decode_image(source[0]["image"], channels=6), array)
+    before = members(flowers, "train")
+    np.save(flowers / "rose" / "mask.npy", array[..., 0])
+    assert members(flowers, "train") == before
+    assert open_source(str(flowers), split="train").left_out[str(flowers)] == {"no images: .npy": 1}

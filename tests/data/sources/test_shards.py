@@ -8,6 +8,7 @@ import pickle
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -204,3 +205,15 @@ def test_a_class_of_the_validation_split_alone(folder):
 def test_shards_of_no_split_beside_those_of_one(folder):
     pack(folder / "extra-0.tar", examples([50]))
     assert "extra-0.tar do not say which split they are of" in error(folder)
+
+
+def test_arrays_are_images_where_there_are_no_pictures(tmp_path):
+    array = io.BytesIO()
+    np.save(array, np.zeros((2, 2, 5), np.uint8))
+    members = [(f"{i}.npy", array.getvalue()) for i in range(3)]
+    members += [(f"{i}.cls", str(i % 2).encode()) for i in range(3)]
+    source = open_source(pack(tmp_path / "a.tar", members), split="all")
+    assert [source[i]["image"] for i in range(3)] == [array.getvalue()] * 3
+    pictures = [(f"{i}.png", png(i)) for i in range(3)]
+    source = open_source(pack(tmp_path / "b.tar", members + pictures), split="all")
+    assert pixels(source) == [0, 1, 2]

@@ -57,6 +57,22 @@ def test_what_the_config_does_not_say_is_the_files(weights):
     assert begun.origin.adapted == ("the head is kept; the classes are the same",)
 
 
+@pytest.mark.parametrize(("channels", "mean"), [(1, (0.25,)), (4, (0.25,)), (2, (0.1, 0.3))])
+def test_another_number_of_channels_is_the_runs_own(weights, channels, mean):
+    begun = start(weights, in_chans=channels, preprocess=NOTHING | {"mean": mean})
+    assert begun.model.in_chans == channels
+    assert begun.preprocess.mean == mean * (channels // len(mean))
+    assert begun.preprocess.std == (0.5,) * channels
+    assert any("from 3 input channels" in line for line in begun.origin.adapted)
+    assert "mean 0.2 and std 0.5 are the average of 3 channels, for each of" in str(
+        begun.origin.adapted
+    )
+    kernel = begun.load(head_bias=0.0)["patch_embed"]["proj"]["kernel"]
+    assert kernel.shape == (4, 4, channels, 16)
+    with pytest.raises(UserError, match=r"has 5 numbers, and model\.in_chans="):
+        start(weights, in_chans=channels, preprocess=NOTHING | {"std": (0.5,) * 5})
+
+
 def test_what_the_config_names_wins_where_no_parameter_is_another(weights):
     begun = start(weights, act="quick_gelu", img_size=24, preprocess=NOTHING | {"mean": [0.5] * 3})
     assert (begun.model.act, begun.model.norm_eps) == ("quick_gelu", 1e-3)

@@ -13,7 +13,7 @@ def config():
     values = {
         "seed": 0,
         "optim": {"peak_lr": 1e-3, "epochs": 5.0, "name": "adamw", "total_steps": placeholder(int)},
-        "model": {"scan": False, "depths": (2, 2), "embed_dim": 8},
+        "model": {"name": "swin", "scan": False, "depths": (2, 2), "embed_dim": 8, "img_size": 32},
         "data": {"class_weights": placeholder(object), "batch_size": 8},
     }
     return ConfigDict(values).lock()
@@ -31,6 +31,10 @@ def config():
         ("--model.scan", "model.scan", True),
         ("--model.scan=false", "model.scan", False),
         ("--model.depths=2,6", "model.depths", (2, 6)),
+        ("--model.img_size=48", "model.img_size", 48),
+        ("--model.img_size=224x160", "model.img_size", (224, 160)),
+        ("--model.img_size=(224,160)", "model.img_size", (224, 160)),
+        ("--model.img_size=224,160", "model.img_size", (224, 160)),
         ("--data.class_weights=balanced", "data.class_weights", "balanced"),
         ("--data.class_weights=(1.0,2.0)", "data.class_weights", (1.0, 2.0)),
     ],
@@ -56,6 +60,7 @@ def test_a_value_has_its_keys_type(config, text, key, value):
         ("--seed=1.5", "--seed needs a whole number, not '1.5'; now it is 0."),
         ("--model.scan=maybe", "--model.scan needs true or false, not 'maybe'; now it is False."),
         ("--optim.total_steps", "needs a whole number; write --optim.total_steps=VALUE."),
+        ("--model.img_size=1x2x3", "a whole number, or HEIGHTxWIDTH such as 224x160, not '1x"),
         ("stray", "unexpected stray; a key is set by --section.key=value."),
     ],
 )  # fmt: skip

@@ -63,9 +63,9 @@ def cut_and_resize(
     """
     whole = jpeg_size(image) if isinstance(image, bytes) and reduced_decode else None
     if whole is None or not isinstance(image, bytes):
-        pixels = image
-        if isinstance(image, bytes):
-            pixels = decode_image(image, name=name, channels=channels)
+        pixels = (
+            decode_image(image, name=name, channels=channels) if isinstance(image, bytes) else image
+        )
         box = random_box(pixels.shape[:2], scale, ratio, rng)
         return resize_box(pixels, box, size, interpolation=interpolation, resizer=resizer)
     box = left, top, right, bottom = random_box(whole, scale, ratio, rng)

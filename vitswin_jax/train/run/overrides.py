@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
 from vitswin_jax.core.types import UserError
+from vitswin_jax.models.registry import sized_fields
 from vitswin_jax.train.keep.workdir import flatten
 
 SHORT = {
@@ -34,6 +35,9 @@ KINDS = {
     tuple: "a tuple, such as (1,2)",
     str: "a text",
 }
+
+SIZED = "a whole number, or HEIGHTxWIDTH such as 224x160"
+"""What fields are given that may be one number or two (`sized_fields`)."""
 
 _ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError)
 _NEAR = 3  # keys that a message suggests at most
@@ -79,18 +83,22 @@ def apply(config: ConfigDict, override: Override, *, also: Iterable[str] = ()) -
     keys = config_keys(config)
     check_known([override], keys, also)
     section, _, name = override.key.rpartition(".")
-    kind = (config[section] if section else config).get_type(name)
+    where = config[section] if section else config
+    kind = where.get_type(name)
+    sized = section == "model" and name in sized_fields(where.get("name", "vit"))
     text = "true" if override.value is None and kind is bool else override.value
     try:
+        if sized and text != "None":
+            with where.ignore_type():
+                where[name] = _parse_size(text)
+            return
         value = None if text == "None" else _parse(kind, text)
         config.update_from_flattened_dict({override.key: value})
     except _ERRORS as error:
         now = "" if keys[override.key] is None else f"; now it is {keys[override.key]!r}"
-        given = "; write {0}=VALUE" if text is None else ", not {1!r}"
-        raise UserError(
-            f"{override.flag} needs {KINDS.get(kind, 'a value')}{given.format(override.flag, text)}"
-            f"{now}."
-        ) from error
+        given = f"; write {override.flag}=VALUE" if text is None else f", not {text!r}"
+        needs = SIZED if sized else KINDS.get(kind, "a value")
+        raise UserError(f"{override.flag} needs {needs}{given}{now}.") from error
 
 
 def set_keys(config: ConfigDict, values: Mapping[str, Any]) -> None:
@@ -126,6 +134,16 @@ def _parse(kind: type, text: str | None) -> Any:
     )
     values(argv)
     return values.config.key
+
+
+def _parse_size(text: str | None) -> Any:
+    """Returns a field of `sized_fields` from 224, 224x160 or a tuple; raises one of _ERRORS."""
+    if text is None or set("(,") & set(text):
+        return _parse(tuple, text)
+    sides = tuple(map(int, text.lower().split("x")))
+    if len(sides) > 2:
+        raise ValueError(text)
+    return sides if len(sides) == 2 else sides[0]
 
 
 def _unknown(override: Override, keys: Iterable[str], also: Iterable[str]) -> str:

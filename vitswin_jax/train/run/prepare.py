@@ -290,7 +290,12 @@ def make_distillation(
     """Returns `config.distill` as an object, and the teacher's weights; None without a teacher."""
     if teacher is None:
         return None, None
-    opened = open_teacher(teacher, class_names=source.class_names, dtype=student.model.dtype)
+    opened = open_teacher(
+        teacher,
+        class_names=source.class_names,
+        dtype=student.model.dtype,
+        in_chans=student.preprocess.channels,
+    )
     theirs, given = opened.preprocess, student.preprocess
     arguments = (theirs.mean, theirs.std, given.mean, given.std, kind, alpha, temperature)
     return Distillation(opened.model, *arguments), opened

@@ -207,12 +207,14 @@ def reconcile(
     return chosen, notes
 
 
-def open_teacher(path: str, *, class_names: Sequence[str], dtype: DTypeLike) -> Start:
-    """Returns a teacher, any weights as they are, to compute in `dtype`.
+def open_teacher(
+    path: str, *, class_names: Sequence[str], dtype: DTypeLike, in_chans: int
+) -> Start:
+    """Returns a teacher, any weights as they are, to compute in `dtype` for `in_chans` channels.
 
     Raises UserError where it tells other classes apart than the student's data has.
     """
-    weights = open_pretrained(path, dtype=jnp.dtype(dtype))
+    weights = open_pretrained(path, dtype=jnp.dtype(dtype), in_chans=in_chans)
     model, names = weights.model, weights.metadata.class_names
     if model.num_classes != len(class_names) or names not in (None, tuple(class_names)):
         raise UserError(

@@ -29,7 +29,7 @@ from vitswin_jax.weights.formats.tensors import wrong_checksum
 
 KEY = "vitswin_jax"
 
-_NUMBERS = {"type": "array", "items": {"type": "number"}, "maxItems": 3}
+_NUMBERS = {"type": "array", "items": {"type": "number"}, "maxItems": 1024}
 _SCHEMA = {
     "type": "object",
     "required": ["metadata"],

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 
-from vitswin_jax.core.types import UserError
+from vitswin_jax.core.types import UserError, counted
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.models.names import Named, parse_name
 from vitswin_jax.models.registry import family_of, model_kwargs
@@ -91,8 +91,8 @@ def averaged(before: Preprocess, now: Preprocess) -> str:
     """Returns the line about the statistics of a model with other channels."""
     mean, std = (f"{getattr(now, key)[0]:.4g}" for key in ("mean", "std"))
     return (
-        f"mean {mean} and std {std} are the average of {before.channels} channels, for each of "
-        f"{now.channels}"
+        f"mean {mean} and std {std} are the average of {counted(before.channels, 'channel')}, for "
+        f"each of {now.channels}"
     )
 
 
