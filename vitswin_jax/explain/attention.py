@@ -46,7 +46,7 @@ class Attention:
 
 
 def attention_maps(
-    model: nn.Module, variables: Mapping[str, Params], images: Float[np.ndarray, "b h w 3"]
+    model: nn.Module, variables: Mapping[str, Params], images: Float[np.ndarray, "b h w c"]
 ) -> Attention:
     """Returns the attention weights that a model gives to normalised images.
 

@@ -23,7 +23,7 @@ from vitswin_jax.nn.scan import unstack_blocks
 def grad_cam(
     model: nn.Module,
     variables: Mapping[str, Params],
-    images: Float[np.ndarray, "b h w 3"],
+    images: Float[np.ndarray, "b h w c"],
     classes: Int[np.ndarray, " b"],
 ) -> Float[np.ndarray, "b i j"]:
     """Returns ReLU(Σ_c α_c A_c) of each image's class, α_c a channel's mean gradient (eqs. 1, 2).

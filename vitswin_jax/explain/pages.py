@@ -152,7 +152,7 @@ class Explainer:
 
     def of_image(
         self,
-        image: Float[np.ndarray, "h w 3"],
+        image: Float[np.ndarray, "h w c"],
         pixels: UInt8[np.ndarray, "h w 3"],
         *,
         label: int | None = None,

@@ -69,7 +69,7 @@ def load_metadata(path: str | os.PathLike[str], name: str | None = None, **field
 def make_preprocess(
     path_or_name: str | os.PathLike[str],
     name: str | None = None,
-) -> Callable[..., Float32[np.ndarray, "b H W 3"]]:
+) -> Callable[..., Float32[np.ndarray, "b H W c"]]:
     """Returns a function from uint8 images to the input of a model, by its file or its name.
 
     It takes one image (h, w, 3) in [0, 255], or a sequence of them in any sizes, and returns a
@@ -97,8 +97,8 @@ def _names_a_model(text: str) -> bool:
 
 def _preprocess_images(
     preprocess: Preprocess,
-    images: UInt8[np.ndarray, "*b h w 3"] | Sequence[UInt8[np.ndarray, "_ _ 3"]],
-) -> Float32[np.ndarray, "n H W 3"]:
+    images: UInt8[np.ndarray, "*b h w c"] | Sequence[UInt8[np.ndarray, "_ _ _"]],
+) -> Float32[np.ndarray, "n H W c"]:
     if isinstance(images, np.ndarray) and images.ndim == 3:
         images = [images]
     return np.stack([preprocess(image) for image in images])

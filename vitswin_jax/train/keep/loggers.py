@@ -116,7 +116,9 @@ class Progress:
 
     HEADLINE = ("train/loss", "test/accuracy")
 
-    def __init__(self, plan: Plan, *, start_step: int, stream: Any = sys.stderr) -> None:
+    def __init__(self, plan: Plan, *, start_step: int, stream: Any = None) -> None:
+        """Shows it on standard error if no `stream` is given."""
+        stream = sys.stderr if stream is None else stream
         self._total, self._batch_size = plan.total_steps, plan.batch_size
         self._stream = stream
         self._begin = (time.monotonic(), start_step)
