@@ -44,6 +44,10 @@ class Transform(Protocol):
     def img_size(self) -> Sequence[int]:
         """The height and width of what it returns."""
 
+    @property
+    def mean(self) -> Sequence[float]:
+        """A number for each channel of what it returns."""
+
     def __call__(self, image: bytes, rng: np.random.Generator, *, name: str) -> np.ndarray:
         """Returns the augmented image; all randomness comes from `rng`."""
 

@@ -84,7 +84,9 @@ def look_at(source: Source) -> Images:
     sides, grey = [], True
     for index in np.linspace(0, len(source) - 1, min(_LOOKED_AT, len(source))).astype(int).tolist():
         try:
-            pixels = decode_image(source[index]["image"], name=source.describe(index))
+            pixels = decode_image(
+                source[index]["image"], name=source.describe(index), channels=None
+            )
         except UserError:
             continue
         sides.append(min(pixels.shape[:2]))

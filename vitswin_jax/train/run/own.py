@@ -15,7 +15,6 @@ import optax
 from vitswin_jax.core.choices import Faults
 from vitswin_jax.core.types import UserError
 from vitswin_jax.data.augment.transforms import Preprocess
-from vitswin_jax.data.decode import decode_image
 from vitswin_jax.data.sources.splits import Dataset
 from vitswin_jax.train.keep.callbacks import Callback
 from vitswin_jax.train.keep.loggers import Logger
@@ -148,7 +147,7 @@ class OwnTransform:
         self, image: bytes, rng: np.random.Generator, *, name: str = "image"
     ) -> np.ndarray:
         """Returns the augmented image; raises UserError for what is no image of its channels."""
-        given = decode_image(image, name=name)
+        given = self.preprocess.decode(image, name=name)
         result = np.asarray(self.function(given, rng))
         if result.dtype != np.uint8 or result.ndim != 3 or result.shape[2] != given.shape[2]:
             raise UserError(
