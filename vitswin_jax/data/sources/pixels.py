@@ -15,9 +15,9 @@ _MODES = ("L", "RGB", "RGBA")
 
 
 def encode(image: Any, name: str) -> bytes:
-    """Returns an image as a PNG of the same levels; bytes, which are encoded, as they are.
+    """Returns an image as a PNG, or an .npy file of other channels, of the same levels.
 
-    Raises UserError, which begins with `name`, for another shape, type or range.
+    Bytes, which are encoded, stay as they are. Raises UserError, which begins with `name`, for another shape, type or range.
     """
     if isinstance(image, bytes):
         return image
@@ -29,6 +29,9 @@ def encode(image: Any, name: str) -> bytes:
         raise UserError(f"{name}: cannot be read as an array; pass NumPy arrays.") from error
     check_range(pixels, name)
     file, levels = io.BytesIO(), _levels(_channels_last(pixels, name))
+    if levels.shape[2] not in _CHANNELS:  # a PNG has no other number
+        np.save(file, levels)
+        return file.getvalue()
     Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels).save(
         file, "PNG", compress_level=0
     )
