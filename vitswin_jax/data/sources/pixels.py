@@ -17,7 +17,8 @@ _MODES = ("L", "RGB", "RGBA")
 def encode(image: Any, name: str) -> bytes:
     """Returns an image as a PNG, or an .npy file of other channels, of the same levels.
 
-    Bytes, which are encoded, stay as they are. Raises UserError, which begins with `name`, for another shape, type or range.
+    Bytes, which are encoded, stay as they are. Raises UserError, which begins with `name`, for
+    another shape, type or range.
     """
     if isinstance(image, bytes):
         return image
