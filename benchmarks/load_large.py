@@ -1,4 +1,4 @@
-"""How much memory a host needs to load a model that is divided over 8 devices: DINOv3-7B's shape.
+"""Host memory to load a model of DINOv3-7B's shape, divided over 8 devices.
 
 python benchmarks/load_large.py [--depth 4] [--width 4096] [--param-dtype bfloat16] [--folder DIR]
                                 [--smoke]

@@ -1,4 +1,4 @@
-"""Where `vitswin train` puts a run."""
+"""The folder that `vitswin train` writes a run to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 RUNS = Path("runs")
-"""Where runs are that have a name and no --workdir."""
+"""The folder of runs that have a name and no --workdir."""
 
 
 def choose_workdir(workdir: str | None, name: str | None, config: ConfigDict) -> str:

@@ -84,7 +84,7 @@ def read_config(args: argparse.Namespace, *, also: Sequence[str] = ()) -> Config
 
 @dataclass(frozen=True)
 class Named:
-    """What arguments name: a recipe, its data, and the keys that they set."""
+    """The recipe, the data and the keys that arguments set."""
 
     args: argparse.Namespace
     recipe: str

@@ -1,4 +1,4 @@
-"""Where parameters lie on a mesh, by the table of `nn.params`; what a mesh does not divide."""
+"""Placement of parameters on a mesh by the table of `nn.params`; checks of what a mesh divides."""
 
 from __future__ import annotations
 

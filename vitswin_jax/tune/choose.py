@@ -47,7 +47,7 @@ _MANY_EPOCHS = 80  # from so many on, images are mixed and cropped as far as Dei
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be chosen, and what stands already."""
+    """The keys to choose, and those that are set already."""
 
     make: Callable[[Keys], ConfigDict]
     """Returns the config with these keys, and with what the user has set in their place."""
@@ -74,7 +74,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen, why, and what the run is expected to take."""
+    """The choices, their reasons, and the time that the run is expected to take."""
 
     keys: Keys
     config: ConfigDict

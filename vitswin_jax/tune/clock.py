@@ -34,7 +34,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a run takes, in seconds, as far as it was measured or is expected."""
+    """Seconds that a run takes, measured or expected."""
 
     step: float
     evaluation: float

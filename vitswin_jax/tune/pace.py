@@ -20,7 +20,7 @@ _LEAST = 3  # windows, after the one that compiles, by which a pace is known
 
 @dataclass(frozen=True)
 class Pace:
-    """How far a run has come, and what it costs."""
+    """Progress of a run, and its cost."""
 
     step: int
     seconds: float

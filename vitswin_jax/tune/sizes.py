@@ -50,7 +50,7 @@ Keys = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Images:
-    """What the images of a training split are like."""
+    """The number, size and colour of the images of a training split."""
 
     count: int
     side: int

@@ -37,7 +37,7 @@ _BELOW = 3.0  # times lower than the rate of the least loss
 
 @dataclass(frozen=True)
 class Trial:
-    """What a trial measured."""
+    """Measurements of a trial."""
 
     seconds_per_step: float
     """The median over the trial's windows, with the wait for input."""

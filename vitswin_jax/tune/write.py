@@ -14,7 +14,7 @@ from vitswin_jax.train.run.overrides import config_keys
 from vitswin_jax.train.run.recipe import read_defaults
 
 RECIPE = "recipe.py"
-"""What a run with --minutes calls, in its workdir, the recipe that repeats it."""
+"""The name, in the workdir, of the recipe that repeats a run with --minutes."""
 _WIDTH = 99  # characters of a line of the docstring
 
 
