@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from jax import Array
 
 from vitswin_jax.core.types import UserError
@@ -69,5 +70,6 @@ class Callbacks:
 
     def _call(self, name: str, *arguments: Any) -> None:
         for method in self._called[name]:
-            if method(*arguments) is True:
+            answer = method(*arguments)
+            if isinstance(answer, bool | np.bool_) and answer:
                 self.asks_to_end = True
