@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from vitswin_jax.core.types import UserError
+from vitswin_jax.models.registry import create_model
+from vitswin_jax.plan.cost import describe
 from vitswin_jax.tune import sizes
 from vitswin_jax.tune.sizes import Images
 
@@ -63,6 +65,14 @@ def test_each_size_costs_more_than_the_one_before(side):
         assert own % patch == 0
         assert own <= max(64, side)
     assert ladder[0].keys["model.img_size"] >= min(side, 64)
+
+
+@pytest.mark.parametrize("side", [28, 500])
+def test_costs_are_those_of_the_models(side):
+    size = sizes.ladder(Images(1000, side, False))[1]
+    fields = {key.removeprefix("model."): value for key, value in size.keys.items()}
+    model = create_model("vit", num_classes=0, **fields)
+    assert size.multiply_adds == describe(model).multiply_adds
 
 
 def test_a_given_image_size_has_a_patch():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,7 +105,7 @@ def ladder(images: Images, side: int | None = None) -> list[Size]:
         rows = [(side, SMALL_PATCH, width) for width in ("small", "medium", "wide")]
     else:
         rows = [row for row in PHOTOS if row[0] <= max(images.side, PHOTOS[0][0])]
-    return [_size("vit", _vit(*row)) for row in rows]
+    return [_vit(*row) for row in rows]
 
 
 def _patch_of(side: int) -> int:
@@ -116,11 +116,18 @@ def _patch_of(side: int) -> int:
     return next((patch for patch in fits if side >= 7 * patch), fits[-1])
 
 
-def _vit(side: int, patch: int, width: str) -> Keys:
+def _vit(side: int, patch: int, width: str) -> Size:
     channels, blocks, heads = WIDTHS[width]
     fields = {"img_size": side, "patch_size": patch, "embed_dim": channels}
     fields |= {"depth": blocks, "num_heads": heads}
-    return {f"model.{key}": value for key, value in fields.items()}
+    patches = (side // patch) ** 2
+    tokens = patches + 1
+    block = 12 * channels**2 * tokens + 2 * channels * tokens**2  # linear layers; attention
+    return Size(
+        f"vit of {blocks} blocks of {channels} channels, {side} px",
+        {f"model.{key}": value for key, value in fields.items()},
+        3 * patch**2 * channels * patches + blocks * block,
+    )
 
 
 def image_sizes(config: ConfigDict) -> list[Size]:
@@ -142,21 +149,14 @@ def image_sizes(config: ConfigDict) -> list[Size]:
     return [_size(name, each, fields) for each in (*keys, {})]
 
 
-def _size(name: str, keys: Keys, fields: Keys | None = None) -> Size:
-    own = dict(fields or {}) | {key.removeprefix("model."): value for key, value in keys.items()}
+def _size(name: str, keys: Keys, fields: Keys) -> Size:
+    own = dict(fields) | {key.removeprefix("model."): value for key, value in keys.items()}
     own = {key: value for key, value in own.items() if key not in ("num_classes", "dtype")}
     scan = {"scan": True} if "scan" in model_kwargs(name) else {}  # is traced sooner
     model = create_model(name, **own | scan)
     height, width = pair(model.img_size)
     words = f"{name}, {height} px" if height == width else f"{name}, {height} x {width} px"
-    if not fields:
-        words = f"{name} of {own['depth']} blocks of {own['embed_dim']} channels, {height} px"
     return Size(words, keys, describe(model).multiply_adds)
-
-
-def images_per_second(sizes: Sequence[Size], flops_per_second: float) -> list[float]:
-    """Returns how many images of each size a machine of this speed trains on in a second."""
-    return [flops_per_second / size.flops for size in sizes]
 
 
 @functools.cache

@@ -33,7 +33,7 @@ _LOOK = 0.25  # seconds between two looks at a run
 _LATE, _EARLY = 0.05, 0.06
 """Shares of the time by which a run may miss its end before its end is planned anew."""
 _JUDGED = 0.25, 0.8
-"""Shares of the time between which a run's end is planned anew, once."""
+"""Shares of the time between which a run's end is planned anew, twice at most."""
 _KEPT = 0.1  # of a run's steps, by which a resumed one may miss those that fit
 _UNKNOWN = Costs(step=1.0, evaluation=5.0, start=20.0)
 _WORTH = 2.5  # times the cost of a start, what has to be left for another one
@@ -135,10 +135,10 @@ def train_within(
     """Trains by a choice in `workdir` until the time is over; writes the recipe that repeats it.
 
     `options` are those of `train_and_evaluate`. Where the run turns out faster or slower than the
-    trial, it ends at a checkpoint, once, and resumes with as many steps as fit.
+    trial, it ends at a checkpoint, twice at most, and resumes with as many steps as fit.
     """
     keys, costs, config = dict(choice.keys), choice.costs, choice.config
-    for may_replan in (True, False):
+    for may_replan in (True, True, False):
         write_recipe(workdir / RECIPE, config, choice.reasons)
         batch, images = config.data.batch_size, choice.images
         total = round(config.optim.epochs * images / batch)
