@@ -4,8 +4,8 @@ python benchmarks/budget.py [--minutes 3] [--data digits fashion] [--seeds 1] [-
     [--fashion FOLDER] [--folder DIR] [--json FILE]
 
 For each dataset and seed two commands take turns, both with `--minutes N`: one chooses everything,
-the other is given the recipe, so that only its epochs are chosen. The table has the test accuracy of
-both, and the time that each whole command took, in seconds and as a share of N. It is in
+the other is given the recipe, so that only its epochs are chosen. The table has the test accuracy
+of both, and the time that each whole command took, in seconds and as a share of N. It is in
 docs/train.md.
 
 The recipes are configs/digits.py:vit, and for Fashion-MNIST the same model at 28 pixels with flips

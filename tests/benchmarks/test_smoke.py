@@ -25,6 +25,9 @@ TINY = r"vit_tiny_patch16_224, inference, batch 1, 32 px, float32 \(load .*\)"
 KINDS = ("none", "fp8", "int8")
 COMPARED = rf"  NAME +{NUMBER} .*"
 TABLES = {  # script -> patterns of lines that it prints, in this order
+    "budget": [
+        *(rf"\| digits \| 0 \| {by} \| {NUMBER} % \| .*" for by in ("chosen", "by hand")),
+    ],
     "checkpoint": [r"vit_tiny.*: 0\.07 GB; .*", r"checkpoints .*restored .*", r"np\.save .*"],
     "compile": [TINY, COMPARED.replace("NAME", "ours"), COMPARED.replace("NAME", "scan=True")],
     "gpu": [
@@ -70,6 +73,7 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
 RUN_BY_OTHERS = {"gpu_rows", "gpu_runs", "input_peers", "suites"}
 LONG = {"gpu", "pretrain", "quantize", "stops", "week"}  # all but gpu train
 LONG |= {
+    "budget",
     "checkpoint",
     "compile",
     "memory",

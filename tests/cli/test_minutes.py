@@ -36,7 +36,7 @@ def test_a_run_without_minutes_is_not_taken_over(vitswin, tmp_path):
     assert "holds a run that was begun without --minutes" in err
 
 
-TINY = ("--model.depth=2", "--model.embed_dim=32", "--model.num_heads=2")
+TINY = ("--run.eval_epochs=5", "--model.depth=2", "--model.embed_dim=32", "--model.num_heads=2")
 
 
 @pytest.mark.long

@@ -13,6 +13,10 @@ from vitswin_jax.tune.pace import read_pace
 from vitswin_jax.tune.within import Watch, train_within
 
 OUTCOME = Result("vit", 0.5, 10, Path("model.safetensors"), Path("report.html"))
+EACH_20 = {
+    "run.eval_epochs": 0.0, "run.checkpoint_epochs": 0.0,
+    "run.eval_steps": 20, "run.checkpoint_steps": 20,
+}  # fmt: skip
 EXPECTED = Costs(step=0.1, evaluation=2.0, start=10.0)
 
 
@@ -129,7 +133,7 @@ def test_a_slow_run_resumes_with_fewer_steps(tmp_path, make_config, monkeypatch)
 
     def make(keys):
         config = make_config()
-        config.update_from_flattened_dict({"run.eval_steps": 20, **keys})
+        config.update_from_flattened_dict(EACH_20 | keys)
         return config
 
     batch = make({}).data.batch_size

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import re
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitswin_jax.cli.place import choose_workdir
 from vitswin_jax.cli.recipe import ANY_MODEL, FROM_WEIGHTS, Named
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 log = logger(__name__)
 
@@ -52,12 +57,17 @@ def train_in_minutes(
     fixed = named.keys()
     if wrong := [key for key in _LENGTH if key in fixed]:
         raise UserError(f"{wrong[0]}: --minutes sets the run's length; leave one of the two out.")
+    set_counts = set(map(_count, fixed))
     any_model = named.recipe == ANY_MODEL
+
+    def make(keys: Mapping[str, Any], recipe: str | None = None) -> ConfigDict:
+        kept = {key: value for key, value in keys.items() if _count(key) not in set_counts}
+        if recipe is None and any_model and not named.given:
+            recipe = f"{ANY_MODEL}:vit"
+        return named.config(kept, recipe)
+
     task = Task(
-        lambda keys: named.config(
-            {key: value for key, value in keys.items() if key not in fixed},
-            "folder:vit" if any_model and not named.given else None,
-        ),
+        make,
         fixed,
         recipe=named.given,
         own_images=not any_model and not named.recipe.startswith(f"{FROM_WEIGHTS}:"),
@@ -67,9 +77,9 @@ def train_in_minutes(
     clock = Clock(60 * args.minutes, getattr(args, "began", time.monotonic()))
     if (workdir / RECIPE).is_file() and (workdir / "config.json").is_file():
         log.info("minutes: resumes by %s, which the trial before wrote.", workdir / RECIPE)
-        task = Task(lambda keys: named.config(keys, str(workdir / RECIPE)), fixed, recipe=True)
+        task = Task(functools.partial(make, recipe=str(workdir / RECIPE)), fixed, recipe=True)
         clock = Clock(clock.seconds, clock.begin - seconds_trained(workdir))
-        choice = resumed(workdir, task.make({}), clock)
+        choice = resumed(task, workdir, clock)
     elif (workdir / "config.json").exists():
         raise UserError(
             f"workdir {workdir}: holds a run that was begun without --minutes; choose another "
@@ -96,3 +106,12 @@ def _check(args: argparse.Namespace) -> None:
     if args.base is not None and args.init_from is not None:
         raise UserError("--base and --init-from name the same thing; give one of them.")
     args.init_from = args.init_from if args.base is None else args.base
+
+
+def _count(key: str) -> str:
+    """Returns a key without its unit: run.eval_steps and run.eval_epochs are one count.
+
+    >>> _count("run.eval_steps"), _count("optim.warmup_epochs"), _count("optim.peak_lr")
+    ('run.eval', 'optim.warmup', 'optim.peak_lr')
+    """
+    return re.sub(r"_(steps|epochs|examples)$", "", key)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import copy
 import math
 import threading
 from collections.abc import Iterator
@@ -16,10 +15,12 @@ from ml_collections import ConfigDict
 
 from vitswin_jax.core.rows import STEP, read_rows
 from vitswin_jax.core.terminal import logger
+from vitswin_jax.core.types import UserError
 from vitswin_jax.results import Outcome
 from vitswin_jax.train.keep.metrics import SECONDS
 from vitswin_jax.train.keep.workdir import STOP
 from vitswin_jax.train.run.inputs import open_data
+from vitswin_jax.train.run.plan import Plan, make_plan
 from vitswin_jax.trainer import train_and_evaluate
 from vitswin_jax.tune.choose import Choice, Task, length
 from vitswin_jax.tune.clock import Clock, Costs, evaluations_in
@@ -90,9 +91,10 @@ class Watch:
 
         def look() -> None:
             while not done.wait(_LOOK):
-                if self.look():
-                    (self._workdir / STOP).touch()
-                    return
+                with contextlib.suppress(OSError, UserError):  # of a file that is being replaced
+                    if self.look():
+                        (self._workdir / STOP).touch()
+                        return
 
         thread = threading.Thread(target=look, name="minutes", daemon=True)
         thread.start()
@@ -103,11 +105,12 @@ class Watch:
             thread.join()
 
 
-def resumed(workdir: Path, config: ConfigDict, clock: Clock) -> Choice:
+def resumed(task: Task, workdir: Path, clock: Clock) -> Choice:
     """Returns the choice of a run that was stopped, or whose time is extended.
 
     `clock` counts the time that it has trained already. Its length stays where that fits.
     """
+    config = task.make({})
     train, _ = open_data(dict(config.data), seed=config.seed)
     batch, images = config.data.batch_size, len(train)
     text = ast.get_docstring(ast.parse((workdir / RECIPE).read_text(encoding="utf-8"))) or ""
@@ -116,7 +119,7 @@ def resumed(workdir: Path, config: ConfigDict, clock: Clock) -> Choice:
     if pace is None:
         return choice
     done, costs = last_step(workdir), pace.costs
-    planned = round(config.optim.epochs * images / batch)
+    planned = _plan(config, images).total_steps
     more = costs.steps_in(clock.left, 1)
     if abs(done + more - planned) <= _KEPT * planned or more <= 0:
         return replace(choice, costs=costs)
@@ -124,9 +127,7 @@ def resumed(workdir: Path, config: ConfigDict, clock: Clock) -> Choice:
     keys = length(done + more, evaluations, images=images, batch=batch)
     keys["run.eval_steps"] = keys["run.checkpoint_steps"] = math.ceil(more / evaluations)
     log.info("minutes: %d steps more fit into the time; the run had %d left.", more, planned - done)
-    changed = copy.deepcopy(config)
-    changed.update_from_flattened_dict(keys)
-    return replace(choice, keys=keys, config=changed, costs=costs)
+    return replace(choice, keys=keys, config=task.make(keys), costs=costs)
 
 
 def train_within(
@@ -141,8 +142,8 @@ def train_within(
     for may_replan in (True, True, False):
         write_recipe(workdir / RECIPE, config, choice.reasons)
         batch, images = config.data.batch_size, choice.images
-        total = round(config.optim.epochs * images / batch)
-        every = config.run.eval_steps
+        plan = _plan(config, images)
+        total, every = plan.total_steps, plan.eval_every
         watch = Watch(workdir, clock, costs, total=total, every=every, may_replan=may_replan)
         with watch.watching():
             outcome = train_and_evaluate(config, workdir, command=command, **options)
@@ -166,6 +167,11 @@ def train_within(
         keys["run.eval_steps"] = keys["run.checkpoint_steps"] = math.ceil(more / evaluations)
         config = task.make(keys)
     return outcome
+
+
+def _plan(config: ConfigDict, images: int) -> Plan:
+    optim, run = config.optim.to_dict(), config.run.to_dict()
+    return make_plan(optim, run, num_examples=images, batch_size=config.data.batch_size)
 
 
 def last_step(workdir: Path) -> int:
