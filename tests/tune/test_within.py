@@ -58,7 +58,7 @@ def test_the_pace_of_a_resumed_run_is_that_of_its_own_rows(tmp_path):
 
 def test_too_few_rows_tell_no_pace(tmp_path):
     assert read_pace(tmp_path / "m", EXPECTED, start=0, prepared=0.0) is None
-    write_rows(tmp_path / "m", step=0.5, evaluation=3.0, upto=30)
+    write_rows(tmp_path / "m", step=0.5, evaluation=3.0, upto=50)
     assert read_pace(tmp_path / "m", EXPECTED, start=0, prepared=0.0) is None
 
 
@@ -71,9 +71,9 @@ class Hand:
         return self.at
 
 
-def watch_of(tmp_path, hand, *, total, seconds=300.0, may_replan=True):
+def watch_of(tmp_path, hand, *, total, seconds=300.0, judged=within._ROUNDS[0]):
     clock = Clock(seconds, 0.0, now=hand)
-    return Watch(tmp_path, clock, EXPECTED, total=total, every=20, may_replan=may_replan)
+    return Watch(tmp_path, clock, EXPECTED, total=total, every=20, judged=judged)
 
 
 @pytest.mark.parametrize(
@@ -89,14 +89,24 @@ def test_a_run_that_misses_its_end_is_asked_to_stop(tmp_path, total, asked):
     assert not watch.look()
     write_rows(tmp_path / "metrics.jsonl", step=0.5, evaluation=3.0)
     assert not watch.look()  # it is too early to judge
-    hand.at = 92.0
+    hand.at = 122.0
     assert watch.look() == asked
     assert (watch.replan is not None) == asked
 
 
+def test_the_second_part_of_a_run_is_only_shortened(tmp_path):
+    hand = Hand()
+    watches = [watch_of(tmp_path, hand, total=n, judged=within._ROUNDS[1]) for n in (150, 900)]
+    hand.at = 20.0
+    write_rows(tmp_path / "metrics.jsonl", step=0.5, evaluation=3.0)
+    assert not any(watch.look() for watch in watches)
+    hand.at = 190.0
+    assert [watch.look() for watch in watches] == [False, True]
+
+
 def test_it_is_planned_anew_once_and_then_ends_in_time(tmp_path):
     hand = Hand()
-    watch = watch_of(tmp_path, hand, total=2000, may_replan=False)
+    watch = watch_of(tmp_path, hand, total=2000, judged=None)
     hand.at = 1.0
     write_rows(tmp_path / "metrics.jsonl", step=0.5, evaluation=3.0)
     assert not watch.look()
@@ -116,7 +126,7 @@ def test_a_slow_run_resumes_with_fewer_steps(tmp_path, make_config, monkeypatch)
         lengths.append(round(config.optim.epochs * 1000 / config.data.batch_size))
         write_rows(workdir / "metrics.jsonl", step=0.5, evaluation=3.0)
         if len(lengths) == 1:
-            hand.at = 92.0
+            hand.at = 122.0
             watches[-1]._begin = 20.0
             assert watches[-1].look()
         return OUTCOME
@@ -143,5 +153,5 @@ def test_a_slow_run_resumes_with_fewer_steps(tmp_path, make_config, monkeypatch)
     assert train_within(Task(make, ()), choice, tmp_path, clock, command="x") is OUTCOME
     first, second = lengths
     assert first == 2000
-    left = 0.97 * 300 - 92
+    left = 0.97 * 300 - 122
     assert 100 + 0.8 * (left - 30) / 0.5 < second < 100 + left / 0.5

@@ -15,7 +15,7 @@ from vitswin_jax.train.keep.metrics import SECONDS
 from vitswin_jax.tune.clock import Costs
 
 _TRAINING, _OTHERS = ("time/input", "time/device"), ("time/evaluate", "time/save")
-_LEAST = 3  # windows, after the one that compiles, by which a pace is known
+_LEAST = 5  # windows, after the one that compiles, by which a pace is known
 
 
 @dataclass(frozen=True)

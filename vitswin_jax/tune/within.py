@@ -33,8 +33,9 @@ log = logger(__name__)
 _LOOK = 0.25  # seconds between two looks at a run
 _LATE, _EARLY = 0.05, 0.06
 """Shares of the time by which a run may miss its end before its end is planned anew."""
-_JUDGED = 0.25, 0.8
-"""Shares of the time between which a run's end is planned anew, twice at most."""
+_ROUNDS = ((0.4, 0.8, True), (0.6, 0.92, False), None)
+"""For each part of a run: between which shares of the time its end may be planned anew, and whether
+a run that is too fast is, too. The last part goes to its end."""
 _KEPT = 0.1  # of a run's steps, by which a resumed one may miss those that fit
 _UNKNOWN = Costs(step=1.0, evaluation=5.0, start=20.0)
 _WORTH = 2.5  # times the cost of a start, what has to be left for another one
@@ -51,11 +52,14 @@ class Watch:
         *,
         total: int,
         every: int,
-        may_replan: bool,
+        judged: tuple[float, float, bool] | None,
     ) -> None:
-        """`total` and `every` are the run's steps, and those between evaluations."""
+        """`total` and `every` are the run's steps, and those between evaluations.
+
+        `judged` is one of `_ROUNDS`.
+        """
         self._workdir, self._clock, self._costs = workdir, clock, costs
-        self._total, self._every, self._may_replan = total, every, may_replan
+        self._total, self._every, self._judged = total, every, judged
         self._called, self._begin = clock.spent, math.nan
         self._file = _file_number(workdir / METRICS)
         self._start = last_step(workdir)
@@ -77,11 +81,12 @@ class Watch:
         seconds, part = self._clock.seconds, self._clock.spent / self._clock.seconds
         late = (end - seconds) / seconds
         again = pace.costs.start + pace.costs.evaluation
-        misses = late > _LATE or late < -_EARLY - again / seconds
-        worth = _JUDGED[0] < part < _JUDGED[1] and self._clock.left > _WORTH * again
-        if self._may_replan and misses and worth:
-            self.replan = pace
-            return True
+        if self._judged is not None:
+            begin, end, lengthens = self._judged
+            misses = late > _LATE or (lengthens and late < -_EARLY - again / seconds)
+            if misses and begin < part < end and self._clock.left > _WORTH * again:
+                self.replan = pace
+                return True
         return late > _LATE and self._clock.left < pace.costs.evaluation
 
     @contextlib.contextmanager
@@ -139,12 +144,12 @@ def train_within(
     trial, it ends at a checkpoint, twice at most, and resumes with as many steps as fit.
     """
     keys, costs, config = dict(choice.keys), choice.costs, choice.config
-    for may_replan in (True, True, False):
+    for judged in _ROUNDS:
         write_recipe(workdir / RECIPE, config, choice.reasons)
         batch, images = config.data.batch_size, choice.images
         plan = _plan(config, images)
         total, every = plan.total_steps, plan.eval_every
-        watch = Watch(workdir, clock, costs, total=total, every=every, may_replan=may_replan)
+        watch = Watch(workdir, clock, costs, total=total, every=every, judged=judged)
         with watch.watching():
             outcome = train_and_evaluate(config, workdir, command=command, **options)
         (workdir / STOP).unlink(missing_ok=True)  # of a run that ended before it was asked to
