@@ -82,10 +82,17 @@ class Batch(TypedDict):
 
 
 class UserError(ValueError):
-    """A mistake the user can mend: commands print it as one line, without a traceback.
+    """A mistake that the user can correct; commands print it as one line, without a traceback.
 
-    Whatever names and values the message has, it is one printable line, no longer than `LINE`
-    characters; the middle of a longer one is left out.
+    It is a ValueError. The message names the thing, its value and what would be right. It is one
+    printable line of at most `LINE` characters; the middle of a longer one is left out.
+
+    >>> import vitswin_jax
+    >>> try:
+    ...     vitswin_jax.create_model("vit_tiny_patch16_22")
+    ... except vitswin_jax.UserError as error:
+    ...     print(error)
+    no model is called 'vit_tiny_patch16_22'; did you mean 'vit_tiny_patch16_224'?
     """
 
     def __init__(self, message: str = "") -> None:

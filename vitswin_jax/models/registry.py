@@ -31,7 +31,16 @@ FAMILIES: dict[str, type[nn.Module]] = {
 
 
 def model_names(pattern: str = "*") -> list[str]:
-    """Returns the names of all variants that match the fnmatch pattern, sorted."""
+    """Returns the names of all published variants that match a pattern, sorted.
+
+    The names are timm's (without tags), and the originals' where timm has none.
+
+    Args:
+        pattern: shell-style, as of `fnmatch`: `*` is any text, `?` one character.
+
+    >>> model_names("swin_*_patch4_window12_384")
+    ['swin_base_patch4_window12_384', 'swin_large_patch4_window12_384']
+    """
     return sorted(fnmatch.filter(VARIANTS, pattern))
 
 
@@ -83,12 +92,30 @@ def _family(name: str) -> type[nn.Module]:
 
 
 def create_model(name: str, **fields: Any) -> nn.Module:
-    """Creates a Linen module by the name of a variant, or of a family with all its fields.
+    """Creates a model (a Flax Linen module) by its name; it has no weights yet.
 
-    `fields` replace the variant's own: `num_classes` (0: no head), `img_size` (int or (h, w)) and
-    `dtype` (of compute; parameters and logits are float32) are fields of every model. Raises
-    UserError that lists every unknown name, with the nearest known one, every value of another type
-    or every misfit between fields.
+    `model.init(key, images)` draws weights. `model.apply(variables, images, train=False)` returns
+    float32 logits (batch, num_classes), or features (batch, width) if `num_classes` is 0. `images`
+    are float32 (batch, height, width, 3), normalised (`make_preprocess`).
+    `method="features"` returns the pooled embedding before the head, and `method="feature_maps"`
+    a tuple of maps (batch, h, w, channels).
+
+    Args:
+        name: a variant (`model_names`), another name of one (`B/16`, `ViT-B_16`, `name.tag` of
+            timm), or a family ("vit", "swin", "swinv2", "swin_mlp", "swin_moe") for any sizes.
+        **fields: fields of the model that replace those of the variant. Every model has
+            `num_classes` (0: no head), `img_size` in pixels (int, or (height, width)) and `dtype`
+            (of the computation; parameters and logits are float32).
+
+    Raises:
+        UserError: a name or a field is unknown (with the nearest known one), a value has another
+            type, or fields do not fit each other; one line lists all of them.
+
+    >>> model = create_model("vit_tiny_patch16_224", num_classes=10, img_size=(64, 96))
+    >>> model.num_classes, model.depth, model.img_size
+    (10, 12, (64, 96))
+
+    Source: ViT arXiv:2010.11929, Swin arXiv:2103.14030, Swin V2 arXiv:2111.09883.
     """
     known = model_kwargs(name)
     wrong = [

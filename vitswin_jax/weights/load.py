@@ -34,12 +34,33 @@ def load_pretrained(
     param_dtype: DTypeLike = "float32",
     **fields: Any,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Returns (model, variables) of a weights file.
+    """Loads a model and its weights; returns (model, variables).
 
-    Arguments and errors are those of `open_pretrained`: `num_classes`, `img_size` and other fields
-    of the model are keywords, and `dtype` is of what it computes in. Parameters are `param_dtype`,
-    "float32", "bfloat16" or "float16". With a `mesh` (`train.sharding.create_mesh`) they lie on it
-    divided, and no host needs memory for a whole model.
+    `model.apply(variables, images, train=False)` then gives the outputs of the original, to the
+    rounding of float32: float32 logits (batch, num_classes).
+
+    Args:
+        path: a weights file of any source, a run's workdir, or a published name, as in
+            `open_pretrained`.
+        name: the variant, if the file does not show it.
+        mesh: devices over which the parameters are divided (`train.sharding.create_mesh`), so that
+            no host needs memory for a whole model. None: the default device has all of them.
+        param_dtype: the dtype of the parameters: "float32", "bfloat16" or "float16".
+        **fields: `num_classes`, `img_size` (pixels) and other fields of the model, as in
+            `open_pretrained`; `dtype` is the dtype of the computation.
+
+    Raises:
+        UserError: as `open_pretrained` does.
+
+    >>> import jax
+    >>> import vitswin_jax
+    >>> fields = dict(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2, num_classes=3)
+    >>> model = vitswin_jax.create_model("vit", **fields)
+    >>> variables = jax.jit(model.init)(jax.random.key(0), jax.numpy.zeros((1, 8, 8, 3)))
+    >>> path = vitswin_jax.save_pretrained("small.safetensors", model, variables)
+    >>> model, variables = vitswin_jax.load_pretrained(path, img_size=16)
+    >>> model.apply(variables, jax.numpy.zeros((2, 16, 16, 3)), train=False).shape
+    (2, 3)
     """
     opened = open_pretrained(path, name, **fields)
     return opened.model, opened.variables_for(opened.model, mesh=mesh, param_dtype=param_dtype)
@@ -59,9 +80,29 @@ def load_pretraining(
 
 
 def load_metadata(path: str | os.PathLike[str], name: str | None = None, **fields: Any) -> Metadata:
-    """Returns the metadata of a weights file, or of a run's, as the file states it.
+    """Returns the metadata of a weights file; reads no tensor.
 
-    `name` and `fields` supply what it does not show, as in `load_pretrained`; no tensor is read.
+    The attributes are `name` (of the variant or the family), `fields` (of the model), `preprocess`,
+    `class_names`, `provenance` (dataset, step, source, published accuracy), `metrics`,
+    `train_class_counts` and `pretrain`. `save_pretrained` takes the same object.
+
+    Args:
+        path: a weights file, a workdir or a published name, as in `open_pretrained`.
+        name: the variant, if the file does not show it.
+        **fields: fields of the model that the file does not show.
+
+    Raises:
+        UserError: as `open_pretrained` does.
+
+    >>> import jax
+    >>> import vitswin_jax
+    >>> fields = dict(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2, num_classes=3)
+    >>> model = vitswin_jax.create_model("vit", **fields)
+    >>> variables = jax.jit(model.init)(jax.random.key(0), jax.numpy.zeros((1, 8, 8, 3)))
+    >>> path = vitswin_jax.save_pretrained("small.safetensors", model, variables)
+    >>> metadata = vitswin_jax.load_metadata(path)
+    >>> metadata.name, metadata.fields["depth"]
+    ('vit', 1)
     """
     return open_own(path, name, **fields).metadata
 
@@ -70,10 +111,25 @@ def make_preprocess(
     path_or_name: str | os.PathLike[str],
     name: str | None = None,
 ) -> Callable[..., Float32[np.ndarray, "b H W c"]]:
-    """Returns a function from uint8 images to the input of a model, by its file or its name.
+    """Returns a function from uint8 images to the input of a model.
 
-    It takes one image (h, w, 3) in [0, 255], or a sequence of them in any sizes, and returns a
-    float32 batch. With a file, `name` supplies what it does not show, as in `load_pretrained`.
+    The function takes one image (height, width, 3) in [0, 255], or a sequence of them in any sizes.
+    It resizes, crops and normalises them, and returns float32 (batch, H, W, 3) at the model's
+    image size.
+
+    Args:
+        path_or_name: a weights file, a workdir or a published name, whose own preprocessing is
+            taken; or a name of a model (`create_model`), whose default is taken.
+        name: the variant, if a file does not show it.
+
+    Raises:
+        UserError: as `open_pretrained` and `create_model` do.
+
+    >>> import numpy as np
+    >>> preprocess = make_preprocess("vit_tiny_patch16_224")
+    >>> batch = preprocess(np.full((300, 400, 3), 255, np.uint8))
+    >>> batch.shape, float(batch.max())
+    ((1, 224, 224, 3), 1.0)
     """
     path = Path(path_or_name)
     if path.exists() or not _names_a_model(str(path_or_name)):

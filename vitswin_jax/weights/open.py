@@ -55,7 +55,9 @@ NUMERICS = (
 class Pretrained:
     """A model from a weights file of any source, and all that the file states about it.
 
-    `open_pretrained` makes it. Opening reads the file's header; `variables` reads the tensors.
+    `open_pretrained` returns it and has an example. Opening reads only the header of the file;
+    `variables` reads the tensors. `changed(img_size=384)` returns the same weights for a model with
+    other fields.
     """
 
     file: Path
@@ -219,18 +221,36 @@ def open_pretrained(
     img_size: int | tuple[int, int] | None = None,
     **fields: Any,
 ) -> Pretrained:
-    """Opens a weights file of any source, or of a run's workdir, and reads no tensor yet.
+    """Opens a weights file of any source, and reads no tensor yet.
 
-    `path` is a file or a folder, or else a name: of the table of published weights
-    (`augreg/B_16-...`) or of the Hugging Face hub (`hf-hub:org/name[@revision]`), downloaded once.
-    `FILE@KEY` chooses one of several copies of a model, as `checkpoint.pth.tar@state_dict` does.
-    The file decides sizes and numeric details, so that the model gives the original's numbers;
-    `name` supplies only what the file does not show, and explicit fields win over both. None means
-    the file's value. Another `num_classes` gives a fresh (zero) head, unless the source maps its
-    classes; another `img_size` or `window_size` resizes tables by the source's own method. The log
-    lists the adaptations and the unused tensors. Variables are in loop layout, or stacked with
-    `scan=True`. Raises UserError for a file that cannot be read, for what it leaves open, with the
-    candidates, and one that lists every key that is missing, unknown or of another shape.
+    The file decides sizes and numeric details, so that the model gives the original's outputs. The
+    log lists all adaptations and the unused tensors.
+
+    Args:
+        path: a file, a folder of the hub, or a run's workdir (`runs/x`, `runs/x@1200`,
+            `runs/x@best`); else a published name (`augreg/B_16-...`) or one of the Hugging Face hub
+            (`hf-hub:org/name[@revision]`), which is downloaded once. `FILE@KEY` chooses one of
+            several copies of a model, as in `checkpoint.pth.tar@state_dict`.
+        name: the variant; it supplies only what the file does not show.
+        num_classes: None: the file's. 0: no head. Another number than the file's gives a fresh
+            (zero) head, unless the source maps its classes.
+        img_size: pixels, int or (height, width). None: the file's. Another size resizes position
+            tables by the method of the source; so does another `window_size`.
+        **fields: other fields of the model; `scan=True` stacks the variables of equal blocks.
+
+    Raises:
+        UserError: the file cannot be read; something is ambiguous (with the candidates); or keys
+            are missing, unknown or of another shape (all listed).
+
+    >>> import jax
+    >>> import vitswin_jax
+    >>> fields = dict(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2, num_classes=3)
+    >>> model = vitswin_jax.create_model("vit", **fields)
+    >>> variables = jax.jit(model.init)(jax.random.key(0), jax.numpy.zeros((1, 8, 8, 3)))
+    >>> path = vitswin_jax.save_pretrained("small.safetensors", model, variables)
+    >>> opened = vitswin_jax.open_pretrained(path)
+    >>> opened.class_names, opened.model.num_classes, opened.file.name
+    (('class 0', 'class 1', 'class 2'), 3, 'small.safetensors')
     """
     asked = {"num_classes": num_classes, "img_size": img_size}
     asked = {key: value for key, value in asked.items() if value is not None} | fields

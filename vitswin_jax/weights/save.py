@@ -40,16 +40,34 @@ def save_pretrained(
     format: str = "native",
     metadata: Metadata | Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes a model and its variables, whole or not at all; returns the path.
+    """Writes a model with its weights to a file, completely or not at all; returns the path.
 
-    `format` is native, or names the code that shall read the file: google, timm, microsoft,
-    huggingface. A native file holds the metadata too; a folder as `path` gets a
-    `model.safetensors`. For timm and huggingface a `path` without a suffix is a folder that
-    `timm.create_model("local-dir:...")` and `from_pretrained` take. `metadata` has the keys of
-    `Metadata`, except the fields, which are the model's; with the metadata of a file of the same
-    format (`Pretrained.metadata`) the new file gets that file's dtype and, unless it is in a
-    folder, its prefix. Raises UserError if the file cannot be written, if the format is unknown or
-    cannot hold the model, or if model, variables and metadata do not fit each other.
+    Args:
+        path: the file. For native, a folder gets a `model.safetensors`. For timm and huggingface, a
+            path without a suffix becomes a folder that `timm.create_model("local-dir:...")` and
+            `from_pretrained` load as it is.
+        model: a model of `create_model` or `load_pretrained`.
+        variables: its variables, {"params": ...}, scanned or not.
+        format: native, or the code that shall read the file: google, timm, microsoft,
+            huggingface, torchvision.
+        metadata: a `Metadata` (`load_metadata`) or a mapping with its keys, such as `class_names`,
+            `preprocess` and `provenance`; the fields are always the model's. With the metadata of a
+            file of the same format, the new file gets its dtype and, unless it is in a folder, its
+            prefix. Native files contain the metadata; of the others, folders state what they can.
+
+    Raises:
+        UserError: the file cannot be written, the format is unknown or cannot hold the model, or
+            model, variables and metadata do not fit each other.
+
+    >>> import jax
+    >>> import vitswin_jax
+    >>> fields = dict(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2, num_classes=2)
+    >>> model = vitswin_jax.create_model("vit", **fields)
+    >>> variables = jax.jit(model.init)(jax.random.key(0), jax.numpy.zeros((1, 8, 8, 3)))
+    >>> facts = {"class_names": ("cat", "dog")}
+    >>> path = vitswin_jax.save_pretrained("pets.safetensors", model, variables, metadata=facts)
+    >>> vitswin_jax.load_metadata(path).class_names
+    ('cat', 'dog')
     """
     path = Path(path).expanduser()
     if format == "native" and path.is_dir():

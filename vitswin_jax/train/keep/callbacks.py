@@ -18,7 +18,13 @@ class Callback:
 
     A method that returns True ends the run after the next step at most, with its results. What a
     method raises ends the run and reaches the caller of `fit`. Each of several hosts calls them,
-    and the first one's answer counts.
+    and the answer of the first host counts.
+
+    >>> class Enough(Callback):
+    ...     def on_evaluation(self, step, numbers):
+    ...         return numbers["test/accuracy"] >= 0.99
+    >>> Enough().on_evaluation(100, {"test/accuracy": 0.995})
+    True
     """
 
     def on_step(self, step: int, metrics: Mapping[str, Array]) -> bool | None:

@@ -36,15 +36,36 @@ def trajectory(
     optim: Mapping[str, Any],
     loss: Mapping[str, Any] | None = None,
 ) -> Trajectory:
-    """Trains `model` from `variables` on `batches`, by the step that `train.py` jits.
+    """Trains `model` from `variables` on given batches, by the step that `train.py` jits.
 
-    A batch has `image` (b, h, w, c), floats as the model takes them, `label` int (b,), and
-    optionally `mask` (b,). `optim` has the keys of `config.optim`, with steps in place of epochs:
-    `name`, `peak_lr`, `schedule` ("constant" where it is left out), `total_steps` (as many as there
-    are batches), `warmup_steps`, `warmup_lr`, `end_lr`, `weight_decay`, `max_grad_norm`,
-    `accum_steps`, those of `Groups`, and the schedule's and the optimizer's own; None is as good as
-    left out. `loss` has `name` ("softmax") and `label_smoothing`.
-    Raises UserError for keys and values that the trainer would refuse.
+    Args:
+        model: the model; its matrix products have the precision that JAX is set to.
+        variables: its variables, {"params": ...}; they are not changed.
+        batches: each has `image`, floats (b, h, w, c), normalised; `label`, int (b,); and
+            optionally `mask` (b,), 0 for padding. One step per batch.
+        optim: the keys of `config.optim`, with steps in place of epochs: `name`, `peak_lr`,
+            `schedule` (default "constant"), `total_steps` (default: the number of batches),
+            `warmup_steps`, `warmup_lr`, `end_lr`, `weight_decay`, `max_grad_norm`, `accum_steps`,
+            those of `Groups`, of the schedule and of the optimizer. None: as if it were left out.
+        loss: `name` (default "softmax") and `label_smoothing` in [0, 1).
+
+    Returns:
+        A `Trajectory`: `loss` (n,), `grad_norm` (n,), `logits` (n, b, k), each before the update of
+        its step, and the final `variables`.
+
+    Raises:
+        UserError: a key or a value that the trainer would refuse.
+
+    >>> import jax
+    >>> import vitswin_jax
+    >>> fields = dict(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2, num_classes=3)
+    >>> model = vitswin_jax.create_model("vit", **fields)
+    >>> images = np.zeros((4, 8, 8, 3), np.float32)
+    >>> variables = jax.jit(model.init)(jax.random.key(0), images)
+    >>> batches = [{"image": images, "label": np.array([0, 1, 2, 0])}] * 2
+    >>> optim = {"name": "sgd", "peak_lr": 0.1}
+    >>> vitswin_jax.train.trajectory(model, variables, batches, optim=optim).logits.shape
+    (2, 4, 3)
     """
     batches = list(batches)
     optim, loss = dict(optim), dict(loss or {})
