@@ -26,6 +26,7 @@ def _data() -> dict[str, object]:
         "holdout": 0.25,  # the test part of what is not already divided
         "outside_files": False,  # True: a table may name files outside its folder, or a store's
         "class_weights": placeholder(object),  # None, "balanced", or one for each class
+        "img_sizes": (),  # of training, by epoch: ((0, 128), (20, 160)); (): model.img_size
         "batch_size": 128,  # global, over all devices
         "eval_batch_size": 128,
         "workers": -1,  # processes that decode and augment; -1: automatic, 0: threads of this one

@@ -35,9 +35,8 @@ from vitswin_jax.train.run.announce import (
     announce,
     announce_schedule,
     facts_of_start,
-    saying_when_it_compiles,
 )
-from vitswin_jax.train.run.compile import make_evaluation, make_step
+from vitswin_jax.train.run.compile import make_evaluation, make_steps
 from vitswin_jax.train.run.dtype import with_dtype
 from vitswin_jax.train.run.own import NONE, Own
 from vitswin_jax.train.run.prepare import Run, prepare
@@ -102,10 +101,7 @@ def train(
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, layout)
     teacher = load_teacher(run)
-    compiled = saying_when_it_compiles(
-        "the train step",
-        make_step(run, shardings, jax.tree.map(lambda leaf: leaf.sharding, teacher)),
-    )
+    compiled = make_steps(run, shardings, jax.tree.map(lambda leaf: leaf.sharding, teacher))
     constants = () if teacher is None else (teacher,)
     scores = PAIRS[type(options.task)].scores
     weights, evaluator = make_evaluation(run, shardings, scores=scores, features=features_step)

@@ -48,6 +48,9 @@ class Transform(Protocol):
     def mean(self) -> Sequence[float]:
         """A number for each channel of what it returns."""
 
+    def fitted(self, img_size: Sequence[int]) -> Transform:
+        """Returns the same for another image size."""
+
     def __call__(self, image: bytes, rng: np.random.Generator, *, name: str) -> np.ndarray:
         """Returns the augmented image; all randomness comes from `rng`."""
 

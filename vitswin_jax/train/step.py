@@ -58,6 +58,7 @@ class StepOptions:
     keep_logits: bool = False
     erasing: Erasing = NO_ERASING
     quantize: str = "none"  # or one of `quantized.SCHEMES`
+    fit: Callable[[Params], Params] | None = None  # parameters to those of the model's image size
 
 
 def _loss_and_logits(
@@ -72,8 +73,9 @@ def _loss_and_logits(
 ) -> tuple[Float[Array, ""], Float[Array, "b k"] | None]:
     """Returns a part's loss, to which scanned blocks add one number each, and its logits."""
     frozen, teacher = fixed
+    params = model_params(options.groups.stop_gradients(trained), frozen, options.lora)
     outputs, sown = model.apply(
-        {"params": model_params(options.groups.stop_gradients(trained), frozen, options.lora)},
+        {"params": params if options.fit is None else options.fit(params)},
         part["image"],
         train=True,
         mutable=["losses"],

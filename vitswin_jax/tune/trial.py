@@ -117,6 +117,7 @@ def _is_lost(losses: Sequence[float]) -> bool:
 def rising(config: ConfigDict) -> ConfigDict:
     """Returns a config of `STEPS` steps, at rates from `LOWEST` to `HIGHEST`, without checks."""
     rising = copy.deepcopy(config)
+    rising.data.img_sizes = ()  # at the size of evaluation
     optim = rising.optim
     for count in (Count("optim", name) for name in ("total", "warmup", "cooldown", "timescale")):
         optim.update(dict.fromkeys(map(count.key, UNITS)))

@@ -193,6 +193,10 @@ class TrainTransform:
         faults.check("augment: ")
         object.__setattr__(self, "policy", policies[0] if policies else None)
 
+    def fitted(self, img_size: Sequence[int]) -> TrainTransform:
+        """Returns the same for another image size."""
+        return dataclasses.replace(self, img_size=tuple(img_size))
+
     def _wrong_numbers(self) -> Faults:
         scale, ratio, fraction, mean = self.scale, self.ratio, self.crop_fraction, self.mean
         parts = len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1

@@ -53,10 +53,23 @@ def facts_of_start(run: Run, *, step: int) -> list[tuple[str, str]]:
             f"of {plan.batch_size:,} images ({round(epochs, 2):g} epochs)",
         ),
     ]
+    if run.sizes[1:] or run.sizes[0][1] != run.preprocess.img_size:
+        facts.append(("image sizes", _sizes(run)))
     if step:
         here = f"step {step:,} (epoch {round(step / plan.steps_per_epoch, 2):g})"
         facts.append(("resumed", f"after {here}"))
     return [(name, value) for name, value in facts if value]
+
+
+def _sizes(run: Run) -> str:
+    """Returns the image sizes of training, and that of evaluation."""
+    each = [
+        f"{size[0]}x{size[1]} from step {first + 1:,} (epoch "
+        f"{round(first / run.plan.steps_per_epoch, 2):g})"
+        for first, size in run.sizes
+    ]
+    height, width = run.preprocess.img_size
+    return f"{', '.join(each)}; evaluated at {height}x{width}"
 
 
 def changed_keys(config: ConfigDict) -> str:

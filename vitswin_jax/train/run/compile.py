@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,10 @@ from dataclasses import dataclass
 import jax
 
 from vitswin_jax.core.types import Batch, Params
+from vitswin_jax.nn.layers import pair
+from vitswin_jax.train.run.announce import saying_when_it_compiles
 from vitswin_jax.train.run.prepare import Run
+from vitswin_jax.train.run.sizes import Size, at_size
 from vitswin_jax.train.sharding import shard_batch
 from vitswin_jax.train.state import TrainState, make_weights
 from vitswin_jax.train.step import Metrics, compile_for_hosts, make_train_step
@@ -25,14 +29,34 @@ class Evaluator:
     features: Predict
 
 
-def make_step(
+def make_steps(
     run: Run, shardings: TrainState, teacher_shardings: Params | None
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Returns the run's train step; for each image size of its batches one is compiled."""
+    steps: dict[Size, Callable[..., tuple[TrainState, Metrics]]] = {}
+    for size in dict.fromkeys(size for _, size in run.sizes):
+        what = "the train step" + (f" for images of {size[0]}x{size[1]}" if run.sizes[1:] else "")
+        step = make_step(run, shardings, teacher_shardings, size=size)
+        steps[size] = saying_when_it_compiles(what, step)
+    return lambda state, batch, *more: steps[batch["image"].shape[1:3]](state, batch, *more)
+
+
+def make_step(
+    run: Run,
+    shardings: TrainState,
+    teacher_shardings: Params | None,
+    *,
+    size: Size | None = None,
 ) -> jax.stages.Wrapped:
-    """Compiles the run's train step, for the trainer and for `vitswin plan`."""
+    """Compiles the run's train step, for the trainer and for `vitswin plan`.
+
+    Images have the model's own size, if there is no other `size`.
+    """
+    model, fit = at_size(run.model, size or pair(run.model.img_size))
     return make_train_step(
-        run.model,
+        model,
         run.tx,
-        options=run.options,
+        options=dataclasses.replace(run.options, fit=fit),
         mesh=run.mesh,
         shardings=shardings,
         teacher_shardings=teacher_shardings,

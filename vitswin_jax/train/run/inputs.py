@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from vitswin_jax.data.pipeline import (
 )
 from vitswin_jax.data.sources.open import check_same_classes, open_source
 from vitswin_jax.data.sources.splits import Dataset
+from vitswin_jax.train.run.sizes import Schedule, Size, parts
 from vitswin_jax.train.sharding import shard_batch
 
 Batches = Generator[dict[str, jax.Array], None, None]
@@ -58,6 +59,7 @@ def make_inputs(
     mesh: Mesh,
     seed: int,
     repeats: int,
+    sizes: Schedule,
 ) -> tuple[Callable[[int, int], Batches], Callable[[Source], EvalBatches]]:
     """Returns functions to the train batches, from one to another, and to a split's batches."""
     here = {"host_index": jax.process_index(), "host_count": jax.process_count()}
@@ -76,10 +78,18 @@ def make_inputs(
         )
 
     def make_train_batches(start: int, stop: int) -> Batches:
+        each = list(parts(sizes, start, stop)) or [(start, stop, sizes[-1][1])]
+        return of_one_size(*each[0]) if len(each) == 1 else of_several(each)
+
+    def of_several(each: Sequence[tuple[int, int, Size]]) -> Batches:
+        for part in each:
+            yield from of_one_size(*part)
+
+    def of_one_size(start: int, stop: int, size: Size) -> Batches:
         batches = make_train_iterator(
             train,
             batch_size=batch_size,
-            transform=transform,
+            transform=transform.fitted(size),
             seed=seed,
             start_batch=start,
             num_batches=stop - start,

@@ -37,6 +37,7 @@ from vitswin_jax.train.run.own import (
     own_optimizer,
 )
 from vitswin_jax.train.run.plan import Plan, make_plan, split_fields
+from vitswin_jax.train.run.sizes import Schedule, make_sizes
 from vitswin_jax.train.run.start import Start, make_start, open_teacher, read_start
 from vitswin_jax.train.run.unlabelled import Probes, make_probes, model_section
 from vitswin_jax.train.sharding import check_batch_size, create_mesh
@@ -69,6 +70,7 @@ class Run:
     head_bias: float
     teacher: Start | None
     probes: Probes | None
+    sizes: Schedule  # of training's images
     own: Own
 
     @property
@@ -150,9 +152,11 @@ def prepare(
         rate, tx = own_optimizer(own.optimizer, schedule, groups)
     check_batch_size("data.batch_size / optim.accum_steps", data["batch_size"] // accum_steps, mesh)
     distillation, teacher = make_distillation(train, start, **config.distill)
+    sizes = make_sizes(data.pop("img_sizes"), start.model, steps_per_epoch=plan.steps_per_epoch)
     make_train_batches, make_test_batches = make_inputs(
         train,
         transform=transform,
+        sizes=sizes,
         preprocess=preprocess,
         mesh=mesh,
         seed=config.seed,
@@ -185,6 +189,7 @@ def prepare(
         options=options,
         head_bias=head_bias,
         teacher=teacher,
+        sizes=sizes,
         probes=make_probes(train, test, make_test_batches, dict(config.pretrain)),
         own=own,
     )
