@@ -55,6 +55,10 @@ TIMM = {  # case: (name, fields)
     "pe_spatial": ("vit_pe_spatial_tiny_patch16_512", {"depth": 2, "num_classes": 0,
                                                        "img_size": 128}),
     "aimv2": ("aimv2_large_patch14_224", SMALL | {"depth": 2, "num_classes": 0}),
+    "relpos": ("vit_relpos_medium_patch16_224", VIT | SMALL),
+    "relpos_table": ("vit", VIT | SMALL | {
+        "pos_embed": "relative", "pos_embed_at": "shared", "class_token": False,
+        "global_pool": "avg", "qkv_bias": False, "norm_at": "after"}),
     "parts": ("vit", VIT | SMALL | {"qk_norm": True, "scale_attn_norm": True,
                                     "scale_mlp_norm": True, "proj_bias": False, "mlp_bias": False,
                                     "global_pool": "avgmax"}),
@@ -64,6 +68,9 @@ TIMM = {  # case: (name, fields)
                                    "pad_before_roll": False}),
     "swin_windows": ("swin_s3_tiny_224", {"depths": (1, 2, 1, 1), "embed_dim": 24}),
     "swinv2": ("swinv2", SWIN | {"pretrained_window_sizes": (6, 6, 3), "mlp_ratio": 2.0}),
+    "swinv2_cr": ("swinv2_cr", SWIN | {
+        "window_size": (4, 8), "extra_norm_stage": True, "window_clip": "per_axis",
+        "pad_before_roll": False}),
 }  # fmt: skip
 EPS = {"norm_eps": 1e-12}
 TOKENS = {"global_pool": "token_avg"}
@@ -84,6 +91,10 @@ HUGGINGFACE = {
     "dinov3": ("vit", SMALL | DINOV3 | {"depth": 2, "num_classes": 0}),
     "dinov3_gated": ("vit", SMALL | DINOV3 | {"depth": 2, "num_classes": 0, "act": "swiglu",
                                               "qkv_bias": False}),
+    "aimv2": ("vit", SMALL | {
+        "depth": 2, "num_classes": 0, "class_token": False, "norm_layer": "rmsnorm",
+        "norm_eps": 1e-5, "patch_norm": True, "qkv_bias": False, "proj_bias": False,
+        "mlp_bias": False, "act": "swiglu", "global_pool": "query", "pos_embed": "sincos2d_mae"}),
     "siglip": ("vit", VIT | SMALL | {"num_classes": 0, "class_token": False,
                                      "global_pool": "map", "act": "gelu_tanh"}),
     "siglip_classifier": ("vit", VIT | SMALL | {"class_token": False, "global_pool": "avg",

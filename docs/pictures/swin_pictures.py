@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from panels import BLUE, FOUR, INK, ORANGE, SIDE, grid, matrix, panels, photo
 
 from vitswin_jax.models.stages import concatenate_neighbors
-from vitswin_jax.models.swinv2 import log_spaced_coordinates
+from vitswin_jax.nn.relative import log_spaced_coordinates
 from vitswin_jax.nn.windows import (
     relative_position_index,
     roll,

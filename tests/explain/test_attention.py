@@ -10,7 +10,7 @@ from flax.traverse_util import unflatten_dict
 from vitswin_jax.core.types import UserError
 from vitswin_jax.explain import attention
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.models.swinv2 import ContinuousPositionBias, log_spaced_coordinates
+from vitswin_jax.nn.relative import ContinuousPositionBias, log_spaced_coordinates
 from vitswin_jax.nn.scan import stack_blocks
 from vitswin_jax.weights.shapes import parameter_shapes
 

@@ -21,6 +21,7 @@ from timm.layers import (
     GluMlp,
     Mlp,
     PatchEmbed,
+    RelPosMlp,
     RmsNorm,
     RotaryEmbeddingCat,
     RotaryEmbeddingDinoV3,
@@ -30,18 +31,21 @@ from timm.layers import (
 from timm.models import _registry, beit, create_model, eva
 from timm.models import swin_transformer as swin_v1
 from timm.models import swin_transformer_v2 as swin_v2
+from timm.models import swin_transformer_v2_cr as swin_cr
 from timm.models import vision_transformer as vit
+from timm.models import vision_transformer_relpos as relpos
 from timm.models.vision_transformer_hybrid import HybridEmbed
 from torch import nn
 
 MODULES = (
     "vision_transformer", "deit", "vision_transformer_hybrid", "beit", "eva", "swin_transformer",
-    "swin_transformer_v2",
+    "swin_transformer_v2", "vision_transformer_relpos", "swin_transformer_v2_cr",
 )  # fmt: skip
 ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu"}
 
 
 PLAIN_ROTARY = {
+    "rel_pos_dim": 128,
     "rope_type": "none", "rope_temperature": 10_000.0, "rope_grid_offset": 0.0,
     "rope_grid_indexing": "ij", "rope_rotate_half": False, "rope_ref_grid": None,
 }  # fmt: skip
@@ -130,7 +134,7 @@ def describe_patches(model):
 
 def describe_attention(blocks, width):
     kinds = {type(block.attn) for block in blocks}
-    known = {vit.Attention, beit.Attention, eva.EvaAttention, AttentionRope}
+    known = {vit.Attention, beit.Attention, eva.EvaAttention, AttentionRope, relpos.RelPosAttention}
     need(kinds <= known, f"attention {_names(kinds)}")
     for attn in (block.attn for block in blocks):
         need(math.isclose(attn.scale, (width // attn.num_heads) ** -0.5), "scale")
@@ -171,7 +175,7 @@ def layer_scale(block):
     if isinstance(block, beit.Block | eva.EvaBlock):
         need((block.gamma_1 is None) == (block.gamma_2 is None), "LayerScale of attention only")
         return None if block.gamma_1 is None else block.init_values
-    if isinstance(block, vit.ResPostBlock):
+    if isinstance(block, vit.ResPostBlock | relpos.ResPostRelPosBlock):
         return None
     return None if is_absent(block.ls1) else block.ls1.init_values
 
@@ -181,6 +185,8 @@ def describe_positions(model, prefix):
         need(model.pos_embed is None and model.rel_pos_bias is None, "positions")
         return {"pos_embed": "relative", "pos_embed_at": "every", "no_embed_class": False}
     rotary = describe_rotary(getattr(model, "rope", None))
+    if isinstance(model, relpos.VisionTransformerRelPos):
+        return describe_relative(model)
     if model.pos_embed is None:
         need(rotary != PLAIN_ROTARY, "no positions")
         none = {"pos_embed": "none", "pos_embed_at": "input", "no_embed_class": False}
@@ -192,6 +198,18 @@ def describe_positions(model, prefix):
         "pos_embed_at": "input",
         "no_embed_class": without == 0 and prefix > 0,
         **rotary,
+    }
+
+
+def describe_relative(model):
+    shared = model.shared_rel_pos
+    mlps = [shared] if shared else [block.attn.rel_pos for block in model.blocks]
+    need(all(type(mlp) is RelPosMlp and mlp.mode == "cr" for mlp in mlps), "biases")
+    return PLAIN_ROTARY | {
+        "pos_embed": "relative_mlp",
+        "pos_embed_at": "shared" if shared else "every",
+        "rel_pos_dim": the_same([mlp.mlp.fc1.out_features for mlp in mlps]),
+        "no_embed_class": False,
     }
 
 
@@ -237,8 +255,8 @@ def describe_pool(model, fields):
 def describe_vit(model):
     width, blocks = model.embed_dim, list(model.blocks)
     kinds = {type(block) for block in blocks}
-    after = {vit.ResPostBlock, eva.EvaBlockPostNorm}
-    known = {vit.Block, beit.Block, eva.EvaBlock, *after}
+    after = {vit.ResPostBlock, eva.EvaBlockPostNorm, relpos.ResPostRelPosBlock}
+    known = {vit.Block, beit.Block, eva.EvaBlock, relpos.RelPosBlock, *after}
     need(kinds <= known, f"blocks {_names(kinds)}")
     registers = getattr(model, "reg_token", None)
     fields = {
@@ -262,7 +280,8 @@ def describe_vit(model):
 
 
 def describe_swin(model):
-    stages = [list(layer.blocks) for layer in model.layers]
+    cr = isinstance(model, swin_cr.SwinTransformerV2Cr)
+    stages = [list(layer.blocks) for layer in (model.stages if cr else model.layers)]
     attention = stages[0][0].attn
     biases = attention.qkv.bias, getattr(attention, "q_bias", None)
     width = stages[0][0].mlp.fc1.in_features
@@ -272,8 +291,9 @@ def describe_swin(model):
         for mlp in [describe_mlp(block.mlp) for block in blocks]
     ]
     hidden, act = the_same(mlps)
+    kinds = {swin_v1.SwinTransformer: "swin", swin_cr.SwinTransformerV2Cr: "swinv2_cr"}
     fields = {
-        "family": "swin" if isinstance(model, swin_v1.SwinTransformer) else "swinv2",
+        "family": kinds.get(type(model), "swinv2"),
         "embed_dim": width,
         "depths": list(map(len, stages)),
         "norm_eps": norm_fields(model)["norm_eps"],
@@ -288,6 +308,12 @@ def describe_swin(model):
         "qkv_bias": any(bias is not None for bias in biases),
     }
     need(model.head.global_pool.pool_type == "avg", "pool")
+    if cr:
+        normed = [[not is_absent(b.norm3) for b in blocks] for blocks in stages]
+        fields["extra_norm_stage"] = normed[0][-1]
+        fields["extra_norm_period"] = 1 + (
+            normed[2][:-1].index(True) if any(normed[2][:-1]) else -1
+        )
     if fields["family"] == "swinv2":
         before = [int(blocks[0].attn.pretrained_window_size[0]) for blocks in stages]
         fields["pretrained_window_sizes"] = before
@@ -297,7 +323,9 @@ def describe_swin(model):
 def describe(name):
     with torch.device("meta"):
         model = create_model(name, num_classes=1000)
-    swins = (swin_v1.SwinTransformer, swin_v2.SwinTransformerV2)
+    swins = (
+        swin_v1.SwinTransformer, swin_v2.SwinTransformerV2, swin_cr.SwinTransformerV2Cr
+    )  # fmt: skip
     fields = describe_swin(model) if isinstance(model, swins) else describe_vit(model)
     return fields | {"parameters": sum(tensor.numel() for tensor in model.parameters())}
 

@@ -23,6 +23,7 @@ import transformers
 from timm.models import _hub
 
 SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 4, "num_classes": 5, "img_size": 64}
+CR = {"embed_dim": 24, "depths": (1, 2), "num_heads": (2, 4), "num_classes": 5, "img_size": 64}
 NO_HEAD = SMALL | {"num_classes": 0}
 TIMM = {  # case: (architecture, arguments, arguments of load_pretrained)
     "dinov3": ("vit_small_patch16_dinov3", SMALL, {}),
@@ -50,6 +51,22 @@ TIMM = {  # case: (architecture, arguments, arguments of load_pretrained)
     "beit3": ("beit3_base_patch16_224", SMALL, {}),
     "radio": ("vit_base_patch16_radio_v3", NO_HEAD, {}),
     "post_norm": ("vit_base_patch16_rpn_224", SMALL, {}),
+    "relpos": ("vit_relpos_base_patch16_clsgap_224", SMALL | {"rel_pos_dim": 24}, {}),
+    "relpos_shared": ("vit_srelpos_small_patch16_224", SMALL | {"rel_pos_type": "mlp-swin"}, {}),
+    "relpos_table": (
+        "vit_relpos_small_patch16_rpn_224", SMALL | {"rel_pos_type": "bias", "img_size": (32, 64)},
+        {},
+    ),
+    "relpos_shared_table": (
+        "vit_relpos_medium_patch16_cls_224",
+        SMALL | {"rel_pos_type": "bias", "shared_rel_pos": True, "qk_norm": True}, {},
+    ),
+    "swinv2_cr": ("swinv2_cr_tiny_ns_224", CR, {}),
+    "swinv2_cr_period": (
+        "swinv2_cr_huge_384",
+        CR | {"depths": (1, 3), "extra_norm_period": 2, "img_size": (72, 48), "window_ratio": 4},
+        {},
+    ),
     "parts": (
         "vit_tiny_patch16_224",
         SMALL | {"qk_norm": True, "scale_attn_norm": True, "scale_mlp_norm": True,
@@ -69,6 +86,10 @@ HUGGINGFACE = {  # case: (class, fields of its configuration, arguments of load_
     "beit_token": (
         "Beit", {"use_shared_relative_position_bias": True, "use_mean_pooling": False}, {}
     ),
+    "aimv2": (
+        "Aimv2Vision", {"rms_norm_eps": 1e-4, "qkv_bias": True, "mlp_bias": True}, {}
+    ),
+    "aimv2_native": ("Aimv2Vision", {"is_native": True}, {}),
     "siglip2_naflex": (
         "Siglip2Vision", {"num_patches": 16, "hidden_act": "gelu_pytorch_tanh"},
         {"img_size": (64, 48)},

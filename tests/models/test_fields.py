@@ -17,6 +17,7 @@ SIZES = {
     "vit": {"img_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2},
     "swin": SWIN,
     "swinv2": SWIN | {"pretrained_window_sizes": (0,)},
+    "swinv2_cr": SWIN | {"extra_norm_stage": True},
     "swin_mlp": SWIN,
     "swin_moe": SWIN | {"pretrained_window_sizes": (0,), "moe_stages": (0,), "num_experts": 2},
 }

@@ -35,6 +35,9 @@ CASES = {
     "swin that rolls first": ("swin", SWIN | {"pad_before_roll": False, "window_size": (2, 3)}),
     "swin of one window": ("swin", SWIN | {"window_clip": "per_axis", "window_size": (16, 3)}),
     "swinv2": ("swinv2", V2),
+    "relative by an MLP": ("vit", VIT | {"pos_embed": "relative_mlp", "pos_embed_at": "every"}),
+    "query": ("vit", VIT | {"global_pool": "query", "pos_embed": "sincos2d_mae"}),
+    "swinv2_cr": ("swinv2_cr", SWIN | {"extra_norm_period": 2}),
     "swin_moe": ("swin_moe", V2 | {"moe_stages": ()}),
     "swin_mlp": ("swin_mlp", SWIN | {"window_clip": "per_axis"}),
 }  # fmt: skip

@@ -7,8 +7,9 @@ import pytest
 
 from vitswin_jax import create_model
 from vitswin_jax.core.types import UserError
-from vitswin_jax.models.swinv2 import CosineAttention, log_spaced_coordinates
+from vitswin_jax.models.swinv2 import CosineAttention
 from vitswin_jax.nn.block import BlockOptions
+from vitswin_jax.nn.relative import log_spaced_coordinates
 from vitswin_jax.nn.scan import stack_blocks
 
 TINY = {

@@ -66,6 +66,9 @@ DESCENDANTS = {  # of ViT: what each has that a plain one has not
                    "patch_bias": False, "global_pool": "map", "pool_include_prefix": True},
     "aimv2": {"norm_layer": "rmsnorm", "act": "swiglu", "qkv_bias": False, "proj_bias": False,
               "mlp_bias": False, "patch_norm": True, "qk_norm": True},
+    "aimv2_pool": {"global_pool": "query", "pos_embed": "sincos2d_mae"},
+    "relpos": {"pos_embed": "relative_mlp", "pos_embed_at": "shared", "class_token": False,
+               "global_pool": "avg", "rel_pos_dim": 8},
     "post_norm": {"norm_at": "after", "global_pool": "avgmax", "final_norm": False},
 }  # fmt: skip
 DROPS = {"drop_rate": 0.1, "drop_path_rate": 0.2}

@@ -16,7 +16,7 @@ from vitswin_jax.weights.metadata import model_fields
 from vitswin_jax.weights.open import open_pretrained
 from vitswin_jax.weights.sources.timm_folder import NOT_TIMMS
 
-FAMILIES = ("vit", "swin", "swinv2")
+FAMILIES = ("vit", "swin", "swinv2", "swinv2_cr")
 OWN = {"init_values", "dist_head", "dtype", "pad_before_roll", "crop_to_patches"}
 """Fields that no folder states, of cases that give the same numbers without."""
 

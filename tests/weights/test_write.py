@@ -28,6 +28,7 @@ SMALL = {
             "num_classes": 5},
     "swin": SWIN,
     "swinv2": SWIN | {"pretrained_window_sizes": (3, 0)},
+    "swinv2_cr": SWIN | {"extra_norm_stage": True},
     "swin_mlp": SWIN,
     "swin_moe": SWIN | {"moe_stages": (1,), "num_experts": 3, "pretrained_window_sizes": (3, 0)},
 }  # fmt: skip
@@ -39,6 +40,7 @@ UNSEEN = {  # of a model that has not a published one's sizes, and the choices t
     "swin_mlp": (),
     "swin_moe": (),
     "swinv2": ("window_size", "pretrained_window_sizes", "img_size"),
+    "swinv2_cr": ("window_size", "img_size"),
 }
 HELD = [
     pytest.param(source, holds, id=f"{source.name}-{source.family}-{i}-{j}")
@@ -141,5 +143,6 @@ def test_every_target_is_compared_with_its_original():
     written = {(source.format, source.family) for source in SOURCES if source.holds}
     compared = {(case["format"], case["family"]) for case in LAYOUTS.values()}
     compared |= {("torchvision", family) for family in ("vit", "swin", "swinv2")}  # test_zoo.py
+    compared |= {("timm", "swinv2_cr")}  # there too
     back = {(name.partition("__")[0], parity.CASES[name]["model"]) for name in ORIGINALS}
     assert written == compared | back | {("microsoft", "vit")}  # SimMIM's, in test_masked.py

@@ -22,6 +22,7 @@ GOLDENS = Path(__file__).parents[1] / "goldens" / "weights"
 CASES = json.loads(gzip.decompress((GOLDENS / "zoo.json.gz").read_bytes()))
 SHORT = {
     "timm-dinov3_rectangle", "timm-eva02_clip", "timm-rope_mixed", "timm-pe_core", "timm-parts",
+    "timm-relpos_shared", "timm-relpos_table", "timm-swinv2_cr_period", "huggingface-aimv2_native",
     "huggingface-dinov3_gated", "huggingface-beit_token", "torchvision-vit",
     "torchvision-swin_small_map",
 }  # fmt: skip

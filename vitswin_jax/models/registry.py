@@ -18,6 +18,7 @@ from vitswin_jax.models.swin import Swin
 from vitswin_jax.models.swin_mlp import SwinMlp
 from vitswin_jax.models.swin_moe import SwinMoe
 from vitswin_jax.models.swinv2 import SwinV2
+from vitswin_jax.models.swinv2_cr import SwinV2Cr
 from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.models.vit import ViT
 
@@ -25,6 +26,7 @@ FAMILIES: dict[str, type[nn.Module]] = {
     "vit": ViT,
     "swin": Swin,
     "swinv2": SwinV2,
+    "swinv2_cr": SwinV2Cr,
     "swin_mlp": SwinMlp,
     "swin_moe": SwinMoe,
 }

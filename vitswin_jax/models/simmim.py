@@ -16,8 +16,8 @@ from jaxtyping import Array, Bool, Float
 from vitswin_jax.core.choices import near_multiples
 from vitswin_jax.models.geometry import geometry_of
 from vitswin_jax.models.masked import MaskedModel, Reconstruction, enlarge
-from vitswin_jax.models.stages import table_init
 from vitswin_jax.nn.layers import pair
+from vitswin_jax.nn.relative import table_init
 from vitswin_jax.nn.windows import Size
 
 

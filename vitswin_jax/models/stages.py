@@ -16,8 +16,6 @@ from vitswin_jax.nn.layers import LayerNorm
 from vitswin_jax.nn.scan import apply_blocks
 from vitswin_jax.nn.windows import pad_to_multiple
 
-table_init = nn.initializers.truncated_normal(0.02)
-
 
 def concatenate_neighbors(x: Float[Array, "b h w c"]) -> Float[Array, "b i j 4*c"]:
     """Puts the channels of each 2x2 neighbourhood side by side; odd maps are padded with zeros.
@@ -77,6 +75,8 @@ class Stage(nn.Module):
     merging: Callable[..., nn.Module] | None  # takes name
     remat: bool | str
     scan: bool
+    norm: Callable[..., nn.Module] | None = None  # takes name
+    norm_after: tuple[int, ...] = ()  # blocks that a norm of the map follows
 
     @nn.compact
     def __call__(
@@ -84,11 +84,21 @@ class Stage(nn.Module):
     ) -> tuple[Float[Array, "b i j d"], Float[Array, "b h w c"]]:
         """Returns the map for the next stage, and the one before merging."""
         depth = len(self.rates)
-        scanned = depth // 2 * 2 if self.scan else 0  # an odd last block stands alone
+        within = any(i < depth - 1 for i in self.norm_after)  # then blocks are no equal pairs
+        scanned = depth // 2 * 2 if self.scan and not within else 0  # an odd last block is apart
         if scanned:
             pairs = BlockPair(self.blocks, name="pairs")
             rates = list(zip(self.rates[:scanned:2], self.rates[1:scanned:2], strict=True))
             x, _ = apply_blocks(pairs, x, rates, train=train, remat=self.remat)
-        rest = [self.blocks[i % 2](name=f"block_{i}") for i in range(scanned, depth)]
-        x, _ = apply_blocks(rest, x, self.rates[scanned:], train=train, remat=self.remat)
+        for i in range(scanned, depth):
+            block = self.blocks[i % 2](name=f"block_{i}")
+            x, _ = apply_blocks([block], x, self.rates[i : i + 1], train=train, remat=self.remat)
+            x = self._normed(x, i)
+        x = self._normed(x, depth - 1) if scanned == depth else x
         return (x if self.merging is None else self.merging(name="downsample")(x)), x
+
+    def _normed(self, x: Float[Array, "b h w c"], block: int) -> Float[Array, "b h w c"]:
+        """Returns the map after a block, normed where a norm follows it."""
+        if self.norm is None or block not in self.norm_after:
+            return x
+        return self.norm(name=f"norm_{block}")(x)

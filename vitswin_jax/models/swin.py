@@ -17,12 +17,13 @@ from jaxtyping import Array, Float
 from vitswin_jax.core.choices import Faults, divisors, wrong_choice
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.geometry import BlockGeometry, Geometry
-from vitswin_jax.models.stages import PatchMerging, Stage, table_init
+from vitswin_jax.models.stages import PatchMerging, Stage
 from vitswin_jax.models.swin_block import SwinBlock, WindowAttention
 from vitswin_jax.nn.block import BlockOptions
 from vitswin_jax.nn.execution import FOR_WINDOWS
 from vitswin_jax.nn.layers import LayerNorm, PatchEmbed, check_channels, create_head, pair
 from vitswin_jax.nn.mlp import Mlp, check_gates
+from vitswin_jax.nn.relative import table_init
 from vitswin_jax.nn.scan import drop_path_schedule
 from vitswin_jax.nn.windows import Cut, Size, fit_window, pad_to_multiple
 
@@ -159,7 +160,15 @@ class Swin(nn.Module):
             PatchMerging, self.norm_eps, self._kernel_init, self.dtype, self._norm_last
         )
         last = stage == len(self.depths) - 1
-        return Stage((still, moved), rates, None if last else merging, self.remat, self.scan)
+        merging_or_none = None if last else merging
+        norm = functools.partial(LayerNorm, self.norm_eps, self.dtype)
+        after = self._norm_after[stage]
+        return Stage((still, moved), rates, merging_or_none, self.remat, self.scan, norm, after)
+
+    @property
+    def _norm_after(self) -> tuple[tuple[int, ...], ...]:
+        """For each stage, the blocks that a norm of the map follows: none."""
+        return ((),) * len(self.depths)
 
     @nn.nowrap
     def _cuts(self, stage: int) -> tuple[Cut, Cut]:

@@ -12,8 +12,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vitswin_jax.models.stages import table_init
 from vitswin_jax.nn.block import ResidualBlock, SelfAttention
+from vitswin_jax.nn.relative import table_init
 from vitswin_jax.nn.windows import Cut, Size, relative_position_index
 
 

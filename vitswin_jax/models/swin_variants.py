@@ -3,7 +3,7 @@
 Names are timm's, and Microsoft's where timm has none. Sources: Swin, section 3.3 and table 7 of
 arXiv:2103.14030; Swin-T/C24 and Swin-MLP, the configurations of the official code; Swin V2, section
 4.1 of arXiv:2111.09883; Swin-S3, table 6 of AutoFormerV2 (arXiv:2111.14725); Swin-MoE, the official
-code's configurations (arXiv:2206.03382, section 5).
+code's configurations (arXiv:2206.03382, section 5); Swin V2-CR, timm's code.
 """
 
 from __future__ import annotations
@@ -37,6 +37,26 @@ V2_WINDOWS: dict[str, tuple[int, ...]] = {"tiny": (8, 16), "small": (8, 16), "ba
 V2_LARGER_WINDOWS = {256: 16, 384: 24}  # img_size -> window_size, after windows of 12 at 192
 
 MOE_EXPERTS = {"small": (8, 16, 32, 64), "base": (8, 16, 32)}
+
+CR_SIZES: dict[str, Fields] = {  # the two that only timm's Swin V2-CR has
+    "huge": {"embed_dim": 352, "depths": (2, 2, 18, 2), "num_heads": (8, 16, 32, 64),
+             "extra_norm_period": 6},
+    "giant": {"embed_dim": 512, "depths": (2, 2, 42, 2), "num_heads": (16, 32, 64, 128),
+              "extra_norm_period": 6},
+}  # fmt: skip
+CR_ENDINGS: dict[str, tuple[str, ...]] = {  # size -> how the names end; ns: norms after stages
+    "tiny": ("224", "ns_224", "384"),
+    "small": ("224", "ns_224", "ns_256", "384"),
+    "base": ("224", "ns_224", "384"),
+    "large": ("224", "384"),
+    "huge": ("224", "384"),
+    "giant": ("224", "384"),
+}
+CR_WINDOWS: dict[int, Fields] = {  # img_size -> its window: an eighth of the first map
+    224: {},
+    256: {"img_size": 256, "window_size": 8},
+    384: {"img_size": 384, "window_size": 12},
+}
 
 PRETRAINED_12: Fields = {
     "pretrained_window_sizes": (12, 12, 12, 6)
@@ -100,7 +120,21 @@ def _swin_moe() -> Variants:
     }
 
 
-VARIANTS: Variants = _swin() | _swinv2() | _swin_mlp() | _swin_moe()
+def _swinv2_cr() -> Variants:
+    rows: Variants = {}
+    for size, endings in CR_ENDINGS.items():
+        for ending in endings:
+            img_size = int(ending.removeprefix("ns_"))
+            fields = CR_SIZES.get(size, SIZES.get(size, {})) | CR_WINDOWS[img_size]
+            if ending.startswith("ns_"):
+                fields = fields | {"extra_norm_stage": True}
+            if (size, ending) == ("huge", "384"):
+                fields = fields | {"num_heads": (11, 22, 44, 88)}
+            rows[f"swinv2_cr_{size}_{ending}"] = ("swinv2_cr", fields)
+    return rows
+
+
+VARIANTS: Variants = _swin() | _swinv2() | _swinv2_cr() | _swin_mlp() | _swin_moe()
 
 
 def _aliases() -> dict[str, str]:
@@ -108,7 +142,7 @@ def _aliases() -> dict[str, str]:
     aliases = {
         name.replace("_window", "_patch4_window", 1): name
         for name in VARIANTS
-        if name.startswith("swinv2_")
+        if name.startswith("swinv2_") and "_window" in name
     }
     for name in VARIANTS:
         if name.startswith("swin_moe_"):

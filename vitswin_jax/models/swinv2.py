@@ -14,51 +14,18 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from vitswin_jax.core.types import UserError
-from vitswin_jax.models.stages import table_init
 from vitswin_jax.models.swin import Swin
 from vitswin_jax.models.swin_block import SwinBlock
 from vitswin_jax.nn.attention import MASKED
 from vitswin_jax.nn.block import SelfAttention
 from vitswin_jax.nn.layers import pair
+from vitswin_jax.nn.relative import ContinuousPositionBias, bounded, log_spaced_coordinates
 from vitswin_jax.nn.windows import Size, relative_position_index
 
 MAX_LOGIT_SCALE = math.log(100.0)  # the temperature is at least 0.01 (section 3.2)
-
-
-@functools.lru_cache
-def log_spaced_coordinates(
-    window_size: Size, pretrained_window_size: Size
-) -> Float[np.ndarray, "rows 2"]:
-    """Returns log-spaced offsets (dy, dx), one a row of V1's bias table (Swin V2, eq. 4).
-
-    An offset of a whole window is 8 before the logarithm and 1 after it. Where
-    `pretrained_window_size` is not 0, it is the whole window, so that a larger one extrapolates.
-    """
-    offsets = np.mgrid[tuple(slice(1 - side, side) for side in window_size)]
-    whole = [
-        max((before or side) - 1, 1)  # a window of one token has the offset 0 alone
-        for side, before in zip(window_size, pretrained_window_size, strict=True)
-    ]
-    scaled = 8.0 * offsets.reshape(2, -1).T / np.asarray(whole)
-    return (np.sign(scaled) * np.log2(1 + np.abs(scaled)) / np.log2(8)).astype(np.float32)
-
-
-class ContinuousPositionBias(nn.Module):
-    """A small MLP from offsets to a bias per head, in place of a table (Swin V2, eq. 3)."""
-
-    num_heads: int
-
-    @nn.compact
-    def __call__(self, offsets: Float[np.ndarray, "rows 2"]) -> Float[Array, "rows heads"]:
-        """Returns biases, float32 whatever the model computes in."""
-        x = nn.Dense(512, kernel_init=table_init, name="fc1")(offsets)
-        return nn.Dense(self.num_heads, use_bias=False, kernel_init=table_init, name="fc2")(
-            jax.nn.relu(x)
-        )
 
 
 class CpbAttention(SelfAttention):
@@ -91,7 +58,7 @@ class CosineAttention(CpbAttention):
 
     def bound(self, table: Float[Array, "rows heads"]) -> Float[Array, "rows heads"]:
         """Returns biases in (0, 16)."""
-        return 16 * jax.nn.sigmoid(table)
+        return bounded(table)
 
     def prepare(self, q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
         """Makes q·k the cosine over the temperature, at least 0.01."""

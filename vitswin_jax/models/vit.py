@@ -18,7 +18,7 @@ from vitswin_jax.core.types import UserError
 from vitswin_jax.models.resnet import Numerics, ResNet
 from vitswin_jax.models.vit_base import ViTFields
 from vitswin_jax.models.vit_block import Block
-from vitswin_jax.models.vit_pool import AttentionPool, pool_tokens
+from vitswin_jax.models.vit_pool import AttentionPool, QueryPool, pool_tokens
 from vitswin_jax.nn.layers import PatchEmbed, check_channels, create_head, pair
 from vitswin_jax.nn.rotary import Rotary
 from vitswin_jax.nn.scan import apply_blocks, drop_path_schedule
@@ -66,7 +66,7 @@ class ViT(ViTFields):
                 self._options,
                 self.num_heads,
                 self._mlp_dim,
-                relative=self.pos_embed == "relative",
+                relative=self._biased,
                 create_positions=positions if every else None,
                 create_rotation=self._create_rotation if self.rope_type == "mixed" else None,
             )
@@ -87,6 +87,8 @@ class ViT(ViTFields):
         if self.global_pool == "map":
             heads = self.pool_heads or self.num_heads
             self.attn_pool = AttentionPool(heads, self._pool_mlp_dim, options)
+        elif self.global_pool == "query":
+            self.attn_pool = QueryPool(self.pool_heads or self.num_heads, options)
         if self.pre_logits is not None:
             self.pre_logits_layer = nn.Dense(self.pre_logits, dtype=self.dtype, name="pre_logits")
         if self.num_classes:
@@ -214,8 +216,8 @@ class ViT(ViTFields):
         x = self.embed_drop(x, deterministic=not train)
         if self.pre_norm:
             x = self.norm_pre(x)
-        relative = self.pos_embed == "relative"
-        sequences = self._options.sequences(self, x, self.num_heads, biased=relative, train=train)
+        options, heads = self._options, self.num_heads
+        sequences = options.sequences(self, x, heads, biased=self._biased, train=train)
         shared: dict[str, Any] = {"sequences": sequences, **self._rotation(grid, visible)}
         if self.pos_embed_at == "shared":
             shared["positions"] = self.positions
@@ -246,7 +248,7 @@ class ViT(ViTFields):
     def _pool(self, x: Float[Array, "b n c"], *, train: bool) -> Float[Array, "b heads d"]:
         """Returns float32 features, one row for each head that reads them."""
         x, prefix = self._final_norm(x), self.num_prefix_tokens
-        if self.global_pool == "map":
+        if self.global_pool in ("map", "query"):
             read = x if self.pool_include_prefix else x[:, prefix:]
             x = self.attn_pool(read, train=train)[:, None]
         else:

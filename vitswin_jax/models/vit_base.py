@@ -20,6 +20,7 @@ from vitswin_jax.nn.execution import FOR_SEQUENCES
 from vitswin_jax.nn.layers import NORMS, pair
 from vitswin_jax.nn.mlp import check_gates
 from vitswin_jax.nn.posemb import POS_EMBED_PLACES, POS_EMBEDS, create_positions
+from vitswin_jax.nn.relative import RELATIVE_MLPS
 from vitswin_jax.nn.rotary import Rotary, Rotation
 from vitswin_jax.nn.windows import Size
 
@@ -33,15 +34,17 @@ class ViTFields(nn.Module):
     all tokens before the blocks.
 
     Positions: `pos_embed` (`posemb.POS_EMBEDS`) and where it is added, `pos_embed_at` ("input",
-    "every" block its own, "shared" by all blocks); `rope_*` rotate queries and keys by the place of
-    their patch (`rotary.Rotary`).
+    "every" block its own, "shared" by all blocks); "relative_mlp" and "relative_mlp_swin" have an
+    MLP of `rel_pos_dim` channels; `rope_*` rotate queries and keys by the place of their patch
+    (`rotary.Rotary`).
 
     Blocks: fields of the same names as `block.BlockOptions`, which says what they do.
 
     Head: `global_pool` ("token", "avg", "max", "avgmax", "token_avg": class token and mean side by
     side, "map": attention pooling, with `pool_heads` and `pool_mlp_ratio` where these are not the
-    blocks'), of patches only or, with `pool_include_prefix`, of all tokens; `fc_norm` pools, then
-    norms; without `final_norm` nothing is normed; `pre_logits` is the width of a dense + tanh.
+    blocks', "query": AIMv2's attention pooling, without an MLP), of patches only or, with
+    `pool_include_prefix`, of all tokens; `fc_norm` pools, then norms; without `final_norm` nothing
+    is normed; `pre_logits` is the width of a dense + tanh.
 
     An image's sides must be multiples of `patch_size`, unless `crop_to_patches` is set: then the
     model leaves out the pixels at the right and at the bottom that fill no patch, as the strided
@@ -77,6 +80,7 @@ class ViTFields(nn.Module):
     no_embed_class: bool = False
     pos_embed: str = "learned"
     pos_embed_at: str = "input"
+    rel_pos_dim: int = 128
     rope_type: str = "none"
     rope_temperature: float = 10_000.0
     rope_grid_offset: float = 0.0
@@ -130,8 +134,8 @@ class ViTFields(nn.Module):
         for field, known in choices.items():
             faults += wrong_choice(field, getattr(self, field), known)
         faults += check_gates(self.act, [self._mlp_dim, self._pool_mlp_dim])
-        if self.pos_embed == "relative" and self.pos_embed_at == "input":
-            faults.append("pos_embed='relative' needs pos_embed_at='every' or 'shared'")
+        if self._biased and self.pos_embed_at == "input":
+            faults.append(f"pos_embed={self.pos_embed!r} needs pos_embed_at='every' or 'shared'")
         if not self.embed_dim % self.num_heads:
             faults += Rotary.of(self).check(self.embed_dim // self.num_heads)
         if self.pool_heads and self.embed_dim % self.pool_heads:
@@ -187,6 +191,11 @@ class ViTFields(nn.Module):
         return 2 if self.dist_token and self.dist_head else 1
 
     @property
+    def _biased(self) -> bool:
+        """Whether positions are biases of the attention, not embeddings."""
+        return self.pos_embed == "relative" or self.pos_embed in RELATIVE_MLPS
+
+    @property
     def _options(self) -> BlockOptions:
         return BlockOptions.of(self)
 
@@ -209,6 +218,7 @@ class ViTFields(nn.Module):
             embed_prefix=not self.no_embed_class,
             embed_dim=self.embed_dim,
             num_heads=self.num_heads,
+            hidden_dim=self.rel_pos_dim,
         )
 
     @nn.nowrap
@@ -233,7 +243,7 @@ class ViTFields(nn.Module):
             include_prefix=self.pool_include_prefix,
             heads=self._heads,
         )
-        added = self.pos_embed not in ("none", "relative") and self.pos_embed_at != "every"
+        added = self.pos_embed != "none" and not self._biased and self.pos_embed_at != "every"
 
         def positions(params: Params) -> Float[Array, "h w c"]:
             table = self._create_positions(lambda name, *_: params[name])
@@ -245,7 +255,7 @@ class ViTFields(nn.Module):
             evidence=f"block_{self.depth - 1}",
             filters=None if hybrid else "patch_embed/proj/kernel",
             attention="attn",
-            biases=self.pos_embed == "relative",
+            biases=self._biased,
             positions=positions if added else None,
             pooling=pooling,
             normed=self.final_norm and not self.fc_norm,

@@ -173,11 +173,42 @@ RADIO_SIZES: dict[str, Fields] = {  # size and version
     "so400m_v4": SIZES["so400m"] | {"reg_tokens": 9},
     "huge_v4": SIZES["huge"] | {"reg_tokens": 9},
 }
+RELPOS: Fields = {
+    "class_token": False, "global_pool": "avg", "pos_embed": "relative_mlp", "init_values": 1e-6,
+    "pos_embed_at": "every", "qkv_bias": False,
+}  # fmt: skip
+_BIASED: Fields = {"qkv_bias": True}
+_AFTER: Fields = {"norm_at": "after", "init_values": None}
+_CLS: Fields = {"class_token": True, "global_pool": "token"}
+RELPOS_ROWS: dict[str, tuple[str, Fields]] = {  # size, own fields
+    "base_patch32_plus_rpn_256": (
+        "base_plus", _BIASED | _AFTER | {"patch_size": 32, "img_size": 256},
+    ),
+    "base_patch16_plus_240": ("base_plus", _BIASED | {"img_size": 240}),
+    **{f"{size}_patch16_224": (size, {"fc_norm": True}) for size in ("small", "medium", "base")},
+    "medium_patch16_cls_224": ("medium", _CLS | {"rel_pos_dim": 256}),
+    "base_patch16_cls_224": ("base", _CLS),
+    "base_patch16_clsgap_224": ("base", {"class_token": True, "fc_norm": True}),
+    **{f"{size}_patch16_rpn_224": (size, _AFTER) for size in ("small", "medium", "base")},
+}  # fmt: skip
 TEST: Fields = {
     "img_size": 160, "embed_dim": 96, "depth": 9, "num_heads": 3, "class_token": False,
     "reg_tokens": 1, "init_values": 1e-5,
 }  # fmt: skip
 INTERN: Fields = {"patch_size": 14, "img_size": 448, "init_values": 0.1, "final_norm": False}
+
+
+def _relative() -> Rows:
+    rows = {
+        f"vit_relpos_{name}": SIZES[size] | RELPOS | own
+        for name, (size, own) in RELPOS_ROWS.items()
+    }
+    for size, width in (("small", 384), ("medium", 512)):
+        shared = {"pos_embed_at": "shared", "rel_pos_dim": width}
+        rows[f"vit_srelpos_{size}_patch16_224"] = SIZES[size] | RELPOS | shared
+    small = {"img_size": 160, "embed_dim": 96, "depth": 9, "num_heads": 3, "mlp_ratio": 2.0}
+    rows["test_vit_relpos"] = RELPOS | small | {"fc_norm": True}
+    return rows
 
 
 def _others() -> Rows:
@@ -207,7 +238,7 @@ def _others() -> Rows:
 
 DEFAULTS: Fields = {
     "patch_size": 16, "img_size": 224, "fc_norm": False, "global_pool": "token",
-    "rope_grid_offset": 0.0, "mlp_ratio": 4.0,
+    "rope_grid_offset": 0.0, "mlp_ratio": 4.0, "qkv_bias": True, "init_values": None,
 }  # fmt: skip
 
 
@@ -218,6 +249,6 @@ def _plain(fields: Fields) -> dict[str, Any]:
 
 VARIANTS: Variants = {
     name: ("vit", _plain(fields))
-    for rows in (_dinov3(), _eva(), _rope(), _perception(), _others())
+    for rows in (_dinov3(), _eva(), _rope(), _perception(), _relative(), _others())
     for name, fields in rows.items()
 }

@@ -16,7 +16,7 @@ from vitswin_jax.nn.attention import attend, sow_weights
 from vitswin_jax.nn.block import BlockOptions
 from vitswin_jax.nn.mlp import Mlp
 
-GLOBAL_POOLS = ("token", "avg", "max", "avgmax", "token_avg", "map")
+GLOBAL_POOLS = ("token", "avg", "max", "avgmax", "token_avg", "map", "query")
 
 
 def pool_tokens(
@@ -24,8 +24,8 @@ def pool_tokens(
 ) -> Float[Array, "b heads d"]:
     """Returns a row of features for each head, from tokens whose first `prefix` are no patches.
 
-    `kind` is of `GLOBAL_POOLS`, without "map". Heads of "token" each read a token of their own;
-    means and maxima are over patches or, with `include_prefix`, over all tokens.
+    `kind` is of `GLOBAL_POOLS`, without "map" and "query". Heads of "token" each read a token of
+    their own; means and maxima are over patches or, with `include_prefix`, over all tokens.
     """
     if kind == "token":
         return x[:, :heads]
@@ -46,7 +46,7 @@ def describe_pooling(
         return Pooling(heads, 0.0)
     if kind == "token_avg":
         return Pooling(1, 0.5)
-    if kind == "map":
+    if kind in ("map", "query"):
         return Pooling(attention="attn_pool")
     return Pooling(prefix, patches / (prefix + patches)) if include_prefix else Pooling()
 
@@ -75,3 +75,29 @@ class AttentionPool(nn.Module):
         y = self.options.norm("norm")(pooled)
         mlp = Mlp(self.mlp_dim, self.options.act, dtype=dtype, name="mlp")
         return pooled + mlp(y, train=train)
+
+
+class QueryPool(nn.Module):
+    """Pools tokens by one learned query, without projecting it and without an MLP (AIMv2)."""
+
+    num_heads: int
+    options: BlockOptions
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n c"], *, train: bool) -> Float[Array, "b c"]:
+        """Returns the projection of the query's attention output; keys are biased as blocks' are.
+
+        The query has `num_heads` heads, and logits are divided by the root of their width.
+        """
+        del train
+        (b, _, c), heads, dtype = x.shape, self.num_heads, self.options.dtype
+        init = nn.initializers.xavier_uniform()
+        dense = functools.partial(nn.DenseGeneral, kernel_init=init, dtype=dtype)
+        latent = self.param("latent", nn.initializers.normal(0.02), (1, c), jnp.float32)
+        biased = self.options.qkv_bias is True
+        kv = dense((2, heads, c // heads), use_bias=biased, name="kv")(x)
+        k, v = jnp.moveaxis(kv, (2, 3), (0, 2))  # each b heads n d
+        q = latent.astype(k.dtype).reshape(heads, 1, c // heads) * (c // heads) ** -0.5
+        q = jnp.broadcast_to(q, (b, *q.shape))
+        sow_weights(self, q, k)
+        return dense(c, axis=(-2, -1), name="proj")(attend(q, k, v)[:, :, 0])

@@ -11,9 +11,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vitswin_jax.core.types import UserError
+from vitswin_jax.nn.relative import RELATIVE_MLPS, mlp_biases
 from vitswin_jax.nn.windows import Size, relative_position_index
 
-POS_EMBEDS = ("learned", "learned2d", "sincos2d", "relative", "none")
+SINCOS = {"sincos2d": True, "sincos2d_mae": False}
+"""`pos_embed` of fixed embeddings -> whether the last frequency is 1 / temperature."""
+
+POS_EMBEDS = ("learned", "learned2d", *SINCOS, "relative", *RELATIVE_MLPS, "none")
 POS_EMBED_PLACES = ("input", "every", "shared")
 
 
@@ -67,14 +71,20 @@ def create_positions(
     embed_prefix: bool,
     embed_dim: int,
     num_heads: int,
+    hidden_dim: int,
 ) -> Float[Array, "_ n _"]:
     """Returns the positions of `prefix` tokens and a grid of patches, from a module's `param`.
 
     Embeddings (1, n, embed_dim) of `kind` "learned", one for each token, or for each patch without
     `embed_prefix`; "learned2d", half the channels from the row and half from the column; or
-    "sincos2d", fixed. The last two leave prefix tokens at zero. "relative" gives biases
-    (num_heads, n, n), a learned one for each offset.
+    one of `SINCOS`, fixed. The last two leave prefix tokens at zero. "relative" gives biases
+    (num_heads, n, n), a learned one for each offset, and `RELATIVE_MLPS` those of an MLP with
+    `hidden_dim` channels.
     """
+    if kind in RELATIVE_MLPS:
+        return mlp_biases(
+            kind, grid=grid, prefix=prefix, num_heads=num_heads, hidden_dim=hidden_dim
+        )
     normal = nn.initializers.normal(0.02)
     if kind == "relative":
         index = relative_bias_index(grid, prefix)
@@ -92,6 +102,7 @@ def create_positions(
         halves = (jnp.broadcast_to(t, (height, width, t.shape[-1])) for t in (rows, columns))
         table = jnp.concatenate(list(halves), -1).reshape(1, -1, embed_dim)
     else:
-        table = jnp.asarray(sincos_2d(height, width, embed_dim=embed_dim))
+        endpoint = SINCOS[kind]
+        table = jnp.asarray(sincos_2d(height, width, embed_dim=embed_dim, endpoint=endpoint))
     missing = prefix + height * width - table.shape[1]
     return jnp.pad(table, ((0, 0), (missing, 0), (0, 0)))

@@ -129,7 +129,8 @@ def unstack_blocks(params: Params) -> Params:
 def stack_blocks(params: Params) -> Params:
     """Returns parameters in scan layout; the inverse of `unstack_blocks`.
 
-    A ViT's blocks become `blocks`; a Swin stage's become `pairs`, and an odd last block stays.
+    A ViT's blocks become `blocks`; a Swin stage's become `pairs`, and an odd last block stays. A
+    stage that norms its map between blocks (`norm_3`) stays as it is.
     """
 
     def stacked(trees: list[Any]) -> Any:
@@ -145,6 +146,9 @@ def stack_blocks(params: Params) -> Params:
         return out
     if "pos_embed" in params or "patch_embed" in params:
         return {**out, "blocks": stacked(run)}
+    norms = [int(name[5:]) for name in params if re.fullmatch(r"norm_\d+", name)]
+    if any(i < len(run) - 1 for i in norms):
+        return dict(params)
     even = len(run) // 2 * 2
     if even:
         out["pairs"] = {f"block_{j}": stacked(run[j:even:2]) for j in (0, 1)}

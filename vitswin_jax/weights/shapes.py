@@ -14,10 +14,10 @@ from flax.traverse_util import flatten_dict
 from vitswin_jax.core.types import Shapes
 from vitswin_jax.models.geometry import geometry_of
 from vitswin_jax.models.masked import with_encoder
-from vitswin_jax.models.swinv2 import log_spaced_coordinates
 from vitswin_jax.nn.attention import MASKED
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.posemb import relative_bias_index
+from vitswin_jax.nn.relative import log_spaced_coordinates
 from vitswin_jax.nn.scan import unstack_blocks
 from vitswin_jax.nn.windows import relative_position_index, shifted_window_mask
 from vitswin_jax.weights.adapt import Sizes

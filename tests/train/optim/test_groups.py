@@ -73,6 +73,7 @@ FAMILIES = (
     "deit_base_distilled_patch16_224",
     "swin_tiny_patch4_window7_224",
     "swinv2_tiny_window8_256",
+    "swinv2_cr_tiny_ns_224",
     "swin_mlp_base_patch4_window7_224",
     "swin_moe_base_patch4_window12_192_16expert",
 )

@@ -40,7 +40,7 @@ def test_no_other_architecture_of_timm_loads_without_a_name(name):
     ("key", "architecture"),
     [
         ("features.1.0.attn.cpb_mlp.0.weight", None),
-        ("encoder.layers.0.rms_norm1.weight", "AIMv2"),
+        ("encoder.layers.0.rms_norm1.weight", None),
         ("teacher.backbone.storage_tokens", None),
         ("backbone.stages.0.blocks.0.attn.w_msa.qkv.weight", "mmpretrain's Swin Transformer"),
         ("module.swinViT.layers1.0.blocks.0.norm1.weight", "MONAI's Swin UNETR"),

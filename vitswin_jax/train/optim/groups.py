@@ -34,7 +34,7 @@ FIRST_LAYER = (
     r"(cls_token|dist_token|reg_token|mask_token|pos_embed(_[xy])?"
     r"|norm_pre/.*|patch_embed/.*|backbone/.*)"
 )
-BLOCK = r"(?:encoder/)?(?:stage_(\d+)/)?(?:block_(\d+)|downsample)/.*"
+BLOCK = r"(?:encoder/)?(?:stage_(\d+)/)?(?:(?:block|norm)_(\d+)|downsample)/.*"
 
 
 def path_of(path: tuple[Any, ...]) -> str:

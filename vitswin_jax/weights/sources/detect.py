@@ -8,7 +8,18 @@ from pathlib import Path
 from vitswin_jax.core.types import UserError, listed
 from vitswin_jax.weights.formats.read import Contents
 from vitswin_jax.weights.formats.tensors import Tensors
-from vitswin_jax.weights.sources import beit, dinov3, masked, swin, torchvision, towers, vit
+from vitswin_jax.weights.sources import (
+    aimv2,
+    beit,
+    dinov3,
+    masked,
+    relpos,
+    swin,
+    swin_cr,
+    torchvision,
+    towers,
+    vit,
+)
 from vitswin_jax.weights.sources.facts import Facts
 from vitswin_jax.weights.sources.methods import SMALL, Method, find_method
 from vitswin_jax.weights.sources.others import other_architecture
@@ -17,11 +28,14 @@ from vitswin_jax.weights.sources.source import Fields, Source
 
 SOURCES: tuple[Source, ...] = (
     *swin.SOURCES,
+    *swin_cr.SOURCES,
     *torchvision.SOURCES,
     *masked.SOURCES,
     *beit.SOURCES,
     *towers.SOURCES,
     *dinov3.SOURCES,
+    *aimv2.SOURCES,
+    *relpos.SOURCES,
     *vit.SOURCES,
 )
 """All sources; a file is from the first that it fits."""

@@ -29,7 +29,8 @@ ADAPTED = frozenset(
 )
 """Arguments that change the model after its file is read; `weights.adapt` changes the tensors."""
 
-UNSEEN_SIZES = {"vit": ("img_size",), "swinv2": ("img_size", "window_size")}
+UNSEEN_SIZES = {"vit": ("img_size",), "swinv2": ("img_size", "window_size"),
+                "swinv2_cr": ("img_size", "window_size")}  # fmt: skip
 """Sizes that a family's file may not show, so that those of the caller may be the file's."""
 
 _NAMED = (

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from vitswin_jax.core.types import UserError
+from vitswin_jax.nn.layers import pair
 from vitswin_jax.weights import resize
 from vitswin_jax.weights.formats.read import Contents
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors
@@ -106,13 +107,28 @@ def describe_simmim_vit(named: Named, tensors: Tensors, hints: Hints) -> Fields:
     own = {"embed_dim": width, "num_heads": table.shape[1]}
     hints = hints.with_fields(**own, global_pool=pool, pos_embed="none")
     fields = vit_fields.describe_vit(named, tensors, hints)
-    side = square(table.shape[0] - 3)
-    if side is None:
-        raise UserError(f"{TABLE} has {table.shape[0]} rows, which are of no square grid.")
-    patch = fields["patch_size"]
-    sizes = [(side + 1) // 2 * p for p in (patch if isinstance(patch, tuple) else (patch, patch))]
-    size = sizes[0] if sizes[0] == sizes[1] else tuple(sizes)
+    size = table_size(table.shape[0] - 3, fields, hints)
     return fields | {"pos_embed": "relative", "pos_embed_at": at, "img_size": size}
+
+
+def table_size(rows: int, fields: Fields, hints: Hints) -> int | tuple[int, int]:
+    """Returns the image size whose grid has so many offsets: one that is known, or a square.
+
+    Raises UserError where neither has.
+    """
+    patch = pair(fields["patch_size"])
+    side = square(rows)
+    sizes = [] if side is None else [tuple((side + 1) // 2 * p for p in patch)]
+    for size in (hints.get("img_size"), *sizes, hints.asked.get("img_size")):
+        if size is None:
+            continue
+        height, width = (length // p for length, p in zip(pair(size), patch, strict=True))
+        if (2 * height - 1) * (2 * width - 1) == rows:
+            height, width = pair(size)
+            return height if height == width else (height, width)
+    raise UserError(
+        f"{TABLE} has {rows} rows of offsets, which are of no square grid; give img_size=."
+    )
 
 
 def without_key_bias(arrays: dict[str, np.ndarray], *, key: str) -> dict[str, np.ndarray]:

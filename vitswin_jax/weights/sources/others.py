@@ -15,10 +15,7 @@ from vitswin_jax.weights.sources.source import Fields, Hints
 # fmt: off
 OTHERS: tuple[tuple[str, str], ...] = (  # what a name of theirs has, the architecture
     (r"\.beit3\.|(^|\.)blocks\.0\.attn\.[AB]\.", "BEiT-3"),
-    (r"(^|\.)preprocessor\.patchifier\.|\.rms_norm1\.weight$", "AIMv2"),
-    (r"blocks\.0\.attn\.rel_pos\.|(^|\.)shared_rel_pos\.", "timm's vit_relpos"),
     (r"blocks\.0\.attn\.rel_pos_h$", "SAM's or ViTDet's encoder, or MViTv2"),
-    (r"blocks\.0\.attn\.meta_mlp\.", "timm's swinv2_cr"),
     (r"blocks\.0\.attn\.w_msa\.", "mmpretrain's Swin Transformer"),
     (r"(^|\.)layers\.0\.ln1\.weight$", "mmpretrain's Vision Transformer"),
     (r"blocks\.0\.attn\.lambda_q1$", "a ViT with differential attention"),

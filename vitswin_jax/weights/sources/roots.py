@@ -26,6 +26,7 @@ log = logger(__name__)
 LAYOUTS = (  # a tensor of the first block, one of the patch embedding
     # Swin and SimMIM: Microsoft, timm
     ("layers.0.blocks.0.(attn.qkv|spatial_mlp).weight", "patch_embed.proj.weight"),
+    ("stages.0.blocks.0.attn.meta_mlp.fc1.weight", "patch_embed.proj.weight"),  # timm's V2-CR
     # ViT: timm, DeiT, MAE, DINO, BEiT; DINOv2 has blocks in chunks too
     ("blocks.0.(0.)?attn.(qkv|q_proj).weight", "patch_embed.(proj|backbone.(stem.)?conv).weight"),
     # transformers: Swin, ViT, CLIP and SigLIP
@@ -35,6 +36,8 @@ LAYOUTS = (  # a tensor of the first block, one of the patch embedding
      "embeddings.patch_embeddings.projection.weight"),
     ("layer.0.attention.q_proj.weight", "embeddings.patch_embeddings.weight"),  # DINOv3
     ("encoder.layers.0.layer_norm1.weight", "embeddings.patch_embedding.weight"),
+    ("encoder.layers.0.rms_norm1.weight", "embeddings.patch_embed.weight"),  # AIMv2
+    ("trunk.blocks.0.norm_1.weight", "preprocessor.patchifier.proj.weight"),  # AIMv2, Apple's
     # torchvision: ViT; Swin
     ("encoder.layers.encoder_layer_0.self_attention.in_proj_weight", "conv_proj.weight"),
     ("features.1.0.attn.qkv.weight", "features.0.0.weight"),

@@ -39,7 +39,7 @@ def describe_swin(named: Named, tensors: Tensors, hints: Hints) -> Fields:
     one that gives the last stage one window, as every published model has it.
     """
     table = "attn/relative_position_bias_table"
-    fields = _common_fields(named, f"stage_{{}}/block_0/{table}", heads_axis=1)
+    fields = common_fields(named, f"stage_{{}}/block_0/{table}", heads_axis=1)
     stages = range(len(fields["depths"]))
     rows = [named[f"stage_{stage}/block_0/{table}"][0].shape[0] for stage in stages]
     image = image_size(named, tensors, fields)
@@ -49,7 +49,7 @@ def describe_swin(named: Named, tensors: Tensors, hints: Hints) -> Fields:
 def describe_swin_mlp(named: Named, tensors: Tensors, hints: Hints) -> Fields:
     """Returns a Swin-MLP's fields; windows and heads are in its matrices."""
     matrix = "stage_{}/block_0/spatial_mlp/kernel"  # (heads * n, n, 1) over there
-    fields = _common_fields(named, matrix, heads_axis=0)
+    fields = common_fields(named, matrix, heads_axis=0)
     rows = fields["num_heads"]
     places = [named[matrix.format(stage)][0].shape[1] for stage in range(len(rows))]
     heads = tuple(n // m for n, m in zip(rows, places, strict=True))
@@ -65,14 +65,14 @@ def describe_swin_v2(named: Named, tensors: Tensors, hints: Hints) -> Fields:
     Raises UserError, with the candidates, where neither shows the windows, or those it was
     pre-trained with.
     """
-    fields = _common_fields(named, "stage_{}/block_0/attn/logit_scale", heads_axis=0)
+    fields = common_fields(named, "stage_{}/block_0/attn/logit_scale", heads_axis=0)
     fields["qkv_bias"] = "stage_0/block_0/attn/q_bias" in named
     return fields | _buffered_windows(named, tensors, fields, hints, PRETRAINED_WINDOWS)
 
 
 def describe_swin_moe(named: Named, tensors: Tensors, hints: Hints) -> Fields:
     """Returns a Swin-MoE's fields; windows are in its buffers, as V2's are."""
-    fields = _common_fields(named, "stage_{}/block_0/attn/cpb_mlp/fc2/kernel", heads_axis=0)
+    fields = common_fields(named, "stage_{}/block_0/attn/cpb_mlp/fc2/kernel", heads_axis=0)
     experts = "stage_{}/block_1/mlp/fc1_kernel"
     stages = [s for s in range(len(fields["depths"])) if experts.format(s) in named]
     fields |= {
@@ -100,7 +100,7 @@ def _buffered_windows(
     stages = range(len(fields["depths"]))
     places = complete(_buffer_places(tensors, stage) for stage in stages)
     if places is None:
-        fields = fields | _hinted_windows(hints, "no buffers of its windows")
+        fields = fields | hinted_windows(hints, "no buffers of its windows")
     else:
         image = image_size(named, tensors, fields)
         fields = fields | find_sizes(places, image, fields, hints, operator.mul)
@@ -119,7 +119,8 @@ def _buffered_windows(
     return fields | {"pretrained_window_sizes": tuple(before)}
 
 
-def _common_fields(named: Named, heads: str, *, heads_axis: int) -> Fields:
+def common_fields(named: Named, heads: str, *, heads_axis: int) -> Fields:
+    """Returns the fields that every Swin's file shows; the tensor `heads` of a stage has heads."""
     fields = patch_fields(named, torch=True)
     dim = fields["embed_dim"]
     stages = range(count(named, "stage_{}/block_0/norm1/scale"))
@@ -134,7 +135,8 @@ def _common_fields(named: Named, heads: str, *, heads_axis: int) -> Fields:
     }
 
 
-def _hinted_windows(hints: Hints, found: str) -> Fields:
+def hinted_windows(hints: Hints, found: str) -> Fields:
+    """Returns the windows of the hints; raises UserError, with what was `found`, without any."""
     if "window_size" not in hints:
         raise UserError(
             f"the file has {found}, which do not show window_size; give a name, or "

@@ -6,7 +6,7 @@ fixed, the size of `pretrained_cfg` come after them (`_update_default_model_kwar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vitswin_jax.core.types import UserError, with_tuples
@@ -14,6 +14,7 @@ from vitswin_jax.models.registry import model_kwargs, resolve_name
 from vitswin_jax.models.tags import tags_of
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.mlp import GATES
+from vitswin_jax.nn.windows import Size
 
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -35,6 +36,24 @@ RENAMED = {
     "attn_pool_mlp_ratio": "pool_mlp_ratio",
 }  # fmt: skip
 """Arguments of timm's Eva -> our fields of the same values."""
+
+
+RELATIVE = {"mlp": "relative_mlp", "mlp-swin": "relative_mlp_swin", "bias": "relative"}
+"""timm's `rel_pos_type` -> our `pos_embed`, as its VisionTransformerRelPos takes it."""
+
+
+def is_relpos(fields: Mapping[str, Any]) -> bool:
+    """Returns whether a ViT is one of timm's class VisionTransformerRelPos, not a BEiT."""
+    beit = fields.get("class_token") and fields.get("qkv_bias") is True
+    return fields.get("pos_embed") in RELATIVE.values() and (
+        fields["pos_embed"] != "relative" or not beit
+    )
+
+
+def _relative(kind: str) -> dict[str, Any]:
+    """Returns the positions of a `rel_pos_type`: its beginning and a word in it decide."""
+    mlp = "mlp-swin" if "swin" in kind else "mlp"
+    return {"pos_embed": RELATIVE[mlp if kind.startswith("mlp") else "bias"]}
 
 
 def is_eva(fields: Mapping[str, Any]) -> bool:
@@ -64,13 +83,14 @@ SAME = (
     "num_heads", "mlp_ratio", "qkv_bias", "init_values", "class_token", "no_embed_class",
     "reg_tokens", "pre_norm", "fc_norm", "pretrained_window_sizes", "qk_norm",
     "scale_attn_norm", "scale_mlp_norm", "final_norm", "pool_include_prefix",
+    "extra_norm_period", "extra_norm_stage",
 )  # fmt: skip
 _UNSEEN = (
     "drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate",
     "drop_path_rate", "weight_init", "fix_init", "dynamic_img_size", "strict_img_size",
     "features_only", "pretrained", "checkpoint_path", "scriptable", "exportable", "no_jit",
     "head_init_scale", "rope_shift_coords", "rope_jitter_coords", "rope_rescale_coords",
-    "qkv_fused", "swiglu_align_to", "attn_type", "use_post_transformer_norm",
+    "qkv_fused", "swiglu_align_to", "attn_type", "use_post_transformer_norm", "window_ratio",
 )  # fmt: skip
 """Arguments of training, of how a model is made, and of what tensors are called: they change no
 result at its own size, or the tensors show them."""
@@ -79,6 +99,7 @@ _PLAIN: Mapping[str, tuple[Any, ...]] = {
     "dynamic_img_pad": (False,), "pos_embed": ("learn", ""), "head_dim": (None,),
     "use_abs_pos_emb": (True, False), "mlp_layer": ("mlp",), "embed_norm_layer": (),
     "attn_only_layer_scale": (False,), "num_kv_heads": (), "rope_mrope_section": (),
+    "sequential_attn": (False,),
 }  # fmt: skip
 """Arguments with the values that every model here has, besides None, which is the default."""
 
@@ -117,11 +138,16 @@ SCHEMA: Mapping[str, Any] = {
                 ("in_chans", "num_classes", "embed_dim", "depth", "reg_tokens"), _COUNT
             ),
             **dict.fromkeys(("img_size", "patch_size", "depths", "num_heads"), _SIDES),
+            "window_ratio": {**_SIDES, "minimum": 1, "items": {**_SIDES, "type": "integer"}},
             **dict.fromkeys(("window_size", "pretrained_window_sizes"), _WINDOWS),
             **dict.fromkeys(("qkv_bias", "class_token", "no_embed_class", "pre_norm"), _FLAG),
             **dict.fromkeys(("fc_norm", "always_partition", "swiglu_mlp", "use_post_norm"), _FLAG),
             **dict.fromkeys(("use_rot_pos_emb", "rope_rotate_half", "final_norm"), _FLAG),
-            **dict.fromkeys(("act_layer", "global_pool", "rope_type", "norm_layer"), _TEXT),
+            **dict.fromkeys(("rel_pos_dim", "extra_norm_period"), _COUNT),
+            **dict.fromkeys(("shared_rel_pos", "extra_norm_stage"), _FLAG),
+            **dict.fromkeys(
+                ("act_layer", "global_pool", "rel_pos_type", "rope_type", "norm_layer"), _TEXT
+            ),
             "rope_temperature": _NUMBER,
             "rope_grid_offset": _NUMBER,
             "ref_feat_shape": _SIDES,
@@ -193,11 +219,22 @@ def _fields(args: Mapping[str, Any], row: Mapping[str, Any], *, origin: str) -> 
         fields["mlp_ratio"] *= 2
     if args.get("use_post_transformer_norm") is False and args.get("use_fc_norm") is False:
         fields["final_norm"] = False  # else there is one, or the tensors show it
+    if "extra_norm_period" in row and "window_size" not in fields:
+        fields |= _window_of_grid({**row, **fields}, args.get("window_ratio") or 8)
     if wrong:
         raise UserError(
             f"{origin}: its model_args have {', '.join(wrong)}, which no model of vitswin_jax has."
         )
     return fields
+
+
+def _window_of_grid(fields: Mapping[str, Any], ratio: int | Sequence[int]) -> dict[str, Any]:
+    """Returns the windows of a Swin V2-CR: parts of the first map, by one ratio or each stage's."""
+    sides = zip(pair(fields["img_size"]), pair(fields["patch_size"]), strict=True)
+    grid = [side // patch for side, patch in sides]
+    ratios = [ratio] * len(fields["depths"]) if isinstance(ratio, int) else ratio
+    windows = tuple((max(1, grid[0] // r), max(1, grid[1] // r)) for r in ratios)
+    return {"window_size": _shared(windows)}
 
 
 def _one_of(field: str, known: Mapping[str, str]) -> Callable[[Any], dict[str, Any] | None]:
@@ -206,9 +243,17 @@ def _one_of(field: str, known: Mapping[str, str]) -> Callable[[Any], dict[str, A
 
 def _windows(value: Any) -> dict[str, Any]:
     """Returns a window, or one for each stage, whose sides timm may give as one number."""
-    if isinstance(value, int) or len(value) == 2:
+    if isinstance(value, int) or (len(value) == 2 and isinstance(value[0], int)):
         return {"window_size": with_tuples(value)}
-    return {"window_size": tuple(pair(with_tuples(window)) for window in value)}
+    return {"window_size": _shared(tuple(pair(with_tuples(window)) for window in value))}
+
+
+def _shared(windows: tuple[Size, ...]) -> int | Size | tuple[Size, ...]:
+    """Returns the window of each stage; one number, or one pair, where all stages have the same."""
+    if len(set(windows)) > 1:
+        return windows
+    height, width = windows[0]
+    return height if height == width else (height, width)
 
 
 def _same(field: str) -> Callable[[Any], dict[str, Any]]:
@@ -230,6 +275,9 @@ _CHANGES: Mapping[str, Callable[[Any], dict[str, Any] | None]] = {
     "use_post_norm": lambda after: {"norm_at": "after" if after else "before"},
     "swiglu_mlp": lambda gated: {"act": "swiglu"} if gated else {},
     "ref_feat_shape": lambda grid: {"rope_ref_grid": grid and pair(with_tuples(grid))},
+    "rel_pos_type": _relative,
+    "rel_pos_dim": _same("rel_pos_dim"),
+    "shared_rel_pos": lambda shared: {"pos_embed_at": "shared" if shared else "every"},
     "use_rel_pos_bias": lambda own: {"pos_embed_at": "every"} if own else {},
     "use_shared_rel_pos_bias": lambda shared: {"pos_embed_at": "shared"} if shared else {},
 }

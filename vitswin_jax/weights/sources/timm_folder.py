@@ -20,11 +20,13 @@ from vitswin_jax.weights.sources.timm_config import (
     ACTIVATIONS,
     IMAGES,
     POOLS,
+    RELATIVE,
     RENAMED,
     ROPES,
     SAME,
     halves_gates,
     is_eva,
+    is_relpos,
 )
 
 NOT_TIMMS = re.compile(
@@ -41,6 +43,11 @@ _OF_EVA = (
     "init_values", "class_token", "no_embed_class", "qk_norm",
 )  # fmt: skip
 """Fields that are arguments of the same name and value of timm's Eva."""
+_OF_RELPOS = (
+    "img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio",
+    "qkv_bias", "qk_norm", "init_values", "class_token", "fc_norm", "global_pool",
+)  # fmt: skip
+"""The same of its VisionTransformerRelPos."""
 _NOT_OF_BEIT = ("class_token", "no_embed_class", "reg_tokens", "pre_norm", "fc_norm")
 _UNSAID = ("norm_eps", "group_norm_eps", "weight_var_eps", "weight_std_eps")
 """Fields that some architectures differ in, and no argument changes."""
@@ -112,7 +119,12 @@ def whole_ratio(fields: Fields, *, origin: str) -> float:
 
 
 def _is_beit(fields: Fields) -> bool:
-    return fields.get("pos_embed") == "relative"
+    return fields.get("pos_embed") == "relative" and not is_relpos(fields)
+
+
+def _class(fields: Fields) -> tuple[bool, bool, bool]:
+    """Returns whether a model is one of timm's classes that only some arguments are of."""
+    return _is_beit(fields), is_eva(fields), is_relpos(fields)
 
 
 def _norm_at(fields: Fields) -> str | None:
@@ -135,8 +147,9 @@ def _nearest(family: str, fields: Fields, name: str, *, origin: str) -> str:
         has = model_kwargs(row)
         gated = (has.get("act") == "swiglu") == (fields.get("act") == "swiglu")
         fixed = all(has.get(key) == fields.get(key) for key in _FIXED)
-        kinds = _is_beit(has) == _is_beit(fields) and is_eva(has) == is_eva(fields)
-        return fixed and gated and kinds and _norm_at(has) == _norm_at(fields)
+        return (
+            fixed and gated and _class(has) == _class(fields) and _norm_at(has) == _norm_at(fields)
+        )
 
     base = name.partition(".")[0]
     rows = [row for row, (kind, _) in VARIANTS.items() if kind == family]
@@ -159,6 +172,8 @@ def _arguments(fields: Fields) -> dict[str, Any]:
         args["mlp_ratio"] = whole_ratio(half, origin="timm")
     if is_eva(fields):
         return _eva_arguments(fields, args)
+    if is_relpos(fields):
+        return _relpos_arguments(fields, args)
     if _is_beit(fields):
         args = {key: value for key, value in args.items() if key not in _NOT_OF_BEIT}
         shared = fields["pos_embed_at"] == "shared"
@@ -174,6 +189,16 @@ def _arguments(fields: Fields) -> dict[str, Any]:
             window = (window,) * stages
         args |= {"window_size": window, "always_partition": fields["window_clip"] == "never"}
     return args
+
+
+def _relpos_arguments(fields: Fields, args: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of timm's VisionTransformerRelPos."""
+    kinds = {ours: theirs for theirs, ours in RELATIVE.items()}
+    return {key: args[key] for key in _OF_RELPOS} | {
+        "rel_pos_type": kinds[fields["pos_embed"]],
+        "rel_pos_dim": fields["rel_pos_dim"],
+        "shared_rel_pos": fields["pos_embed_at"] == "shared",
+    }
 
 
 def _eva_arguments(fields: Fields, args: dict[str, Any]) -> dict[str, Any]:

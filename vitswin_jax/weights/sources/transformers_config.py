@@ -43,6 +43,9 @@ _VIT = {
     "layer_norm_eps": "norm_eps",
 }
 _DINOV3 = {"rope_theta": "rope_temperature", "proj_bias": "proj_bias", "mlp_bias": "mlp_bias"}
+_AIMV2 = {key: ours for key, ours in _VIT.items() if key != "layer_norm_eps"} | {
+    "rms_norm_eps": "norm_eps", "mlp_bias": "mlp_bias",
+}  # fmt: skip
 _SWIN = {
     "embed_dim": "embed_dim",
     "depths": "depths",
@@ -92,6 +95,18 @@ def _dinov3_fields(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return fields
 
 
+def _aimv2_fields(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns what Aimv2VisionConfig says otherwise than a ViT's: gates, biases, positions."""
+    fields: dict[str, Any] = {"act": GATED.get(config.get("hidden_act", "silu"))}
+    if config.get("intermediate_size") and config.get("hidden_size"):
+        fields["mlp_ratio"] = 2 * config["intermediate_size"] / config["hidden_size"]
+    if config.get("qkv_bias") is not None:
+        fields["proj_bias"] = config["qkv_bias"]
+    if config.get("is_native"):
+        fields["pos_embed"] = "sincos2d_mae"
+    return fields
+
+
 def _beit(*sources: str) -> Kind:
     def fields(config: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"global_pool": "avg" if config.get("use_mean_pooling", True) else "token"}
@@ -115,6 +130,12 @@ KINDS = {
         {"num_heads": 6, "act": "gelu", "norm_eps": 1e-5, "img_size": 224},
         _dinov3_fields,
     ),
+    "aimv2_vision_model": Kind(
+        ("Hugging Face (AIMv2)", "AIMv2"),
+        _AIMV2,
+        {"num_heads": 8, "act": "swiglu", "norm_eps": 1e-5, "img_size": 224},
+        _aimv2_fields,
+    ),
     "siglip_vision_model": _vit("SigLIP", eps=1e-6, act="gelu_tanh"),
     "siglip2_vision_model": _vit("SigLIP 2 NaFlex", "SigLIP", eps=1e-6, act="gelu_tanh"),
     "clip_vision_model": _vit("CLIP", eps=1e-5, act="quick_gelu"),
@@ -125,6 +146,7 @@ TOWERS = {
     "siglip": "siglip_vision_model",
     "siglip2": "siglip2_vision_model",
     "clip": "clip_vision_model",
+    "aimv2": "aimv2_vision_model",
 }
 """Types with two towers -> the type of the image tower, whose keys are under `vision_config`."""
 
@@ -144,9 +166,9 @@ _KEYS: Mapping[str, Any] = {
     **dict.fromkeys(("num_register_tokens", "intermediate_size"), _COUNT),
     **dict.fromkeys(("num_attention_heads", "image_size", "patch_size", "window_size"), _SIDES),
     **dict.fromkeys(("depths", "num_heads", "pretrained_window_sizes"), _SIDES),
-    **dict.fromkeys(("mlp_ratio", "layer_norm_eps", "rope_theta"), _NUMBER),
+    **dict.fromkeys(("mlp_ratio", "layer_norm_eps", "rms_norm_eps", "rope_theta"), _NUMBER),
     **dict.fromkeys(("query_bias", "key_bias", "value_bias", "proj_bias", "mlp_bias"), _FLAG),
-    "use_gated_mlp": _FLAG,
+    **dict.fromkeys(("use_gated_mlp", "is_native", "use_head"), _FLAG),
     "use_mean_pooling": _FLAG,
     **dict.fromkeys(("qkv_bias", "use_absolute_embeddings", "use_swiglu_ffn"), _FLAG),
     "hidden_act": {"type": "string"},
@@ -219,7 +241,8 @@ def stated(config: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
     if any(name.endswith("ForImageClassification") for name in config.get("architectures") or ()):
         found["num_labels"] = count
     if kind in TOWERS:
-        kind, config = TOWERS[kind], config.get("vision_config") or {}
+        own = kind == "aimv2" and "vision_config" not in config  # Apple's files, of one tower
+        kind, config = TOWERS[kind], config if own else config.get("vision_config") or {}
     if kind not in KINDS:
         raise UserError(
             f"{origin}: its model_type is {kind!r}, a model that vitswin_jax does not have."

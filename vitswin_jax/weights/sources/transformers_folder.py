@@ -28,6 +28,7 @@ _CLASSES = {  # model_type: the class without a head, and with one
     ),
     "beit": ("BeitModel", "BeitForImageClassification"),
     "dinov3_vit": ("DINOv3ViTModel", "DINOv3ViTModel"),
+    "aimv2_vision_model": ("Aimv2VisionModel", "Aimv2VisionModel"),
     "siglip_vision_model": ("SiglipVisionModel", "SiglipForImageClassification"),
     "clip_vision_model": ("CLIPVisionModel", "CLIPVisionModelWithProjection"),
     "swin": ("SwinModel", "SwinForImageClassification"),
@@ -52,16 +53,16 @@ def config_files(
     act = fields["act"]
     config["hidden_act"] = next((k for k, ours in ACTIVATIONS.items() if ours == act), "gelu")
     if kind == "beit":
-        config |= _beit(fields)
         config.pop("qkv_bias")
-    if kind == "dinov3_vit":
-        config |= _dinov3(fields)
-    elif "dinov2" in kind:
+    if kind in _OWN:
+        config |= _OWN[kind](fields)
+    if "dinov2" in kind:
         config |= {"use_swiglu_ffn": act == "swiglu", "mlp_ratio": _ratio(fields, origin=origin)}
     elif "mlp_ratio" in config:
         config["mlp_ratio"] = whole_ratio(fields, origin=origin)
     else:
-        config["intermediate_size"] = round(fields["embed_dim"] * fields["mlp_ratio"])
+        width = round(fields["embed_dim"] * fields["mlp_ratio"])
+        config.setdefault("intermediate_size", width)
     if kind == "vit" and fields["pre_logits"] is not None:
         config |= {"pooler_output_size": fields["pre_logits"], "pooler_act": "tanh"}
     architecture = _CLASSES[kind][bool(classes)]
@@ -103,6 +104,21 @@ def _dinov3(fields: Fields) -> dict[str, Any]:
         "intermediate_size": width // 2 if gated else width,
     }
     return config | ({"hidden_act": gates[fields["act"]]} if gated else {})
+
+
+def _aimv2(fields: Fields) -> dict[str, Any]:
+    """Returns the keys that only AIMv2's configuration has."""
+    gates = {ours: act for act, ours in GATED.items()}
+    return {
+        "use_head": fields["global_pool"] == "query",
+        "is_native": fields["pos_embed"] != "learned",
+        "hidden_act": gates[fields["act"]],
+        "intermediate_size": round(fields["embed_dim"] * fields["mlp_ratio"]) // 2,
+    }
+
+
+_OWN = {"beit": _beit, "dinov3_vit": _dinov3, "aimv2_vision_model": _aimv2}
+"""model_type -> the keys that only its configuration has."""
 
 
 def _check(kind: str, fields: Fields, *, origin: str) -> None:

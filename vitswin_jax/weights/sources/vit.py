@@ -191,10 +191,12 @@ def _huggingface_source(
 
 
 _BIG_VISION = (
-    only("pre_logits", "resnet_layers", "pos_embed", class_token=(False,), global_pool=("avg",)),
-    only("pre_logits", "resnet_layers", "pos_embed", class_token=(False,), global_pool=("map",)),
+    only(
+        "pre_logits", "resnet_layers", pos_embed=("learned", "sincos2d"), class_token=(False,),
+        global_pool=("avg", "map"),
+    ),
     only("pre_logits", "resnet_layers", no_embed_class=(True,)),
-)
+)  # fmt: skip
 
 
 def _timm_holds(**allowed: tuple[Any, ...]) -> tuple[Mapping[str, tuple[Any, ...]], ...]:

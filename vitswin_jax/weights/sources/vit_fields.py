@@ -13,6 +13,7 @@ from vitswin_jax.models.resnet import total_stride
 from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.mlp import GATES
+from vitswin_jax.nn.posemb import SINCOS
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors
 from vitswin_jax.weights.sources.others import refuse_lookalikes
 from vitswin_jax.weights.sources.rules import rename
@@ -224,7 +225,7 @@ def _reads_the_class_token_alone(named: Named) -> bool:
 
 def _pool(named: Named, fields: Fields, hints: Hints) -> str:
     if "attn_pool/latent" in named:
-        return "map"
+        return "map" if "attn_pool/q/kernel" in named else "query"
     if not fields["class_token"]:
         return hints["global_pool"] if hints.get("global_pool") in ("max", "avgmax") else "avg"
     width = fields["pre_logits"] or fields["embed_dim"]
@@ -280,7 +281,7 @@ def _no_positions(hints: Hints, computed: bool) -> Fields:
     """Returns the positions of a file without a table; `computed`: its code may compute them."""
     rotary = "none" if hints.get("rope_type", "none") != "none" else None
     kind = rotary or hints.get("pos_embed") or ("sincos2d" if computed else None)
-    if kind not in ("none", "sincos2d"):
+    if kind not in ("none", *SINCOS):
         raise UserError(
             "the file has no position embeddings, and it does not show whether its positions are "
             "rotary (DINOv3, EVA-02, RoPE ViTs), computed, or none; give the name of its model, "
