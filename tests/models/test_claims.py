@@ -53,7 +53,9 @@ CLAIMS = {
     "vit": [
         {"depth": 10**9}, {"img_size": 100_000}, {"img_size": [100_000, 8]}, {"embed_dim": 10**9},
         {"img_size": 16_384, "patch_size": 1, "pos_embed": "sincos2d"},
-        {"img_size": 4096, "pos_embed": "relative"}, {"img_size": 4096, "pos_embed": "relative_mlp"}, {"num_classes": 10**12}, {"num_heads": 10**9},
+        {"img_size": 4096, "pos_embed": "relative"},
+        {"img_size": 4096, "pos_embed": "relative_mlp"}, {"num_classes": 10**12},
+        {"num_heads": 10**9},
         {"patch_size": 10**6, "img_size": 10**6}, {"in_chans": 10**9}, {"reg_tokens": 10**9},
         {"resnet_layers": [10**6] * 3}, {"mlp_ratio": 1e300}, {"mlp_ratio": -1e300},
         {"depth": -1}, {"depth": "12"}, {"depth": None}, {"depth": 2.0}, {"depth": [2]},

@@ -1,7 +1,7 @@
 """Image towers of CLIP and SigLIP: their files' names beside ours, and what a file shows.
 
-Sources: open_clip and OpenAI; Hugging Face. (timm has the same names for a tower as for a ViT:
-`vit.py`.) A text tower beside the image tower is left out. CLIP's projection, which has no bias, is
+Sources: open_clip, OpenAI, and Meta's Perception Encoder, a tower of the same names; Hugging Face.
+(timm has the same names for a tower as for a ViT: `vit.py`.) A text tower beside the image tower is left out. CLIP's projection, which has no bias, is
 our head with a bias of zeros, as in timm.
 """
 
@@ -27,7 +27,16 @@ from vitswin_jax.weights.sources.rules import (
     unbatched,
     vector,
 )
-from vitswin_jax.weights.sources.source import CLIP, HALF, Fields, Hints, Named, Source, only
+from vitswin_jax.weights.sources.source import (
+    CLIP,
+    HALF,
+    UNSEEN,
+    Fields,
+    Hints,
+    Named,
+    Source,
+    only,
+)
 from vitswin_jax.weights.sources.vit_fields import Prepared, clip_activation, describe_vit
 
 # fmt: off
@@ -44,6 +53,13 @@ OPEN_CLIP_RULES = (
     *affine(BLOCK + "mlp.c_fc.",               BLOCK_ + "mlp/fc1/"),
     *affine(BLOCK + "mlp.c_proj.",             BLOCK_ + "mlp/fc2/"),
     *norm("ln_post.",                          "norm/"),
+    Rule("attn_pool.probe",                    "attn_pool/latent",                row),
+    *affine("attn_pool.attn.q_proj_",          "attn_pool/q/", dense, vector),
+    *affine("attn_pool.attn.kv_proj_",         "attn_pool/kv/", dense, vector),
+    *affine("attn_pool.attn.out_proj.",        "attn_pool/proj/", dense_out),
+    *norm("attn_pool.layernorm.",              "attn_pool/norm/"),
+    *affine("attn_pool.mlp.c_fc.",             "attn_pool/mlp/fc1/"),
+    *affine("attn_pool.mlp.c_proj.",           "attn_pool/mlp/fc2/"),
     Rule("proj",                               "head/kernel"),
     Rule("proj_bias",                          "head/bias"),
 )
@@ -80,6 +96,35 @@ def _describe_clip(named: Named, tensors: Tensors, hints: Hints) -> Fields:
     return describe_vit(named, tensors, hints) | {"act": clip_activation(hints)}
 
 
+def _describe_open_clip(named: Named, tensors: Tensors, hints: Hints) -> Fields:
+    """Returns a tower's fields; those of Perception Encoder are told by what CLIP's always have.
+
+    Raises UserError for one of them that nothing names, whose rotary positions no tensor shows.
+    """
+    odd = {
+        "it pools by attention": "attn_pool.probe" in tensors,
+        "it has no norm after its blocks": "ln_post.weight" not in tensors,
+        "it has no class token": "class_embedding" not in tensors,
+    }
+    if any(odd.values()) and hints.get("rope_type", "none") == "none":
+        what = " and ".join(text for text, is_so in odd.items() if is_so)
+        raise UserError(
+            f"{what}, as Perception Encoder's (rotary positions), not CLIP's; give the name of its "
+            "model, as vit_pe_core_base_patch16_224."
+        )
+    return _describe_clip(named, tensors, hints)
+
+
+def _divide_pool(tensors: dict[str, Tensor], attention: str) -> None:
+    """Divides a pool's fused projection, called `attention`, into the query's and the rest."""
+    for kind in ("weight", "bias"):
+        fused = tensors.pop(f"{attention}in_proj_{kind}", None)
+        if fused is not None:
+            width = fused.shape[0] // 3
+            tensors[f"{attention}q_proj_{kind}"] = fused.rows(0, width)
+            tensors[f"{attention}kv_proj_{kind}"] = fused.rows(width, 3 * width)
+
+
 def _with_bias(tensors: dict[str, Tensor], weight: str, bias: str, *, axis: int) -> None:
     """Adds a bias of zeros to a projection, where it is there."""
     if weight in tensors:
@@ -105,6 +150,7 @@ def _prepare_open_clip(tensors: Tensors) -> Prepared:
     """Returns the tower's parameters with a bias of zeros for its projection."""
     kept = dict(tensors)
     _with_bias(kept, "proj", "proj_bias", axis=1)
+    _divide_pool(kept, "attn_pool.attn.")
     return kept, []
 
 
@@ -131,12 +177,7 @@ def _prepare_siglip(tensors: Tensors) -> Prepared:
     if "classifier.weight" in kept:
         pool = [name for name in kept if name.startswith(POOL)]
         return {n: t for n, t in kept.items() if n not in pool}, pool
-    for kind in ("weight", "bias"):
-        fused = kept.pop(f"{POOL}attention.in_proj_{kind}", None)
-        if fused is not None:
-            width = fused.shape[0] // 3
-            kept[f"{POOL}attention.q_proj_{kind}"] = fused.rows(0, width)
-            kept[f"{POOL}attention.kv_proj_{kind}"] = fused.rows(width, 3 * width)
+    _divide_pool(kept, POOL + "attention.")
     return kept, []
 
 
@@ -175,13 +216,12 @@ SOURCES = (
         format="open_clip",
         family="vit",
         marks=(
-            r"class_embedding",
             r"conv1\.weight",
             r"transformer\.resblocks\.0\.attn\.in_proj_weight",
         ),
         rules=OPEN_CLIP_RULES,
-        describe=_describe_clip,
-        numerics={"norm_eps": 1e-5},
+        describe=_describe_open_clip,
+        numerics={**UNSEEN, "norm_eps": 1e-5},
         prepare=_prepare_open_clip,
         pos_embed=resize.bicubic_antialiased,
         preprocess=CLIP,

@@ -252,7 +252,8 @@ def stated(config: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
         for theirs, ours in KINDS[kind].keys.items()
         if config.get(theirs) is not None
     }
-    if config.get("intermediate_size") and fields.get("embed_dim"):
+    gives_width = not kind.startswith("dinov2")  # whose class does not read it
+    if gives_width and config.get("intermediate_size") and fields.get("embed_dim"):
         fields["mlp_ratio"] = config["intermediate_size"] / fields["embed_dim"]
     act = config.get("hidden_act", "gelu")
     if act in ACTIVATIONS and "hidden_act" in config and not config.get("use_swiglu_ffn"):
@@ -263,6 +264,9 @@ def stated(config: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
             f"{', '.join(dict.fromkeys(ACTIVATIONS))}."
         )
     fields |= KINDS[kind].own(config)
+    if "pretrained_window_sizes" in fields and "depths" in fields:  # it reads a stage's own
+        stages = len(fields["depths"])
+        fields["pretrained_window_sizes"] = fields["pretrained_window_sizes"][:stages]
     if fields.get("act", act) is None:
         raise UserError(
             f"{origin}: its hidden_act is {act!r}; the gate of a model here can be "

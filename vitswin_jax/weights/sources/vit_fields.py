@@ -325,19 +325,30 @@ def restore_dinov2(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.n
     return restored
 
 
-def prepare_timm(tensors: Tensors) -> Prepared:
-    """Returns names as timm has them, for files of DINOv2's own code: registers, and chunks.
+_EVAS = (
+    (r"\.attn\.inner_attn_ln\.", ".attn.norm."), (r"\.mlp\.ffn_ln\.", ".mlp.norm."),
+    (r"\.mlp\.w1\.", ".mlp.fc1_g."), (r"\.mlp\.w2\.", ".mlp.fc1_x."),
+)  # fmt: skip
+"""Names of BAAI's EVA, EVA-02 and EVA-CLIP, and timm's for the same."""
 
-    Frequencies of rotary positions, which one array has for all blocks, are divided.
+
+def prepare_timm(tensors: Tensors) -> Prepared:
+    """Returns names as timm has them, for files of DINOv2's and of EVA's own code.
+
+    Frequencies of rotary positions, which one array has for all blocks, are divided; cosines and
+    sines follow from sizes, and are left out.
     """
     changes = (("^register_tokens$", "reg_token"), (r"^blocks\.\d+\.(\d+\.)", r"blocks.\1"))
-    tensors = rename(tensors, changes)
+    tensors = rename(tensors, (*changes, *_EVAS))
+    turned = [name for name in tensors if re.search(r"(^|\.)rope\.freqs_(cos|sin)$", name)]
+    tensors = {name: t for name, t in tensors.items() if name not in turned}
     freqs = tensors.get("rope.freqs")
     if freqs is not None and len(freqs.shape) == 4:
         del tensors["rope.freqs"]
         for i in range(freqs.shape[1]):
             tensors[f"blocks.{i}.rope.freqs"] = _second(freqs, i)
-    return fold_class_position(tensors, cls="cls_token", reg="reg_token", pos="pos_embed"), []
+    positions = {"cls": "cls_token", "reg": "reg_token", "pos": "pos_embed"}
+    return fold_class_position(tensors, **positions), turned
 
 
 def _second(tensor: Tensor, index: int) -> Tensor:
