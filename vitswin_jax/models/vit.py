@@ -86,7 +86,7 @@ class ViT(ViTFields):
             self.norm = options.norm()
         if self.global_pool == "map":
             heads = self.pool_heads or self.num_heads
-            self.attn_pool = AttentionPool(heads, self._pool_mlp_dim, options)
+            self.attn_pool: nn.Module = AttentionPool(heads, self._pool_mlp_dim, options)
         elif self.global_pool == "query":
             self.attn_pool = QueryPool(self.pool_heads or self.num_heads, options)
         if self.pre_logits is not None:

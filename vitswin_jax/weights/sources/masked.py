@@ -118,11 +118,12 @@ def table_size(rows: int, fields: Fields, hints: Hints) -> int | tuple[int, int]
     """
     patch = pair(fields["patch_size"])
     side = square(rows)
-    sizes = [] if side is None else [tuple((side + 1) // 2 * p for p in patch)]
+    length = 0 if side is None else (side + 1) // 2
+    sizes = [(length * patch[0], length * patch[1])] if length else []
     for size in (hints.get("img_size"), *sizes, hints.asked.get("img_size")):
         if size is None:
             continue
-        height, width = (length // p for length, p in zip(pair(size), patch, strict=True))
+        height, width = (own // p for own, p in zip(pair(size), patch, strict=True))
         if (2 * height - 1) * (2 * width - 1) == rows:
             height, width = pair(size)
             return height if height == width else (height, width)

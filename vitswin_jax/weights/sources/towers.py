@@ -1,8 +1,8 @@
 """Image towers of CLIP and SigLIP: their files' names beside ours, and what a file shows.
 
 Sources: open_clip, OpenAI, and Meta's Perception Encoder, a tower of the same names; Hugging Face.
-(timm has the same names for a tower as for a ViT: `vit.py`.) A text tower beside the image tower is left out. CLIP's projection, which has no bias, is
-our head with a bias of zeros, as in timm.
+(timm has the same names for a tower as for a ViT: `vit.py`.) A text tower beside the image tower is
+left out. CLIP's projection, which has no bias, is our head with a bias of zeros, as in timm.
 """
 
 from __future__ import annotations
