@@ -79,7 +79,7 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {  # class -> its configur
 
 @dataclass
 class Result:
-    """What became of an architecture."""
+    """Outcome of an architecture."""
 
     name: str
     tags: int
@@ -227,7 +227,7 @@ def refusal(name: str) -> str | None:
 
 
 PARTS: set[str] = set()
-"""What the models that were run consist of."""
+"""Parts of the models that were run."""
 
 
 def parts_of(model: torch.nn.Module) -> str:

@@ -97,7 +97,7 @@ def _describe_clip(named: Named, tensors: Tensors, hints: Hints) -> Fields:
 
 
 def _describe_open_clip(named: Named, tensors: Tensors, hints: Hints) -> Fields:
-    """Returns a tower's fields; those of Perception Encoder are told by what CLIP's always have.
+    """Returns a tower's fields; those of Perception Encoder are recognised by what every CLIP has.
 
     Raises UserError for one of them that nothing names, whose rotary positions no tensor shows.
     """
