@@ -245,6 +245,12 @@ TWO = (np.zeros((8, 8, 8), np.uint8), np.arange(8) % 2)
         ("vit", TWO, {"loss": "softmax"}, "loss: is str, and must be a function.*config"),
         ("vit", TWO, {"optimizer": "adam"}, "optimizer: is str; it must be an optax.Gradient"),
         ("vit", TWO, {"loss": lambda logits, targets: logits.sum()}, r"loss: returns float32 \(\)"),
+        (
+            None,
+            TWO,
+            {"recipe": "mim_digits:simmim,vit", "config": {}, "metrics": {"n": len}},
+            "pretrain.method='simmim' reads no labels, so it takes no loss and no metrics",
+        ),
         ("vit", "digits", {"test": TWO}, "test and class_names are for data that are objects"),
         ("vit", (TWO[0], TWO[1] + 1), {"class_names": ["a", "b"]}, "labels run from 1 to 2"),
         (

@@ -104,6 +104,18 @@ def test_grey_images_are_grey(image):
     np.testing.assert_array_equal(images, np.repeat(IMAGES[..., :1], 3, axis=-1))
 
 
+def test_a_fourth_channel_is_transparency_in_a_pil_image_only():
+    levels = RNG.integers(0, 256, (2, 6, 5, 4), np.uint8)
+    pictures = [(Image.fromarray(image), n) for n, image in enumerate(levels)]
+    source = open_objects(pictures).open("all", holdout=0.25, seed=0)
+    np.testing.assert_array_equal(decode_image(source[0]["image"], channels=4), levels[0])
+    assert decode_image(source[0]["image"]).shape == (6, 5, 3)
+    source = open_objects((levels, [0, 1])).open("all", holdout=0.25, seed=0)
+    np.testing.assert_array_equal(decode_image(source[1]["image"], channels=4), levels[1])
+    with pytest.raises(UserError, match="has 4 channels, and the model takes 3"):
+        decode_image(source[0]["image"])
+
+
 def test_images_may_differ_in_size_and_be_encoded():
     file = io.BytesIO()
     Image.fromarray(IMAGES[1]).save(file, "PNG")

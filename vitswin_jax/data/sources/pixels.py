@@ -17,20 +17,22 @@ _MODES = ("L", "RGB", "RGBA")
 def encode(image: Any, name: str) -> bytes:
     """Returns an image as a PNG, or an .npy file of other channels, of the same levels.
 
-    Bytes, which are encoded, stay as they are. Raises UserError, which begins with `name`, for
-    another shape, type or range.
+    Bytes, which are encoded, stay as they are. A PIL image's fourth channel is transparency, and
+    an array's is not. Raises UserError, which begins with `name`, for another shape, type or range.
     """
     if isinstance(image, bytes):
         return image
+    of_a_png = [1, 3]
     if isinstance(image, Image.Image):
         image = image if image.mode in _MODES else image.convert("RGB")
+        of_a_png.append(4)
     try:
         pixels = np.asarray(image)
     except Exception as error:  # PyTorch's tensors on a GPU
         raise UserError(f"{name}: cannot be read as an array; pass NumPy arrays.") from error
     check_range(pixels, name)
     file, levels = io.BytesIO(), _levels(_channels_last(pixels, name))
-    if levels.shape[2] not in _CHANNELS:  # a PNG has no other number
+    if levels.shape[2] not in of_a_png:
         np.save(file, levels)
         return file.getvalue()
     Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels).save(

@@ -66,6 +66,13 @@ class Own:
             )
         faults.check()
 
+    def check_method(self, method: str | None) -> None:
+        """Raises UserError if a method without labels would leave something unused."""
+        if method is not None and (self.loss is not None or self.metrics):
+            raise UserError(
+                f"pretrain.method={method!r} reads no labels, so it takes no loss and no metrics."
+            )
+
     def scores(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Returns the metrics of a test split, by the names of metrics.jsonl.
 

@@ -137,6 +137,7 @@ def prepare(
         train, class_weights=data.pop("class_weights"), own=own.loss, **loss
     )
     pretrain = model_section(config.to_dict())
+    own.check_method(config.pretrain.method)
     start = open_start(config, train, workdir, pretrain)
     preprocess = start.preprocess
     repeats = augment.pop("repeats")
