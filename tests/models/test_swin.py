@@ -56,6 +56,15 @@ def test_a_windowed_block_keeps_to_its_window_and_a_shifted_one_joins_neighbours
     np.testing.assert_array_equal(reach(apply, model, params, images), shifted)
 
 
+def test_a_normed_map_is_the_last_stages_alone(apply, create):
+    model, params, images = create(num_classes=0)
+    maps = functools.partial(apply, model, params, images, method="feature_maps")
+    plain, normed = maps(), maps(norm=True)
+    jax.tree.map(np.testing.assert_array_equal, normed[:-1], plain[:-1])
+    assert not np.allclose(normed[-1], plain[-1])
+    np.testing.assert_allclose(normed[-1].mean((1, 2)), apply(model, params, images), atol=1e-5)
+
+
 def test_merging_concatenates_neighbours_column_by_column(apply, key):
     """(0, 0), (1, 0), (0, 1), (1, 1) as (row, column), with zeros where an odd map ends."""
     x = jax.random.normal(key, (1, 3, 4, 2))

@@ -13,6 +13,7 @@ from vitswin_jax import create_model, load_pretrained
 from vitswin_jax.core.types import UserError
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.posemb import sincos_2d
+from vitswin_jax.nn.scan import stack_blocks
 
 TINY = {
     "img_size": (8, 12),
@@ -95,6 +96,34 @@ def test_every_field_gives_logits_features_and_maps(apply, create, fields, width
     assert [m.shape for m in maps] == [(2, 2, 3, 16)] * 2
     headless = apply(model.clone(num_classes=0), params, images)
     np.testing.assert_allclose(headless, features, atol=1e-6)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("norm_layer", ["layernorm", "rmsnorm"])
+def test_normed_maps_are_what_the_head_would_read_of_each_block(apply, create, norm_layer, scan):
+    """The last one's mean is the features; each is the norm of the map that has none."""
+    model, params, images = create(
+        global_pool="avg", reg_tokens=2, norm_layer=norm_layer, num_classes=0
+    )
+    features = apply(model, params, images)
+    run, params = (model.clone(scan=True), stack_blocks(params)) if scan else (model, params)
+    maps = functools.partial(apply, run, params, images, method="feature_maps")
+    plain, normed = maps(), maps(norm=True)
+    np.testing.assert_allclose(normed[-1].mean((1, 2)), features, atol=1e-5)
+    norm = {name: np.asarray(leaf, np.float64) for name, leaf in params["norm"].items()}
+    for before, after in zip(plain, normed, strict=True):
+        x = np.asarray(before, np.float64)
+        x = x - x.mean(-1, keepdims=True) * (norm_layer == "layernorm")
+        x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+        np.testing.assert_allclose(after, x * norm["scale"] + norm.get("bias", 0), atol=1e-4)
+    (second,) = maps(norm=True, blocks=(1,))
+    np.testing.assert_array_equal(second, normed[1])
+
+
+def test_a_norm_that_follows_pooling_acts_on_no_map(apply, create):
+    model, params, images = create(global_pool="avg", fc_norm=True)
+    maps = functools.partial(apply, model, params, images, method="feature_maps")
+    jax.tree.map(np.testing.assert_array_equal, maps(norm=True), maps())
 
 
 @pytest.mark.parametrize(

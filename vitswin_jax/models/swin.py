@@ -210,7 +210,7 @@ class Swin(nn.Module):
         self, images: Float[Array, "b h w channels"], *, train: bool = False
     ) -> Float[Array, "b c"]:
         """Returns what the head reads: the mean of the normed last map, float32."""
-        x = self.norm(self.feature_maps(images, train=train)[-1])
+        (x,) = self.feature_maps(images, train=train, blocks=(-1,), norm=True)
         return x.mean((1, 2)).astype(jnp.float32)
 
     def feature_maps(
@@ -219,12 +219,16 @@ class Swin(nn.Module):
         *,
         train: bool = False,
         blocks: tuple[int, ...] | None = None,
+        norm: bool = False,
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
         """Returns the map after the last block of each stage of `blocks` (default: all stages).
 
-        Maps are before merging and not normed. Raises UserError where `ape` forbids the size.
+        Maps are before merging. With `norm` the last stage's has the final norm, and the others,
+        which no norm of the model is for, have none. Raises UserError where `ape` forbids the size.
         """
         maps = self._stages(self.embed_patches(images), train=train)
+        if norm:
+            maps = (*maps[:-1], self.norm(maps[-1]))
         return maps if blocks is None else tuple(maps[i] for i in blocks)
 
     def embed_patches(self, images: Float[Array, "b h w channels"]) -> Float[Array, "b i j c"]:

@@ -132,11 +132,17 @@ class ViT(ViTFields):
         *,
         train: bool = False,
         blocks: tuple[int, ...] | None = None,
+        norm: bool = False,
     ) -> tuple[Float[Array, "b i j c"], ...]:
-        """Returns un-normed outputs of `blocks` (default: all) on the patch grid, no prefix."""
+        """Returns the outputs of `blocks` (default: all) on the patch grid, without the prefix.
+
+        With `norm` the final norm acts on each of them, as DINOv2 and DINOv3 give features to
+        detectors; a norm that follows pooling (`fc_norm`) acts on none.
+        """
         outputs = self._tokens(images, train=train, keep_all=True)[1]
         chosen = range(self.depth) if blocks is None else blocks
-        patches = (outputs[block][:, self.num_prefix_tokens :] for block in chosen)
+        tokens = (self._final_norm(outputs[i]) if norm else outputs[i] for i in chosen)
+        patches = (x[:, self.num_prefix_tokens :] for x in tokens)
         _, h, w, _ = images.shape
         grid = self.grid_of((h, w))
         return tuple(x.reshape(x.shape[0], *grid, -1) for x in patches)
