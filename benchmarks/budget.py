@@ -1,4 +1,4 @@
-"""What `vitswin train --minutes` is worth: beside a hand-written recipe at equal time.
+"""Accuracy of `vitswin train --minutes` beside a hand-written recipe at equal time.
 
 python benchmarks/budget.py [--minutes 3] [--data digits fashion] [--seeds 1] [--smoke]
     [--fashion FOLDER] [--folder DIR] [--json FILE]
