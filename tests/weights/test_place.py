@@ -3,6 +3,7 @@
 import resource
 import runpy
 import threading
+import time
 from pathlib import Path
 
 import jax
@@ -82,6 +83,7 @@ def test_one_array_is_on_its_way_to_a_mesh():
                 on_their_way.append(i)
                 most.append(len(on_their_way))
             array[...] = i
+            time.sleep(0.02)
             with lock:
                 on_their_way.remove(i)
 

@@ -55,7 +55,10 @@ def _dense(inputs: int) -> How:
 def _transpose(matrix: np.ndarray, out: np.ndarray) -> None:
     """Copies a transposed matrix, strip by strip, as caches hold: 7x faster than in one go."""
     for start in range(0, len(matrix), 16):
-        out[:, start : start + 16] = matrix[start : start + 16].T
+        strip = matrix[start : start + 16].astype(
+            out.dtype, copy=False
+        )  # cast while it is contiguous
+        out[:, start : start + 16] = strip.T
 
 
 def _transposed(matrix: np.ndarray) -> np.ndarray:
