@@ -1,6 +1,6 @@
 """Loads every architecture of timm's ViT and Swin files, and transformers' classes, and compares.
 
-    python benchmarks/zoo.py [--module NAME ...] [--match GLOB] [--quick]
+    python benchmarks/zoo.py [--module NAME ...] [--match GLOB] [--quick] [--names]
 
 Needs timm, transformers and PyTorch beside this package. Each architecture is built by its library
 with random weights, its own widths and one block (Swin: four stages), saved as the library saves
@@ -15,6 +15,7 @@ import argparse
 import fnmatch
 import json
 import os
+import sys
 import tempfile
 import warnings
 from collections import Counter
@@ -29,10 +30,14 @@ os.environ.setdefault(
 
 import jax
 import numpy as np
-import timm
-import torch
-import transformers
-from timm.models import _hub, _registry
+
+try:
+    import timm
+    import torch
+    import transformers
+    from timm.models import _hub, _registry
+except ImportError as error:
+    sys.exit(f"benchmarks/zoo.py needs timm, transformers and PyTorch: {error}.")
 
 import vitswin_jax
 from vitswin_jax.core.types import UserError
@@ -151,8 +156,12 @@ def compare(
         model, variables = found
         error = 0.0 if want is None else next((e for other, e in seen if other == model), None)
         if error is None:
-            with jax.default_matmul_precision("highest"):
-                got = np.asarray(jax.jit(model.apply)(variables, images))
+            try:
+                with jax.default_matmul_precision("highest"):
+                    got = np.asarray(jax.jit(model.apply)(variables, images))
+            except UserError as refused:  # of a file that does not show the size of its images
+                result.lines[way] = str(refused)
+                continue
             fits = got.shape == want.shape
             error = float(np.abs(got - want).max() / want.std()) if fits else float("inf")
             seen.append((model, error))
@@ -300,13 +309,33 @@ def table(results: dict[str, list[Result]]) -> list[str]:
     return [*lines, f"| all | {total['tags']} | {' | '.join(shares)} |"]
 
 
+def names_table() -> list[str]:
+    """Returns the table of docs/weights.md: tags of architectures whose names are known here."""
+    lines = ["| file of timm | tags | of known names | others |", "| --- | --- | --- | --- |"]
+    total = Counter[str]()
+    for module in TIMM:
+        names = _registry._module_to_models[module] - _registry._deprecated_models.keys()
+        tags = {name: len(timm.list_pretrained(f"{name}.*")) for name in sorted(names)}
+        others = [name for name, count in tags.items() if count and refusal(name)]
+        known = sum(tags.values()) - sum(tags[name] for name in others)
+        total += Counter(tags=sum(tags.values()), known=known)
+        shown = ", ".join(f"`{name}`" for name in others)
+        lines.append(f"| `{module}` | {sum(tags.values())} | {known} | {shown} |")
+    share = round(100 * total["known"] / total["tags"])
+    return [*lines, f"| all | {total['tags']} | {total['known']} ({share} %) | |"]
+
+
 def main() -> None:
     """Tries all, prints a line for what is not as its original, and the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--module", nargs="+", default=[*TIMM, "transformers"])
     parser.add_argument("--match", default="*", help="names of architectures, as fnmatch has them")
     parser.add_argument("--quick", action="store_true", help="run one of several image sizes")
+    parser.add_argument("--names", action="store_true", help="count names, and build nothing")
     args = parser.parse_args()
+    if args.names:
+        print("\n".join(names_table()))
+        return
     warnings.filterwarnings("ignore")
     results: dict[str, list[Result]] = {}
     for module in args.module:

@@ -64,12 +64,15 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
         "stays +ok .*seen once.*",
         "stays +ok .*bit for .*",
     ],
+    "zoo": [r"benchmarks/zoo\.py needs timm, .*"],
     "windows": [
         rf"\| 3 \| {passes} \| `{attention}` \|.*"
         for attention in ("xla", "pairs")
         for passes in ("forward", "both")
     ],
 }
+NEEDS = {"gpu_plan": "jax_plugins", "gpu_registers": "jax_plugins", "zoo": "timm"}
+"""Scripts of which only the line that refuses is tried, and the package that they need."""
 RUN_BY_OTHERS = {"gpu_rows", "gpu_runs", "input_peers", "suites"}
 LONG = {"gpu", "pretrain", "quantize", "stops", "week"}  # all but gpu train
 LONG |= {
@@ -90,9 +93,9 @@ def test_every_script_is_here():
     [pytest.param(name, marks=[pytest.mark.long] * (name in LONG)) for name in TABLES],
 )
 def test_it_prints_its_table(name):
-    refused = name in ("gpu_plan", "gpu_registers")
-    if refused and importlib.util.find_spec("jax_plugins"):
-        pytest.skip("the line is of a machine without the plugin")
+    refused = name in NEEDS
+    if refused and importlib.util.find_spec(NEEDS[name]):
+        pytest.skip("the line is of a machine without the package")
     done = subprocess.run(
         [sys.executable, SCRIPTS / f"{name}.py", "--smoke"],
         check=False,
