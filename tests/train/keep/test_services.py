@@ -15,6 +15,7 @@ import pytest
 from vitswin_jax.core.types import UserError
 from vitswin_jax.train.keep import services
 from vitswin_jax.train.keep.services import Logged, check_loggers, make_loggers, names_of
+from vitswin_jax.trainer import train_and_evaluate
 
 FIRST = [(2, {"train/loss": 1.5, "lr": 0.1}), (4, {"train/loss": 1.25, "lr": 0.2})]
 LATER = [(6, {"train/loss": 1.0, "test/accuracy": 0.5})]
@@ -62,31 +63,55 @@ def wandb_records(data, *, block=32_768):
             whole = b""
 
 
+def wandb_runs(workdir):
+    """The (step, numbers), the config and the names of the runs that W&B logged offline."""
+    from wandb.proto import wandb_internal_pb2
+
+    rows, configs, projects = [], {}, set()
+    for file in sorted((workdir / "wandb").glob("offline-run-*/run-*.wandb")):
+        for data in wandb_records(file.read_bytes()):
+            record = wandb_internal_pb2.Record.FromString(data)
+            items = {"/".join(i.nested_key) or i.key: i.value_json for i in record.history.item}
+            row = {key: json.loads(value) for key, value in items.items()}
+            if row:
+                numbers = {key: value for key, value in row.items() if key[0] != "_"}
+                rows.append((row["_step"], numbers))
+            if record.HasField("run"):
+                projects.add((record.run.project, record.run.run_id, record.run.display_name))
+                configs |= {i.key: json.loads(i.value_json) for i in record.run.config.update}
+    return rows, configs, projects
+
+
 @needs("wandb")
 @lenient
 def test_wandb_logs_offline_and_a_resumed_run_has_the_same_id(log_rows, monkeypatch, tmp_path):
-    from wandb.proto import wandb_internal_pb2
-
     monkeypatch.setenv("WANDB_MODE", "offline")
     check_loggers(("wandb",))
     run_id = log_rows("wandb", FIRST)
     assert log_rows("wandb", LATER, start_step=4) == run_id
-    files = sorted((tmp_path / "runs" / "flowers" / "wandb").glob("offline-run-*/run-*.wandb"))
-    assert files and {file.stem for file in files} == {f"run-{run_id}"}
-    rows, configs, projects = [], {}, set()
-    for file in files:
-        for data in wandb_records(file.read_bytes()):
-            record = wandb_internal_pb2.Record.FromString(data)
-            items = {"/".join(i.nested_key) or i.key: i.value_json for i in record.history.item}
-            if items:
-                rows.append({key: json.loads(value) for key, value in items.items()})
-            if record.HasField("run"):
-                projects.add((record.run.project, record.run.run_id, record.run.display_name))
-                configs |= {i.key: json.loads(i.value_json) for i in record.run.config.update}
+    rows, configs, projects = wandb_runs(tmp_path / "runs" / "flowers")
     assert projects == {("tests", run_id, "flowers")}
     assert configs["optim.peak_lr"] == 0.001
-    logged = [(row["_step"], {key: row[key] for key in row if key[0] != "_"}) for row in rows]
-    assert logged == [*FIRST, *LATER]
+    assert rows == [*FIRST, *LATER]
+
+
+@needs("wandb")
+@lenient
+@pytest.mark.long
+def test_a_run_and_its_longer_self_are_one_run_of_wandb(make_config, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for epochs in (0.4, 0.6):
+        config = make_config(loggers=("wandb",), project="day", **{"optim.epochs": epochs})
+        train_and_evaluate(config, tmp_path / "run")
+    rows, configs, projects = wandb_runs(tmp_path / "run")
+    assert len(projects) == 1 and {(p, name) for p, _, name in projects} == {("day", "run")}
+    assert configs["model.name"] == "vit"
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    kept = {}
+    for row in map(json.loads, lines):  # W&B merges the rows of a step
+        kept.setdefault(row["step"], {}).update(row)
+    assert [step for step, _ in rows] == sorted({step for step, _ in rows}) == sorted(kept)
+    assert rows[-1][1]["test/accuracy"] == kept[rows[-1][0]]["test/accuracy"]
 
 
 @needs("mlflow")

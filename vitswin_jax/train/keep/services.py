@@ -79,7 +79,12 @@ class Wandb:
             config=dict(logged.config),
             resume="allow",
             reinit="create_new",  # beside a run of the caller's own
-            settings=wandb.Settings(console="off", silent=True, finish_timeout=PATIENCE / 2),
+            settings=wandb.Settings(
+                console="off",
+                silent=True,
+                finish_timeout=PATIENCE * 0.8,
+                finish_timeout_raises=True,
+            ),
         )
 
     @staticmethod
