@@ -45,11 +45,15 @@ def test_a_run_of_other_channels_and_its_weights_in_every_command(tmp_path, caps
     assert main(["predict", run, image, "--json", "--sheet", str(tmp_path / "sheet.png")]) == 0
     (line, *_) = capsys.readouterr().out.splitlines()
     assert {each["name"] for each in json.loads(line)["predictions"]} == {"dark", "light"}
+    assert main(["predict", run, image, "--img-size", "24x16", "--json"]) == 0
+    resized = capsys.readouterr().out.splitlines()[0]
+    assert json.loads(resized)["predictions"] != json.loads(line)["predictions"]
     assert main(["evaluate", run, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 4
     if channels == 1:
         return
-    assert main(["explain", run, image, "--out", str(tmp_path / "explained")]) == 0
+    explained = ["--out", str(tmp_path / "explained"), "--img-size", "24x16"]
+    assert main(["explain", run, image, *explained]) == 0
     program = str(tmp_path / "a.stablehlo")
     assert main(["export", run, program, "--uint8", "--images", image]) == 0
     assert f"uint8 (batch, 16, 24, {channels})" in capsys.readouterr().out

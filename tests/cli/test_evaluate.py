@@ -14,7 +14,7 @@ from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.data.sources.open import open_source
 from vitswin_jax.evaluate.probes import Features, knn_accuracies
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.weights.load import load_metadata
+from vitswin_jax.weights.load import load_metadata, load_pretrained
 from vitswin_jax.weights.published import synsets
 from vitswin_jax.weights.save import save_pretrained
 from vitswin_jax.weights.shapes import parameter_shapes
@@ -332,3 +332,37 @@ def test_another_number_of_classes_is_known_before_the_work(vitswin, workdir, vi
     status, out, err = vitswin("evaluate", workdir, folder)
     assert (status, out) == (1, "")
     assert "has 7 classes, the weights tell 10 apart" in err
+
+
+def test_probabilities_are_averaged_over_sizes_and_mirrors(vitswin, workdir, digits):
+    args = ("evaluate", workdir, "--batch-size", 90, "--img-sizes", "16,8x12", "--flip", "--json")
+    status, out, err = vitswin(*args)
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    records = [digits[i] for i in range(len(digits))]
+    labels = np.array([record["label"] for record in records])
+    probabilities = []
+    for size in ((16, 16), (8, 12)):
+        model, variables = load_pretrained(workdir, img_size=size)
+        preprocess = dataclasses.replace(load_metadata(workdir).preprocess, img_size=size)
+        images = np.stack([preprocess(record["image"]) for record in records])
+        for each in (images, images[:, :, ::-1]):
+            logits = jax.jit(model.apply)(variables, each)
+            probabilities.append(np.asarray(jax.nn.softmax(logits), np.float64))
+    mean = np.mean(probabilities, 0)
+    assert found["top1"] == (mean.argmax(-1) == labels).mean()
+    np.testing.assert_allclose(
+        found["loss"], -np.log(mean[np.arange(len(labels)), labels]).mean(), rtol=1e-4
+    )
+    rows = found["averaged"]
+    assert [row["name"] for row in rows] == ["16x16", "16x16, mirrored", "8x12", "8x12, mirrored"]
+    tops = [(each.argmax(-1) == labels).mean() for each in probabilities]
+    assert [row["top1"] for row in rows] == tops
+
+
+def test_a_size_that_does_not_fit_is_one_line_with_those_that_do(vitswin, workdir):
+    status, _, err = vitswin("evaluate", workdir, "--img-sizes", "16,18")
+    assert status == 1
+    assert "img_size=18x18 is no multiple of patch_size=4x4, as 16x16" in err
+    status, _, err = vitswin("evaluate", workdir, "--img-sizes", "16", "--knn")
+    assert "probes have none" in err

@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitswin_jax.cli.inputs import IMG_SIZE_HELP, MODEL_HELP
+from vitswin_jax.cli.inputs import IMG_SIZE_HELP, MODEL_HELP, image_size
 from vitswin_jax.core.terminal import say
 from vitswin_jax.core.types import UserError
 
@@ -117,11 +117,3 @@ def _verify(path: Path, source: Pretrained) -> int:
     difference = float(np.abs(logits - again).max())
     say(f"largest difference of the logits: {difference:.3g} (their std is {logits.std():.3g})")
     return 0 if difference <= 1e-5 * max(float(logits.std()), 1e-6) else 1
-
-
-def image_size(text: str) -> int | tuple[int, int]:
-    """Reads N or HxW; argparse says so where it is neither."""
-    height, *width = (int(side) for side in text.lower().split("x"))
-    if len(width) > 1 or min([height, *width]) < 1:
-        raise ValueError(text)
-    return (height, width[0]) if width else height

@@ -22,6 +22,8 @@ from vitswin_jax.cli.inputs import (
     add_weights,
     open_weights,
 )
+from vitswin_jax.cli.scales import Scale, as_table, scales_of, summarize_each
+from vitswin_jax.cli.scales import add_arguments as add_scales
 from vitswin_jax.cli.table import format_table
 from vitswin_jax.core.atomic import check_writable, writing
 from vitswin_jax.core.terminal import say, say_json
@@ -84,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="ReaL's real.json has the labels of ImageNet's images by which they are scored.",
     )
+    add_scales(parser)
     probe.add_arguments(parser)
 
 
@@ -100,23 +103,30 @@ def run(args: argparse.Namespace) -> int:
         predict_dataset,
         summarize,
     )
+    from vitswin_jax.evaluate.scales import average_logits, mirrored
     from vitswin_jax.weights.runs import workdir_of
 
     pretrained = open_weights(args, *filter(None, [args.dataset]))
     model, metadata, preprocess = pretrained.model, pretrained.metadata, pretrained.preprocess
     source = open_evaluated(args, metadata)
 
-    def read(source: Source, make: Callable[..., Any]) -> tuple[np.ndarray, np.ndarray]:
-        platform = jax.default_backend()
+    def read(
+        source: Source, make: Callable[..., Any], scale: Scale | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        weights, mirror = scale or (pretrained, False)
         batches = make_eval_batches(
             source,
             batch_size=args.batch_size,
-            preprocess=preprocess,
-            workers=workers_for(args.workers, platform=platform, records=len(source)),
+            preprocess=weights.preprocess,
+            workers=workers_for(args.workers, platform=jax.default_backend(), records=len(source)),
         )
-        return predict_dataset(make(model, pretrained.variables["params"], preprocess), batches)
+        predict = make(weights.model, weights.variables["params"], weights.preprocess)
+        return predict_dataset(predict, mirrored(batches) if mirror else batches)
 
+    scales = scales_of(args, pretrained)
     if probe.is_wanted(args):
+        if args.img_sizes or args.flip:
+            raise UserError("--img-sizes and --flip average probabilities; probes have none.")
         train = open_evaluated(args, metadata, train=True)
         read_features = functools.partial(read, make=make_features)
         probe.measure(args, train=train, test=source, read_features=read_features)
@@ -136,18 +146,22 @@ def run(args: argparse.Namespace) -> int:
     workdir, which = workdir_of(args.weights) or (None, "")
     output = _page_of(args, source, workdir, which)
     _check_outputs(args, output)
-    logits, labels = read(source, make_predict)
-    logits = match.select(logits)
-    if args.real is not None:
-        labels = likeliest_of_several(logits, labels)
-    evaluation = summarize(logits, labels, match.class_names)
-    verdict = _verdict(evaluation, pretrained, judged=match.validation)
+    found = [read(source, make_predict, scale) for scale in scales]
+    each, labels = [match.select(logits) for logits, _ in found], found[0][1]
+
+    def score(logits: np.ndarray) -> Evaluation:
+        truth = labels if args.real is None else likeliest_of_several(logits, labels)
+        return summarize(logits, truth, match.class_names)
+
+    evaluation = score(average_logits(each, several=args.real is None and labels.ndim == 2))
+    averaged = summarize_each(scales, each, score)
+    verdict = _verdict(evaluation, pretrained, judged=match.validation and len(scales) == 1)
     if args.json:
         facts = {"dataset": source.name, "scored": match.note, "published": verdict or None}
-        say_json(facts | evaluation.as_json())
+        say_json(facts | evaluation.as_json() | ({"averaged": averaged} if averaged else {}))
     else:
         print_scores(evaluation, title=f"{source.name}, {len(source):,} images", note=match.note)
-        say(*(["", *verdict] if verdict else []))
+        say(*as_table(averaged), *(["", *verdict] if verdict else []))
     written: dict[str, Any] = {"evaluation": evaluation, "source": source, "preprocess": preprocess}
     report = (
         None

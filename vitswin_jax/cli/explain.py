@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from vitswin_jax.explain.pages import Explainer, Section, write_page
 
     _check_parts(args.only)
-    pretrained = open_weights(args, *args.images)
+    pretrained = open_weights(args, *args.images, img_size=args.img_size)
     model, variables = pretrained.model, pretrained.variables
     names, preprocess = pretrained.class_names, pretrained.preprocess
     label = None if args.label is None else _class_of(args.label, names, origin=args.weights)

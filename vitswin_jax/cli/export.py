@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitswin_jax.cli.convert import image_size
 from vitswin_jax.cli.inputs import (
     DATA_DIR_HELP,
     IMG_SIZE_HELP,
@@ -20,6 +19,7 @@ from vitswin_jax.cli.inputs import (
     SPLIT_HELP,
     add_weights,
     check_order,
+    image_size,
 )
 from vitswin_jax.core.choices import one_of
 from vitswin_jax.core.terminal import say

@@ -35,6 +35,14 @@ Class = tuple[int, str, float]
 """A class: its number, its name, its probability."""
 
 
+def image_size(text: str) -> int | tuple[int, int]:
+    """Reads N or HxW; argparse says so where it is neither."""
+    height, *width = (int(side) for side in text.lower().split("x"))
+    if len(width) > 1 or min([height, *width]) < 1:
+        raise ValueError(text)
+    return (height, width[0]) if width else height
+
+
 def add_weights(parser: argparse.ArgumentParser) -> None:
     """Declares WEIGHTS."""
     parser.add_argument(
@@ -55,6 +63,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         "http(s) addresses, or - for one on standard input.",
     )
     parser.add_argument("--model", metavar="NAME", help=MODEL_HELP)
+    parser.add_argument("--img-size", type=image_size, metavar="N|HxW", help=IMG_SIZE_HELP)
 
 
 def open_weights(args: argparse.Namespace, *others: str, **fields: Any) -> Pretrained:

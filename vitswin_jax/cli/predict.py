@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         check_writable(path)
     images = find_images(args.images)
     _check_sheet(args, len(images))
-    pretrained = open_weights(args, *args.images)
+    pretrained = open_weights(args, *args.images, img_size=args.img_size)
     if not pretrained.model.num_classes and not (args.features and args.sheet is None):
         raise UserError(f"{args.weights}: the model has no head and names no classes.")
     look = _make_look(pretrained, size=1 if len(images) == 1 else _BATCH)  # compiled for one shape
