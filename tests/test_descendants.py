@@ -64,12 +64,28 @@ FAMILIES = {  # name: (family, fields, formats that have it, what `explain` draw
     "naflex": ("vit", VIT | {
         "class_token": False, "global_pool": "map", "act": "gelu_tanh"},
         ("timm",), TABLE),
+    "aimv2_query": ("vit", VIT | {
+        "class_token": False, "norm_layer": "rmsnorm", "norm_eps": 1e-5, "patch_norm": True,
+        "qkv_bias": False, "proj_bias": False, "mlp_bias": False, "act": "swiglu",
+        "global_pool": "query", "pos_embed": "sincos2d_mae"}, (), TABLE),
+    "relpos": ("vit", VIT | {
+        "pos_embed": "relative_mlp", "pos_embed_at": "every", "class_token": False,
+        "global_pool": "avg", "fc_norm": True, "init_values": 1e-5},
+        ("timm",), MAPS | {"biases"}),
     "torchvision_vit": ("vit", VIT, ("torchvision", "timm", "huggingface"), TABLE),
     "torchvision_swin": ("swin", SWIN, ("torchvision", "timm"), MAPS | {"biases", "windows"}),
+    "swinv2_cr": ("swinv2_cr", SWIN | {
+        "window_clip": "per_axis", "pad_before_roll": False}, ("timm",),
+        MAPS | {"biases", "windows"}),
     "torchvision_swinv2": ("swinv2", SWIN | {"pretrained_window_sizes": (0, 0)},
                            ("torchvision", "timm"), MAPS | {"biases", "windows"}),
 }  # fmt: skip
-HEADLESS = {"dinov3": "huggingface", "dinov3_gated": "huggingface", "naflex": "huggingface"}
+HEADLESS = {
+    "aimv2_query": "huggingface",
+    "dinov3": "huggingface",
+    "dinov3_gated": "huggingface",
+    "naflex": "huggingface",
+}
 """Formats that have a family without a head only."""
 SHORT = {"dinov3"}
 """What every run tries; the others are long."""
