@@ -2,6 +2,8 @@
 
 import ast
 import graphlib
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -214,3 +216,20 @@ def test_the_door_is_watched():
     assert len(list(ways_round_the_door(ast.parse(code)))) == 10
     fine = "print(x, file=answers); sys.exit(main()); logging.getLogger('absl'); say(name)"
     assert not list(ways_round_the_door(ast.parse(fine)))
+
+
+def test_arrays_with_shapes_are_checked_in_tests():
+    """pyproject.toml lists the modules whose annotations pytest checks: all that use jaxtyping."""
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]
+    listed = re.search(r"--jaxtyping-packages=(\S+)", options["ini_options"]["addopts"])[1].split(
+        ","
+    )
+    checked = tuple(name for name in listed if name != "beartype.beartype")
+    used = [
+        f"vitswin_jax.{module_name(path)}"
+        for path in PACKAGE.rglob("*.py")
+        if "jaxtyping" in imported_names(path)
+    ]
+    assert len(used) > 50
+    missing = [name for name in used if not f"{name}.".startswith(tuple(f"{x}." for x in checked))]
+    assert not missing
