@@ -26,7 +26,7 @@ ALL = {
     path.relative_to(ROOT).as_posix(): path
     for path in [*ROOT.glob("README*.md"), *GUIDES, *sorted((ROOT / "docs").glob("*.md"))]
 }
-FIRST = ("README", "docs/concepts", "docs/data", "docs/export", "docs/weights")  # README trains
+FIRST = ("README", "docs/concepts")  # one that trains by commands, one in Python
 PAGES = [
     pytest.param(name, marks=() if name.removesuffix(".md") in FIRST else pytest.mark.long)
     for name in ALL

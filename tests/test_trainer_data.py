@@ -66,10 +66,8 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize(
-    "change",
-    ["removed", *(pytest.param(n, marks=pytest.mark.long) for n in CHANGES if n != "removed")],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_resume_on_changed_data_is_refused_and_on_the_old_ends_bit_equal(
     train, flowers, whole, stopped, tmp_path, change
 ):

@@ -23,7 +23,7 @@ from vitswin_jax.nn.windows import relative_position_index, shifted_window_mask
 from vitswin_jax.weights.adapt import Sizes
 
 
-@functools.lru_cache(maxsize=8)  # a file's own model is most often the one that is wanted
+@functools.lru_cache(maxsize=128)
 def parameter_shapes(model: nn.Module) -> Shapes:
     """Returns the flat names of a model's parameters, in loop layout, with their shapes."""
     height, width = pair(model.img_size)
