@@ -25,7 +25,7 @@ class Scale(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What a table calls it."""
+        """The name in a table."""
         height, width = pair(self.weights.model.img_size)
         return f"{height}x{width}{', mirrored' if self.mirror else ''}"
 
