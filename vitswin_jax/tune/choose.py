@@ -33,7 +33,7 @@ ENOUGH = {FRESH: (40, 50_000, 600_000), TUNED: (8, 4_000, 60_000)}
 """Images that a size should see: so many times each, but at least, and at most."""
 RATES = {FRESH: (2e-4, 3e-3), TUNED: (2e-5, 1e-3)}
 """The least and the highest learning rate that a range test may choose."""
-BATCHES = 16, 512
+BATCHES = 32, 512
 _STEPS = 1500  # a run's, by which its batch is chosen
 _STEPS_AN_EPOCH = 16
 _FIRST_GUESS = 0.7  # of the time that is left, what training is taken to have
