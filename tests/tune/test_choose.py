@@ -67,7 +67,7 @@ def test_batches_give_enough_steps_and_divide_among_devices():
 
 
 def test_evaluations_take_a_small_part_of_the_time():
-    assert evaluations_in(100.0, Costs(1.0, evaluation=4.0, start=0.0)) == 2
+    assert evaluations_in(100.0, Costs(1.0, evaluation=30.0, start=0.0)) == 1
     assert evaluations_in(1000.0, Costs(1.0, evaluation=20.0, start=0.0)) == 4
     assert evaluations_in(1e6, Costs(1.0, evaluation=1.0, start=0.0)) == 12
 

@@ -117,6 +117,43 @@ def test_it_is_planned_anew_once_and_then_ends_in_time(tmp_path):
     assert watch.replan is None
 
 
+def test_a_run_that_is_whole_too_early_is_extended(tmp_path, make_config, monkeypatch):
+    """100 steps are done after 90 s of 300: the trainer stands aside, as below."""
+    hand, lengths, watches = Hand(), [], []
+
+    def train(config, workdir, *, command):
+        lengths.append(round(config.optim.epochs * 1000 / config.data.batch_size))
+        if len(lengths) == 1:
+            hand.at = 20.0
+            write_rows(workdir / "metrics.jsonl", step=0.5, evaluation=3.0)
+            watches[0].look()
+            hand.at = 90.0
+        else:
+            hand.at = 285.0
+        return OUTCOME
+
+    class Watched(Watch):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            watches.append(self)
+
+    monkeypatch.setattr(within, "Watch", Watched)
+    monkeypatch.setattr(within, "train_and_evaluate", train)
+
+    def make(keys):
+        config = make_config()
+        config.update_from_flattened_dict(EACH_20 | keys)
+        return config
+
+    config = make({"optim.epochs": 100 * make({}).data.batch_size / 1000})
+    choice = Choice({}, config, EXPECTED, 1000, ["why"])
+    train_within(Task(make, ()), choice, tmp_path, Clock(300.0, 0.0, now=hand), command="x")
+    first, second = lengths
+    left = 0.97 * 300 - 90
+    assert first == 100
+    assert 100 + 0.7 * (left - 30) / 0.5 < second < 100 + left / 0.5
+
+
 def test_a_slow_run_resumes_with_fewer_steps(tmp_path, make_config, monkeypatch):
     """The trainer stands aside: it writes rows as a run does that is five times slower."""
     hand, lengths = Hand(), []

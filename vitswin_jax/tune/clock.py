@@ -54,4 +54,4 @@ class Costs:
 
 def evaluations_in(seconds: float, costs: Costs) -> int:
     """Returns how many evaluations a run of so many seconds has, the last one at its end."""
-    return min(max(int(_EVALUATING * seconds / costs.evaluation), 2), _MOST_EVALUATIONS)
+    return min(max(int(_EVALUATING * seconds / costs.evaluation), 1), _MOST_EVALUATIONS)

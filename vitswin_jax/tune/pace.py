@@ -26,6 +26,8 @@ class Pace:
     seconds: float
     """From where this process began to train until `step`."""
     costs: Costs
+    tested: bool
+    """Whether an evaluation was measured; the first one compiles."""
 
     def seconds_to(self, total: int, every: int) -> float:
         """Returns how long a run takes to its last step, evaluations `every` steps included."""
@@ -62,7 +64,7 @@ def read_pace(path: Path, expected: Costs, *, start: int, prepared: float) -> Pa
         evaluation = statistics.median(some)
     compiling = max(0.0, first.training - step * first.steps)
     costs = Costs(step, evaluation, start=prepared + compiling)
-    return Pace(timed[-1][STEP], float(timed[-1][SECONDS]) - before, costs)
+    return Pace(timed[-1][STEP], float(timed[-1][SECONDS]) - before, costs, bool(some))
 
 
 def _windows(

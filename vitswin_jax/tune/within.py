@@ -36,8 +36,10 @@ _LATE, _EARLY = 0.05, 0.06
 _ROUNDS = ((0.4, 0.8, True), (0.6, 0.92, False), None)
 """For each part of a run: between which shares of the time its end may be planned anew, and whether
 a run that is too fast is, too. The last part goes to its end."""
+_EVALUATION_COMPILES = 0.5  # times the start of a run, what its first evaluation takes besides
 _KEPT = 0.1  # of a run's steps, by which a resumed one may miss those that fit
 _UNKNOWN = Costs(step=1.0, evaluation=5.0, start=20.0)
+_UNUSED = 0.08  # of the time, what a whole run leaves at most
 _WORTH = 2.5  # times the cost of a start, what has to be left for another one
 
 
@@ -65,6 +67,8 @@ class Watch:
         self._start = last_step(workdir)
         self.replan: Pace | None = None
         """The pace by which to plan anew; None: the run goes to its end."""
+        self.pace: Pace | None = None
+        """The pace as it was seen last."""
 
     def look(self) -> bool:
         """Returns whether the run has to end here."""
@@ -75,6 +79,7 @@ class Watch:
             self._begin = self._clock.spent
         prepared = self._begin - self._called
         pace = read_pace(path, self._costs, start=self._start, prepared=prepared)
+        self.pace = pace or self.pace
         if pace is None or pace.step >= self._total:
             return False
         end = self._begin + pace.seconds + pace.seconds_to(self._total, self._every)
@@ -87,7 +92,8 @@ class Watch:
             if misses and begin < part < end and self._clock.left > _WORTH * again:
                 self.replan = pace
                 return True
-        return late > _LATE and self._clock.left < pace.costs.evaluation
+        compiling = 0.0 if pace.tested else _EVALUATION_COMPILES * pace.costs.start
+        return late > _LATE and self._clock.left < pace.costs.evaluation + compiling
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -153,9 +159,15 @@ def train_within(
         with watch.watching():
             outcome = train_and_evaluate(config, workdir, command=command, **options)
         (workdir / STOP).unlink(missing_ok=True)  # of a run that ended before it was asked to
-        if watch.replan is None:
+        done = last_step(workdir)
+        pace = watch.replan
+        if pace is None and done >= total:  # the run is whole, and may have time left
+            pace = watch.pace
+            if pace is None or clock.left < _UNUSED * clock.seconds + pace.costs.start:
+                break
+        if pace is None or judged is None:
             break
-        costs, done = watch.replan.costs, last_step(workdir)
+        costs = pace.costs
         evaluations = max(1, evaluations_in(clock.seconds, costs) // 2)
         more = costs.steps_in(clock.left, evaluations)
         log.info(
