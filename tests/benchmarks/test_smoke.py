@@ -47,6 +47,7 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
         rf"ours, 0 worker\(s\)( +{NUMBER}){{2}} +- +{NUMBER}",
     ],
     "load": [rf"native, 0\.02 +{NUMBER} / {NUMBER} .*of safetensors.*"],
+    "load_large": [r"peak \d+ MB, loaded \d+ MB, .* tensors more, at most 4: (ok|over)"],
     "mae": [r"\| 0\.0 \| 196 \+ 1 \| 1\.000 \|.*", r"\| 0\.9 \| 19 \+ 1 \| 0\.102 \|.*"],
     "memory": [TINY, *(COMPARED.replace("NAME", name) for name in ("ours", "scan=True"))],
     "plans": [r"\| model \| slice .*", rf"\| `vit` \| .* \| 32 \| {NUMBER} M \|.*"],

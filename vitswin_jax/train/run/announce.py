@@ -81,8 +81,7 @@ def changed_keys(config: ConfigDict) -> str:
 def announce(facts: Sequence[tuple[str, str]]) -> None:
     """Logs what `facts_of_start` returned, a line for each."""
     for name, value in facts:
-        begin = "trains on" if name in ("data", "devices") else f"steps, {name}:"
-        log.info("%s %s.", "steps:" if name == "steps" else begin, value)
+        log.info("%s %s.", "trains on" if name in ("data", "devices") else f"{name}:", value)
 
 
 def _name(source: Source) -> str:
@@ -134,9 +133,9 @@ def saying_when_it_compiles(what: str, function: Callable[..., Any]) -> Callable
         if not first:
             return function(*args)
         first, begin = False, time.monotonic()
-        log.info("steps: compiling %s.", what)
+        log.info("compiling %s.", what)
         result = function(*args)
-        log.info("steps: compiled %s in %.1f s.", what, time.monotonic() - begin)
+        log.info("compiled %s in %.1f s.", what, time.monotonic() - begin)
         return result
 
     return call
