@@ -10,6 +10,7 @@ import pytest
 from flax.traverse_util import unflatten_dict
 from PIL import Image
 
+from vitswin_jax.cli import evaluate
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.data.sources.open import open_source
 from vitswin_jax.evaluate.probes import Features, knn_accuracies
@@ -358,6 +359,21 @@ def test_probabilities_are_averaged_over_sizes_and_mirrors(vitswin, workdir, dig
     assert [row["name"] for row in rows] == ["16x16", "16x16, mirrored", "8x12", "8x12, mirrored"]
     tops = [(each.argmax(-1) == labels).mean() for each in probabilities]
     assert [row["top1"] for row in rows] == tops
+
+
+def test_at_one_size_all_is_of_the_weights_at_that_size(vitswin, workdir, monkeypatch, tmp_path):
+    """The page, too, and no comparison with an accuracy that was published for another size."""
+    seen = []
+    written = evaluate._write_report
+    monkeypatch.setattr(
+        evaluate,
+        "_write_report",
+        lambda *args, **kept: seen.append(args[2]) or written(*args, **kept),
+    )
+    page = tmp_path / "at8.html"
+    status, _, err = vitswin("evaluate", workdir, "--img-sizes", "8", "--output", page)
+    assert (status, err) == (0, "")
+    assert [opened.preprocess.img_size for opened in seen] == [(8, 8)]
 
 
 def test_a_size_that_does_not_fit_is_one_line_with_those_that_do(vitswin, workdir):

@@ -46,6 +46,13 @@ def test_the_mean_is_over_classes_that_are_there():
     assert np.isnan(each[2:]).all() and mean == pytest.approx(7 / 12)
 
 
+def test_masks_of_bytes_count_as_any():
+    """As a PNG's are: the pair of the classes 2 and 149 of 150 does not fit into a byte."""
+    masks = np.full((1, 2, 2), 2, np.uint8)
+    predicted = np.array([[[2, 2], [2, 149]]])
+    assert mean_iou(predicted, masks, num_classes=150)[0] == (3 / 4 + 0) / 2
+
+
 def test_features_that_are_the_classes_are_segmented_whole():
     masks = np.repeat(np.repeat(RNG.integers(0, 2, (12, 4, 4)) * 2, 8, 1), 8, 2)
     features = np.eye(3)[masks[:, 4::8, 4::8]] + 0.01 * RNG.standard_normal((12, 4, 4, 3))

@@ -31,6 +31,8 @@ from vitswin_jax.core.types import UserError
 from vitswin_jax.plan.variant_costs import variant_costs
 
 if TYPE_CHECKING:
+    from flax import linen as nn
+
     from vitswin_jax.core.types import Source
     from vitswin_jax.data.augment.transforms import Preprocess
     from vitswin_jax.evaluate.evaluation import Evaluation
@@ -107,8 +109,15 @@ def run(args: argparse.Namespace) -> int:
     from vitswin_jax.weights.runs import workdir_of
 
     pretrained = open_weights(args, *filter(None, [args.dataset]))
+    scales = scales_of(args, pretrained)
+    if len(scales) == 1:
+        pretrained = scales[0].weights  # at the one size that was asked for
     model, metadata, preprocess = pretrained.model, pretrained.metadata, pretrained.preprocess
     source = open_evaluated(args, metadata)
+
+    @functools.cache  # plain and mirrored images are the same program's
+    def compiled(make: Callable[..., Any], weights: Pretrained) -> Callable[..., Any]:
+        return make(weights.model, weights.variables["params"], weights.preprocess)
 
     def read(
         source: Source, make: Callable[..., Any], scale: Scale | None = None
@@ -120,10 +129,8 @@ def run(args: argparse.Namespace) -> int:
             preprocess=weights.preprocess,
             workers=workers_for(args.workers, platform=jax.default_backend(), records=len(source)),
         )
-        predict = make(weights.model, weights.variables["params"], weights.preprocess)
-        return predict_dataset(predict, mirrored(batches) if mirror else batches)
+        return predict_dataset(compiled(make, weights), mirrored(batches) if mirror else batches)
 
-    scales = scales_of(args, pretrained)
     if probe.is_wanted(args):
         if args.img_sizes or args.flip:
             raise UserError("--img-sizes and --flip average probabilities; probes have none.")
@@ -131,15 +138,7 @@ def run(args: argparse.Namespace) -> int:
         read_features = functools.partial(read, make=make_features)
         probe.measure(args, train=train, test=source, read_features=read_features)
         return 0
-    if args.train_split:
-        raise UserError(
-            "--train-split is where --knn, --linear-probe or --few-shot learn; add one."
-        )
-    if not model.num_classes:
-        raise UserError(
-            f"{args.weights}: the model has no head; --knn, --linear-probe and --few-shot measure "
-            "its features."
-        )
+    _check_scores(args, model)
     if args.real is not None:
         source = reassess(source, args.real)
     match = match_classes(metadata.class_names, model.num_classes, source)
@@ -173,6 +172,19 @@ def run(args: argparse.Namespace) -> int:
     if paths and not args.json:
         say("", *paths)
     return 0
+
+
+def _check_scores(args: argparse.Namespace, model: nn.Module) -> None:
+    """Raises UserError where scores of the head are asked for that there cannot be."""
+    if args.train_split:
+        raise UserError(
+            "--train-split is where --knn, --linear-probe or --few-shot learn; add one."
+        )
+    if not model.num_classes:
+        raise UserError(
+            f"{args.weights}: the model has no head; --knn, --linear-probe and --few-shot measure "
+            "its features."
+        )
 
 
 def _check_outputs(args: argparse.Namespace, page: Path | None) -> None:

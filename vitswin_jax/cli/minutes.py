@@ -47,10 +47,12 @@ def train_in_minutes(
     args: argparse.Namespace, profile: tuple[int, int] | None, *, also: Sequence[str]
 ) -> Any:
     """Chooses, trains and returns the outcome; a run that was stopped resumes."""
+    from vitswin_jax.train.keep.metrics import seconds_until
     from vitswin_jax.tune.choose import Task, choose
     from vitswin_jax.tune.clock import Clock
-    from vitswin_jax.tune.within import resumed, seconds_trained, train_within
+    from vitswin_jax.tune.within import last_step, resumed, train_within
     from vitswin_jax.tune.write import RECIPE
+    from vitswin_jax.weights.runs import METRICS
 
     _check(args)
     named = Named.of(args, also=also)
@@ -78,7 +80,8 @@ def train_in_minutes(
     if (workdir / RECIPE).is_file() and (workdir / "config.json").is_file():
         log.info("minutes: resumes by %s, which the trial before wrote.", workdir / RECIPE)
         task = Task(functools.partial(make, recipe=str(workdir / RECIPE)), fixed, recipe=True)
-        clock = Clock(clock.seconds, clock.begin - seconds_trained(workdir))
+        trained = seconds_until(workdir / METRICS, last_step(workdir))
+        clock = Clock(clock.seconds, clock.begin - trained)
         choice = resumed(task, workdir, clock)
     elif (workdir / "config.json").exists():
         raise UserError(

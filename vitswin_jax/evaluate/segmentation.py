@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
@@ -46,7 +46,7 @@ class LinearSegmenter(NamedTuple):
 
 def fit_segmenter(
     features: Float[np.ndarray, "n i j c"],
-    masks: Int[np.ndarray, "m h w"],
+    masks: Integer[np.ndarray, "m h w"],
     *,
     num_classes: int,
     c: float = 1.0,
@@ -78,7 +78,7 @@ def fit_segmenter(
 
 
 def patch_classes(
-    masks: Int[np.ndarray, "n h w"], grid: tuple[int, int], *, num_classes: int
+    masks: Integer[np.ndarray, "n h w"], grid: tuple[int, int], *, num_classes: int
 ) -> Int[np.ndarray, "n i j"]:
     """Returns the class of most pixels of each patch; `IGNORED` where no pixel counts."""
     (n, h, w), (i, j) = masks.shape, grid
@@ -91,7 +91,7 @@ def patch_classes(
 
 
 def mean_iou(
-    predicted: Int[np.ndarray, "n h w"], masks: Int[np.ndarray, "m h w"], *, num_classes: int
+    predicted: Int[np.ndarray, "n h w"], masks: Integer[np.ndarray, "m h w"], *, num_classes: int
 ) -> tuple[float, Float[np.ndarray, " k"]]:
     """Returns the mean intersection over union, in [0, 1], and that of each class.
 
@@ -100,7 +100,7 @@ def mean_iou(
     """
     check_masks(predicted, masks, num_classes)
     counted = masks != IGNORED
-    pairs = masks[counted] * num_classes + predicted[counted]
+    pairs = masks[counted].astype(np.int64) * num_classes + predicted[counted]  # masks may be uint8
     table = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
     both, either = np.diag(table), table.sum(0) + table.sum(1) - np.diag(table)
     each = np.where(either > 0, both / np.maximum(either, 1), np.nan)

@@ -75,8 +75,8 @@ class Stage(nn.Module):
     merging: Callable[..., nn.Module] | None  # takes name
     remat: bool | str
     scan: bool
-    norm: Callable[..., nn.Module] | None = None  # takes name
-    norm_after: tuple[int, ...] = ()  # blocks that a norm of the map follows
+    norm: Callable[..., nn.Module]  # takes name
+    norm_after: tuple[int, ...]  # blocks that a norm of the map follows
 
     @nn.compact
     def __call__(
@@ -99,6 +99,4 @@ class Stage(nn.Module):
 
     def _normed(self, x: Float[Array, "b h w c"], block: int) -> Float[Array, "b h w c"]:
         """Returns the map after a block, normed where a norm follows it."""
-        if self.norm is None or block not in self.norm_after:
-            return x
-        return self.norm(name=f"norm_{block}")(x)
+        return self.norm(name=f"norm_{block}")(x) if block in self.norm_after else x

@@ -10,14 +10,13 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.swin import Swin
 from vitswin_jax.models.swinv2 import CosineAttention, SwinV2Block
-from vitswin_jax.nn.relative import ContinuousPositionBias, log_coordinates
-from vitswin_jax.nn.windows import Size, relative_position_index
+from vitswin_jax.nn.relative import mlp_biases
+from vitswin_jax.nn.windows import Size
 
 BIAS_DIM = 384  # channels of the MLP that makes biases
 
@@ -27,9 +26,13 @@ class CrAttention(CosineAttention):
 
     def position_bias(self) -> Float[Array, "heads n n"]:
         """Returns B by the relative position of query and key."""
-        mlp = ContinuousPositionBias(self.num_heads, BIAS_DIM, use_out_bias=True, name="cpb_mlp")
-        table = mlp(log_coordinates(self.window_size))
-        return jnp.moveaxis(table[relative_position_index(self.window_size)], -1, 0)
+        return mlp_biases(
+            "relative_mlp",
+            grid=self.window_size,
+            prefix=0,
+            num_heads=self.num_heads,
+            hidden_dim=BIAS_DIM,
+        )
 
 
 def extra_norms(

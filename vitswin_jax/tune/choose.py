@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ class Task:
     own_images: bool = False
     """Whether the recipe knows how these images are prepared and augmented."""
 
+    @functools.cached_property
     def start(self) -> str:
         """Returns the kind of the run's start."""
         return FRESH if self.make({}).init_from is None else TUNED
@@ -65,7 +67,7 @@ class Task:
     def sizes(self, images: Images) -> list[Size]:
         """Returns the sizes among which to choose."""
         config = self.make({})
-        if self.start() == FRESH and not self.recipe and "model.name" not in self.fixed:
+        if self.start == FRESH and not self.recipe and "model.name" not in self.fixed:
             side = config.model.img_size if "model.img_size" in self.fixed else None
             return ladder(images, side)
         sizes = image_sizes(config)
@@ -137,9 +139,11 @@ def choose(task: Task, clock: Clock) -> Choice:
     return Choice(keys, config, costs, images.count, tuple(reasons))
 
 
-def length(steps: int, evaluations: int, *, images: int, batch: int) -> dict[str, Any]:
-    """Returns the keys of a run's length and of its evaluations, the last one at its end."""
-    every = max(1, math.ceil(steps / evaluations))
+def length(
+    steps: int, evaluations: int, *, images: int, batch: int, done: int = 0
+) -> dict[str, Any]:
+    """Returns the keys of a run's length, and of the evaluations after `done` of its steps."""
+    every = max(1, math.ceil((steps - done) / evaluations))
     return {
         "optim.total_steps": None,
         "optim.examples": None,
@@ -156,9 +160,11 @@ def _try_sizes(
     task: Task, images: Images, sizes: Sequence[Size], clock: Clock
 ) -> tuple[Size, int, Trial, str]:
     """Picks a size by the machine's speed, tries it out, and another one if that was wrong."""
-    enough = _enough(images, task.start())
+    enough = _enough(images, task.start)
     size, sees = _pick(sizes, machine_flops(), _FIRST_GUESS * clock.left, enough)
+    tried = []
     while True:
+        tried.append(size)
         began, batch = clock.spent, batch_for(sees, images.count)
         config = task.make(_keys_of(task, images, size, batch, epochs=0.0))
         trial = try_out(config, seconds=_TRYING * clock.seconds)
@@ -167,7 +173,7 @@ def _try_sizes(
         seconds = _FIRST_GUESS * clock.left
         better, sees_then = _pick(sizes, flops, seconds, enough)
         if (
-            better is size
+            better in tried
             or cost > _MORE * clock.seconds
             or clock.spent > 2 * _MORE * clock.seconds
         ):
@@ -178,7 +184,7 @@ def _try_sizes(
     if len(sizes) > 1:
         rule = f"of {len(sizes)} sizes the largest that sees {enough:,.0f} images, or the smallest"
         if better is not size:
-            rule = f"{better.name} would fit better, but another trial would take too long"
+            rule = f"{better.name} may fit better, but was tried, or would take too long to try"
         why = f"{rule}; {why}"
     return size, batch, trial, why
 
@@ -216,7 +222,7 @@ def _keys_of(task: Task, images: Images, size: Size, batch: int, *, epochs: floa
         return {}
     keys = dict(size.keys) | {"data.batch_size": batch, "data.eval_batch_size": max(batch, 64)}
     if not task.own_images:
-        keys |= augmentation(images, epochs, task.start())
+        keys |= augmentation(images, epochs, task.start)
     return keys
 
 
@@ -239,7 +245,7 @@ def _rate(task: Task, trial: Trial, config: ConfigDict) -> tuple[float, str]:
     """Returns the learning rate, and why."""
     if task.recipe or "optim.peak_lr" in task.fixed:
         return config.optim.peak_lr, "it was given."
-    low, high = RATES[task.start()]
+    low, high = RATES[task.start]
     if trial.rate is None:
         return config.optim.peak_lr, "the recipe's, for the range test showed no minimum."
     rate = float(f"{min(max(trial.rate, low), high):.2g}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 AIM = 0.97
 """The share of the time after which a run is planned to end."""
@@ -46,10 +46,6 @@ class Costs:
         """Returns how many steps fit into a time that has a start and evaluations besides."""
         rest = seconds - self.start - evaluations * self.evaluation
         return max(0, math.floor(rest / self.step))
-
-    def started(self) -> Costs:
-        """Returns the costs of a run that need not start."""
-        return replace(self, start=0.0)
 
 
 def evaluations_in(seconds: float, costs: Costs) -> int:

@@ -82,7 +82,3 @@ def _windows(
         windows.append(_Window(row[STEP] - start, training, others, evaluations))
         start, before = row[STEP], float(row[SECONDS])
     return windows
-
-
-def _share(row: Mapping[str, Any], keys: Sequence[str]) -> float:
-    return math.fsum(row.get(key) or 0.0 for key in keys)

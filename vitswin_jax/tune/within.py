@@ -17,7 +17,6 @@ from vitswin_jax.core.rows import STEP, read_rows
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError
 from vitswin_jax.results import Outcome
-from vitswin_jax.train.keep.metrics import SECONDS
 from vitswin_jax.train.keep.workdir import STOP
 from vitswin_jax.train.run.inputs import open_data
 from vitswin_jax.train.run.plan import Plan, make_plan
@@ -65,6 +64,7 @@ class Watch:
         self._called, self._begin = clock.spent, math.nan
         self._file = _file_number(workdir / METRICS)
         self._start = last_step(workdir)
+        self._read: tuple[int, int] | None = None  # size and time of the rows that `pace` is of
         self.replan: Pace | None = None
         """The pace by which to plan anew; None: the run goes to its end."""
         self.pace: Pace | None = None
@@ -77,9 +77,12 @@ class Watch:
             if _file_number(path) == self._file:  # the run writes it anew where it begins to train
                 return False
             self._begin = self._clock.spent
-        prepared = self._begin - self._called
-        pace = read_pace(path, self._costs, start=self._start, prepared=prepared)
-        self.pace = pace or self.pace
+        now = path.stat()
+        if self._read != (seen := (now.st_size, now.st_mtime_ns)):
+            prepared = self._begin - self._called
+            self.pace = read_pace(path, self._costs, start=self._start, prepared=prepared)
+            self._read = seen
+        pace = self.pace
         if pace is None or pace.step >= self._total:
             return False
         end = self._begin + pace.seconds + pace.seconds_to(self._total, self._every)
@@ -87,9 +90,9 @@ class Watch:
         late = (end - seconds) / seconds
         again = pace.costs.start + pace.costs.evaluation
         if self._judged is not None:
-            begin, end, lengthens = self._judged
+            first, last, lengthens = self._judged
             misses = late > _LATE or (lengthens and late < -_EARLY - again / seconds)
-            if misses and begin < part < end and self._clock.left > _WORTH * again:
+            if misses and first < part < last and self._clock.left > _WORTH * again:
                 self.replan = pace
                 return True
         compiling = 0.0 if pace.tested else _EVALUATION_COMPILES * pace.costs.start
@@ -135,8 +138,7 @@ def resumed(task: Task, workdir: Path, clock: Clock) -> Choice:
     if abs(done + more - planned) <= _KEPT * planned or more <= 0:
         return replace(choice, costs=costs)
     evaluations = max(1, min(evaluations_in(clock.left, costs), more))
-    keys = length(done + more, evaluations, images=images, batch=batch)
-    keys["run.eval_steps"] = keys["run.checkpoint_steps"] = math.ceil(more / evaluations)
+    keys = length(done + more, evaluations, images=images, batch=batch, done=done)
     log.info("minutes: %d steps more fit into the time; the run had %d left.", more, planned - done)
     return replace(choice, keys=keys, config=task.make(keys), costs=costs)
 
@@ -180,8 +182,7 @@ def train_within(
         )
         if more <= evaluations:
             break
-        keys |= length(done + more, evaluations, images=images, batch=batch)
-        keys["run.eval_steps"] = keys["run.checkpoint_steps"] = math.ceil(more / evaluations)
+        keys |= length(done + more, evaluations, images=images, batch=batch, done=done)
         config = task.make(keys)
     return outcome
 
@@ -195,12 +196,6 @@ def last_step(workdir: Path) -> int:
     """Returns the last step of a run's rows; 0 where there are none."""
     lines = read_rows(workdir / METRICS).lines
     return max((row[STEP] for _, row in lines), default=0)
-
-
-def seconds_trained(workdir: Path) -> float:
-    """Returns how long a run has trained, over all its processes."""
-    rows = [row for _, row in read_rows(workdir / METRICS).lines]
-    return float(max((row[SECONDS] for row in rows if row.get(SECONDS)), default=0.0))
 
 
 def _file_number(path: Path) -> int:

@@ -30,6 +30,11 @@ class Sizes:
     num_classes: int = 0
     in_chans: int = 3
 
+    def window_of(self, name: str) -> Size:
+        """Returns the window of a bias table's stage; a ViT's whole grid is as one window."""
+        stage = re.search(r"(?:^|/)stage_(\d+)/", name)
+        return self.windows[int(stage[1])] if stage else self.grid
+
 
 @dataclass(frozen=True)
 class Methods:
@@ -152,10 +157,7 @@ def _change(name: str, shape: tuple[int, ...], old: Sizes, new: Sizes, methods: 
             array[0], new.grid, method=methods.pos_embed
         )[None]
     if leaf == _TABLE:
-        stage = re.match(r"stage_(\d+)/", name)  # a ViT's whole grid is as one window
-        before, after = (
-            sizes.windows[int(stage[1])] if stage else sizes.grid for sizes in (old, new)
-        )
+        before, after = old.window_of(name), new.window_of(name)
         if before != after:
             rows = (2 * before[0] - 1) * (2 * before[1] - 1)  # then come those of prefix tokens
 

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 
 from vitswin_jax.core.choices import one_of
 from vitswin_jax.core.types import Shapes
-from vitswin_jax.nn.placement import param_shardings
+from vitswin_jax.nn.placement import param_shardings, spec_of
 from vitswin_jax.nn.scan import row_paths, stack_blocks
 from vitswin_jax.weights.formats.tensors import Tensor, is_float
 
@@ -77,21 +77,19 @@ def read_onto(
     On a mesh each parameter lies as `nn.params` has it. Raises UserError for a mesh that does not
     divide them.
     """
-    shardings = None if mesh is None else param_shardings(mesh, shapes_of(tensors))
-    if shardings is None:
+    if mesh is None:
         # jnp.asarray would compile a program for each shape.
         params = read_parameters(
             tensors, lambda _, array: jax.device_put(array, may_alias=False), dtype=dtype
         )
     else:
-        params = read_parameters(
-            tensors, _divider(shardings, jnp.dtype(dtype)), dtype=dtype, shrinks=True, threads=1
-        )
+        divide = _divider(param_shardings(mesh, shapes_of(tensors)), jnp.dtype(dtype))
+        params = read_parameters(tensors, divide, dtype=dtype, shrinks=True, threads=1)
     if not scan:
         return params
     flat = flatten_dict(params, sep="/")
     del params  # so that the rows of each stack are let go
-    return _stack_in_turn(flat, shardings)
+    return _stack_in_turn(flat, mesh)
 
 
 def layout_on(
@@ -110,9 +108,7 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
     return {name: tensor.shape for name, tensor in tensors.items()}
 
 
-def _stack_in_turn(
-    flat: dict[str, jax.Array], shardings: Mapping[str, NamedSharding] | None
-) -> dict[str, Any]:
+def _stack_in_turn(flat: dict[str, jax.Array], mesh: Mesh | None) -> dict[str, Any]:
     """Returns parameters in scan layout, one stack after the other; takes them out of `flat`."""
     wanted = jax.eval_shape(stack_blocks, unflatten_dict(flat, sep="/"))
     out: dict[str, jax.Array] = {}
@@ -121,10 +117,7 @@ def _stack_in_turn(
         if names is None:
             out[path] = flat.pop(path)
             continue
-        where = None
-        if shardings is not None:
-            row = shardings[names[0]]
-            where = NamedSharding(row.mesh, PartitionSpec(None, *row.spec))
+        where = None if mesh is None else NamedSharding(mesh, spec_of(path, leaf.shape))
         rows = [flat.pop(name) for name in names]
         out[path] = jax.block_until_ready(jax.jit(jnp.stack, out_shardings=where)(rows))
     return unflatten_dict(out, sep="/")

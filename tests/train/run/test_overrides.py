@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from vitswin_jax.core.types import UserError
-from vitswin_jax.train.run.overrides import apply_overrides, config_keys, parse_override
+from vitswin_jax.train.run.overrides import apply_overrides, config_keys, parse_override, set_keys
 
 
 @pytest.fixture
@@ -75,3 +75,11 @@ def test_a_mistake_is_a_line_with_what_would_be_right(config, text, message):
 def test_an_override_keeps_the_flag_as_it_was_typed():
     override = parse_override("--config.a.b=c=d")
     assert (override.flag, override.key, override.value) == ("--config.a.b", "a.b", "c=d")
+
+
+@pytest.mark.parametrize("size", [48, (48, 32), [48, 32]])
+def test_python_gives_a_size_as_one_number_or_two(config, size):
+    set_keys(config, {"model.img_size": size})
+    assert config.model.img_size == (size if isinstance(size, int) else (48, 32))
+    with pytest.raises(UserError, match=r"model\.img_size needs a whole number, or HEIGHTxWIDTH"):
+        set_keys(config, {"model.img_size": "large"})

@@ -85,7 +85,7 @@ def apply(config: ConfigDict, override: Override, *, also: Iterable[str] = ()) -
     section, _, name = override.key.rpartition(".")
     where = config[section] if section else config
     kind = where.get_type(name)
-    sized = section == "model" and name in sized_fields(where.get("name", "vit"))
+    sized = _is_sized(config, override.key)
     text = "true" if override.value is None and kind is bool else override.value
     try:
         if sized and text != "None":
@@ -107,13 +107,30 @@ def set_keys(config: ConfigDict, values: Mapping[str, Any]) -> None:
         keys = config_keys(config)
         check_known([Override(key, key, None)], keys, ())
         section, _, name = key.rpartition(".")
-        kind = (config[section] if section else config).get_type(name)
+        where = config[section] if section else config
+        sized = _is_sized(config, key)
+        needs = SIZED if sized else KINDS.get(where.get_type(name), "a value")
         try:
-            config.update_from_flattened_dict({key: value})
+            if sized and _is_size(value):
+                with where.ignore_type():
+                    where[name] = value if isinstance(value, int) else tuple(value)
+            else:
+                config.update_from_flattened_dict({key: value})
         except (TypeError, ValueError) as error:
             raise UserError(
-                f"{key} needs {KINDS.get(kind, 'a value')}, not {value!r}; now it is {keys[key]!r}."
+                f"{key} needs {needs}, not {value!r}; now it is {keys[key]!r}."
             ) from error
+
+
+def _is_sized(config: ConfigDict, key: str) -> bool:
+    """Returns whether a key is a field that may be one number or two (`sized_fields`)."""
+    section, _, name = key.rpartition(".")
+    return section == "model" and name in sized_fields(config.model.get("name", "vit"))
+
+
+def _is_size(value: Any) -> bool:
+    sides = value if isinstance(value, tuple | list) else (value,)
+    return len(sides) in (1, 2) and all(isinstance(side, int) for side in sides)
 
 
 def set_short(config: ConfigDict, values: Mapping[str, Any]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -111,8 +110,7 @@ def fit_params(params: Params, *, old: Sizes, new: Sizes) -> Params:
         elif kind == "absolute_pos_embed" and old.grid != new.grid:
             flat[name] = _resize(leaf, new.grid, _METHODS.pos_embed)
         elif kind == "relative_position_bias_table":
-            stage = re.search(r"(?:^|/)stage_(\d+)/", name)  # a ViT's whole grid is as one window
-            before, after = (s.windows[int(stage[1])] if stage else s.grid for s in (old, new))
+            before, after = old.window_of(name), new.window_of(name)
             flat[name] = leaf if before == after else _resize_biases(leaf, before, after)
     return unflatten_dict(flat, sep="/")
 

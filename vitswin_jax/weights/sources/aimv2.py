@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from vitswin_jax.weights import resize
-from vitswin_jax.weights.formats.tensors import Tensor, Tensors
+from vitswin_jax.weights.formats.tensors import Tensors
 from vitswin_jax.weights.sources.rules import (
     Rule,
     affine,
@@ -34,6 +32,7 @@ from vitswin_jax.weights.sources.source import (
     only,
     patch_fields,
 )
+from vitswin_jax.weights.sources.towers import with_bias
 from vitswin_jax.weights.sources.vit_fields import Prepared, describe_vit
 
 COMPUTED = "sincos2d_mae"
@@ -90,9 +89,7 @@ def _describe(named: Named, tensors: Tensors, hints: Hints) -> Fields:
 def _with_projection_bias(tensors: Tensors) -> Prepared:
     """Returns the tensors with a bias of zeros for the projection of an image-text model."""
     kept = dict(tensors)
-    if "visual_projection.weight" in kept:
-        kernel = kept["visual_projection.weight"]
-        kept["visual_projection.bias"] = Tensor.of(np.zeros(kernel.shape[0], kernel.dtype))
+    with_bias(kept, "visual_projection.weight", "visual_projection.bias", axis=0)
     return kept, []
 
 

@@ -125,7 +125,7 @@ def _divide_pool(tensors: dict[str, Tensor], attention: str) -> None:
             tensors[f"{attention}kv_proj_{kind}"] = fused.rows(width, 3 * width)
 
 
-def _with_bias(tensors: dict[str, Tensor], weight: str, bias: str, *, axis: int) -> None:
+def with_bias(tensors: dict[str, Tensor], weight: str, bias: str, *, axis: int) -> None:
     """Adds a bias of zeros to a projection, where it is there."""
     if weight in tensors:
         kernel = tensors[weight]
@@ -149,7 +149,7 @@ def _without_bias(bias: str) -> Callable[[dict[str, np.ndarray]], dict[str, np.n
 def _prepare_open_clip(tensors: Tensors) -> Prepared:
     """Returns the tower's parameters with a bias of zeros for its projection."""
     kept = dict(tensors)
-    _with_bias(kept, "proj", "proj_bias", axis=1)
+    with_bias(kept, "proj", "proj_bias", axis=1)
     _divide_pool(kept, "attn_pool.attn.")
     return kept, []
 
@@ -167,7 +167,7 @@ def _prepare_clip(tensors: Tensors) -> Prepared:
             "no model here does; load the CLIP model it was made from, and train a head."
         )
     kept = _vision_model(tensors)
-    _with_bias(kept, "visual_projection.weight", "visual_projection.bias", axis=0)
+    with_bias(kept, "visual_projection.weight", "visual_projection.bias", axis=0)
     return kept, []
 
 
