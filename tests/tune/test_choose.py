@@ -1,6 +1,7 @@
 """What is chosen, of a machine whose speed is given."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -109,8 +110,20 @@ def test_what_the_user_sets_stays(task, machine):
 
 def test_too_short_a_time_is_one_line(task, machine):
     machine(1e9)
-    with pytest.raises(UserError, match=r"--minutes=0.2 is too short"):
+    with pytest.raises(
+        UserError, match=r"--minutes=0.2 is too short.*; give \d+ or more\.$"
+    ) as error:
         tune.choose(task, Clock(12.0, 0.0, now=lambda: 10.0))
+    enough = 60 * int(re.search(r"give (\d+) or more", str(error.value)).group(1))
+    assert tune.choose(task, Clock(float(enough), 0.0, now=lambda: 10.0)).config
+
+
+@pytest.mark.parametrize("steps", [1, 1051, 123_457, 999_999])
+@pytest.mark.parametrize(("images", "batch"), [(24, 16), (1347, 32), (1_281_167, 96)])
+def test_epochs_are_short_and_give_the_same_steps(steps, images, batch):
+    epochs = tune.length(steps, 4, images=images, batch=batch)["optim.epochs"]
+    assert len(repr(epochs)) <= 12
+    assert round(epochs * images / batch) == steps
 
 
 def test_augmentation_grows_with_the_epochs():

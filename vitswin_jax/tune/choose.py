@@ -119,9 +119,11 @@ def choose(task: Task, clock: Clock) -> Choice:
     evaluations = evaluations_in(clock.seconds, costs)
     steps = costs.steps_in(clock.left, evaluations)
     if steps < 2 * evaluations:
+        enough = clock.spent + costs.start + evaluations * (costs.evaluation + 10 * costs.step)
         raise UserError(
             f"--minutes={clock.seconds / 60:g} is too short: {clock.spent:.0f} s went to the trial,"
-            f" and a step of {batch} images takes {trial.seconds_per_step:.2g} s here; give more."
+            f" and a step of {batch} images takes {trial.seconds_per_step:.2g} s here; give "
+            f"{math.ceil(enough / 60)} or more."
         )
     epochs = steps * batch / images.count
     keys = dict(_keys_of(task, images, size, batch, epochs=epochs))
@@ -147,7 +149,7 @@ def length(
     return {
         "optim.total_steps": None,
         "optim.examples": None,
-        "optim.epochs": steps * batch / images,
+        "optim.epochs": float(f"{steps * batch / images:.7g}"),  # short to read, the same steps
         "run.eval_epochs": 0.0,
         "run.eval_steps": every,
         "run.checkpoint_epochs": 0.0,
