@@ -18,7 +18,7 @@ import numpy as np
 
 from vitswin_jax.core.types import Label, Record, UserError
 from vitswin_jax.data.sources.object_labels import Labels, read_labels
-from vitswin_jax.data.sources.pixels import check_range, encode
+from vitswin_jax.data.sources.pixels import as_array, check_image, check_range, encode
 from vitswin_jax.data.sources.splits import ALL, TRAIN, Dataset, dataset_of
 
 PREFIX = "python:"
@@ -147,7 +147,7 @@ def _of_arrays(
     images: Any, labels: Any, name: str, class_names: Sequence[str] | None
 ) -> ObjectSource:
     """Returns the source of images and labels in two objects."""
-    pixels = images if isinstance(images, list) else _array(images, f"{name}: images")
+    pixels = images if isinstance(images, list) else as_array(images, f"{name}: images")
     if isinstance(pixels, np.ndarray):
         if pixels.ndim not in (3, 4):
             raise UserError(
@@ -183,7 +183,7 @@ def _of_items(data: Any, name: str, class_names: Sequence[str] | None) -> Object
         if _rank(image) == 4:
             images, labels = _read((data[i] for i in range(len(data))), name)
             return ObjectSource(name, images, read_labels(labels, name, class_names), fixed=True)
-        encode(image, f"{name}[{place}]")
+        check_image(image, f"{name}[{place}]")
         labels.append(label)
         kept.append(place)
     read = read_labels(labels, name, class_names)
@@ -216,7 +216,7 @@ def _examples(item: Any, name: str) -> Iterator[tuple[Any, Any]]:
     if _rank(image) != 4:
         yield image, label
         return
-    labels = _array(label, f"{name}: labels")
+    labels = as_array(label, f"{name}: labels")
     if labels.ndim == 0 or len(labels) != len(image):
         given = len(labels) if labels.ndim else "no"
         raise UserError(f"{name}: a batch has {len(image):,} images and {given} labels.")
@@ -243,11 +243,3 @@ def _example(item: Any, name: str) -> tuple[Any, Any]:
 
 def _rank(image: Any) -> int:
     return len(getattr(image, "shape", ()))
-
-
-def _array(value: Any, name: str) -> np.ndarray:
-    """Returns an object as an array; raises UserError where it cannot be one."""
-    try:
-        return np.asarray(value)
-    except Exception as error:  # PyTorch's tensors on a GPU, lists of unequal shapes
-        raise UserError(f"{name}: cannot be read as an array; pass NumPy arrays.") from error

@@ -22,16 +22,8 @@ def encode(image: Any, name: str) -> bytes:
     """
     if isinstance(image, bytes):
         return image
-    of_a_png = [1, 3]
-    if isinstance(image, Image.Image):
-        image = image if image.mode in _MODES else image.convert("RGB")
-        of_a_png.append(4)
-    try:
-        pixels = np.asarray(image)
-    except Exception as error:  # PyTorch's tensors on a GPU
-        raise UserError(f"{name}: cannot be read as an array; pass NumPy arrays.") from error
-    check_range(pixels, name)
-    file, levels = io.BytesIO(), _levels(_channels_last(pixels, name))
+    of_a_png = (1, 3, 4) if isinstance(image, Image.Image) else (1, 3)
+    file, levels = io.BytesIO(), _levels(_checked(image, name))
     if levels.shape[2] not in of_a_png:
         np.save(file, levels)
         return file.getvalue()
@@ -39,6 +31,29 @@ def encode(image: Any, name: str) -> bytes:
         file, "PNG", compress_level=0
     )
     return file.getvalue()
+
+
+def check_image(image: Any, name: str) -> None:
+    """Raises UserError, which begins with `name`, for an image that `encode` refuses."""
+    if not isinstance(image, bytes):
+        _checked(image, name)
+
+
+def as_array(value: Any, name: str) -> np.ndarray:
+    """Returns an object as an array; raises UserError where it cannot be one."""
+    try:
+        return np.asarray(value)
+    except Exception as error:  # PyTorch's tensors on a GPU, lists of unequal shapes
+        raise UserError(f"{name}: cannot be read as an array; pass NumPy arrays.") from error
+
+
+def _checked(image: Any, name: str) -> np.ndarray:
+    """Returns the pixels (h, w, c) of an image, of a shape, type and range that are checked."""
+    if isinstance(image, Image.Image) and image.mode not in _MODES:
+        image = image.convert("RGB")
+    pixels = as_array(image, name)
+    check_range(pixels, name)
+    return _channels_last(pixels, name)
 
 
 def check_range(pixels: np.ndarray, name: str) -> None:
