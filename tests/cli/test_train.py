@@ -145,6 +145,8 @@ def test_it_trains_on_a_folder_from_anywhere_and_the_run_is_used(here, vitswin):
         (["./flowers", "--model=swin_tiny"], "'swin_tiny'; there are swin_tiny_c24"),
         (["./flowers", "--epochs=many"], "--epochs needs a number, not 'many'"),
         (["./flowers", "--init-from=none"], "none: no such file or folder"),
+        (["./flowers", "--project", "flowers"], "--project needs a text; write --project=VALUE"),
+        (["digits:vit", "--loggers", "wandb"], "--loggers needs a tuple, such as (1,2); write"),
         (["finetune", "./flowers"], "the argument is the weights to start from"),
     ],
 )  # fmt: skip

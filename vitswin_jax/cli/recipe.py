@@ -105,8 +105,12 @@ class Named:
         also = [*also, *(f"--{name}" for name in ("config", "model", *overrides.SHORT))]
         changes = [overrides.parse_override(key) for key in keys]
         # First, for what follows a flag that is misspelt is taken for RECIPE or DATA.
-        known = overrides.config_keys(read_defaults("vit"))
-        overrides.check_known((c for c in changes if not c.key.startswith("model.")), known, also)
+        defaults = read_defaults("vit")
+        named = [change for change in changes if not change.key.startswith("model.")]
+        overrides.check_known(named, overrides.config_keys(defaults), also)
+        for change in named:
+            if change.value is None:  # as in --loggers wandb, whose value is taken for a word too
+                overrides.apply(defaults, change, also=also)
         recipe, data = choose(words, config=args.config, init_from=args.init_from)
         given = args.config is not None or data is None or len(words) == 2
         return cls(args, recipe, data, given, changes, also)
