@@ -25,6 +25,7 @@ from vitswin_jax.trainer import train_and_evaluate
 
 STEPS = 8  # what the cut-down recipe comes to
 PROFILE = "--profile=2:4"
+PROGRESS = ("step", "trains", "left out:", "resumed:", "compil")  # how lines begin that tell it
 
 
 def assert_same_weights(one, other):
@@ -213,7 +214,7 @@ def test_a_killed_worker_ends_the_run_in_a_line(train_command, environment, tmp_
             if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
                 os.kill(child, signal.SIGKILL)
         _, told = process.communicate(timeout=120)
-    (line,) = [line for line in told.splitlines() if not line.startswith(("step", "trains"))]
+    (line,) = [line for line in told.splitlines() if not line.startswith(PROGRESS)]
     assert process.returncode == 1
     assert line.startswith("error: a data worker (process ") and "memory" in line
 
@@ -255,7 +256,7 @@ def test_a_full_disk_ends_the_run_with_one_line_and_room_lets_it_go_on(
         env=environment,
     )
     first, after = done.stderr.split("status 1\n")
-    lines = [line for line in first.splitlines() if not line.startswith(("step", "trains"))]
+    lines = [line for line in first.splitlines() if not line.startswith(PROGRESS)]
     assert lines == [
         f"error: cannot write the checkpoint of step 4 in {disk}/run/checkpoints: No space left on "
         "device; the run stops, and the newest is of step 2."

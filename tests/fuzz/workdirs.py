@@ -18,7 +18,6 @@ from vitswin_jax.train.keep.checkpoint import Checkpoints
 from vitswin_jax.train.keep.claim import claimed
 from vitswin_jax.train.keep.loggers import Jsonl, TensorBoard
 from vitswin_jax.train.keep.same_data import write_accepted
-from vitswin_jax.train.run.plan import Plan
 from vitswin_jax.train.run.start import Origin, Start, read_start, save_start
 from vitswin_jax.train.sharding import create_mesh
 from vitswin_jax.train.state import TrainState
@@ -28,7 +27,6 @@ from .mutate import BYTES, json_value
 CONFIG = {"seed": 0, "data": {"dataset": "./flowers"}, "optim": {"b": (0.9, 0.99), "lr": 0.1}}
 SPLIT = {"images": 9, "per_class": [4, 5], "digests": {"names": "aa", "labels": "bb"}}
 DATA = {"classes": ["rose", "tulip"], "train": SPLIT, "test": SPLIT}
-PLAN = Plan(10, 0, 1, 2, 2, 9, 4, 2.5)
 OTHERS = (
     b"",
     b"[]",
@@ -68,11 +66,11 @@ def write(folder, weights):
         preprocess = {"img_size": [16, 16], "mean": [0.5] * 3, "std": [0.5] * 3}
         origin = Origin("a.safetensors", "0" * 64, preprocess, "vit", adapted=("a line",))
         save_start(workdir, Start(create_model("vit"), Preprocess(img_size=(16, 16)), origin))
-        logs = [make(workdir, PLAN, start_step=0) for make in (Jsonl, TensorBoard)]
+        logs = [make(workdir, start_step=0) for make in (Jsonl, TensorBoard)]
         with Checkpoints(workdir / "checkpoints", newest=9, data=DATA) as checkpoints:
             for step in (1, 2):
                 for log in logs:
-                    log.write(step, {"train/loss": 1.0 / step, "test/accuracy": 0.5})
+                    log.log(step, {"train/loss": 1.0 / step, "test/accuracy": 0.5})
                 checkpoints.save(state(step), next_batch=step, metrics={"test/accuracy": 0.5})
         for log in logs:
             log.close()
@@ -153,9 +151,9 @@ def read(path):
         start = read_start(workdir, name="vit", fields={})
         with Checkpoints(workdir / "checkpoints", newest=9, data=DATA) as checkpoints:
             found, step = checkpoints.restore_or(lambda: state(0), like(state(0)))
-            logs = [make(workdir, PLAN, start_step=step) for make in (Jsonl, TensorBoard)]
+            logs = [make(workdir, start_step=step) for make in (Jsonl, TensorBoard)]
             for log in logs:
-                log.write(step + 1, {"train/loss": 0.5})
+                log.log(step + 1, {"train/loss": 0.5})
                 log.close()
             checkpoints.save(state(step + 1), next_batch=step + 1, metrics={"test/accuracy": 1.0})
     kernel = np.asarray(found.params["head"]["kernel"])

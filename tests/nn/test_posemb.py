@@ -44,6 +44,7 @@ def positions(kind, *, prefix=0, grid=(3, 4), embed_prefix=True):
             kind=kind,
             grid=grid,
             prefix=prefix,
+            hidden_dim=0,  # of MLPs, which these kinds have not
             embed_prefix=embed_prefix,
             embed_dim=8,
             num_heads=2,

@@ -56,7 +56,7 @@ MAY_CHANGE = (  # keys that change how long a run is, how it computes or reports
 
 ADDED: Mapping[str, Any] = {
     "quantize": "none",
-    "data.img_sizes": (),
+    "data.img_sizes": [],
     **dict.fromkeys(
         f"pretrain.{key}"
         for key in (
