@@ -10,8 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vitswin_jax.core.atomic import replacing
-from vitswin_jax.train.run.overrides import config_keys
-from vitswin_jax.train.run.recipe import read_defaults
+from vitswin_jax.train.run.recipe import changed_values
 
 RECIPE = "recipe.py"
 """The name, in the workdir, of the recipe that repeats a run with --minutes."""
@@ -28,13 +27,11 @@ def write_recipe(path: Path, config: ConfigDict, text: Sequence[str]) -> Path:
 
 def recipe_of(config: ConfigDict, text: Sequence[str]) -> str:
     """Returns the text of a recipe's file: what differs from the defaults, section by section."""
-    defaults, keys = config_keys(read_defaults(config.model.name)), config_keys(config)
     changed: dict[str, Any] = {"model": {"name": config.model.name}}
-    for key, value in keys.items():
-        if value != defaults.get(key):
-            section, dot, name = key.rpartition(".")
-            place = changed.setdefault(section, {}) if dot else changed
-            place[name] = value
+    for key, value in changed_values(config).items():
+        section, dot, name = key.rpartition(".")
+        place = changed.setdefault(section, {}) if dot else changed
+        place[name] = value
     parts = [f"        {name}={_written(value)},\n" for name, value in changed.items()]
     lines = [part for line in text for part in textwrap.wrap(line, _WIDTH) or [""]]
     doc = "\n".join(lines).replace("\\", "\\\\").replace('"""', "'''")

@@ -11,7 +11,7 @@ import numpy as np
 from vitswin_jax.core.choices import Faults
 from vitswin_jax.core.types import Shapes, counted
 from vitswin_jax.weights import resize
-from vitswin_jax.weights.formats.tensors import Tensor
+from vitswin_jax.weights.formats.tensors import Tensor, shapes_of
 
 Size = tuple[int, int]
 HEADS = ("head", "head_dist")
@@ -87,7 +87,7 @@ def adapt(
     if old.windows != new.windows and not tables:
         before, after = (", ".join(map(_x, windows)) for windows in (old.windows, new.windows))
         notes.append(f"windows of {before} to {after}: biases follow from their coordinates")
-    found = {name: tensor.shape for name, tensor in adapted.items()}
+    found = shapes_of(adapted)
     check_parameters(found, shapes, origin=origin)
     return adapted, notes
 

@@ -30,7 +30,7 @@ from vitswin_jax.models.registry import create_model, family_of
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.weights.adapt import Methods, adapt, check_parameters
 from vitswin_jax.weights.formats.read import Contents, read_tensors
-from vitswin_jax.weights.formats.tensors import Tensor, is_float
+from vitswin_jax.weights.formats.tensors import Tensor, is_float, shapes_of
 from vitswin_jax.weights.locate import Located, locate
 from vitswin_jax.weights.metadata import Metadata
 from vitswin_jax.weights.place import layout_on, param_dtype_of, read_onto
@@ -208,7 +208,7 @@ class Pretrained:
         ]
         tensors = {f"encoder/{name}": tensor for name, tensor in encoder.items()}
         tensors |= self._decoder.tensors
-        found = {name: tensor.shape for name, tensor in tensors.items()}
+        found = shapes_of(tensors)
         check_parameters(found, parameter_shapes(model), origin=str(self.file))
         return tensors, notes
 
@@ -295,7 +295,7 @@ def _open_native(
 ) -> Pretrained:
     metadata = Metadata.from_json(stated, origin=str(path))
     tensors = contents.tensors
-    found = {name: tensor.shape for name, tensor in tensors.items()}
+    found = shapes_of(tensors)
     with claiming(str(path), {**metadata.fields, **(metadata.pretrain or {})}, found.values()):
         whole = model = create_model(metadata.name, **metadata.fields)
         if metadata.pretrain is not None:

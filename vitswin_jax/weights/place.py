@@ -17,10 +17,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 
 from vitswin_jax.core.choices import one_of
-from vitswin_jax.core.types import Shapes
 from vitswin_jax.nn.placement import param_shardings, spec_of
 from vitswin_jax.nn.scan import row_paths, stack_blocks
-from vitswin_jax.weights.formats.tensors import Tensor, is_float
+from vitswin_jax.weights.formats.tensors import Tensor, is_float, shapes_of
 
 PARAM_DTYPES = ("float32", "bfloat16", "float16")
 """What parameters can be kept in."""
@@ -101,11 +100,6 @@ def layout_on(
         name: jax.ShapeDtypeStruct(shapes[name], jnp.dtype(dtype), sharding=sharding)
         for name, sharding in param_shardings(mesh, shapes).items()
     }
-
-
-def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
-    """Returns the shapes of unread tensors."""
-    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _stack_in_turn(flat: dict[str, jax.Array], mesh: Mesh | None) -> dict[str, Any]:

@@ -15,9 +15,8 @@ from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Source, counted, with_tuples
 from vitswin_jax.train.optim.optimizers import SCHEDULE_KEYS
 from vitswin_jax.train.optim.schedules import make_schedule
-from vitswin_jax.train.run.overrides import config_keys
 from vitswin_jax.train.run.prepare import Run
-from vitswin_jax.train.run.recipe import read_defaults
+from vitswin_jax.train.run.recipe import changed_values
 
 log = logger(__name__)
 
@@ -74,8 +73,7 @@ def _sizes(run: Run) -> str:
 
 def changed_keys(config: ConfigDict) -> str:
     """Returns the keys of a config that differ from the defaults, with their values."""
-    defaults, keys = config_keys(read_defaults(config.model.name)), config_keys(config)
-    return ", ".join(f"{key}={keys[key]}" for key in keys if keys[key] != defaults.get(key))
+    return ", ".join(f"{key}={value}" for key, value in changed_values(config).items())
 
 
 def announce(facts: Sequence[tuple[str, str]]) -> None:

@@ -18,7 +18,7 @@ from vitswin_jax.core import recipes
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.registry import FAMILIES, family_of, model_kwargs, resolve_name
 from vitswin_jax.models.variants import VARIANTS
-from vitswin_jax.train.run.overrides import apply_overrides
+from vitswin_jax.train.run.overrides import apply_overrides, config_keys
 
 NEIGHBOURS = "configs"
 """The package by which a recipe imports its neighbours and `base`."""
@@ -46,6 +46,12 @@ def read_defaults(model: str) -> ConfigDict:
     """Returns the defaults of every key: those of `configs/base.py` and of a model, by its name."""
     with _imported(recipes.FOLDER / f"{recipes.DEFAULTS}.py") as base:
         return base.recipe(model={"name": model})
+
+
+def changed_values(config: ConfigDict) -> dict[str, Any]:
+    """Returns the keys of a config that differ from the defaults, and their values."""
+    defaults = config_keys(read_defaults(config.model.name))
+    return {key: value for key, value in config_keys(config).items() if value != defaults.get(key)}
 
 
 def set_model(config: ConfigDict, name: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from vitswin_jax.core.types import UserError
+from vitswin_jax.core.types import Shapes, UserError
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOAT8 = {"F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn), "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2)}
@@ -84,6 +84,11 @@ class Tensor:
     def row(self, index: int) -> Tensor:
         """Returns one index of the first axis, still unread."""
         return self.rows(index, index + 1).map(lambda rows: rows[0], self.shape[1:])
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
+    """Returns the shapes of unread tensors."""
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def is_float(tensor: Tensor) -> bool:
