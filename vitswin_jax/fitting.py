@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import flax.linen as nn
 from ml_collections import ConfigDict
 
+from vitswin_jax.core.recipes import ANY_MODEL, FROM_WEIGHTS
 from vitswin_jax.core.rows import read_rows
 from vitswin_jax.core.types import UserError
 from vitswin_jax.data.augment.transforms import Preprocess
@@ -35,10 +36,6 @@ from vitswin_jax.train.run.recipe import read_recipe, set_model, set_module
 from vitswin_jax.trainer import train_and_evaluate
 from vitswin_jax.weights.open import open_pretrained
 from vitswin_jax.weights.runs import METRICS
-
-ANY_MODEL, FROM_WEIGHTS = "folder", "finetune"
-"""The recipes of a run without one of its own: from scratch, and from weights."""
-
 
 if TYPE_CHECKING:
     ModelOrName = str | nn.Module | None

@@ -31,7 +31,7 @@ def machine(monkeypatch):
     def machine(flops, *, compile_seconds=5.0, rate=1e-3):
         tried = []
 
-        def try_out(config, *, seconds):
+        def try_out(config, *, seconds, data):
             size = next(each for each in tried_sizes if each.keys.items() <= config_items(config))
             tried.append(size)
             step = config.data.batch_size * size.flops / flops

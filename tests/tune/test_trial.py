@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vitswin_jax.train.optim.schedules import make_schedule
+from vitswin_jax.train.run.inputs import open_data
 from vitswin_jax.tune import trial
 
 
@@ -55,7 +56,9 @@ def test_a_trial_rises_by_equal_factors(make_config):
 
 @pytest.mark.long
 def test_a_trial_measures_the_runs_own_steps(make_config):
-    found = trial.try_out(make_config(), seconds=0.01)
+    config = make_config()
+    data = open_data(dict(config.data), seed=config.seed)
+    found = trial.try_out(config, seconds=0.01, data=data)
     assert found.seconds_per_step > 0 and found.compile_seconds > found.seconds_per_step
     assert not found.whole and found.rate is None
     assert len(found.losses) == len(found.rates) == 2  # the time is over after the second

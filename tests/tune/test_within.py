@@ -117,9 +117,35 @@ def test_it_is_planned_anew_once_and_then_ends_in_time(tmp_path):
     assert watch.replan is None
 
 
-def test_a_run_that_is_whole_too_early_is_extended(tmp_path, make_config, monkeypatch):
+@pytest.fixture
+def watches(monkeypatch):
+    """The watches of the runs in a test, in their order."""
+    watches = []
+
+    class Watched(Watch):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            watches.append(self)
+
+    monkeypatch.setattr(within, "Watch", Watched)
+    return watches
+
+
+@pytest.fixture
+def make(make_config):
+    """Returns a config with keys, that is evaluated and saved every 20 steps."""
+
+    def make(keys):
+        config = make_config()
+        config.update_from_flattened_dict(EACH_20 | keys)
+        return config
+
+    return make
+
+
+def test_a_run_that_is_whole_too_early_is_extended(tmp_path, make, watches, monkeypatch):
     """100 steps are done after 90 s of 300: the trainer stands aside, as below."""
-    hand, lengths, watches = Hand(), [], []
+    hand, lengths = Hand(), []
 
     def train(config, workdir, *, command):
         lengths.append(round(config.optim.epochs * 1000 / config.data.batch_size))
@@ -132,18 +158,7 @@ def test_a_run_that_is_whole_too_early_is_extended(tmp_path, make_config, monkey
             hand.at = 285.0
         return OUTCOME
 
-    class Watched(Watch):
-        def __init__(self, *args, **options):
-            super().__init__(*args, **options)
-            watches.append(self)
-
-    monkeypatch.setattr(within, "Watch", Watched)
     monkeypatch.setattr(within, "train_and_evaluate", train)
-
-    def make(keys):
-        config = make_config()
-        config.update_from_flattened_dict(EACH_20 | keys)
-        return config
 
     config = make({"optim.epochs": 100 * make({}).data.batch_size / 1000})
     choice = Choice({}, config, EXPECTED, 1000, ["why"])
@@ -154,7 +169,7 @@ def test_a_run_that_is_whole_too_early_is_extended(tmp_path, make_config, monkey
     assert 100 + 0.7 * (left - 30) / 0.5 < second < 100 + left / 0.5
 
 
-def test_a_slow_run_resumes_with_fewer_steps(tmp_path, make_config, monkeypatch):
+def test_a_slow_run_resumes_with_fewer_steps(tmp_path, make, watches, monkeypatch):
     """The trainer stands aside: it writes rows as a run does that is five times slower."""
     hand, lengths = Hand(), []
 
@@ -168,20 +183,7 @@ def test_a_slow_run_resumes_with_fewer_steps(tmp_path, make_config, monkeypatch)
             assert watches[-1].look()
         return OUTCOME
 
-    watches = []
-
-    class Watched(Watch):
-        def __init__(self, *args, **options):
-            super().__init__(*args, **options)
-            watches.append(self)
-
-    monkeypatch.setattr(within, "Watch", Watched)
     monkeypatch.setattr(within, "train_and_evaluate", train)
-
-    def make(keys):
-        config = make_config()
-        config.update_from_flattened_dict(EACH_20 | keys)
-        return config
 
     batch = make({}).data.batch_size
     config = make({"optim.epochs": 2000 * batch / 1000})

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitswin_jax.cli.place import choose_workdir
-from vitswin_jax.cli.recipe import ANY_MODEL, FROM_WEIGHTS, Named
+from vitswin_jax.cli.recipe import Named
+from vitswin_jax.core.recipes import ANY_MODEL, FROM_WEIGHTS
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError
 
@@ -52,7 +53,7 @@ def train_in_minutes(
     from vitswin_jax.tune.clock import Clock
     from vitswin_jax.tune.within import last_step, resumed, train_within
     from vitswin_jax.tune.write import RECIPE
-    from vitswin_jax.weights.runs import METRICS
+    from vitswin_jax.weights.runs import CONFIG, METRICS
 
     _check(args)
     named = Named.of(args, also=also)
@@ -77,13 +78,13 @@ def train_in_minutes(
     command = shlex.join(args.command)
     workdir = Path(choose_workdir(args.workdir, args.name, task.make({}))).expanduser()
     clock = Clock(60 * args.minutes, getattr(args, "began", time.monotonic()))
-    if (workdir / RECIPE).is_file() and (workdir / "config.json").is_file():
+    if (workdir / RECIPE).is_file() and (workdir / CONFIG).is_file():
         log.info("minutes: resumes by %s, which the trial before wrote.", workdir / RECIPE)
         task = Task(functools.partial(make, recipe=str(workdir / RECIPE)), fixed, recipe=True)
         trained = seconds_until(workdir / METRICS, last_step(workdir))
         clock = Clock(clock.seconds, clock.begin - trained)
         choice = resumed(task, workdir, clock)
-    elif (workdir / "config.json").exists():
+    elif (workdir / CONFIG).exists():
         raise UserError(
             f"workdir {workdir}: holds a run that was begun without --minutes; choose another "
             "--name or --workdir, or resume it without --minutes."

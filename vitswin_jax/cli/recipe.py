@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from vitswin_jax.cli.inputs import holds_weights
 from vitswin_jax.core import recipes
+from vitswin_jax.core.recipes import ANY_MODEL, FROM_WEIGHTS
 from vitswin_jax.core.types import UserError, naming
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
     from vitswin_jax.train.run.overrides import Override
-
-ANY_MODEL, FROM_WEIGHTS = "folder", "finetune"
-"""The recipes of data without a recipe of their own: from scratch, and from --init-from."""
 
 EXAMPLES = """\
 examples:

@@ -18,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Asks the run of a folder to end; raises UserError where none trains there."""
     from vitswin_jax.train.keep.lock import is_held
-    from vitswin_jax.train.keep.workdir import CONFIG, STOP
+    from vitswin_jax.train.keep.workdir import STOP
+    from vitswin_jax.weights.runs import CONFIG
 
     workdir = Path(args.workdir).expanduser()
     if not (workdir / CONFIG).is_file():

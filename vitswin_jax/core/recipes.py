@@ -19,6 +19,8 @@ FOLDER = next(
 
 DEFAULTS = "base"
 """The file of every key and its default, which is no recipe."""
+ANY_MODEL, FROM_WEIGHTS = "folder", "finetune"
+"""The recipes of data without a recipe of their own: from scratch, and from weights."""
 
 
 def recipe_names() -> dict[str, str]:

@@ -111,9 +111,7 @@ def describe_data(data: dict[str, Any], *, seed: int, classes: int | None) -> tu
     splits = [data[f"{name}_split"] for name in ("train", "test")]
     train, test = (describe_source(dataset, split=split, classes=classes) for split in splits)
     if train is not None and test is not None:
-        for key in ("dataset", "data_dir", "holdout", "outside_files", "train_split", "test_split"):
-            data.pop(key)
-        return train, test
+        return open_data(data, seed=seed, opened=(train, test))
     try:
         return open_data(data, seed=seed)
     except UserError as error:

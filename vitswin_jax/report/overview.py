@@ -17,9 +17,8 @@ from vitswin_jax.core.types import UserError, counted
 from vitswin_jax.report.curves import EPOCH, Series, line_of, many_runs
 from vitswin_jax.report.page import percent, template
 from vitswin_jax.report.runs import ACCURACY, LOSS, read_config, read_metrics
-from vitswin_jax.weights.runs import CHECKPOINTS, METRICS
+from vitswin_jax.weights.runs import CONFIG, METRICS, is_run
 
-CONFIG = "config.json"
 DONE, RUNNING, STOPPED = "done", "running", "stopped"
 _FIRST = ("model.name", "init_from", "data.dataset", "optim.", "data.", "model.")
 _DEEPEST = 8  # folders below each other; a link may lead back to where it lies
@@ -84,8 +83,8 @@ def read_runs(folder: str | os.PathLike[str], trains: Callable[[Path], bool]) ->
     if not root.is_dir():
         raise UserError(f"{folder}: there is no such folder; name one with runs in it, as runs.")
     runs, others = [], []
-    for path, is_run in _search(root, _DEEPEST):
-        if not is_run:
+    for path, holds in _search(root, _DEEPEST):
+        if not holds:
             others.append(f"{path}: is no run, for it has no {CONFIG} and no {METRICS}.")
             continue
         name = path.relative_to(root).as_posix() if path != root else root.resolve().name
@@ -108,7 +107,7 @@ def _search(folder: Path, depth: int) -> Iterator[tuple[Path, bool]]:
     if depth:
         below = [each for each in _entries(folder) if not each.name.startswith(".")]
         found = [pair for each in below for pair in _search(each, depth - 1)]
-    if any(is_run for _, is_run in found):
+    if any(holds for _, holds in found):
         yield from found
     else:
         yield folder, False
@@ -122,8 +121,8 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _looks_like_a_run(folder: Path) -> bool:
-    files = (folder / name for name in (CONFIG, METRICS))
-    return any(file.is_file() for file in files) or (folder / CHECKPOINTS).is_dir()
+    """Returns whether a folder is a workdir, or has only its config yet."""
+    return is_run(folder) or (folder / CONFIG).is_file()
 
 
 def summarize(workdir: Path, name: str, *, trains: bool) -> Summary:

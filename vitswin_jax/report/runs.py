@@ -15,6 +15,7 @@ from vitswin_jax.core.json import read_json
 from vitswin_jax.core.rows import STEP, read_rows
 from vitswin_jax.core.types import UserError
 from vitswin_jax.report.curves import Series
+from vitswin_jax.weights.runs import CONFIG
 
 SAME_SPLIT = ("data.dataset", "data.test_split", "data.holdout", "seed")
 ACCURACY, LOSS = "test/accuracy", "test/loss"
@@ -58,7 +59,7 @@ def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, Series]:
 
 def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns a run's config.json; {} where there is none."""
-    path = Path(workdir) / "config.json"
+    path = Path(workdir) / CONFIG
     return read_json(path, {"type": "object"}) if path.exists() else {}
 
 

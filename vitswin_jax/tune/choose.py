@@ -12,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vitswin_jax.core.terminal import logger
-from vitswin_jax.core.types import UserError, counted
+from vitswin_jax.core.types import Source, UserError, counted
 from vitswin_jax.train.run.inputs import open_data
 from vitswin_jax.tune.clock import Clock, Costs, evaluations_in
 from vitswin_jax.tune.sizes import (
@@ -92,7 +92,7 @@ def choose(task: Task, clock: Clock) -> Choice:
     Raises UserError where the time is too short for a few steps, and as the run itself would.
     """
     config = task.make({})
-    train, test = open_data(dict(config.data), seed=config.seed)
+    data = train, test = open_data(dict(config.data), seed=config.seed)
     images = look_at(train)
     reasons: list[str] = []
 
@@ -103,7 +103,7 @@ def choose(task: Task, clock: Clock) -> Choice:
     colours = "grey" if images.grey else "in colour"
     say(f"data: {counted(images.count, 'image')}, {colours}, {images.side} px high or wide.")
     sizes = task.sizes(images)
-    size, batch, trial, why = _try_sizes(task, images, sizes, clock)
+    size, batch, trial, why = _try_sizes(task, images, sizes, clock, data)
     say(f"size: {size.name}; {why}")
     config = task.make(_keys_of(task, images, size, batch, epochs=0.0))
     batch = config.data.batch_size
@@ -159,7 +159,11 @@ def length(
 
 
 def _try_sizes(
-    task: Task, images: Images, sizes: Sequence[Size], clock: Clock
+    task: Task,
+    images: Images,
+    sizes: Sequence[Size],
+    clock: Clock,
+    data: tuple[Source, Source],
 ) -> tuple[Size, int, Trial, str]:
     """Picks a size by the machine's speed, tries it out, and another one if that was wrong."""
     enough = _enough(images, task.start)
@@ -169,7 +173,7 @@ def _try_sizes(
         tried.append(size)
         began, batch = clock.spent, batch_for(sees, images.count)
         config = task.make(_keys_of(task, images, size, batch, epochs=0.0))
-        trial = try_out(config, seconds=_TRYING * clock.seconds)
+        trial = try_out(config, seconds=_TRYING * clock.seconds, data=data)
         cost = clock.spent - began
         flops = size.flops * config.data.batch_size / trial.seconds_per_step
         seconds = _FIRST_GUESS * clock.left

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import math
 import statistics
 import time
@@ -19,7 +20,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from vitswin_jax.core.types import Source
 from vitswin_jax.train.run.compile import make_step
+from vitswin_jax.train.run.inputs import open_data
 from vitswin_jax.train.run.plan import UNITS, Count
 from vitswin_jax.train.run.prepare import prepare
 from vitswin_jax.train.state import state_layout
@@ -70,12 +73,12 @@ def smooth(losses: Sequence[float]) -> np.ndarray:
     return np.array(out)
 
 
-def try_out(config: ConfigDict, *, seconds: float) -> Trial:
+def try_out(config: ConfigDict, *, seconds: float, data: tuple[Source, Source]) -> Trial:
     """Trains by `config` for about `seconds` after compiling, at rates that rise by equal factors.
 
-    Raises UserError as the run itself would.
+    `data` are the train and the test split. Raises UserError as the run itself would.
     """
-    run = prepare(rising(config))
+    run = prepare(rising(config), opener=functools.partial(open_data, opened=data))
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
     layout = state_layout(run.model, run.tx, **run.state)
     teacher = load_teacher(run)

@@ -13,7 +13,7 @@ WEIGHTS = "model.safetensors"
 """What a run calls its newest weights, or those that it ended with."""
 BEST = "best.safetensors"
 """What a run calls the weights that were tested best so far."""
-CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
+CHECKPOINTS, CONFIG, METRICS = "checkpoints", "config.json", "metrics.jsonl"
 _BEST = "best"
 
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from configs import base
-from vitswin_jax.train.keep.workdir import CONFIG
 from vitswin_jax.train.run.dtype import dtype_for, with_dtype
+from vitswin_jax.weights.runs import CONFIG
 
 CPU = SimpleNamespace(platform="cpu")
 TPU = SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")

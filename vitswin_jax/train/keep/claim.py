@@ -19,7 +19,6 @@ from vitswin_jax.train.keep.lock import locked
 from vitswin_jax.train.keep.same_data import check_same_data, read_recorded, write_accepted
 from vitswin_jax.train.keep.workdir import (
     ACCEPTED,
-    CONFIG,
     DATASET,
     LOGGED,
     MAY_CHANGE,
@@ -29,7 +28,7 @@ from vitswin_jax.train.keep.workdir import (
     as_written_now,
     flatten,
 )
-from vitswin_jax.weights.runs import BEST, CHECKPOINTS, METRICS, WEIGHTS
+from vitswin_jax.weights.runs import BEST, CHECKPOINTS, CONFIG, METRICS, WEIGHTS
 
 OURS = (CONFIG, METRICS, START, ACCEPTED, LOGGED, WEIGHTS, BEST, REPORT)
 """Files that only the run of a folder writes."""

@@ -14,8 +14,8 @@ from vitswin_jax.core.types import UserError
 from vitswin_jax.models.fields import EXECUTION
 from vitswin_jax.models.registry import model_kwargs
 from vitswin_jax.train.run.plan import UNITS, Count
+from vitswin_jax.weights.runs import CONFIG
 
-CONFIG = "config.json"
 REPORT = "report.html"
 PROFILE = "profile"
 START = "start.json"

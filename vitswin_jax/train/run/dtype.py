@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from vitswin_jax.core.json import read_json
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError
-from vitswin_jax.train.keep.workdir import CONFIG
+from vitswin_jax.weights.runs import CONFIG
 
 log = logger(__name__)
 

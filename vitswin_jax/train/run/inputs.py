@@ -30,14 +30,20 @@ Opener = Callable[..., tuple[Source, Source]]
 
 
 def open_data(
-    data: dict[str, Any], *, seed: int, dataset: Dataset | None = None
+    data: dict[str, Any],
+    *,
+    seed: int,
+    dataset: Dataset | None = None,
+    opened: tuple[Source, Source] | None = None,
 ) -> tuple[Source, Source]:
     """Opens the train and the test split, of `dataset` if it is passed.
 
-    Takes from `data` the keys that say which.
+    Takes from `data` the keys that say which. Splits that are `opened` already are returned.
     """
     where = {key: data.pop(key) for key in ("dataset", "data_dir", "holdout", "outside_files")}
     splits = [data.pop("train_split"), data.pop("test_split")]
+    if opened is not None:
+        return opened
     if dataset is None:
         train, test = (open_source(split=split, seed=seed, **where) for split in splits)
     else:
