@@ -1,7 +1,18 @@
 """Vision Transformer and Swin Transformer in JAX: train, fine-tune, convert and deploy.
 
-The public face; see the README for the commands. What touches JAX is imported on first use, so
-that commands and data workers which do not need it start fast.
+- `create_model` makes a model by a name of `model_names`.
+- `load_pretrained` returns a model with its weights from a file of any source; `open_pretrained`
+  returns a `Pretrained`, which has the preprocessing and the class names too.
+- `make_preprocess` returns the function from images to the input of a model, and `load_metadata`
+  the facts that a weights file states.
+- `save_pretrained` writes a model, in our format or in that of another library.
+- `fit` trains a model on data, calls a `Callback`, and returns a `Fitted`.
+- `train.trajectory` returns losses and gradient norms of given batches.
+- `UserError` is raised for each mistake that a user can correct.
+- `__version__` is the version, a str.
+
+`help(vitswin_jax.fit)` explains each in full; the README has the commands. Modules that need JAX
+are imported on first use, so that commands and data workers without it start fast.
 """
 
 from __future__ import annotations

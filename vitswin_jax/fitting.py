@@ -46,28 +46,40 @@ else:  # anything may be passed, and what cannot be used raises UserError
 
 @dataclass(frozen=True)
 class Fitted:
-    """The result of `fit`: the trained model, and how it was trained."""
+    """The result of `fit`: the trained model, and how it was trained.
+
+    Attributes:
+        model: the Linen module.
+        variables: its variables: `model.apply(variables, images)` gives float32 logits (b, k).
+        preprocess: a function from an image, uint8 (h, w, c) in [0, 255], to the input of the
+            model, float32 (H, W, c).
+        class_names: a name for each of the k classes.
+        history: the rows of `metrics.jsonl`, each with `step` and `epoch`: those of training have
+            `train/loss`, ..., those of evaluations `test/loss`, `test/accuracy` in [0, 1], ...
+        result: the last evaluation; `print(result)` shows what `vitswin train` prints.
+        workdir: the folder of the run, or None if none was given.
+
+    >>> rows = [{"step": 1, "train/loss": 2.3}, {"step": 2, "train/loss": 1.9}, {"step": 2}]
+    >>> fitted = Fitted(None, {}, None, ("cat", "dog"), rows, None, None)  # `fit` returns one
+    >>> fitted.column("train/loss")
+    ([1, 2], [2.3, 1.9])
+    """
 
     model: nn.Module = field(repr=False)
-    """The Linen module."""
     variables: Mapping[str, Any] = field(repr=False)
-    """Its variables: `model.apply(variables, images)` gives logits (b, k)."""
     preprocess: Preprocess
-    """The function from an image, uint8 (h, w, c), to the model's input, float32 (H, W, c)."""
     class_names: tuple[str, ...]
     history: Sequence[Mapping[str, Any]] = field(repr=False)
-    """The rows of metrics.jsonl: `step`, `epoch`, `train/loss`, `test/accuracy`, ..."""
     result: Result | PretrainingResult
     workdir: Path | None
-    """The run's folder, None if none was given."""
 
     @property
     def test_accuracy(self) -> float:
-        """The share of test images that were named rightly, in [0, 1]; NaN without labels."""
+        """The share of test images whose class was predicted, in [0, 1]; NaN without labels."""
         return getattr(self.result, "test_accuracy", float("nan"))
 
     def column(self, name: str) -> tuple[list[int], list[float]]:
-        """Returns the steps and the values of one number of the history, to be plotted."""
+        """Returns (steps, values) of one number of the history, such as "test/accuracy"."""
         rows = [row for row in self.history if row.get(name) is not None]
         return [row["step"] for row in rows], [row[name] for row in rows]
 
@@ -97,42 +109,53 @@ def fit(
 ) -> Fitted:
     """Trains a model on data, as `vitswin train` does, and returns it with its history.
 
-    What is trained, on what:
+    Args:
+        model: a name (`model_names`), a module of `create_model`, or None for the model of the
+            recipe. The model has as many classes as the data.
+        data: (images, labels); an object with a length and items (PyTorch's datasets, Grain's
+            MapDataset, a list of examples); an iterable of examples or batches, which is read into
+            memory once (at most 8 GB); or the name of a dataset, such as a folder (docs/data.md).
+            An example is (image, label) or {"image": image, "label": label}. An image is uint8
+            (h, w, c) in [0, 255] or float (h, w, c) in [0, 1], not normalised; (h, w), (c, h, w),
+            PIL's images and encoded bytes work too. Images may differ in size: the run resizes
+            them. A label is a whole number in [0, k), the name of a class, or, if an image has
+            several classes, a row (k,) of 0 and 1.
+        test: the test examples, in any of these forms except a name. None: a quarter of each class
+            of `data` is held out (`data.holdout`).
+        class_names: k names, if `data` is no name of a dataset. None: those of `data`.
+        recipe: a name ("digits:vit"), a file or a ConfigDict. None: "folder", or "finetune" with
+            `init_from`.
+        init_from: weights to start from: a file of any source, a run's workdir or a published name.
+        workdir: the folder of weights, metrics, report and checkpoints. The same call resumes the
+            run in it. None: a temporary folder, which is removed at the end.
+        epochs: passes over the training examples, above 0. For this and the next four, None means
+            as in the recipe.
+        batch_size: images per step, over all devices.
+        lr: the peak of the learning rate.
+        img_size: pixels, int or (height, width).
+        seed: the seed of all random numbers, 0 or more.
+        config: any other keys, {"optim.weight_decay": 0.1}; `vitswin config RECIPE` lists them.
+        loss: a function of JAX, loss(logits, targets): float (b, k) each -> the loss of each
+            example, float (b,). Mixing and label smoothing have changed the targets before.
+        metrics: {name: function(logits, labels) -> one number}, with NumPy arrays (n, k) and int
+            (n,), or (n, k) of 0 and 1, of the whole test split. The history has `test/NAME`.
+        augment: augment(image, rng): uint8 (h, w, c), numpy.random.Generator -> uint8 (H, W, c).
+        optimizer: an optax.GradientTransformation, or a function from the recipe's schedule
+            (step -> learning rate) to one. The length, `accum_steps` and `freeze` of
+            `config.optim` still apply.
+        loggers: names of `config.loggers`, and objects with `log(step, numbers)` and `close()`.
+        callbacks: objects with some of the methods of `Callback`, or functions of (step, numbers),
+            which are called at each evaluation.
+        accept_changed_data: resume although the data changed since the last checkpoint.
 
-    - `model` is a name (`model_names`), a module of `create_model`, whose number of classes is the
-      data's, or None for the recipe's own. `init_from` has weights to start from: a file of any
-      source, a run's workdir or a published name.
-    - `data` is (images, labels); an object with a length and items, as PyTorch's datasets, Grain's
-      MapDataset and lists are; an iterable of examples or batches, which is read once into memory;
-      or a dataset's name, such as a folder. An example is (image, label), or a mapping of these
-      names. An image is uint8 (h, w, c) in [0, 255] or float in [0, 1], not normalised, also
-      (h, w), (c, h, w) or PIL's; images may differ in size, and the run resizes them. A label is a
-      whole number in [0, k), a class's name, or of several classes a row (k,) of 0 and 1.
-    - `test` has the test examples, in any of these forms; without it a quarter of each class is
-      held out of `data` (`data.holdout`).
-    - `recipe` is a name ("digits:vit"), a file or a ConfigDict; the default is "folder", or
-      "finetune" with `init_from`. `epochs`, `batch_size`, `lr` (the peak), `img_size` and `seed`
-      are the frequent keys; `config` sets any other, {"optim.weight_decay": 0.1}.
-    - `workdir` keeps the run: its weights, rows, report and checkpoints, from which the same call
-      resumes. Without it nothing is kept but what is returned.
+    Returns:
+        A `Fitted`: `model`, `variables`, `preprocess`, `test_accuracy`, `history`, ...
 
-    Objects of one's own, in place of what the recipe names:
-
-    - `loss(logits, targets)`: float (b, k) each -> the loss of each example, float (b,); in JAX.
-      Targets are soft: mixed and smoothed.
-    - `metrics`: name -> function(logits, labels) -> one number; NumPy arrays (n, k) and int (n,),
-      or (n, k) of 0 and 1, of the whole test split. They are `test/NAME` in the history.
-    - `augment(image, rng)`: uint8 (h, w, c), numpy.random.Generator -> uint8 (H, W, c).
-    - `optimizer`: an optax.GradientTransformation, or a function from the recipe's schedule
-      (step -> rate) to one. Of `config.optim` it leaves the length, `accum_steps` and what trains.
-    - `loggers`: names of `config.loggers`, and objects with `log(step, numbers)` and `close()`.
-    - `callbacks`: objects with some of the methods of `Callback`, or functions of (step, numbers)
-      that are called at each evaluation.
-
-    Raises UserError, in one line, for what does not fit, such as labels out of range, float images
-    outside [0, 1], no examples or a metric that is no number. What a function of yours raises
-    reaches the caller; Ctrl-C raises StoppedError once the workdir has all, and KeyboardInterrupt
-    without a workdir.
+    Raises:
+        UserError: an argument does not fit, such as labels out of range, float images outside
+            [0, 1], no examples, or a metric that is no number. One line names it.
+        StoppedError: after Ctrl-C, once the workdir has all; KeyboardInterrupt without a workdir.
+        Exception: an exception of a function or a callback that you passed.
 
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)

@@ -38,7 +38,10 @@ def model_names(pattern: str = "*") -> list[str]:
     The names are timm's (without tags), and the originals' where timm has none.
 
     Args:
-        pattern: shell-style, as of `fnmatch`: `*` is any text, `?` one character.
+        pattern: as in a shell (`fnmatch`): `*` is any text, `?` one character.
+
+    Returns:
+        The names; an empty list if none matches.
 
     >>> model_names("swin_*_patch4_window12_384")
     ['swin_base_patch4_window12_384', 'swin_large_patch4_window12_384']
@@ -107,7 +110,11 @@ def create_model(name: str, **fields: Any) -> nn.Module:
             timm), or a family ("vit", "swin", "swinv2", "swin_mlp", "swin_moe") for any sizes.
         **fields: fields of the model that replace those of the variant. Every model has
             `num_classes` (0: no head), `img_size` in pixels (int, or (height, width)) and `dtype`
-            (of the computation; parameters and logits are float32).
+            (of the computation; parameters and logits are float32). `print(model)` shows all
+            fields with their values.
+
+    Returns:
+        The Linen module.
 
     Raises:
         UserError: a name or a field is unknown (with the nearest known one), a value has another

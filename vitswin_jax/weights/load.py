@@ -34,23 +34,30 @@ def load_pretrained(
     param_dtype: DTypeLike = "float32",
     **fields: Any,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Loads a model and its weights; returns (model, variables).
+    """Loads a model and its weights from a file of any source.
 
     `model.apply(variables, images, train=False)` then gives the outputs of the original, to the
-    rounding of float32: float32 logits (batch, num_classes).
+    rounding of float32: float32 logits (batch, num_classes). `images` are float32
+    (batch, height, width, channels), normalised by `make_preprocess(path)`.
 
     Args:
-        path: a weights file of any source, a run's workdir, or a published name, as in
-            `open_pretrained`.
-        name: the variant, if the file does not show it.
+        path: a weights file (Google's `.npz`, Microsoft's `.pth`, `.safetensors` of timm or Hugging
+            Face, and others), a run's workdir (`runs/x`, `runs/x@best`), or a published name
+            (`vitswin models --sources` lists them), which is downloaded once.
+        name: the variant (`model_names`), if the file does not show it.
         mesh: devices over which the parameters are divided (`train.sharding.create_mesh`), so that
             no host needs memory for a whole model. None: the default device has all of them.
         param_dtype: the dtype of the parameters: "float32", "bfloat16" or "float16".
-        **fields: `num_classes`, `img_size` (pixels) and other fields of the model, as in
-            `open_pretrained`; `dtype` is the dtype of the computation.
+        **fields: fields of the model (`create_model`) that replace those of the file.
+            `num_classes`: another number gives a new head of zeros, 0 no head. `img_size`: pixels,
+            int or (height, width); position tables are resized. `dtype`: of the computation.
+
+    Returns:
+        (model, variables): a Linen module, and {"params": ...} with its arrays.
 
     Raises:
-        UserError: as `open_pretrained` does.
+        UserError: the file cannot be read; the file does not show a fact (with the candidates); an
+            argument contradicts the tensors; or keys are missing, unknown or of another shape.
 
     >>> import jax
     >>> import vitswin_jax
@@ -80,19 +87,22 @@ def load_pretraining(
 
 
 def load_metadata(path: str | os.PathLike[str], name: str | None = None, **fields: Any) -> Metadata:
-    """Returns the metadata of a weights file; reads no tensor.
-
-    The attributes are `name` (of the variant or the family), `fields` (of the model), `preprocess`,
-    `class_names`, `provenance` (dataset, step, source, published accuracy), `metrics`,
-    `train_class_counts` and `pretrain`. `save_pretrained` takes the same object.
+    """Returns the facts that a weights file states about its model; reads no tensor.
 
     Args:
-        path: a weights file, a workdir or a published name, as in `open_pretrained`.
-        name: the variant, if the file does not show it.
-        **fields: fields of the model that the file does not show.
+        path: a weights file, a run's workdir or a published name, as in `load_pretrained`.
+        name: the variant (`model_names`), if the file does not show it.
+        **fields: fields of the model that the file does not show, such as `num_heads`.
+
+    Returns:
+        A `Metadata`, which `save_pretrained` takes. Its attributes are `name` (the variant or the
+        family), `fields` (of the model), `preprocess` (mean, std, crop and interpolation; None: not
+        stated), `class_names` (None: not stated), `provenance` (dataset, step, source, published
+        accuracy), `metrics`, `train_class_counts` (examples per class) and `pretrain` (the decoder
+        of a model that was pre-trained without labels).
 
     Raises:
-        UserError: as `open_pretrained` does.
+        UserError: the file cannot be read, or does not show which model it is.
 
     >>> import jax
     >>> import vitswin_jax
@@ -113,17 +123,19 @@ def make_preprocess(
 ) -> Callable[..., Float32[np.ndarray, "b H W c"]]:
     """Returns a function from uint8 images to the input of a model.
 
-    The function takes one image (height, width, 3) in [0, 255], or a sequence of them in any sizes.
-    It resizes, crops and normalises them, and returns float32 (batch, H, W, 3) at the model's
-    image size.
-
     Args:
-        path_or_name: a weights file, a workdir or a published name, whose own preprocessing is
-            taken; or a name of a model (`create_model`), whose default is taken.
-        name: the variant, if a file does not show it.
+        path_or_name: a weights file, a run's workdir or a published name gives the preprocessing
+            that the weights were trained with; the name of a model (`model_names`) gives the
+            default of that model.
+        name: the variant (`model_names`), if a file does not show it.
+
+    Returns:
+        A function of one image, uint8 (height, width, 3) in [0, 255], or of a sequence of images of
+        any sizes. It resizes, crops and normalises them, and returns float32 (batch, H, W, 3) at
+        the image size of the model; batch is 1 for one image.
 
     Raises:
-        UserError: as `open_pretrained` and `create_model` do.
+        UserError: the file cannot be read, or no model has this name (with the nearest names).
 
     >>> import numpy as np
     >>> preprocess = make_preprocess("vit_tiny_patch16_224")

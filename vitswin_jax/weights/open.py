@@ -55,31 +55,53 @@ NUMERICS = (
 class Pretrained:
     """A model from a weights file of any source, and all that the file states about it.
 
-    `open_pretrained` returns it and has an example. Opening reads only the header of the file;
-    `variables` reads the tensors. `changed(img_size=384)` returns the same weights for a model with
-    other fields.
+    `open_pretrained` creates it. Opening reads only the header of the file; `variables` reads the
+    tensors, on first use.
+
+    Attributes:
+        file: the path of the weights file, even if a folder or a published name was given.
+        model: the Linen module: the model of the file with the fields that you passed.
+        variables: the variables of `model`, {"params": ...}, float32 arrays on the default device.
+        preprocess: a function from an image, uint8 (h, w, c) in [0, 255] or encoded bytes, to the
+            input of `model`, float32 (H, W, c).
+        class_names: a name for each of the `num_classes` classes.
+        fields: the fields of `model`, as `create_model` takes them.
+        provenance: the origin of the weights: dataset, split, step, source, published accuracy.
+        multi_label: whether an image may have several classes, each with its own sigmoid.
+        metadata: these facts as one object, which `save_pretrained` takes.
+        own: the model as the file has it, before your fields.
+        tensors: the parameters of `own`, unread, under the names and in the layouts of this package.
+        methods: how the source adapts tensors to other sizes.
+        open_decoder: opens the decoder of a model that was pre-trained without labels, or None.
+
+    >>> import jax
+    >>> import numpy as np
+    >>> import vitswin_jax
+    >>> fields = dict(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2, num_classes=3)
+    >>> model = vitswin_jax.create_model("vit", **fields)
+    >>> variables = jax.jit(model.init)(jax.random.key(0), jax.numpy.zeros((1, 8, 8, 3)))
+    >>> path = vitswin_jax.save_pretrained("small.safetensors", model, variables)
+    >>> vit = vitswin_jax.open_pretrained(path)
+    >>> image = vit.preprocess(np.zeros((40, 30, 3), np.uint8))
+    >>> image.shape, jax.jit(vit.model.apply)(vit.variables, image[None]).shape
+    ((8, 8, 3), (1, 3))
+    >>> vit.changed(img_size=16).model.img_size
+    16
     """
 
     file: Path
-    """The weights file itself, even if a folder or a published name was given."""
     model: nn.Module
-    """The Linen module: the file's own model with the fields that were asked for."""
     metadata: Metadata
-    """Name, fields, class names, provenance and metrics of `model`."""
     own: nn.Module = field(repr=False)
-    """The model as the file has it."""
     tensors: Mapping[str, Tensor] = field(repr=False)
-    """Exactly the parameters of `own`, unread, under our names and in our layouts."""
     methods: Methods = field(repr=False, default_factory=Methods)
-    """How the source adapts tensors to other sizes."""
     open_decoder: Callable[[], DecoderWeights] | None = field(repr=False, default=None)
-    """Opens the decoder of a model that was pre-trained without labels; None: the file has none."""
 
     @functools.cached_property
     def variables(self) -> dict[str, Any]:
-        """The model's variables on the device, in its layout; the tensors are read on first use.
+        """The variables of `model` on the default device; the tensors are read on first use.
 
-        Each adaptation is logged.
+        The log has one line for each adaptation.
         """
         return self.variables_for(self.model)
 
@@ -87,8 +109,8 @@ class Pretrained:
     def preprocess(self) -> Preprocess:
         """The function from an image, uint8 (h, w, c), to input of the model, float32 (H, W, c).
 
-        It is the file's own preprocessing, else the default of the file's model
-        (`default_preprocess`); always at the image size and for the channels of `model`.
+        It is the preprocessing that the file states, or else the default of the file's source
+        (`default_preprocess`), at the image size and for the channels of `model`.
         """
         base = self.metadata.preprocess or default_preprocess(self.own, self.metadata.name)
         fitted = base.fitted(pair(self.model.img_size), self.model.in_chans)
@@ -113,7 +135,7 @@ class Pretrained:
 
     @functools.cached_property
     def class_names(self) -> tuple[str, ...]:
-        """A name for each class: the file's, else its list's (`class_list`), else `class 0`, ..."""
+        """A name for each class: from the file, or its published list, or else `class 0`, ..."""
         count = self.model.num_classes
         names = self.metadata.class_names or class_names(self.provenance.get("class_list")) or ()
         return names if len(names) == count else tuple(f"class {i}" for i in range(count))
@@ -162,8 +184,8 @@ class Pretrained:
     ) -> dict[str, Any]:
         """Returns the variables of any model in its layout, on the default device or a mesh.
 
-        On a mesh (`train.sharding.create_mesh`) each device is given its part alone, and the host
-        holds one large tensor at a time. `param_dtype` is of `place.PARAM_DTYPES`.
+        On a mesh (`train.sharding.create_mesh`) each device gets only its part, and the host holds
+        one large tensor at a time. `param_dtype` is "float32", "bfloat16" or "float16".
         """
         tensors, notes = self.adapted_to(model)
         for note in notes:
@@ -174,7 +196,7 @@ class Pretrained:
     def layout(
         self, mesh: Mesh, *, param_dtype: DTypeLike = "float32"
     ) -> dict[str, jax.ShapeDtypeStruct]:
-        """Returns shape, dtype and sharding of each parameter of `model`, of which none is read."""
+        """Returns shape, dtype and sharding of each parameter of `model`; reads no tensor."""
         return layout_on(self.adapted_to(self.model)[0], mesh, dtype=param_dtype_of(param_dtype))
 
     def pretraining_model(self) -> MaskedModel:
@@ -221,26 +243,31 @@ def open_pretrained(
     img_size: int | tuple[int, int] | None = None,
     **fields: Any,
 ) -> Pretrained:
-    """Opens a weights file of any source, and reads no tensor yet.
+    """Opens a weights file of any source; reads no tensor yet.
 
-    The file decides sizes and numeric details, so that the model gives the original's outputs. The
+    The file decides sizes and numeric details, so the model gives the outputs of the original. The
     log lists all adaptations and the unused tensors.
 
     Args:
-        path: a file, a folder of the hub, or a run's workdir (`runs/x`, `runs/x@1200`,
-            `runs/x@best`); else a published name (`augreg/B_16-...`) or one of the Hugging Face hub
+        path: a file of any source, a folder of the Hugging Face hub, or a run's workdir (`runs/x`,
+            `runs/x@1200`, `runs/x@best`). If no such path exists: a published name
+            (`augreg/B_16-...`; `vitswin models --sources` lists them) or a name of the hub
             (`hf-hub:org/name[@revision]`), which is downloaded once. `FILE@KEY` chooses one of
             several copies of a model, as in `checkpoint.pth.tar@state_dict`.
-        name: the variant; it supplies only what the file does not show.
-        num_classes: None: the file's. 0: no head. Another number than the file's gives a fresh
-            (zero) head, unless the source maps its classes.
-        img_size: pixels, int or (height, width). None: the file's. Another size resizes position
-            tables by the method of the source; so does another `window_size`.
-        **fields: other fields of the model; `scan=True` stacks the variables of equal blocks.
+        name: the variant (`model_names`); it supplies only what the file does not show.
+        num_classes: None: as in the file. 0: no head. Another number than in the file gives a new
+            head of zeros, unless the source maps its classes.
+        img_size: pixels, int or (height, width). None: as in the file. Another size resizes
+            position tables by the method of the source; so does another `window_size`.
+        **fields: other fields of the model (`create_model`); `scan=True` stacks the variables of
+            equal blocks, and `dtype` is the dtype of the computation.
+
+    Returns:
+        A `Pretrained`: `model`, `variables`, `preprocess`, `class_names`, `metadata`, ...
 
     Raises:
-        UserError: the file cannot be read; something is ambiguous (with the candidates); or keys
-            are missing, unknown or of another shape (all listed).
+        UserError: the file cannot be read; the file does not show a fact (with the candidates); an
+            argument contradicts the tensors; or keys are missing, unknown or of another shape.
 
     >>> import jax
     >>> import vitswin_jax
@@ -264,8 +291,8 @@ def open_own(
 ) -> Pretrained:
     """Opens a weights file as the model that the file has; otherwise as `open_pretrained`.
 
-    `name` and `hints`, a variant's name and fields, only supply what the file does not show, nor
-    the `config.json` beside it (`Located.beside`).
+    `name` (a variant) and `hints` (fields) supply only what neither the file nor the `config.json`
+    beside it (`Located.beside`) shows.
     """
     located = path if isinstance(path, Located) else locate(path)
     contents = read_tensors(located.file)

@@ -40,20 +40,23 @@ def save_pretrained(
     format: str = "native",
     metadata: Metadata | Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes a model with its weights to a file, completely or not at all; returns the path.
+    """Writes a model with its weights to a file, completely or not at all.
 
     Args:
-        path: the file. For native, a folder gets a `model.safetensors`. For timm and huggingface, a
-            path without a suffix becomes a folder that `timm.create_model("local-dir:...")` and
-            `from_pretrained` load as it is.
+        path: the file. For "native", a folder gets a `model.safetensors`. For "timm" and
+            "huggingface", a path without a suffix becomes a folder that
+            `timm.create_model("local-dir:...")` and `from_pretrained` load as it is.
         model: a model of `create_model` or `load_pretrained`.
         variables: its variables, {"params": ...}, scanned or not.
-        format: native, or the code that shall read the file: google, timm, microsoft,
-            huggingface, torchvision.
+        format: "native", or the library that shall read the file: "google", "timm", "microsoft",
+            "huggingface" or "torchvision".
         metadata: a `Metadata` (`load_metadata`) or a mapping with its keys, such as `class_names`,
             `preprocess` and `provenance`; the fields are always the model's. With the metadata of a
             file of the same format, the new file gets its dtype and, unless it is in a folder, its
             prefix. Native files contain the metadata; of the others, folders state what they can.
+
+    Returns:
+        The path of the file or of the folder.
 
     Raises:
         UserError: the file cannot be written, the format is unknown or cannot hold the model, or

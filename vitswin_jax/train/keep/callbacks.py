@@ -16,9 +16,9 @@ METHODS = ("on_step", "on_evaluation", "on_end")
 class Callback:
     """The methods that `vitswin_jax.fit` calls; a class of your own overrides those it needs.
 
-    A method that returns True ends the run after the next step at most, with its results. What a
-    method raises ends the run and reaches the caller of `fit`. Each of several hosts calls them,
-    and the answer of the first host counts.
+    If a method returns True, the run ends after at most one more step, with its results. An
+    exception of a method ends the run and reaches the caller of `fit`. If a run has several hosts,
+    each host calls the methods, and the answer of the first host counts.
 
     >>> class Enough(Callback):
     ...     def on_evaluation(self, step, numbers):
@@ -28,16 +28,20 @@ class Callback:
     """
 
     def on_step(self, step: int, metrics: Mapping[str, Array]) -> bool | None:
-        """Is called after each step, with `loss`, `grad_norm` and `accuracy` of its batch.
+        """Is called after each step, counted from 1.
 
-        They are arrays on the device: float(metrics["loss"]) waits for the step.
+        `metrics` has `loss`, `grad_norm` (before clipping) and `accuracy` (in [0, 1]) of the batch.
+        They are arrays on the device: `float(metrics["loss"])` waits for the step.
         """
 
     def on_evaluation(self, step: int, numbers: Mapping[str, float]) -> bool | None:
-        """Is called after each evaluation, with `test/loss`, `test/accuracy` and your metrics."""
+        """Is called after each evaluation of the test split.
+
+        `numbers` has `test/loss`, `test/accuracy` (in [0, 1]) and your metrics as `test/NAME`.
+        """
 
     def on_end(self, fitted: Any) -> None:
-        """Is called at the end, with what `fit` returns."""
+        """Is called once at the end, with the `Fitted` that `fit` returns."""
 
 
 class Callbacks:
@@ -63,15 +67,15 @@ class Callbacks:
                 self._called[name].append(method)
 
     def step(self, step: int, metrics: Mapping[str, Array]) -> None:
-        """Calls what wants to hear of a step."""
+        """Calls the `on_step` methods."""
         self._call("on_step", step, metrics)
 
     def evaluation(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Calls what wants to hear of an evaluation."""
+        """Calls the `on_evaluation` methods."""
         self._call("on_evaluation", step, numbers)
 
     def end(self, fitted: Any) -> None:
-        """Calls what wants to hear of the end."""
+        """Calls the `on_end` methods."""
         self._call("on_end", fitted)
 
     def _call(self, name: str, *arguments: Any) -> None:
