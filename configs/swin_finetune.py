@@ -1,4 +1,4 @@
-"""Swin and Swin V2 fine-tuned on ImageNet-1k, from ImageNet-22k or at more pixels, as officially.
+"""Swin and Swin V2, fine-tuned on ImageNet-1k as the official code does it (22k to 1k, 224 to 384).
 
 vitswin train swin_finetune:swin_base_patch4_window7_224_22kto1k --workdir=runs/swin_b_22kto1k
 

@@ -123,13 +123,14 @@ def test_a_mistake_is_one_line(vitswin, tmp_path):
     assert err.count("\n") == 1
 
 
-def test_a_reader_that_stops_is_no_traceback():
+@pytest.mark.parametrize("words", [("models", "vit_tiny_patch16_224"), ("predict", "--help")])
+def test_a_reader_that_stops_is_no_traceback(words):
     """As `vitswin models | head -0`."""
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "wb") as closed:
         done = subprocess.run(
-            [sys.executable, "-m", "vitswin_jax.cli", "models", "vit_tiny_patch16_224"],
+            [sys.executable, "-m", "vitswin_jax.cli", *words],
             stdout=closed, stderr=subprocess.PIPE, text=True, timeout=120, check=False,
         )  # fmt: skip
     assert done.stderr == ""

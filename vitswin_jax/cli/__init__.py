@@ -20,19 +20,19 @@ from vitswin_jax.core.terminal import LogHandler, Parser, say, say_error
 from vitswin_jax.core.version import __version__
 
 _COMMANDS = {  # each a module of this package, with add_arguments(parser) and run(args)
-    "train": "Train a model on a dataset, by a recipe.",
+    "train": "Train a model on a dataset with a recipe.",
     "config": "Print every key of a recipe and what differs from the defaults.",
     "runs": "Compare the runs of a folder, as a table and a page.",
-    "stop": "End a run that trains, with its results.",
-    "plan": "Compile a training step and report whether it fits, before any hardware is used.",
+    "stop": "Stop a run that is training, and have it write its results.",
+    "plan": "Compile a training step and report whether it fits the devices, without using them.",
     "predict": "Classify images, or write their features.",
-    "evaluate": "Measure weights on a whole dataset split and write a report.",
+    "evaluate": "Evaluate weights on a dataset split and write a report.",
     "explain": "Show attention, Grad-CAM and learned parameters as pictures.",
     "convert": "Convert weights of any source to any format.",
-    "export": "Export weights as ONNX or StableHLO, compared with JAX.",
+    "export": "Export weights to ONNX or StableHLO, and compare the outputs with JAX.",
     "models": "List the models, their costs and the published weights.",
-    "benchmark": "Measure time, compilation and memory of models, and of peers on the same work.",
-    "completion": "Print a script by which a shell completes commands, flags and files.",
+    "benchmark": "Measure time, compilation and memory of models, beside other libraries.",
+    "completion": "Print the script that lets a shell complete commands, flags and files.",
 }
 
 _EXAMPLES = """\
@@ -74,7 +74,10 @@ def main(argv: Sequence[str] | None = None, *, command: str | None = None) -> in
     if not arguments:
         _say_what_there_is()
         sys.exit(2)
-    args = _parse(arguments)
+    try:
+        args = _parse(arguments)
+    except BrokenPipeError:  # as in `vitswin train --help | head`
+        return _nobody_reads()
     args.command, args.began = typed, began
     keep_compiled_programs()
     if own_process:
@@ -101,12 +104,16 @@ def _run(args: argparse.Namespace) -> int:
     except UserError as error:
         say_error(error)
         return getattr(error, "exit_code", 1)
-    except BrokenPipeError:  # as in `vitswin models | head`: nobody reads on
-        # At exit Python flushes what is left, into a pipe that is still broken.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except BrokenPipeError:  # as in `vitswin models | head`
+        return _nobody_reads()
     except KeyboardInterrupt:
         return 130
+
+
+def _nobody_reads() -> int:
+    """Discards the output, which Python would flush into a broken pipe at exit; returns 1."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -177,7 +184,7 @@ def _make_parser(wanted: Iterable[str]) -> argparse.ArgumentParser:
         "allow_abbrev": False,
         "add_help": False,
     }
-    help_text = "Print this help and end."
+    help_text = "Print this help and exit."
     parser = Parser(
         prog="vitswin",
         description="Vision Transformer and Swin Transformer in JAX.",
@@ -187,7 +194,7 @@ def _make_parser(wanted: Iterable[str]) -> argparse.ArgumentParser:
     parser.add_argument("-h", "--help", action="help", help=help_text)
     version = f"%(prog)s {__version__}"
     parser.add_argument(
-        "--version", action="version", version=version, help="Print the version and end."
+        "--version", action="version", version=version, help="Print the version and exit."
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, summary in _COMMANDS.items():
@@ -201,7 +208,7 @@ def _make_parser(wanted: Iterable[str]) -> argparse.ArgumentParser:
 
 
 def _say_what_there_is() -> None:
-    """Prints the commands, examples and recipes, for who types `vitswin` and nothing else."""
+    """Prints the commands, examples and recipes, if `vitswin` has no arguments."""
     from vitswin_jax.cli.recipe import list_recipes
 
     help_text = _make_parser([]).format_help().splitlines()

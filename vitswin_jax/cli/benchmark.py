@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
 COLUMNS = ("ms", "images/s", "ns/pixel", "ratio", "minima", "CPU", "first, s", "MB", "temporary")
 LEGEND = """\
-ratio: our time over theirs, below 1 we are faster: the median of the rounds' ratios; then the ratio
-of the fastest rounds, and of the CPU time. first: compiling and the first call. MB: the peak of the
-process or of the accelerator; temporary: MB by XLA's plan. MFU: of the chip's peak."""
+ratio: our time / the peer's, median over the rounds (below 1: ours is faster). minima: the same of
+the fastest rounds. CPU: the same of the CPU time. first: compilation and the first call. MB: peak
+memory of the process or the accelerator. temporary: MB of temporaries, from XLA's plan. MFU: share
+of the chip's peak FLOP/s."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,14 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["vit_small_patch16_224"],
         metavar="NAME",
-        help="These models are measured (vit_small_patch16_224).",
+        help="Measure these models (default: vit_small_patch16_224).",
     )
     add(
         "--task",
         nargs="+",
         default=["inference"],
         choices=("inference", "train"),
-        help="The work is inference, training or both (inference).",
+        help="Measure inference, training or both (default: inference).",
     )
     add(
         "--batch-size",
@@ -55,67 +56,67 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[8],
         type=int,
         metavar="N",
-        help="A call takes N images (8).",
+        help="Give N images to each call (default: 8).",
     )
     add(
         "--img-size",
         nargs="+",
         type=int,
         metavar="N",
-        help="Images have N x N pixels. Without it, the model's own size.",
+        help="Use images of N x N pixels (default: the size of the model).",
     )
     add(
         "--dtype",
         nargs="+",
         default=["float32"],
         choices=("float32", "bfloat16"),
-        help="Activations have this type (float32).",
+        help="Compute activations in this type (default: float32).",
     )
     add(
         "--peer",
         action="append",
         metavar="NAME[=PYTHON]",
-        help=f"The peer is one of {', '.join(PEERS)}, with the interpreter that has it. Without it "
-        "all peers are measured that this interpreter has.",
+        help=f"Measure this peer, one of {', '.join(PEERS)}, in the interpreter PYTHON (default: "
+        "all peers that this interpreter has).",
     )
-    add("--alone", action="store_true", help="Only the peers that --peer lists are measured.")
+    add("--alone", action="store_true", help="Measure no other peers than those of --peer.")
     add(
         "--checkout",
         action="append",
         default=[],
         metavar="FOLDER",
-        help="Peers import from this folder, such as a checkout of vision_transformer.",
+        help="Let peers import from this folder, such as a checkout of vision_transformer.",
     )
     add(
         "--variant",
         action="append",
         default=[],
         metavar="FIELD=VALUE,...",
-        help="A variant of this package is measured too: scan=True,remat=full or accum_steps=2.",
+        help="Measure this variant of ours too, such as scan=True,remat=full or accum_steps=2.",
     )
     add(
         "--products",
         action="store_true",
-        help="A chain of a ViT's matrix products is measured too.",
+        help="Measure only the matrix products of a ViT too.",
     )
     add(
         "--rounds",
         type=_at_least_one,
         default=7,
         metavar="N",
-        help="Each contestant is measured in N rounds (7).",
+        help="Measure each contestant in N rounds (default: 7).",
     )
     add(
         "--json",
         action="store_true",
-        help="Every measurement is printed, one JSON object per case.",
+        help="Print every measurement, one JSON object per case.",
     )
-    add("--plot", type=Path, metavar="PNG", help="The picture shows every round.")
+    add("--plot", type=Path, metavar="PNG", help="Draw every round into this picture.")
     add(
         "--trace",
         type=Path,
         metavar="FOLDER",
-        help="The folder gets a profile of one of our calls per case.",
+        help="Write a profile of one of our calls per case into this folder.",
     )
 
 

@@ -17,7 +17,7 @@ FILES = {"RECIPE", "DATA", "DATASET", "WEIGHTS", "IMAGE", "SRC", "DST", "PNG", "
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
-    parser.add_argument("shell", choices=SHELLS, help="The script is written for this shell.")
+    parser.add_argument("shell", choices=SHELLS, help="Print the script for this shell.")
     parser.epilog = (
         "examples:\n"
         '  eval "$(vitswin completion bash)"\n'

@@ -13,9 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
     add_recipe(parser)
     parser.add_argument(
-        "--changed", action="store_true", help="Only what differs from the defaults is printed."
+        "--changed", action="store_true", help="Print only the keys that differ from the defaults."
     )
-    parser.add_argument("--json", action="store_true", help="The config is one JSON object.")
+    parser.add_argument("--json", action="store_true", help="Print the config as one JSON object.")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -28,32 +28,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "source",
         metavar="SRC",
-        help="The weights are a run's workdir, a file of any source or a published name.",
+        help="Take the weights from a run's workdir, a file of any source or a published name.",
     )
     add(
         "target",
         metavar="DST",
-        help="The converted weights are written here, for timm and huggingface also as a folder.",
+        help="Write the converted weights to this file, or folder (for timm and huggingface).",
     )
-    add("--to", choices=FORMATS, default="native", help="The target has this format (native).")
+    add("--to", choices=FORMATS, default="native", help="Write this format (default: native).")
     add("--model", metavar="NAME", help=MODEL_HELP)
     add("--img-size", type=image_size, metavar="N|HxW", help=IMG_SIZE_HELP)
     add(
         "--num-classes",
         type=int,
         metavar="N",
-        help="The head has N classes; another number than the file's gives a fresh one, 0 none.",
+        help="Give the model N classes: 0 removes the head, another number than the file's makes a "
+        "new head of zeros.",
     )
     add(
         "--in-chans",
         type=int,
         metavar="N",
-        help="Images have N channels; the patch kernel is summed (1) or repeated and scaled.",
+        help="Take images of N channels: the patch kernel is summed (1) or repeated and scaled.",
     )
     add(
         "--verify",
         action="store_true",
-        help="The written file is loaded, and the largest difference of the logits is printed.",
+        help="Load the written file and print the largest difference of the logits.",
     )
 
 

@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "dataset",
         metavar="DATASET",
         nargs="?",
-        help="The dataset is digits, a folder, a table.csv, shards.tar, hf:NAME, a mixture or a "
-        "name that TFDS knows. Without it the weights are evaluated on what they were trained on.",
+        help="Evaluate on this dataset: digits, a folder, a table.csv, shards.tar, hf:NAME, a "
+        "mixture or a TFDS name (default: the dataset of the training).",
     )
     add("--split", help=SPLIT_HELP)
     add("--model", metavar="NAME", help=MODEL_HELP)
@@ -62,31 +62,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=64,
         metavar="N",
-        help="N images are computed at once (64).",
+        help="Compute N images at once (default: 64).",
     )
     add(
         "--workers",
         type=int,
         default=-1,
         metavar="N",
-        help="N processes load images, with 0 threads of this one. Without it, as data.workers of "
-        "a run.",
+        help="Load images in N processes, or for 0 in threads of this one (default: as "
+        "data.workers of a run).",
     )
     add(
         "--output",
         metavar="FILE",
-        help="The page is FILE. Without it, evaluation-DATASET.html of a run, beside its report.",
+        help="Write the page to FILE (default of a run: evaluation-DATASET.html in its workdir).",
     )
     add(
         "--figures",
         metavar="DIR",
-        help="The folder gets reliability.png, confusion.png and mistakes.png.",
+        help="Write reliability.png, confusion.png and mistakes.png into this folder.",
     )
-    add("--json", action="store_true", help="The scores are printed as one JSON object.")
+    add("--json", action="store_true", help="Print the scores as one JSON object.")
     add(
         "--real",
         metavar="FILE",
-        help="ReaL's real.json has the labels of ImageNet's images by which they are scored.",
+        help="Score ImageNet's images by the labels of ReaL's real.json.",
     )
     add_scales(parser)
     probe.add_arguments(parser)

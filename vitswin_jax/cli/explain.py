@@ -34,19 +34,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         metavar="DIR",
         default="explain",
-        help="The page and its pictures are in DIR (explain).",
+        help="Write the page and its pictures into DIR (default: explain).",
     )
     add(
         "--class",
         dest="label",
         metavar="N|NAME",
-        help="Grad-CAM explains this class, by number or name. Without it, the predicted one.",
+        help="Explain this class, a number or a name, by Grad-CAM (default: the predicted class).",
     )
     add(
         "--only",
         metavar="PART,...",
         type=lambda text: text.split(","),
-        help=f"Only these of {', '.join(PARTS)} are drawn.",
+        help=f"Draw only some of {', '.join(PARTS)} (default: all that the model has).",
     )
 
 

@@ -35,30 +35,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
     add_weights(parser)
     add = parser.add_argument
-    add("target", metavar="DST", help="The program is written to this file.")
+    add("target", metavar="DST", help="Write the program to this file.")
     add(
         "--to",
         choices=_FORMATS,
-        help="The program has this format. Without it the suffix of DST decides.",
+        help="Write this format (default: by the suffix of DST).",
     )
     add("--model", metavar="NAME", help=MODEL_HELP)
     add("--img-size", type=image_size, metavar="N|HxW", help=IMG_SIZE_HELP)
-    add("--uint8", action="store_true", help="The program takes pixels and normalises them.")
-    add("--quantize", choices=("int8",), help="Matrices are stored as 8-bit integers and scales.")
+    add(
+        "--uint8",
+        action="store_true",
+        help="Let the program take pixels in [0, 255] and normalise them.",
+    )
+    add("--quantize", choices=("int8",), help="Store matrices as 8-bit integers and scales.")
     add(
         "--images",
         nargs="+",
         metavar="IMAGE",
         default=(),
-        help="The program is compared with JAX on these images as well.",
+        help="Compare the program with JAX on these images too.",
     )
     add(
         "--dataset",
         metavar="DATASET",
         nargs="?",
         const="",
-        help="The accuracy of both is measured on this dataset. Without a name it is what "
-        "the weights were trained on.",
+        help="Measure the accuracy of the weights and of the program on this dataset (without a "
+        "name: the dataset of the training).",
     )
     add("--split", help=SPLIT_HELP)
     add("--data-dir", metavar="DIR", help=DATA_DIR_HELP)

@@ -20,16 +20,14 @@ if TYPE_CHECKING:
     from vitswin_jax.data.augment.transforms import Preprocess
     from vitswin_jax.weights.open import Pretrained
 
-MODEL_HELP = "The weights are of this model. It is needed only where the file does not show it."
-SPLIT_HELP = (
-    "This part of the data is read, such as test[:500]. Without it, the run's own, or test."
-)
-DATA_DIR_HELP = "TFDS keeps its datasets in DIR."
+MODEL_HELP = "Name the model of the weights, if the file does not show it."
+SPLIT_HELP = "Read this split or part, such as test[:500] (default: the run's test split, or test)."
+DATA_DIR_HELP = "Read TFDS datasets from DIR."
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 """What weights files end in, for a line about arguments in the wrong order."""
 
-OUTSIDE_HELP = "A table may name files outside its folder."
-IMG_SIZE_HELP = "Position tables are resized to this image size."
+OUTSIDE_HELP = "Let a table name files outside its folder."
+IMG_SIZE_HELP = "Take images of this size; position tables are resized."
 
 Class = tuple[int, str, float]
 """A class: its number, its name, its probability."""
@@ -48,7 +46,7 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "weights",
         metavar="WEIGHTS",
-        help="The weights are a run's workdir, a file of any source or a published name.",
+        help="Take the weights from a run's workdir, a file of any source or a published name.",
     )
 
 
@@ -59,8 +57,8 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         "images",
         metavar="IMAGE",
         nargs="+",
-        help="Images are files, folders with all their images, patterns such as 'a/**/*.jpg', "
-        "http(s) addresses, or - for one on standard input.",
+        help="Read these images: files, folders, patterns such as 'a/**/*.jpg', http(s) "
+        "addresses, or - for standard input.",
     )
     parser.add_argument("--model", metavar="NAME", help=MODEL_HELP)
     parser.add_argument("--img-size", type=image_size, metavar="N|HxW", help=IMG_SIZE_HELP)

@@ -33,14 +33,14 @@ def add_minutes(parser: argparse.ArgumentParser) -> None:
         "--minutes",
         metavar="N",
         type=float,
-        help="The whole command takes about N minutes: a short trial chooses the model's size, the "
-        "image size, the batch, the learning rate and the epochs, and recipe.py in the workdir "
-        "repeats the run. Of a RECIPE that is named it chooses the epochs only.",
+        help="Take about N minutes in all: a short trial chooses the model size, image size, "
+        "batch size, learning rate and epochs. With a RECIPE it chooses the epochs only. The "
+        "file recipe.py in the workdir repeats the run.",
     )
     add(
         "--base",
         metavar="WEIGHTS",
-        help="With --minutes the run starts from this run, file or published name.",
+        help="Start from these weights, a run, a file or a published name (with --minutes).",
     )
 
 

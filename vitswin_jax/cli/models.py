@@ -33,15 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         default="*",
         metavar="NAME",
-        help="Names are listed that have this part, or match it with * and ? as in a shell. One "
-        "model, by its name or its weights, is shown part by part.",
+        help="List the names that contain this text, or match it with * and ? as in a shell. A "
+        "whole name, or weights, shows that model part by part.",
     )
     add(
         "--sources",
         action="store_true",
-        help="The published weights are listed, by the names that every command takes.",
+        help="List the published weights, by the names that every command takes.",
     )
-    add("--json", action="store_true", help="Each model or file is printed as one JSON object.")
+    add("--json", action="store_true", help="Print each model or file as one JSON object.")
 
 
 def run(args: argparse.Namespace) -> int:

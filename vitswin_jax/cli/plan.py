@@ -25,17 +25,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--topology",
         metavar="NAME",
-        help="The devices are v5e:16x16 or the like (TPUs, of which none is needed here), cpu:8, "
-        "or gpu, those of this machine. Without it they are the devices of this machine.",
+        help="Plan for these devices: TPUs such as v5e:16x16 (no TPU is needed), cpu:8, gpu or "
+        "gpu:4 (default: the devices of this machine).",
     )
-    add("--batch", metavar="N", help="This is --batch-size by a shorter name.")
+    add("--batch", metavar="N", help="Set --batch-size by a shorter name.")
     add(
         "--classes",
         type=int,
         metavar="N",
-        help="The data have N classes. It is needed only for data that are not on this machine.",
+        help="Plan for N classes, if the data are not on this machine.",
     )
-    add("--json", action="store_true", help="The plan is printed as one JSON object.")
+    add("--json", action="store_true", help="Print the plan as one JSON object.")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -47,15 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_positive,
         default=5,
         metavar="K",
-        help="The K most probable classes are printed (5).",
+        help="Print the K most probable classes (default: 5).",
     )
-    add("--json", action="store_true", help="Each image is printed as one JSON object.")
-    add("--sheet", metavar="FILE.png", help="A contact sheet shows each image and its first class.")
+    add("--json", action="store_true", help="Print one JSON object per image.")
+    add("--sheet", metavar="FILE.png", help="Draw a contact sheet: each image with its class.")
     add(
         "--features",
         metavar="FILE.npz",
-        help="The file gets the pooled embeddings before the classifier, `features` float32 "
-        "(images, width), and `paths`.",
+        help="Write the pooled embeddings before the classifier, `features` float32 (images, "
+        "width), and `paths`.",
     )
 
 

@@ -24,20 +24,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the head is not used.",
     )
     add = group.add_argument
-    add(
-        "--knn", action="store_true", help="Measure weighted nearest neighbours (5, 10, 20 and 50)."
-    )
-    add("--linear-probe", action="store_true", help="Measure a logistic regression.")
+    add("--knn", action="store_true", help="Measure k-NN accuracy (k: 5, 10, 20 and 50).")
+    add("--linear-probe", action="store_true", help="Measure a linear probe (logistic regression).")
     add(
         "--few-shot",
         type=_counts,
         metavar="N,...",
-        help="Measure least squares on N images per class, such as 1,5,10.",
+        help="Measure few-shot accuracy: least squares on N images per class, such as 1,5,10.",
     )
     add(
         "--train-split",
         metavar="SPLIT",
-        help="The probes learn from SPLIT. Without it, from the run's own, or train.",
+        help="Let the probes learn from SPLIT (default: the run's training split, or train).",
     )
 
 

@@ -28,48 +28,49 @@ examples:
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
-    """Declares RECIPE, DATA and the short flags; `args.overrides` are the keys set besides."""
+    """Declares RECIPE, DATA and the short flags; `args.overrides` has all other keys."""
     add = parser.add_argument
     add(
         "recipe",
         metavar="RECIPE",
         nargs="?",
-        help="The recipe is a name such as digits or folder:vit_tiny_patch16_224, or a file "
-        "mine.py; the part after the colon is its argument. Without one it is the recipe of the "
-        f"data's name, or else {ANY_MODEL}.",
+        help="Use this recipe: a name such as digits or folder:vit_tiny_patch16_224, or a file "
+        "mine.py; the part after the colon is its argument (default: the recipe with the name of "
+        f"the data, or else {ANY_MODEL}).",
     )
     add(
         "data",
         metavar="DATA",
         nargs="?",
-        help="The data are a folder of images, a table.csv, shards.tar, hf:NAME, a mixture or a "
-        "name that TFDS knows. Without them the recipe's own are used.",
+        help="Use this dataset: a folder of images, a table.csv, shards.tar, hf:NAME, a mixture "
+        "or a TFDS name (default: the dataset of the recipe).",
     )
-    add("--config", metavar="RECIPE", help="This is another way to name RECIPE, as in train.py.")
+    add("--config", metavar="RECIPE", help="Name RECIPE in another way, as in train.py.")
     add(
         "--model",
         metavar="NAME",
-        help="This model is trained instead of the recipe's; `vitswin models` lists the names.",
+        help="Use this model instead of the recipe's; `vitswin models` lists the names.",
     )
     for flag, metavar, text in (
-        ("--epochs", "N", "The run takes N epochs (optim.epochs)."),
-        ("--batch-size", "N", "A step takes N images over all devices (data.batch_size)."),
-        ("--lr", "RATE", "The learning rate peaks at RATE (optim.peak_lr)."),
-        ("--img-size", "N|HxW", "Images have N x N pixels, or H x W (model.img_size)."),
-        ("--seed", "N", "N seeds all random numbers (seed)."),
-        ("--init-from", "WEIGHTS", "The run starts from a run, a file or a published name."),
+        ("--epochs", "N", "Train for N epochs (optim.epochs)."),
+        ("--batch-size", "N", "Use N images per step, over all devices (data.batch_size)."),
+        ("--lr", "RATE", "Set the peak of the learning rate (optim.peak_lr)."),
+        ("--img-size", "N|HxW", "Use images of N x N, or H x W, pixels (model.img_size)."),
+        ("--seed", "N", "Seed all random numbers with N (seed)."),
+        ("--init-from", "WEIGHTS", "Start from weights: a run, a file or a published name."),
     ):
         add(flag, metavar=metavar, help=text)
     parser.set_defaults(overrides=[])
     parser.add_argument_group(
         "any other key",
-        "--section.key=value sets it, such as --optim.weight_decay=0.1; --config.section.key=value "
-        "is the same. `vitswin config RECIPE` lists the keys, their values and their defaults.",
+        "Set it by --section.key=value, such as --optim.weight_decay=0.1; "
+        "--config.section.key=value is the same. `vitswin config RECIPE` lists the keys, their "
+        "values and their defaults.",
     )
 
 
 def list_recipes() -> list[str]:
-    """Returns the recipes there are as lines."""
+    """Returns one line for each recipe."""
     names = recipes.recipe_names()
     width = max(map(len, names), default=0)
     return ["recipes:", *(f"  {name:{width}}  {summary}" for name, summary in names.items())]

@@ -21,11 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
     add = parser.add_argument
     add("folder", metavar="FOLDER", nargs="?", default="runs",
-        help="The runs at and below this folder are compared. Without it they are those of runs/."
+        help="Compare the runs at and below this folder (default: runs/)."
     )  # fmt: skip
-    add("--page", metavar="FILE", help=f"The page is FILE. Without it the page is FOLDER/{PAGE}.")
-    add("--json", action="store_true", help="The comparison is one JSON object; no page is "
-        "written without --page.")  # fmt: skip
+    add("--page", metavar="FILE", help=f"Write the page to FILE (default: FOLDER/{PAGE}).")
+    add("--json", action="store_true", help="Print the comparison as one JSON object, and "
+        "write a page only with --page.")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:

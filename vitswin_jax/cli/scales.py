@@ -36,13 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--img-sizes",
         type=lambda text: [image_size(size) for size in text.split(",")],
         metavar="N|HxW,...",
-        help="Images are evaluated at each of these sizes, position tables resized, and the "
-        "probabilities are averaged. Without it, at the size of the weights.",
+        help="Evaluate at each of these image sizes, with position tables resized, and average the "
+        "probabilities (default: the size of the weights).",
     )
     parser.add_argument(
         "--flip",
         action="store_true",
-        help="Mirrored images are evaluated as well, and the probabilities are averaged.",
+        help="Evaluate mirrored images too, and average the probabilities.",
     )
 
 

@@ -12,7 +12,9 @@ from vitswin_jax.core.types import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
-    parser.add_argument("workdir", metavar="WORKDIR", help="The run trains in this folder.")
+    parser.add_argument(
+        "workdir", metavar="WORKDIR", help="Stop the run that trains in this folder."
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -20,21 +20,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
     add_recipe(parser)
     add = parser.add_argument
-    add("--workdir", metavar="DIR", help="The run is in the folder DIR.")
-    add("--name", help="The run is in runs/NAME. Without a name it is in runs/DATA-MODEL.")
+    add("--workdir", metavar="DIR", help="Keep the run in the folder DIR.")
+    add("--name", help="Keep the run in runs/NAME (default: runs/DATA-MODEL).")
     add(
         "--accept-changed-data",
         "--accept_changed_data",
         action="store_true",
-        help="The run resumes although its data changed since the last checkpoint.",
+        help="Resume although the data changed since the last checkpoint.",
     )
     add(
         "--profile",
         metavar="START:STOP",
         nargs="?",
         const="true",
-        help="These steps, counted from where the run begins, are traced for XProf; without a "
-        "value they are 10:20.",
+        help="Trace these steps for XProf, counted from the start of this process (default: "
+        "10:20).",
     )
     add_minutes(parser)
     _add_hosts(parser)
@@ -46,11 +46,19 @@ def _add_hosts(parser: argparse.ArgumentParser) -> None:
         "several hosts", "Each host runs the same command, as docs/hosts.md explains."
     )
     for name, metavar, text in (
-        ("coordinator", "HOST:PORT", "Host 0 listens at this address."),
-        ("num-hosts", "N", "The run has N hosts."),
-        ("host-index", "N", "This is host N, counted from 0."),
-        ("join-timeout", "SECONDS", "A host waits so long for the others at the start."),
-        ("lost-after", "SECONDS", "A host counts as lost after so long without a heartbeat."),
+        (
+            "coordinator",
+            "HOST:PORT",
+            "Meet the other hosts at this address, at which host 0 listens.",
+        ),
+        ("num-hosts", "N", "Train on N hosts; 1 trains on this host only."),
+        ("host-index", "N", "Give this host the index N, counted from 0."),
+        ("join-timeout", "SECONDS", "Wait this long at the start for all hosts (default: 300)."),
+        (
+            "lost-after",
+            "SECONDS",
+            "Count a host as lost after this long without a heartbeat (default: 60).",
+        ),
     ):
         kind = str if name == "coordinator" else int
         spellings = dict.fromkeys([f"--{name}", f"--{name.replace('-', '_')}"])

@@ -70,7 +70,7 @@ class Pretrained:
         multi_label: whether an image may have several classes, each with its own sigmoid.
         metadata: these facts as one object, which `save_pretrained` takes.
         own: the model as the file has it, before your fields.
-        tensors: the parameters of `own`, unread, under the names and in the layouts of this package.
+        tensors: the parameters of `own`, unread, with the names and layouts of this package.
         methods: how the source adapts tensors to other sizes.
         open_decoder: opens the decoder of a model that was pre-trained without labels, or None.
 
