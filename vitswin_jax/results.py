@@ -172,6 +172,7 @@ class Results:
         if self._tested is None or self._tested.step != step or not self._written:
             params = self._weights(state)
             self._tested = self._score(params, step, iter)
+            self._recorder.evaluated()
             self._write(params, self._tested)
         return self._tested.result(self._workdir / WEIGHTS, self._workdir / REPORT)
 

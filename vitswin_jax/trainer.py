@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
+from vitswin_jax.core.goodput import RESTORE, START
 from vitswin_jax.core.memory import in_one_line_without_memory
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Params
@@ -25,6 +27,7 @@ from vitswin_jax.train.hosts.signals import stop_in_the_loop, stopping
 from vitswin_jax.train.keep.callbacks import Callbacks
 from vitswin_jax.train.keep.checkpoint import Checkpoints
 from vitswin_jax.train.keep.claim import check_name, claimed
+from vitswin_jax.train.keep.journal import Journal
 from vitswin_jax.train.keep.metrics import Recorder
 from vitswin_jax.train.keep.request import Requests
 from vitswin_jax.train.keep.services import Logged, check_loggers, make_loggers
@@ -69,33 +72,37 @@ def train_and_evaluate(
     profile: tuple[int, int] | None = None,
     accept_changed_data: bool = False,
     own: Own = NONE,
+    began: float | None = None,
 ) -> Outcome:
     """Trains by `config` (configs/base.py has all keys) in `workdir`; resumes an interrupted run.
 
     At each evaluation and at the end it writes the weights, model.safetensors, the best so far,
     best.safetensors, and report.html, which shows the `command` that was typed. `profile` gives the
     first and the last step to trace, counted from here. Data that changed since the last checkpoint
-    raise, unless `accept_changed_data`. `own` has a Python user's objects (`fitting.fit`). Raises
+    raise, unless `accept_changed_data`. `own` has a Python user's objects (`fitting.fit`). The
+    goodput counts from `began`, on `time.monotonic`, or from this call. Raises
     UserError for mistakes of the user, before it writes anything if it can, and StoppedError after
     Ctrl-C, SIGTERM or SIGHUP, once everything is saved.
     Each of several hosts (`joined`) calls this with the same config and workdir, and the first host
     writes. A workdir is one run's at a time.
     """
+    began = time.monotonic() if began is None else began
     with begun(config, workdir, accept_changed_data=accept_changed_data, own=own) as begin:
-        return train(config, *begin, command=command, profile=profile)
+        journal = Journal(begin.workdir, began=began)
+        with journal.written():
+            return train(config, begin, journal, command=command, profile=profile)
 
 
 def train(
     config: ConfigDict,
-    run: Run,
-    layout: TrainState,
-    workdir: Path,
-    data: Mapping[str, Any],
+    begin: Begun,
+    journal: Journal,
     *,
     command: str | None,
     profile: tuple[int, int] | None,
 ) -> Outcome:
     """Trains a run that has begun, from its newest checkpoint on, and tests it."""
+    run, layout, workdir, data = begin
     plan, options = run.plan, run.options
     log.info("%s.", describe_trained(layout, lora=options.lora, groups=options.groups))
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
@@ -119,7 +126,9 @@ def train(
         ) as checkpoints,
         profiled(compiled, profile, workdir / PROFILE) as train_step,
     ):
+        journal.laps.lap(START)
         state, step = checkpoints.restore_or(lambda: create(run, init_key), layout)
+        journal.laps.lap(RESTORE)
         facts = facts_of_start(run, step=step)
         announce(facts)
         announce_schedule(config, run, checkpoints.restored.get(SCHEDULE), step=step)
@@ -132,6 +141,7 @@ def train(
             window=checkpoints.restored["window"],
             more_loggers=functools.partial(make_loggers, config.loggers, logged, run.own.loggers),
             callbacks=callbacks,
+            journal=journal,
         )
         results = Results(
             config,
@@ -148,6 +158,7 @@ def train(
             contextlib.closing(recorder),
             contextlib.closing(run.make_train_batches(step, plan.total_steps)) as batches,
         ):
+            journal.begin(step)
             ended = results.resume(state, step)
             for batch in () if ended else recorder.inputs(batches):
                 state, metrics = train_step(state, batch, step_key, *constants)
@@ -158,16 +169,27 @@ def train(
         requests.forget()
         if plan.final == "best":
             state = checkpoints.restore_best(layout)
+    recorder.written()
     return results.finish(state)
+
+
+class Begun(NamedTuple):
+    """A run that is prepared, and whose folder is claimed."""
+
+    run: Run
+    layout: TrainState
+    workdir: Path
+    data: Mapping[str, Any]
+    """The fingerprint of the data."""
 
 
 @contextlib.contextmanager
 def begun(
     config: ConfigDict, workdir: str | os.PathLike[str], *, accept_changed_data: bool, own: Own
-) -> Iterator[tuple[Run, TrainState, Path, Mapping[str, Any]]]:
+) -> Iterator[Begun]:
     """Prepares the run, lays out its state and claims its folder, or raises: all hosts alike.
 
-    Gives these and the fingerprint of the data; the folder is this run's until the end.
+    The folder is this run's until the end.
     """
     versions = {"vitswin_jax": __version__, "jax": jax.__version__}
     check_same(flatten(config.to_dict()) | {"--workdir": str(workdir)} | versions)
@@ -204,7 +226,7 @@ def begun(
             save_start(path, run.start)
         with raising_together():
             check_shared(path)
-        yield run, layout, path, data
+        yield Begun(run, layout, path, data)
 
 
 def create(run: Run, key: jax.Array) -> TrainState:

@@ -16,6 +16,7 @@ from typing import Any
 
 from vitswin_jax.core import gpus, heap, signals
 from vitswin_jax.core.cache import keep_compiled_programs
+from vitswin_jax.core.started import process_start
 from vitswin_jax.core.terminal import LogHandler, Parser, say, say_error
 from vitswin_jax.core.version import __version__
 
@@ -58,7 +59,8 @@ def main(argv: Sequence[str] | None = None, *, command: str | None = None) -> in
 
     It is 0, 1 for a mistake, which one line names, 2 for wrong usage, or 128 + a signal's number.
     """
-    began, own_process = time.monotonic(), argv is None
+    own_process = argv is None
+    began = process_start() if own_process else time.monotonic()
     arguments = list(sys.argv[1:] if argv is None else argv)
     typed = ["vitswin", *arguments]
     if command is not None:

@@ -103,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
             command=shlex.join(args.command),
             profile=profile,
             accept_changed_data=args.accept_changed_data,
+            began=args.began,
         )
         if host == 0:
             say(result)

@@ -13,6 +13,7 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 
 from vitswin_jax.core.atomic import replacing
+from vitswin_jax.core.goodput import read_goodput
 from vitswin_jax.core.types import UserError, counted
 from vitswin_jax.report.curves import EPOCH, Series, line_of, many_runs
 from vitswin_jax.report.page import percent, template
@@ -42,7 +43,7 @@ class Summary:
     images_per_second: float | None
     """The median over the rows of training."""
     goodput: float | None
-    """The mean share of the time that went to training steps, in [0, 1]."""
+    """The share of its life that went to training steps that were kept, in [0, 1]."""
 
     def numbers(self) -> dict[str, Any]:
         """Returns the numbers and the state as plain data."""
@@ -131,6 +132,7 @@ def summarize(workdir: Path, name: str, *, trains: bool) -> Summary:
     if not {"data.dataset", "model.name"} <= config.keys():
         raise UserError(f"{workdir}: its {CONFIG} is missing or not that of a run.")
     series = read_metrics(workdir)
+    goodput = read_goodput(workdir)
     state = STOPPED
     if trains:
         state = RUNNING
@@ -149,7 +151,7 @@ def summarize(workdir: Path, name: str, *, trains: bool) -> Summary:
         loss=over(LOSS, min),
         epochs=over(EPOCH, max),
         images_per_second=over("images_per_second", statistics.median),
-        goodput=over("time/device", statistics.fmean),
+        goodput=None if goodput is None else goodput.share,
     )
 
 
@@ -181,7 +183,7 @@ def rows_of(overview: Overview) -> list[tuple[str, list[str]]]:
         "least loss": lambda run: _shown(run.loss, "{:.4f}".format),
         "epochs": lambda run: _shown(run.epochs, lambda value: f"{round(value, 2):g}"),
         "images/s": lambda run: _shown(run.images_per_second, "{:,.0f}".format),
-        "goodput": lambda run: _shown(run.goodput, lambda share: f"{100 * share:.0f} %"),
+        "goodput": lambda run: _shown(run.goodput, lambda share: f"{100 * share:.1f} %"),
     }
     columns = [(title, [text(run) for run in overview.runs]) for title, text in texts.items()]
     return [(title, [cell or "–" for cell in cells]) for title, cells in columns if any(cells)]

@@ -72,7 +72,7 @@ def write_report(
         command=command,
         numbers=_numbers(evaluation, params),
         curves=curves.curves(series),
-        facts=head(facts, series),
+        facts=head(facts, series, workdir),
         config=[] if workdir is None else flatten_dict(read_config(workdir), sep=".").items(),
         **_confusion(evaluation),
         classes=evaluation.least_accurate(),
@@ -206,13 +206,17 @@ def _bias_maps(
     return stages
 
 
-def head(facts: Sequence[tuple[str, str]], series: Mapping[str, Series]) -> list[tuple[str, str]]:
+def head(
+    facts: Sequence[tuple[str, str]],
+    series: Mapping[str, Series],
+    workdir: str | os.PathLike[str] | None,
+) -> list[tuple[str, str]]:
     """Returns what a page's head says of a run: what it read, when and how fast it was."""
-    if not facts:
+    if not facts or workdir is None:
         return []
     date = time.strftime("%Y-%m-%d %H:%M %Z")
     versions = f"vitswin_jax {__version__}, jax {jax.__version__}"
-    return [*facts, *pace(series), ("date", date), ("versions", versions)]
+    return [*facts, *pace(series, workdir), ("date", date), ("versions", versions)]
 
 
 def environment() -> list[tuple[str, str]]:

@@ -123,7 +123,7 @@ def write_pretraining_report(
         command=command,
         numbers=shown.items(),
         curves=curves.curves(series),
-        facts=head(facts, series),
+        facts=head(facts, series, workdir),
         origin=origin,
         rows=Pictures.draw(model, params, next(iter(batches)), preprocess).rows(),
         method=method.items(),

@@ -11,6 +11,7 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict
 
+from vitswin_jax.core.goodput import read_goodput
 from vitswin_jax.core.json import read_json
 from vitswin_jax.core.rows import STEP, read_rows
 from vitswin_jax.core.types import UserError
@@ -97,7 +98,7 @@ def compare(workdir: str | os.PathLike[str], other: str | os.PathLike[str]) -> C
     return Comparison(step, runs, (series[0][ACCURACY], series[1][ACCURACY]))
 
 
-def pace(series: Mapping[str, Series]) -> list[tuple[str, str]]:
+def pace(series: Mapping[str, Series], workdir: str | os.PathLike[str]) -> list[tuple[str, str]]:
     """Returns how long a run took, how fast it was and what for, by name; [] where no row says."""
     facts = []
     if "time/seconds" in series:
@@ -107,7 +108,6 @@ def pace(series: Mapping[str, Series]) -> list[tuple[str, str]]:
     if "images_per_second" in series:
         rate = statistics.median(series["images_per_second"][1])
         facts.append(("speed", f"{rate:,.0f} images/s (median)"))
-    if "time/device" in series:
-        share = statistics.fmean(series["time/device"][1])
-        facts.append(("goodput", f"{100 * share:.0f} % of the time on training steps"))
+    if (goodput := read_goodput(Path(workdir))) is not None:
+        facts.append(("goodput", str(goodput)))
     return facts

@@ -12,11 +12,13 @@ import jax
 import numpy as np
 import optax
 
+from vitswin_jax.core.goodput import DEVICE, EVALUATE, SAVE
 from vitswin_jax.core.rows import STEP, read_rows
 from vitswin_jax.core.types import UserError
 from vitswin_jax.train.keep.callbacks import Callbacks
+from vitswin_jax.train.keep.journal import Journal
 from vitswin_jax.train.keep.loggers import TIME, Jsonl, Logger, Progress
-from vitswin_jax.train.keep.timing import DEVICE, EVALUATE, SAVE, InputWatch, Laps, shares
+from vitswin_jax.train.keep.timing import InputWatch, shares
 from vitswin_jax.train.run.plan import Plan
 from vitswin_jax.weights.runs import METRICS
 
@@ -102,8 +104,12 @@ class Recorder:
         window: Window = (),
         more_loggers: Callable[[], Sequence[Logger]] = tuple,
         callbacks: Callbacks | None = None,
+        journal: Journal | None = None,
     ) -> None:
-        """`more_loggers` opens what the run has besides metrics.jsonl and its progress."""
+        """`more_loggers` opens what the run has besides metrics.jsonl and its progress.
+
+        `journal` has the laps of this process, which are counted from here on for the rows.
+        """
         self._callbacks = callbacks or Callbacks(())
         self._plan, self._schedule = plan, schedule
         self._progress: Progress | None = None
@@ -115,7 +121,9 @@ class Recorder:
             self._progress = Progress(plan, start_step=start_step)
             self._loggers = [rows, *more_loggers(), self._progress]
         self._log = StepLog(window)
-        self._laps, self._input = Laps(), InputWatch()
+        self._journal, self._input = journal or Journal(), InputWatch()
+        self._laps = self._journal.laps
+        self._laps.turn()
         self._pace: dict[int, dict[str, float]] = {}
         self._mark = (time.monotonic(), start_step)
 
@@ -129,6 +137,7 @@ class Recorder:
         if self._progress is not None:
             self._progress.advance(step)
         self._laps.lap(DEVICE)
+        self._journal.advance(step)
         if self._plan.logs_at(step):
             spent = self._laps.turn()
             self._input.see(step, spent)
@@ -138,7 +147,7 @@ class Recorder:
             self._pace[step][SECONDS] = round(self._seconds, 3)
             if (row := self._log.turn()) is not None:
                 self._write_train(*row)
-            self._laps.lap(DEVICE)
+            self._laps.lap(DEVICE, waited=True)
         self._callbacks.step(step, metrics)
 
     def _rate(self, step: int) -> float:
@@ -154,8 +163,14 @@ class Recorder:
         row, window = self._log.settle()
         if row is not None:
             self._write_train(*row)
-        self._laps.lap(DEVICE)
+        self._laps.lap(DEVICE, waited=True)
+        self._journal.settle()
         return window
+
+    def evaluated(self) -> None:
+        """Counts the time since the last lap as evaluation."""
+        self._laps.lap(EVALUATE)
+        self._journal.settle()
 
     def written(self) -> None:
         """Counts the time since the last lap as saving: of an evaluation's weights and page."""
@@ -163,7 +178,7 @@ class Recorder:
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         """Writes the numbers of an evaluation that has just ended."""
-        self._laps.lap(EVALUATE)
+        self.evaluated()
         self._write(step, numbers)
         self._callbacks.evaluation(step, numbers)
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import jax
 
+from vitswin_jax.core.goodput import DEVICE, EVALUATE, INPUT, SAVE
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError
 
@@ -18,7 +19,6 @@ log = logger(__name__)
 
 Item = TypeVar("Item")
 
-INPUT, DEVICE, EVALUATE, SAVE = "input", "device", "evaluate", "save"
 KINDS = (INPUT, DEVICE, EVALUATE, SAVE)
 INPUT_BOUND = 0.2
 """A run that waits for input for a larger share of its time logs a warning."""
@@ -33,15 +33,27 @@ class Laps:
     waits for input is time that a device has nothing to do, once it has caught up.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` gives seconds."""
-        self._clock, self._last = clock, clock()
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        since: float | None = None,
+        count: Callable[..., None] = lambda kind, seconds, *, waited: None,
+    ) -> None:
+        """`clock` gives seconds; the first lap is from `since`. `count` is given each lap too."""
+        self._clock, self._count = clock, count
+        self._last = clock() if since is None else since
         self._spent = dict.fromkeys(KINDS, 0.0)
 
-    def lap(self, kind: str) -> None:
-        """Counts the time since the last lap as `kind`."""
+    def lap(self, kind: str, *, waited: bool = False) -> None:
+        """Counts the time since the last lap as `kind`: one of `KINDS`, or of a run's start.
+
+        `waited` says that the host only waited for its devices.
+        """
         now = self._clock()
-        self._spent[kind] += now - self._last
+        if kind in self._spent:
+            self._spent[kind] += now - self._last
+        self._count(kind, now - self._last, waited=waited)
         self._last = now
 
     def turn(self) -> dict[str, float]:
