@@ -17,12 +17,12 @@ def write_run(folder, accuracies, *, epochs=4.0, lr=1e-3, **more):
         "model": {"name": "vit"},
         "optim": {"epochs": epochs, "peak_lr": lr},
     }
-    rows = [{"step": 5, "epoch": 0.5, "lr": lr, "images_per_second": 90.0, "time/device": 0.8}]
+    rows = [{"step": 5, "epoch": 0.5, "lr": lr, "images_per_second": 90.0}]
     rows += [
         {"step": step, "epoch": step / 10, "test/accuracy": accuracy, "test/loss": 1 - accuracy}
         for step, accuracy in accuracies.items()
     ]
-    rows.append({"step": 15, "epoch": 1.5, "images_per_second": 110.0, "time/device": 0.6})
+    rows.append({"step": 15, "epoch": 1.5, "images_per_second": 110.0})
     (folder / "config.json").write_text(json.dumps(config | more))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
@@ -52,11 +52,21 @@ def test_each_run_has_its_best_numbers_and_its_state(runs):
         ("sub/b", "stopped", 0.875, 0.125, 2.0),
     ]
     assert {run.images_per_second for run in overview.runs} == {100.0}
-    assert {round(run.goodput, 6) for run in overview.runs} == {0.7}
+    assert [run.goodput for run in overview.runs] == [None] * 3
     assert overview.differences() == {
         "optim.epochs": [4.0, 8.0, 4.0],
         "optim.peak_lr": [1e-3, 2e-3, 2e-3],
     }
+
+
+def test_a_run_has_the_goodput_of_its_log_and_older_ones_have_none(runs):
+    (runs / "a" / "goodput").mkdir()
+    lines = ['{"step": 0, "time": 8.0, "began": 0.0, "start": 8.0, "from": 0}', '{"step": 9, "ti']
+    lines.insert(1, '{"step": 40, "time": 16.0, "device": 7.0, "input": 1.0}')
+    (runs / "a" / "goodput" / "host-0.jsonl").write_text("\n".join(lines))
+    overview = read_runs(runs, lambda path: False)
+    assert [run.goodput for run in overview.runs] == [7 / 16, None, None]
+    assert dict(rows_of(overview))["goodput"] == ["43.8 %", "–", "–"]
 
 
 def test_other_folders_cost_a_line(runs):

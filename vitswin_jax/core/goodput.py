@@ -167,7 +167,7 @@ def read_processes(workdir: Path, host: int) -> list[Process]:
     for row in rows:
         now = _number(row, TIME)
         if BEGAN in row or not processes:
-            began = _number(row, BEGAN) or now
+            began = _number(row, BEGAN) if BEGAN in row else now
             processes.append(Process(began, max(began, now)))
         process = processes[-1]
         if FROM in row:
@@ -178,7 +178,24 @@ def read_processes(workdir: Path, host: int) -> list[Process]:
         if process.stepped is None and step > before:
             process.stepped = now
         process.done = row.get(ENDED) == 1
+    for process in processes:
+        _warm_up(process)
     return processes
+
+
+def _warm_up(process: Process) -> None:
+    """Counts the time by which a process's first step is longer than the others as compilation.
+
+    A program that was just compiled is also loaded, and its first call makes buffers.
+    """
+    first = next((i for i, (before, step, _) in enumerate(process.rows) if step > before), 0)
+    later = process.rows[first + 1 :]
+    if steps := sum(step - before for before, step, _ in later):
+        before, step, seconds = process.rows[first]
+        mean = sum(row[DEVICE] for *_, row in later) / steps
+        more = max(0.0, seconds[DEVICE] - mean * (step - before))
+        moved = {DEVICE: seconds[DEVICE] - more, COMPILE: seconds[COMPILE] + more}
+        process.rows[first] = before, step, {**seconds, **moved}
 
 
 def _number(row: Mapping[str, Any], key: str) -> float:
