@@ -509,6 +509,17 @@ MUTATIONS = {
 }
 
 
+def write_state(path, state):
+    """Writes named arrays as a file of the kind that its suffix says, and returns its path."""
+    if path.suffix == ".npz":
+        np.savez(path, **state)
+    elif path.suffix == ".safetensors":
+        safetensors.numpy.save_file({n: np.ascontiguousarray(a) for n, a in state.items()}, path)
+    else:
+        write_pth(path, state)
+    return path
+
+
 @pytest.mark.parametrize(
     ("case", "table"),
     [("google pre-logits", "Transformer/posembed_input/pos_embedding"), ("timm", "pos_embed")],
@@ -516,14 +527,32 @@ MUTATIONS = {
 def test_a_class_token_without_positions_is_no_sincos_model(tmp_path, case, table):
     state = state_of(saved(case, tmp_path))
     del state[table]
-    path = tmp_path / ("b.npz" if case.startswith("google") else "b.safetensors")
-    if path.suffix == ".npz":
-        np.savez(path, **state)
-    else:
-        safetensors.numpy.save_file({n: np.ascontiguousarray(a) for n, a in state.items()}, path)
+    path = write_state(tmp_path / f"b.{SUFFIX[CASES[case][0]]}", state)
     with pytest.raises(UserError, match="has no position embeddings"):
         vitswin_jax.load_pretrained(path)
     assert vitswin_jax.load_pretrained(path, pos_embed="none")[0].pos_embed == "none"
+
+
+@pytest.mark.parametrize(
+    ("case", "lost"),
+    [
+        ("google pre-logits", "MultiHeadDotProductAttention_1/out/bias"),
+        ("google pre-logits", "Dense_0/bias"),
+        ("google pre-logits", "embedding/bias"),
+        ("timm registers", "attn.proj.bias"),
+        ("timm registers", "patch_embed.proj.bias"),
+        ("hf dinov2", "attention.output.dense.bias"),
+    ],
+)
+def test_a_bias_that_its_code_always_has_is_missed(tmp_path, case, lost):
+    state = state_of(saved(case, tmp_path))
+    names = [name for name in state if name.endswith(lost)]
+    assert names
+    for name in names:
+        del state[name]
+    path = write_state(tmp_path / f"b.{SUFFIX[CASES[case][0]]}", state)
+    with pytest.raises(UserError, match=f"{lost} is missing"):
+        vitswin_jax.load_pretrained(path)
 
 
 @pytest.mark.parametrize(
@@ -539,13 +568,7 @@ def test_a_bad_checkpoint_is_one_line_or_right(tmp_path_factory, case, data):
     for _ in range(data.draw(st.integers(1, 2))):
         name = data.draw(st.sampled_from(sorted(state)))
         MUTATIONS[data.draw(st.sampled_from(sorted(MUTATIONS)))](state, name)
-    path = folder / f"b.{SUFFIX[format]}"
-    if path.suffix == ".npz":
-        np.savez(path, **state)
-    elif path.suffix == ".safetensors":
-        safetensors.numpy.save_file({n: np.ascontiguousarray(a) for n, a in state.items()}, path)
-    else:
-        write_pth(path, state)
+    path = write_state(folder / f"b.{SUFFIX[format]}", state)
     try:
         loaded, got = vitswin_jax.load_pretrained(path)
     except UserError as error:

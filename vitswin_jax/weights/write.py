@@ -18,7 +18,7 @@ from vitswin_jax.weights.formats.pth_write import write_pth
 from vitswin_jax.weights.sources.detect import SOURCES
 from vitswin_jax.weights.sources.masked import DECODERS, Decoder
 from vitswin_jax.weights.sources.rules import write_rules
-from vitswin_jax.weights.sources.source import SOME, UNGATED, Source
+from vitswin_jax.weights.sources.source import UNGATED, Source, misfits
 
 FORMATS = tuple(dict.fromkeys(source.format for source in SOURCES if source.holds))
 """Whose files can be written, besides our own."""
@@ -44,17 +44,19 @@ def choose_target(format: str, family: str, fields: Mapping[str, Any], *, origin
     """
     one_of("format", format, ("native", *FORMATS))
     targets = [s for s in SOURCES if s.holds and s.format == format and s.family == family]
-    misfits = [(s, _misfits(holds, fields)) for s in targets for holds in s.holds]
-    for source, wrong in misfits:
+    tried = [(s, misfits(holds, fields)) for s in targets for holds in s.holds]
+    for source, wrong in tried:
         if not wrong:
             return source
-    nearest = min((wrong for _, wrong in misfits), key=len, default=[])
+    nearest = min((wrong for _, wrong in tried), key=len, default=[])
     plain = model_kwargs(family)
-    if all(set(_misfits(holds, plain)) & set(nearest) for s in targets for holds in s.holds):
-        has = [s for s in SOURCES if s.family == family for h in s.holds if not _misfits(h, plain)]
+    shared = {field for field in nearest if plain.get(field) == fields[field]}
+    if all(shared.intersection(misfits(holds, plain)) for s in targets for holds in s.holds):
+        has = [s for s in SOURCES if s.family == family for h in s.holds if not misfits(h, plain)]
         others = ", ".join(sorted({source.format for source in has}))
         raise UserError(f"{origin}: {format} has no {family}; {others} have.")
-    raise UserError(f"{origin}: {format} cannot have a {family} with {', '.join(nearest)}.")
+    listed = ", ".join(f"{field}={fields[field]!r}" for field in nearest)
+    raise UserError(f"{origin}: {format} cannot have a {family} with {listed}.")
 
 
 def choose_decoder(format: str, method: str, *, origin: str) -> Decoder:
@@ -116,15 +118,6 @@ def computes_otherwise(theirs: Mapping[str, Any], fields: Mapping[str, Any]) -> 
         if field in fields and fields[field] != value
         if field != "act" or fields[field] in UNGATED  # shapes show a gate over there too
     }
-
-
-def _misfits(holds: Mapping[str, tuple[Any, ...]], fields: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{field}={fields[field]!r}"
-        for field, values in holds.items()
-        if field in fields and fields[field] not in values
-        if SOME not in values or not fields[field]
-    ]
 
 
 def _buffer_name(source: Source, arrays: Mapping[str, np.ndarray], place: str, kind: str) -> str:

@@ -88,6 +88,7 @@ def detect(path: Path, contents: Contents, facts: Facts, key: str | None = None)
                 "elsewhere; give num_heads=, or a name for 6."
             )
         shown = source.describe(source.named(tensors), tensors, hints)
+        shown |= source.lost_biases(shown)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (KeyError, ValueError, IndexError, TypeError, ArithmeticError) as error:

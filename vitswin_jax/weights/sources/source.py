@@ -62,6 +62,16 @@ def only(*free: str, **allowed: tuple[Any, ...]) -> Mapping[str, tuple[Any, ...]
     return {name: values for name, values in plain.items() if name not in free} | allowed
 
 
+def misfits(holds: Mapping[str, tuple[Any, ...]], fields: Fields) -> list[str]:
+    """Returns the fields with values that a code, of which `holds` are all, cannot have."""
+    return [
+        field
+        for field, values in holds.items()
+        if field in fields and fields[field] not in values
+        if SOME not in values or not fields[field]
+    ]
+
+
 class Hints(dict[str, Any]):
     """Fields that the tensors may leave open, the first fact of each.
 
@@ -145,6 +155,14 @@ class Source:
     """Which of `BUFFERS` its files have."""
     restore: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda arrays: arrays
     """Undoes, in what is written, the arithmetic of `prepare`."""
+
+    def lost_biases(self, shown: Fields) -> Fields:
+        """Returns as true the biases that a file does not show and that its code always has.
+
+        A file without one has lost it. The rules then name it, where a model without it would load.
+        """
+        wrong = min((misfits(holds, shown) for holds in self.holds), key=len, default=[])
+        return {field: True for field in wrong if field.endswith("_bias")}
 
     def fits(self, tensors: Tensors, root: str = "") -> bool:
         """Returns whether keys that a file has under a root are this source's."""
