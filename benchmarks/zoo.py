@@ -6,7 +6,7 @@ Needs timm, transformers and PyTorch beside this package. Each architecture is b
 with random weights, its own widths and one block (Swin: four stages), saved as the library saves
 it, and loaded here as a bare file, as a file with its name, and as a folder with its configuration.
 A model that is loaded has to give the outputs of its original, to 2e-5 of their standard deviation
-or, of a deep one, a deep one, to twice what the original's own float32 is off its float64, and to
+or, of a deep one, to twice what the original's own float32 is off its float64, and to
 be written back with the same tensors. Tags are the published weights of an architecture.
 """
 
