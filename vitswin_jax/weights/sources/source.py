@@ -162,7 +162,7 @@ class Source:
         A file without one has lost it. The rules then name it, where a model without it would load.
         """
         wrong = min((misfits(holds, shown) for holds in self.holds), key=len, default=[])
-        return {field: True for field in wrong if field.endswith("_bias")}
+        return {name: True for name in wrong if name.endswith("_bias") and not shown[name]}
 
     def fits(self, tensors: Tensors, root: str = "") -> bool:
         """Returns whether keys that a file has under a root are this source's."""
