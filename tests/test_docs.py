@@ -26,13 +26,12 @@ ALL = {
     path.relative_to(ROOT).as_posix(): path
     for path in [*ROOT.glob("README*.md"), *GUIDES, *sorted((ROOT / "docs").glob("*.md"))]
 }
-FIRST = ("README", "docs/concepts")  # one that trains by commands, one in Python
 PAGES = [
-    pytest.param(name, marks=() if name.removesuffix(".md") in FIRST else pytest.mark.long)
+    pytest.param(name, marks=() if name == "README.md" else pytest.mark.long)
     for name in ALL
     if ".zh." not in name
 ]
-"""`make test` follows one page of each kind, and `make test-all` all."""
+"""`make test` follows the first page, and `make test-all` all."""
 CHINESE = [name for name in ALL if ".zh." in name]
 DRAW = ROOT / "docs" / "pictures" / "draw.py"
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#]*)[^)]*\)")

@@ -80,6 +80,7 @@ class Heard(vitswin_jax.Callback):
         self.ends.append(fitted)
 
 
+@pytest.mark.long
 def test_arrays_train_as_the_same_images_by_name_do(digits, make_config, by_name, tmp_path):
     """Bit for bit, with a loss, an augmentation and an optimizer that are the recipe's own."""
     train, test = digits

@@ -101,6 +101,7 @@ def test_each_step_that_is_kept_is_weights(run):
 LENGTHENED = {"optim.epochs": 0.8}
 
 
+@pytest.mark.long
 def test_a_run_is_extended_and_the_schedule_recomputed(make_config, run, logged, tmp_path):
     """Its next steps are those of a run that had this length when it was at that step."""
     workdir = copied(run, tmp_path)
@@ -153,6 +154,7 @@ def test_patience_ends_a_run_with_results_and_more_of_it_resumes(make_config, lo
     assert list(accuracies_of(tmp_path)) == [2, 4, 6, 8]
 
 
+@pytest.mark.long
 def test_a_file_in_the_workdir_ends_a_run_with_results(make_config, run, tmp_path, monkeypatch):
     """And the same command resumes it to the end of the run that nothing ended."""
     monkeypatch.setattr("vitswin_jax.train.keep.request._PERIOD", 0.0)

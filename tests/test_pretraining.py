@@ -131,6 +131,7 @@ def test_an_image_has_its_own_mask_in_evaluation(finished):
     assert len({mask.tobytes() for mask in whole}) > 1
 
 
+@pytest.mark.long
 def test_a_run_broken_off_ends_with_the_same_bits(finished, tmp_path):
     """From what a kill after the second of three checkpoints leaves on the disk."""
     case, workdir, _ = finished

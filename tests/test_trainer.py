@@ -201,6 +201,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert without_times(read_rows(tmp_path / "run")) == without_times(read_rows(unbroken))
 
 
+@pytest.mark.long
 def test_a_killed_worker_ends_the_run_in_a_line(train_command, environment, tmp_path):
     with subprocess.Popen(
         train_command(tmp_path / "run", "--config.data.workers=1"),

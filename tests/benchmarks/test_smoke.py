@@ -75,14 +75,8 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
 NEEDS = {"gpu_plan": "jax_plugins", "gpu_registers": "jax_plugins", "zoo": "timm"}
 """Scripts of which only the line that refuses is tried, and the package that they need."""
 RUN_BY_OTHERS = {"gpu_rows", "gpu_runs", "input_peers", "suites"}
-LONG = {"gpu", "pretrain", "quantize", "stops", "week"}  # all but gpu train
-LONG |= {
-    "budget",
-    "checkpoint",
-    "compile",
-    "memory",
-    "scaling",
-}  # the last three are `throughput` in other words
+SHORT = {*NEEDS, "throughput"}
+"""Scripts that `make test` runs; `make test-all` runs all."""
 
 
 def test_every_script_is_here():
@@ -91,7 +85,7 @@ def test_every_script_is_here():
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.long] * (name in LONG)) for name in TABLES],
+    [pytest.param(name, marks=[pytest.mark.long] * (name not in SHORT)) for name in TABLES],
 )
 def test_it_prints_its_table(name):
     refused = name in NEEDS

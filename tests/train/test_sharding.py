@@ -106,15 +106,18 @@ def run(family, mesh_shape):
     return jax.device_get((given, state.params))
 
 
-MESHES = [
-    *(("vit", shape) for shape in [(1, 8, 1), (1, 1, 8), (4, 2, 1), (2, 1, 4), (1, 4, 2)]),
-    *(("swin", shape) for shape in [(1, 8, 1), (4, 1, 2), (1, 4, 2)]),
-    *(("swinv2", shape) for shape in [(1, 8, 1), (4, 1, 2), (1, 4, 2)]),
+OTHERS = {
+    "vit": [(1, 8, 1), (1, 1, 8), (4, 2, 1), (2, 1, 4), (1, 4, 2)],
+    "swin": [(1, 8, 1), (4, 1, 2), (1, 4, 2)],
+    "swinv2": [(1, 8, 1), (4, 1, 2), (1, 4, 2)],
+    **{family: [(2, 2, 2)] for family in DESCENDANTS if family != "dinov3"},
+}
+MESHES = [  # `make test` divides each family along all axes at once
     *((family, (2, 2, 2)) for family in (*MODELS, "dinov3")),
     *(
-        pytest.param(family, (2, 2, 2), marks=pytest.mark.long)
-        for family in DESCENDANTS
-        if family != "dinov3"
+        pytest.param(family, shape, marks=pytest.mark.long)
+        for family, shapes in OTHERS.items()
+        for shape in shapes
     ),
 ]
 

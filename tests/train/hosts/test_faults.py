@@ -70,6 +70,7 @@ def test_a_host_that_joins_twice_ends_all_with_what_is_wrong(start, training, tm
     assert "host 1 has lost the coordinator" in line
 
 
+@pytest.mark.long
 def test_a_taken_port_is_named_by_every_host(start, tmp_path):
     """By another program, by another host 0: gRPC would share it with the latter."""
     with socket.socket() as other:

@@ -129,6 +129,7 @@ def test_hosts_killed_at_random_end_bit_for_bit_as_unbroken_ones(start, two_host
     assert_same(two_hosts, run, atol=0, what="test/loss")
 
 
+@pytest.mark.long
 def test_hosts_that_slurm_started_list_what_they_differ_in(start, tmp_path):
     own = (["--config.optim.peak_lr=0.5"], ["--config.seed=7"])
     one, other = errors(end(start(tmp_path / "run", own=own, slurm=True)))

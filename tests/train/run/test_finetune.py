@@ -249,6 +249,7 @@ def test_fine_tuning_beats_training_from_scratch_at_equal_steps(
         assert f"{100 * result.test_accuracy:.1f} %" in page
 
 
+@pytest.mark.long
 def test_a_run_goes_on_bit_for_bit_without_the_file_it_began_from(make_config, weights, tmp_path):
     """With adapters, an average and a teacher; the file is gone when the run resumes."""
     path = shutil.copy(weights, tmp_path / "begin.safetensors")

@@ -109,6 +109,7 @@ def whole(make_config, tmp_path_factory):
     return config, workdir
 
 
+@pytest.mark.long
 def test_a_run_sees_each_size_in_its_time_and_is_evaluated_at_its_own(whole, tmp_path, caplog):
     config, workdir = whole
     run = prepare(config)
@@ -122,6 +123,7 @@ def test_a_run_sees_each_size_in_its_time_and_is_evaluated_at_its_own(whole, tmp
     assert (model.img_size, run.preprocess.img_size) == (16, (16, 16))
 
 
+@pytest.mark.long
 def test_a_resume_across_a_change_of_size_is_exact(whole, tmp_path, caplog):
     config, workdir = whole
     again = tmp_path / "run"
