@@ -258,7 +258,8 @@ PARTS: set[str] = set()
 
 def parts_of(model: torch.nn.Module) -> str:
     """Returns what a model of timm's consists of, besides the size of its images."""
-    first = next(m for n, m in model.named_modules() if n.endswith("blocks.0.attn"))
+    attentions = (m for n, m in model.named_modules() if n.endswith("blocks.0.attn"))
+    first = next(attentions, model)  # parallel blocks have several
     options = {k: v for k, v in vars(first).items() if isinstance(v, int | float | bool)}
     pools = {k: getattr(model, k, None) for k in ("global_pool", "no_embed_class", "num_classes")}
     rope = getattr(model, "rope", None)
