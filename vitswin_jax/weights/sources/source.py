@@ -62,7 +62,7 @@ def only(*free: str, **allowed: tuple[Any, ...]) -> Mapping[str, tuple[Any, ...]
     return {name: values for name, values in plain.items() if name not in free} | allowed
 
 
-def misfits(holds: Mapping[str, tuple[Any, ...]], fields: Fields) -> list[str]:
+def misfits(holds: Mapping[str, tuple[Any, ...]], fields: Mapping[str, Any]) -> list[str]:
     """Returns the fields with values that a code, of which `holds` are all, cannot have."""
     return [
         field
