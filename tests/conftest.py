@@ -38,6 +38,7 @@ pytest_plugins = [
     "fixtures_train",
     "fixtures_hosts",
     "fixtures_programs",
+    "fixtures_hub",
 ]
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

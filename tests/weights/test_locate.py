@@ -5,7 +5,6 @@ import functools
 import hashlib
 import json
 import logging
-import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +15,7 @@ from web_server import serving
 import vitswin_jax
 from vitswin_jax.cli import main
 from vitswin_jax.core.types import UserError
-from vitswin_jax.weights.locate import _hub_reason, check_blob, locate
+from vitswin_jax.weights.locate import locate
 from vitswin_jax.weights.published import published
 from vitswin_jax.weights.shapes import parameter_shapes
 
@@ -188,44 +187,6 @@ def test_a_configuration_beside_the_weights(tmp_path):
         assert found == (tuple(names) if len(names) == 5 else None)
 
 
-def test_the_hub_needs_its_package(monkeypatch):
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(
-        UserError, match=r"hf-hub:timm/x: needs .* pip install 'vitswin_jax\[hub\]'"
-    ):
-        vitswin_jax.load_pretrained("hf-hub:timm/x")
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """The hub's own cache with one repository, and no network."""
-    constants = pytest.importorskip("huggingface_hub.constants")
-    repository = tmp_path / "hub" / "models--timm--deit_tiny"
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text("0" * 40)
-    return repository / "snapshots" / ("0" * 40)
-
-
-def test_by_the_hubs_name_from_its_cache(hub):
-    written(hub / "pytorch_model.bin")
-    (hub / "config.json").write_text(json.dumps(CONFIG))
-    assert vitswin_jax.load_pretrained("hf-hub:timm/deit_tiny")[0] == tiny()[0]
-    metadata = vitswin_jax.load_metadata("hf-hub:timm/deit_tiny@main")
-    assert metadata.preprocess.mean[0] == 0.1
-    assert metadata.provenance["hub"] == "timm/deit_tiny"
-    assert metadata.provenance["revision"] == "0" * 40
-
-
-@pytest.mark.usefixtures("hub")
-@pytest.mark.parametrize("name", ["timm/other", "no/such/name", "timm/deit_tiny@v2"])
-def test_the_hubs_refusals_are_one_line(name):
-    with pytest.raises(UserError, match=f"^hf-hub:{name}: .") as error:
-        vitswin_jax.load_pretrained(f"hf-hub:{name}")
-    assert "\n" not in str(error.value)
-
-
 @pytest.mark.parametrize(
     "name", ["x" * 300, "x/" * 3000, "~nobody_of_that_name/a", "a\0b", "\ud800"]
 )
@@ -240,50 +201,3 @@ def test_a_folder_of_other_weights_is_named(tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"x")
     with pytest.raises(UserError, match="is a TensorFlow SavedModel"):
         locate(tmp_path)
-
-
-def test_what_came_from_the_hub_is_what_it_is_called(tmp_path):
-    """Its cache has blobs by digest, and links to them by name."""
-    body = b"weights"
-    digest = hashlib.sha256(body).hexdigest()
-    for name, data, right in (
-        (digest, body, True),
-        (digest, b"WEIGHTS", False),
-        ("1" * 40, b"", True),
-    ):
-        blob, link = tmp_path / name, tmp_path / "model.safetensors"
-        blob.write_bytes(data)
-        link.symlink_to(blob)
-        if right:
-            check_blob(link)
-            assert link.read_bytes() == data
-            link.unlink()
-        else:
-            with pytest.raises(
-                UserError, match=rf"has not the sha256 {digest[:8]}\.\.\. that the hub"
-            ):
-                check_blob(link)
-            assert not link.is_symlink()
-            assert not blob.exists()
-
-
-class RepositoryNotFoundError(OSError):
-    """As huggingface_hub has it, which is not installed with the tests."""
-
-
-class GatedRepoError(RepositoryNotFoundError):
-    """As huggingface_hub has it."""
-
-
-@pytest.mark.parametrize(
-    ("error", "says"),
-    [
-        (RepositoryNotFoundError("401 Client Error. (Request ID: Root=1-2)"), "is no repository"),
-        (GatedRepoError("403"), "is gated: accept its licence"),
-        (TimeoutError("timed out"), "did not answer in time"),
-        (PermissionError(13, "Permission denied"), "cannot be downloaded (Permission denied)"),
-        (RuntimeError("x" * 2000), "cannot be downloaded (RuntimeError)"),
-    ],
-)
-def test_the_hubs_exceptions_are_worded_here(error, says):
-    assert _hub_reason(error).startswith(says)

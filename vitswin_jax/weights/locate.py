@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,18 +16,12 @@ from vitswin_jax.core.types import UserError, listed
 from vitswin_jax.weights.download import fetch, has_digest
 from vitswin_jax.weights.formats.foreign import refuse_folder
 from vitswin_jax.weights.formats.orbax import is_checkpoint
-from vitswin_jax.weights.formats.read import FOLDER_FILES, shards_of
+from vitswin_jax.weights.formats.read import FOLDER_FILES
+from vitswin_jax.weights.hub import HUB, download
 from vitswin_jax.weights.published import Published, find_published, near_published, published
 from vitswin_jax.weights.runs import WEIGHTS, is_run, newest_checkpoint, weights_of_run
 
 log = logger(__name__)
-
-HUB = "hf-hub:"
-"""What a name on the Hugging Face hub begins with: `hf-hub:org/name[@revision]`."""
-
-
-CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
-"""What timm and transformers write beside weights."""
 
 
 @dataclass(frozen=True)
@@ -134,93 +126,9 @@ def _published(file: Path, row: Published, **seen: str | int) -> Located:
 
 
 def _on_hub(name: str) -> Located:
-    try:
-        from huggingface_hub import hf_hub_download, try_to_load_from_cache
-        from huggingface_hub.errors import EntryNotFoundError
-    except ImportError as error:
-        raise UserError(
-            f"{HUB}{name}: needs the package huggingface_hub; pip install 'vitswin_jax[hub]'."
-        ) from error
-    repository, _, revision = name.partition("@")
-
-    def download(file: str) -> Path:
-        before = try_to_load_from_cache(repository, file, revision=revision or None)
-        path = Path(hf_hub_download(repository, file, revision=revision or None))
-        if str(path) != before:
-            check_blob(path)
-        return path
-
-    try:
-        file = _first(download, FOLDER_FILES)
-        for shard in _shards(file):
-            download(shard)
-        for beside in (CONFIG, PROCESSOR):
-            with contextlib.suppress(EntryNotFoundError):
-                download(beside)
-    except UserError as error:
-        raise UserError(f"{HUB}{name}: {error}") from error
-    except Exception as error:  # of the hub's package, of its client, or of the system
-        raise UserError(f"{HUB}{name}: {_hub_reason(error)}.") from error
-    return _beside(file, hub=repository, revision=file.parent.name)  # .../snapshots/COMMIT/FILE
-
-
-def check_blob(path: Path) -> None:
-    """Compares a file that came from the hub with the SHA-256 that the hub's cache calls it by.
-
-    The hub's package compares its size only. A file that differs is removed, and UserError raised.
-    """
-    blob = path.resolve()
-    if not re.fullmatch("[0-9a-f]{64}", blob.name) or has_digest(blob, f"sha256:{blob.name}"):
-        return  # small files have git's name, or none
-    for each in {path, blob}:
-        each.unlink()
-    raise UserError(
-        f"{path.name}: what came has not the sha256 {blob.name[:8]}... that the hub states; it is "
-        "removed."
-    )
-
-
-_HUB_REASONS = {
-    "GatedRepoError": "is gated: accept its licence on the hub, and set HF_TOKEN",
-    "RepositoryNotFoundError": "is no repository of the hub, or a private one, for HF_TOKEN",
-    "RevisionNotFoundError": "has no such revision; give one of its branches, tags or commits",
-    "HFValidationError": "is no name of a repository; give hf-hub:ORGANISATION/NAME[@REVISION]",
-    "OfflineModeIsEnabled": "is not in the hub's cache, and HF_HUB_OFFLINE is set",
-    "LocalEntryNotFoundError": "is not in the hub's cache, and the hub cannot be reached",
-    "EntryNotFoundError": f"has none of {', '.join(FOLDER_FILES)}",
-    "ConnectionError": "cannot be reached; check the network",
-    "TimeoutError": "did not answer in time; try again",
-}
-"""Exceptions of huggingface_hub and of Python -> what is wrong, and what would be right."""
-
-
-def _hub_reason(error: Exception) -> str:
-    """Returns what is wrong in our words, by the nearest class of an exception that has some."""
-    kinds = [kind.__name__ for kind in type(error).__mro__]
-    known = next((_HUB_REASONS[kind] for kind in kinds if kind in _HUB_REASONS), None)
-    if known is None and isinstance(error, OSError) and error.strerror:
-        return f"cannot be downloaded ({error.strerror})"
-    return known or f"cannot be downloaded ({kinds[0]})"
+    file, provenance = download(name)
+    return _beside(file, **provenance)
 
 
 def _beside(file: Path, **provenance: str) -> Located:
     return Located(file, beside=file.parent, provenance=provenance)
-
-
-def _first(download: Callable[[str], Path], names: Sequence[str]) -> Path:
-    """Returns the first file that the hub has, or its cache without a network."""
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    unreachable = None
-    for name in names:
-        try:
-            return download(name)
-        except LocalEntryNotFoundError as error:
-            unreachable = error
-        except EntryNotFoundError:
-            continue
-    raise unreachable or EntryNotFoundError(f"has none of {', '.join(names)}.")
-
-
-def _shards(file: Path) -> list[str]:
-    return sorted(set(shards_of(file).values())) if file.suffix == ".json" else []

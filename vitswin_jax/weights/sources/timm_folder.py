@@ -12,7 +12,7 @@ from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.models.registry import model_kwargs
 from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.nn.layers import pair
-from vitswin_jax.weights.locate import CONFIG
+from vitswin_jax.weights.hub import CONFIG
 from vitswin_jax.weights.metadata import Metadata
 from vitswin_jax.weights.sources.rules import write_rules
 from vitswin_jax.weights.sources.source import Fields, Source

@@ -13,7 +13,7 @@ from PIL import Image
 from vitswin_jax.core.types import UserError
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.nn.layers import pair
-from vitswin_jax.weights.locate import CONFIG, PROCESSOR
+from vitswin_jax.weights.hub import CONFIG, PROCESSOR
 from vitswin_jax.weights.metadata import Metadata
 from vitswin_jax.weights.sources.source import Fields, Source
 from vitswin_jax.weights.sources.timm_folder import whole_ratio
