@@ -35,9 +35,10 @@ from vitswin_jax.train.run.prepare import Run
 from vitswin_jax.train.state import TrainState
 from vitswin_jax.train.task.masked import Masked
 from vitswin_jax.train.task.supervised import Supervised
+from vitswin_jax.weights.files import describe
 from vitswin_jax.weights.formats.orbax import WEIGHTS as IN_CHECKPOINTS
 from vitswin_jax.weights.runs import BEST, WEIGHTS
-from vitswin_jax.weights.save import describe, save_pretrained
+from vitswin_jax.weights.save import save_pretrained
 
 log = logger(__name__)
 

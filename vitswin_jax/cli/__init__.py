@@ -30,6 +30,7 @@ _COMMANDS = {  # each a module of this package, with add_arguments(parser) and r
     "evaluate": "Evaluate weights on a dataset split and write a report.",
     "explain": "Show attention, Grad-CAM and learned parameters as pictures.",
     "convert": "Convert weights of any source to any format.",
+    "push": "Publish weights with a model card on the Hugging Face hub.",
     "export": "Export weights to ONNX or StableHLO, and compare the outputs with JAX.",
     "models": "List the models, their costs and the published weights.",
     "benchmark": "Measure time, compilation and memory of models, beside other libraries.",
@@ -44,6 +45,7 @@ examples:
   vitswin runs runs                              compare the runs of a folder
   vitswin explain runs/NAME photo.jpg            see where the model looks
   vitswin convert runs/NAME DST --to timm        take the weights to PyTorch
+  vitswin push runs/NAME USER/NAME               publish a run on the Hugging Face hub
   vitswin models swin                            list the Swin models
 """
 

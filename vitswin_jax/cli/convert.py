@@ -6,18 +6,10 @@ import argparse
 import dataclasses
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vitswin_jax.cli.inputs import IMG_SIZE_HELP, MODEL_HELP, image_size
 from vitswin_jax.core.terminal import say
 from vitswin_jax.core.types import UserError
-
-if TYPE_CHECKING:
-    from vitswin_jax.weights.open import Pretrained
-
-UNSAID = ("norm_eps", "window_clip", "pad_before_roll", "mask_value", "group_norm_eps",
-          "weight_var_eps", "weight_std_eps")  # fmt: skip
-"""Fields that no configuration states: a library's own code decides them."""
 
 FORMATS = ("native", "google", "timm", "microsoft", "huggingface", "torchvision")
 
@@ -61,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Writes DST and says what it holds; 1 where --verify finds other logits."""
     from vitswin_jax.weights.open import open_pretrained
+    from vitswin_jax.weights.parity import compare_written
     from vitswin_jax.weights.runs import weights_digest
     from vitswin_jax.weights.save import save_pretrained
 
@@ -84,37 +77,8 @@ def run(args: argparse.Namespace) -> int:
         target, pretrained.model, pretrained.variables, format=args.to, metadata=metadata
     )
     say(f"{path}: {metadata.name} from {metadata.provenance.get('source', source.name)}")
-    return _verify(path, pretrained) if args.verify else 0
-
-
-def _verify(path: Path, source: Pretrained) -> int:
-    """Prints the largest difference of the logits of random images; 1 unless it is tiny.
-
-    What the other code computes in another way, such as its GELU, is no difference of the file's.
-    """
-    import jax
-    import numpy as np
-
-    from vitswin_jax.nn.layers import pair
-    from vitswin_jax.weights.open import NUMERICS, open_pretrained
-
-    model = source.model
-    same = {field: getattr(model, field) for field in NUMERICS if hasattr(model, field)}
-    if path.is_dir():  # whose configuration has these, but for what the warning lists
-        stated = open_pretrained(path)
-        same = {f: x for f, x in same.items() if f in UNSAID and getattr(stated.model, f) != x}
-        reloaded = stated.changed(**same)
-    else:
-        reloaded = open_pretrained(path, source.metadata.name, **same)
-    shape = (2, *pair(model.img_size), model.in_chans)
-    images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
-    with jax.default_matmul_precision("highest"):
-        logits, again = (
-            np.asarray(jax.jit(weights.model.apply)(weights.variables, images))
-            for weights in (source, reloaded)
-        )
-    if logits.shape != again.shape:
-        raise UserError(f"{path}: gives {again.shape[1]} logits, not {logits.shape[1]}.")
-    difference = float(np.abs(logits - again).max())
-    say(f"largest difference of the logits: {difference:.3g} (their std is {logits.std():.3g})")
-    return 0 if difference <= 1e-5 * max(float(logits.std()), 1e-6) else 1
+    if not args.verify:
+        return 0
+    parity = compare_written(path, pretrained.metadata.name, pretrained.model, pretrained.variables)
+    say(parity)
+    return 0 if parity.same else 1

@@ -29,7 +29,7 @@ TOGETHER = 0.25
 
 
 removed_at_end: set[str] = set()
-"""Temporary files, which a process that ends at once removes."""
+"""Temporary files and folders, which a process that ends at once removes."""
 
 
 class Asked:
@@ -133,6 +133,17 @@ def _leave_terminal() -> None:
             _silence(stream)
 
 
+def _remove(path: str) -> None:
+    """Removes a temporary file, or a folder with all that is in it."""
+    with contextlib.suppress(OSError):
+        if os.path.isdir(path):  # noqa: PTH112  pathlib takes as long to import as all else here
+            import shutil  # whoever made the folder has imported it
+
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            os.unlink(path)  # noqa: PTH108
+
+
 def _silence(stream: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream)
@@ -147,8 +158,7 @@ def end(line: str, status: int, *, linger: float = 0.0) -> NoReturn:
     for child in multiprocessing.active_children():
         child.kill()
     for path in tuple(removed_at_end):
-        with contextlib.suppress(OSError):
-            os.unlink(path)  # noqa: PTH108  pathlib takes as long to import as all else here
+        _remove(path)
     with contextlib.suppress(OSError):
         # Not by `print`, whose lock the first thread may hold. ^C and bars leave a line open.
         os.write(2, f"{chr(10) * os.isatty(2)}error: {line}\n".encode(errors="backslashreplace"))

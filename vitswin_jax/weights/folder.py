@@ -12,7 +12,7 @@ from typing import Any
 from vitswin_jax.core.atomic import replacing, writing
 from vitswin_jax.core.types import UserError
 from vitswin_jax.data.augment.transforms import Preprocess
-from vitswin_jax.weights.locate import CONFIG
+from vitswin_jax.weights.hub import CONFIG
 from vitswin_jax.weights.metadata import Metadata
 from vitswin_jax.weights.runs import WEIGHTS
 from vitswin_jax.weights.sources import (
@@ -21,10 +21,10 @@ from vitswin_jax.weights.sources import (
     transformers_config,
     transformers_folder,
 )
-from vitswin_jax.weights.sources.config import Stated
+from vitswin_jax.weights.sources.config import OWN, Stated
 from vitswin_jax.weights.sources.facts import Facts
-from vitswin_jax.weights.sources.source import Fields, Source
-from vitswin_jax.weights.write import write_file
+from vitswin_jax.weights.sources.source import Source
+from vitswin_jax.weights.write import computes_otherwise, write_file
 
 _LIBRARIES = {
     "timm": (timm_folder, timm_config),
@@ -54,15 +54,29 @@ def write_folder(
     source: Source,
     metadata: Metadata,
     preprocess: Preprocess,
-) -> Fields:
-    """Writes weights and configurations; returns how the library computes what no tensor shows.
+) -> dict[str, Any]:
+    """Writes weights and configurations; returns the fields that the library computes otherwise.
 
     A new folder is written whole or not at all, in one that exists each file is. Raises UserError
     where it cannot be written, and for a model that no configuration describes.
     """
     writer, reader = _LIBRARIES[source.format]
     files = writer.config_files(source, metadata, preprocess, origin=str(path))
-    texts = {name: json.dumps(content, indent=2) + "\n" for name, content in files.items()}
+    config = json.loads(json.dumps(files[CONFIG]))
+    stated = Stated(str(path), **reader.stated(config, origin=str(path)))
+    numerics = Facts(stated.variant, {}, stated).numerics(source)
+    differing = computes_otherwise(numerics, metadata.fields)
+    if facts := metadata.facts_of_training(same_function=not differing):
+        files[CONFIG][OWN] = facts
+    try:
+        texts = {
+            name: json.dumps(content, indent=2, allow_nan=False) + "\n"
+            for name, content in files.items()
+        }
+    except ValueError as error:
+        raise UserError(
+            f"cannot write {path}: its metadata holds NaN or an infinity, which JSON has not."
+        ) from error
     folder = path
     if not path.exists():
         folder = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -80,6 +94,4 @@ def write_folder(
     finally:
         if folder != path:
             shutil.rmtree(folder, ignore_errors=True)
-    config = json.loads(texts[CONFIG])
-    stated = Stated(str(path), **reader.stated(config, origin=str(path)))
-    return Facts(stated.variant, {}, stated).numerics(source)
+    return differing

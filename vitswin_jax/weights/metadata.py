@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 import jax.numpy as jnp
@@ -49,6 +51,22 @@ class Metadata:
         finite = {key: value for key, value in self.metrics.items() if math.isfinite(value)}
         return dataclasses.asdict(dataclasses.replace(self, metrics=finite))
 
+    def facts_of_training(self, *, same_function: bool = True) -> dict[str, Any]:
+        """Returns what only we state beside the weights of another library, as plain data.
+
+        It is for everyone to read, so it has the names of files without their folders, and no
+        command. `same_function`: the library computes the model as we do, so that a published
+        accuracy is its too.
+        """
+        facts: dict[str, Any] = {"provenance": public(self.provenance)}
+        if not same_function:
+            facts["provenance"] = without_accuracy(facts["provenance"])
+        elif metrics := self.as_json()["metrics"]:
+            facts["metrics"] = metrics
+        if self.train_class_counts is not None:
+            facts["train_class_counts"] = list(self.train_class_counts)
+        return {key: value for key, value in facts.items() if value}
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any], *, origin: str) -> Metadata:
         """Reads plain data; raises UserError, naming `origin`, for what does not fit."""
@@ -68,3 +86,35 @@ class Metadata:
                 f"{listed(data['preprocess'])}."
             ) from error
         return cls(**values)
+
+
+_PRIVATE = ("command", "data_dir")
+"""Keys of the provenance that are about the machine of a run and not about its weights."""
+
+_PATH = re.compile(r"(?:^|(?<=[\s,+:=(]))(?:~\w*|\.{1,2})?/(?!/)[^\s,+:]*")
+"""A path in a text: of the root, of a home, or of the folder where a command ran; no address."""
+
+
+def public(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a provenance for everyone to read: without commands and without folders of a machine.
+
+    >>> public({"dataset": "/home/me/flowers", "command": "vitswin train", "seed": 0})
+    {'dataset': 'flowers', 'seed': 0}
+    """
+    return {key: _named(value) for key, value in provenance.items() if key not in _PRIVATE}
+
+
+def _named(value: Any) -> Any:
+    """Returns a value with the names of files in place of their paths."""
+    if isinstance(value, Mapping):
+        return {key: _named(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_named(item) for item in value]
+    return (
+        _PATH.sub(lambda path: PurePath(path[0]).name, value) if isinstance(value, str) else value
+    )
+
+
+def without_accuracy(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a provenance without the published accuracy, which is that of another function."""
+    return {key: x for key, x in provenance.items() if not key.startswith("expected_top1")}

@@ -32,7 +32,7 @@ from vitswin_jax.weights.adapt import Methods, adapt, check_parameters
 from vitswin_jax.weights.formats.read import Contents, read_tensors
 from vitswin_jax.weights.formats.tensors import Tensor, is_float, shapes_of
 from vitswin_jax.weights.locate import Located, locate
-from vitswin_jax.weights.metadata import Metadata
+from vitswin_jax.weights.metadata import Metadata, without_accuracy
 from vitswin_jax.weights.place import layout_on, param_dtype_of, read_onto
 from vitswin_jax.weights.published import class_names
 from vitswin_jax.weights.shapes import parameter_shapes, sizes_of
@@ -149,7 +149,7 @@ class Pretrained:
         model, kept = create_model(self.metadata.name, **merged), dict(self.provenance)
         others = ("num_classes", *NUMERICS)
         if any(getattr(model, key, None) != getattr(old, key, None) for key in others):
-            kept = {key: x for key, x in kept.items() if not key.startswith("expected_top1")}
+            kept = without_accuracy(kept)
         names = self.metadata.class_names if model.num_classes == old.num_classes else None
         metadata = dataclasses.replace(
             self.metadata, fields=merged, class_names=names, provenance=kept
@@ -308,7 +308,9 @@ def open_own(
         fields=found.fields,
         preprocess=preprocess,
         class_names=found.class_names,
-        provenance={**found.provenance, **located.provenance},
+        provenance={**found.training.provenance, **found.provenance, **located.provenance},
+        metrics=found.training.metrics,
+        train_class_counts=found.training.train_class_counts,
     )
     model, tensors, source = found.model, found.tensors, found.source
     methods = Methods(source.pos_embed, source.bias_table, source.head_rows)

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
-from flax.traverse_util import flatten_dict
 
+from vitswin_jax.core.choices import one_of
 from vitswin_jax.core.terminal import logger
-from vitswin_jax.core.types import Params, UserError
-from vitswin_jax.models.masked import MaskedModel, divide_encoder
-from vitswin_jax.models.pretraining import describe_method, method_of
-from vitswin_jax.models.registry import family_of
-from vitswin_jax.nn.scan import unstack_blocks
-from vitswin_jax.weights import folder as folders
-from vitswin_jax.weights import write
-from vitswin_jax.weights.adapt import check_parameters
-from vitswin_jax.weights.formats import native
-from vitswin_jax.weights.metadata import Metadata, model_fields
+from vitswin_jax.core.types import Params
+from vitswin_jax.weights.files import describe, write_model
+from vitswin_jax.weights.metadata import Metadata
+from vitswin_jax.weights.publish import LIBRARIES, check_repository, push
 from vitswin_jax.weights.runs import WEIGHTS
-from vitswin_jax.weights.shapes import parameter_shapes, window_buffers
-from vitswin_jax.weights.sources.preprocess import default_preprocess
 
 log = logger(__name__)
 
@@ -39,8 +27,13 @@ def save_pretrained(
     *,
     format: str = "native",
     metadata: Metadata | Mapping[str, Any] | None = None,
+    push_to: str | None = None,
+    private: bool = False,
+    license: str | None = None,
 ) -> Path:
     """Writes a model with its weights to a file, completely or not at all.
+
+    With `push_to`, publishes it on the Hugging Face hub too, with a model card.
 
     Args:
         path: the file. For "native", a folder gets a `model.safetensors`. For "timm" and
@@ -54,13 +47,20 @@ def save_pretrained(
             `preprocess` and `provenance`; the fields are always the model's. With the metadata of a
             file of the same format, the new file gets its dtype and, unless it is in a folder, its
             prefix. Native files contain the metadata; of the others, folders state what they can.
+        push_to: USER/NAME of a repository of the hub, for the formats native, timm and
+            huggingface. It is made if there is none yet, and `load_pretrained("hf-hub:USER/NAME")`
+            reads it. Needs `pip install 'vitswin_jax[hub]'` and a token (docs/hub.md). What is
+            published has the names of files without their folders, and no command.
+        private: nobody else sees the new repository.
+        license: the licence of the weights, an identifier of the hub's such as "apache-2.0".
 
     Returns:
         The path of the file or of the folder.
 
     Raises:
         UserError: the file cannot be written, the format is unknown or cannot hold the model, or
-            model, variables and metadata do not fit each other.
+            model, variables and metadata do not fit each other; or, with `push_to`, the hub
+            refuses, which is looked up before the file is written.
 
     >>> import jax
     >>> import vitswin_jax
@@ -75,81 +75,15 @@ def save_pretrained(
     path = Path(path).expanduser()
     if format == "native" and path.is_dir():
         path = path / WEIGHTS
-    metadata = describe(model, metadata, origin=str(path))
-    params = unstack_blocks(variables["params"])
-    tensors = {key: np.asarray(leaf) for key, leaf in flatten_dict(params, sep="/").items()}
-    found = {name: tensor.shape for name, tensor in tensors.items()}
-    check_parameters(found, parameter_shapes(model), origin=f"what is to be saved as {path}")
-    if format == "native":
-        native.write_native(path, tensors, metadata=metadata.as_json())
-    else:
-        _write_theirs(path, model, tensors, format, metadata)
+    described = describe(model, metadata, origin=str(path))
+    if push_to is None:
+        repository = None
+    else:  # before minutes of writing
+        one_of("format", format, tuple(LIBRARIES))
+        repository = check_repository(push_to, private=private)
+    otherwise = write_model(path, model, variables, format=format, metadata=described)
+    if otherwise:
+        log.warning("%s: %s", path, otherwise)
+    if repository is not None:
+        push(repository, model, variables, described, format=format, licence=license)
     return path
-
-
-def _write_theirs(
-    path: Path,
-    model: nn.Module,
-    tensors: Mapping[str, np.ndarray],
-    format: str,
-    metadata: Metadata,
-) -> None:
-    encoder = model.encoder if isinstance(model, MaskedModel) else model
-    source = write.choose_target(format, family_of(encoder), metadata.fields, origin=str(path))
-    own, others = (tensors, {}) if encoder is model else divide_encoder(tensors)
-    buffers = functools.partial(window_buffers, encoder)
-    theirs = write.as_theirs(source, own, buffers, origin=str(path))
-    if isinstance(model, MaskedModel):
-        decoder = write.choose_decoder(format, method_of(model), origin=str(path))
-        theirs = {decoder.encoder_prefix + name: array for name, array in theirs.items()}
-        theirs |= write.write_rules(others, decoder.rules, origin=str(path))
-        if decoder.positions is not None:
-            theirs[decoder.positions] = model.decoder_positions()
-    origin = metadata.provenance if metadata.provenance.get("format") == format else {}
-    dtype = jnp.dtype(origin.get("dtype", "float32"))
-    folder = folders.is_folder(path, format)
-    prefix = source.prefix if folder else origin.get("prefix", source.prefix)
-    arrays = {
-        prefix + name: array.astype(dtype, copy=False) if array.dtype == np.float32 else array
-        for name, array in theirs.items()
-    }
-    numerics = source.numerics
-    if folder:
-        preprocess = metadata.preprocess or default_preprocess(encoder, metadata.name)
-        numerics = folders.write_folder(path, arrays, source, metadata, preprocess)
-    else:
-        write.write_file(path, arrays, source)
-    if differing := write.computes_otherwise(numerics, metadata.fields):
-        details = (f"{key}={x!r} (here {metadata.fields[key]!r})" for key, x in differing.items())
-        log.warning("%s: %s's own code computes with %s", path, source.name, ", ".join(details))
-
-
-def describe(
-    model: nn.Module,
-    metadata: Metadata | Mapping[str, Any] | None,
-    *,
-    origin: str = "the metadata",
-) -> Metadata:
-    """Returns what a native file of a model states; its fields are the model's.
-
-    Raises UserError, naming `origin`, where `metadata` does not fit the model.
-    """
-    if isinstance(model, MaskedModel):
-        described = describe(model.encoder, metadata, origin=origin)
-        return dataclasses.replace(described, pretrain=describe_method(model))
-    given = {} if metadata is None else metadata
-    if isinstance(given, Metadata):
-        given = {f.name: getattr(given, f.name) for f in dataclasses.fields(given)}
-    described = Metadata.from_json(
-        {"name": family_of(model), **given, "fields": model_fields(model)}, origin=origin
-    )
-    if (images := described.preprocess) is not None:
-        images = images.fitted(images.img_size, model.in_chans)
-        described = dataclasses.replace(described, preprocess=images)
-    names = described.class_names
-    if names is not None and len(names) != model.num_classes:
-        raise UserError(
-            f"{origin}: {len(names)} class names were given for a model with "
-            f"num_classes={model.num_classes}."
-        )
-    return described

@@ -30,6 +30,13 @@ from vitswin_jax.weights.formats.tensors import wrong_checksum
 KEY = "vitswin_jax"
 
 _NUMBERS = {"type": "array", "items": {"type": "number"}, "maxItems": 1024}
+TRAINING_SCHEMA: Mapping[str, Any] = {
+    "provenance": {"type": "object"},
+    "metrics": {"type": "object", "additionalProperties": {"type": "number"}},
+    "train_class_counts": {"type": ["array", "null"], "items": {"type": "integer"}},
+}
+"""The facts about how weights came to be, which no other library's configuration has."""
+
 _SCHEMA = {
     "type": "object",
     "required": ["metadata"],
@@ -60,9 +67,7 @@ _SCHEMA = {
                     },
                 },
                 "class_names": {"type": ["array", "null"], "items": {"type": "string"}},
-                "provenance": {"type": "object"},
-                "metrics": {"type": "object", "additionalProperties": {"type": "number"}},
-                "train_class_counts": {"type": ["array", "null"], "items": {"type": "integer"}},
+                **TRAINING_SCHEMA,
                 "pretrain": {"type": ["object", "null"]},
             },
         },

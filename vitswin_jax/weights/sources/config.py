@@ -12,18 +12,34 @@ from pathlib import Path
 from typing import Any
 
 from vitswin_jax.core.json import read_json
-from vitswin_jax.weights.locate import CONFIG, PROCESSOR
+from vitswin_jax.core.types import with_tuples
+from vitswin_jax.weights.formats.native import KEY as OWN
+from vitswin_jax.weights.formats.native import TRAINING_SCHEMA
+from vitswin_jax.weights.hub import CONFIG, PROCESSOR
 from vitswin_jax.weights.sources import timm_config, transformers_config
 from vitswin_jax.weights.sources.source import Source
 
 SCHEMAS: Mapping[str, Any] = {
     CONFIG: {
         "type": "object",
-        "properties": {**timm_config.SCHEMA, **transformers_config.CONFIG_SCHEMA},
+        "properties": {
+            **timm_config.SCHEMA,
+            **transformers_config.CONFIG_SCHEMA,
+            OWN: {"type": "object", "properties": TRAINING_SCHEMA},
+        },
     },
     PROCESSOR: {"type": "object", "properties": transformers_config.PROCESSOR_SCHEMA},
 }
 """What has to be true of each file before anything is read from it."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """The facts that we add to another library's `config.json`, under a key of our own, `OWN`."""
+
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    train_class_counts: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +61,7 @@ class Stated:
     class_names: tuple[str, ...] | None = None
     images: Mapping[str, Any] | None = None
     """Fields of `Preprocess`, except for the size."""
+    training: Training = field(default_factory=Training)
 
     def check_source(self, source: Source) -> None:
         """Raises UserError where the tensors are not those of the library's model."""
@@ -68,10 +85,13 @@ def read_config(folder: Path | None) -> Stated | None:
     if not found:
         return None
     config, origin = found.get(CONFIG, {}), str(folder / CONFIG)
+    own = config.get(OWN, {})
+    training = Training(**{key: with_tuples(own[key]) for key in TRAINING_SCHEMA if key in own})
     if timm_config.is_timm(config):
-        return Stated(origin, **timm_config.stated(config, origin=origin))
+        return Stated(origin, training=training, **timm_config.stated(config, origin=origin))
     images = None
     if PROCESSOR in found:
         place = str(folder / PROCESSOR)
         images = transformers_config.images(found[PROCESSOR], origin=place)
-    return Stated(origin, images=images, **transformers_config.stated(config, origin=origin))
+    stated = transformers_config.stated(config, origin=origin)
+    return Stated(origin, images=images, training=training, **stated)

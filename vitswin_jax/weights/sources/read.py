@@ -21,7 +21,7 @@ from vitswin_jax.weights.formats.read import Contents
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors, is_float
 from vitswin_jax.weights.locate import Located
 from vitswin_jax.weights.shapes import parameter_shapes
-from vitswin_jax.weights.sources.config import read_config
+from vitswin_jax.weights.sources.config import Training, read_config
 from vitswin_jax.weights.sources.detect import Detected, detect
 from vitswin_jax.weights.sources.facts import Facts, choose_name, own_name
 from vitswin_jax.weights.sources.masked import Decoder, DecoderWeights, find_decoder
@@ -50,6 +50,8 @@ class Original:
     provenance: Mapping[str, Any]
     open_decoder: Callable[[], DecoderWeights] | None
     """Opens the decoder of a file that has one."""
+    training: Training
+    """The facts that a configuration of ours adds."""
 
 
 def read_original(
@@ -95,6 +97,7 @@ def read_original(
         tensors,
         _provenance(path, found),
         open_decoder,
+        Training() if stated is None else stated.training,
     )
 
 
