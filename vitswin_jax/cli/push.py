@@ -18,28 +18,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
     add = parser.add_argument
     add_weights(parser)
-    add("repository", metavar="USER/NAME", help="The repository is made if there is none yet.")
-    add("--private", action="store_true", help="Nobody else sees the new repository.")
+    add(
+        "repository",
+        metavar="USER/NAME",
+        help="Write to this repository of the hub; it is created if it does not exist.",
+    )
+    add("--private", action="store_true", help="Create the repository as a private one.")
     add(
         "--license",
         metavar="ID",
-        help="The weights have this licence, by the hub's identifier, such as apache-2.0.",
+        help="State this licence of the weights, by the hub's identifier, such as apache-2.0 "
+        "(default: none).",
     )
     add(
         "--to",
         choices=FORMATS,
-        help="This library reads the files. Without it, the first of timm, transformers and "
-        "vitswin_jax that computes the model in the same way.",
+        help="Write the files of this library (default: the first of timm, huggingface and native "
+        "that computes the model in the same way).",
     )
     add("--model", metavar="NAME", help=MODEL_HELP)
-    add("--no-report", action="store_true", help="The page of a run is left out.")
+    add("--no-report", action="store_true", help="Leave out the page of the run.")
     add(
         "--overwrite",
         action="store_true",
-        help="A repository with other files is written to: files of the same names are replaced, "
-        "and the others stay.",
+        help="Write to a repository with other files: replace files of the same names and keep "
+        "the others.",
     )
-    add("--message", metavar="TEXT", help="The commit has this message.")
+    add(
+        "--message",
+        metavar="TEXT",
+        help="Give the commit this message (default: the model's name).",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

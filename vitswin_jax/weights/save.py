@@ -47,20 +47,20 @@ def save_pretrained(
             `preprocess` and `provenance`; the fields are always the model's. With the metadata of a
             file of the same format, the new file gets its dtype and, unless it is in a folder, its
             prefix. Native files contain the metadata; of the others, folders state what they can.
-        push_to: USER/NAME of a repository of the hub, for the formats native, timm and
-            huggingface. It is made if there is none yet, and `load_pretrained("hf-hub:USER/NAME")`
-            reads it. Needs `pip install 'vitswin_jax[hub]'` and a token (docs/hub.md). What is
-            published has the names of files without their folders, and no command.
-        private: nobody else sees the new repository.
-        license: the licence of the weights, an identifier of the hub's such as "apache-2.0".
+        push_to: "USER/NAME" of a repository of the hub, for the formats "native", "timm" and
+            "huggingface"; None: nothing is published. The repository is created if it does not
+            exist. Needs `pip install 'vitswin_jax[hub]'` and a token (docs/hub.md).
+        private: whether to create the repository as a private one.
+        license: the licence of the weights for the card, by the hub's identifier, such as
+            "apache-2.0"; None: the card states none.
 
     Returns:
         The path of the file or of the folder.
 
     Raises:
         UserError: the file cannot be written, the format is unknown or cannot hold the model, or
-            model, variables and metadata do not fit each other; or, with `push_to`, the hub
-            refuses, which is looked up before the file is written.
+            model, variables and metadata do not fit each other. With `push_to`, the hub refuses;
+            what can be known beforehand is checked before the file is written.
 
     >>> import jax
     >>> import vitswin_jax
