@@ -329,7 +329,7 @@ def table(results: dict[str, list[Result]]) -> list[str]:
 
 def names_table() -> list[str]:
     """Returns the table of docs/weights.md: tags of architectures whose names are known here."""
-    lines = ["| file of timm | tags | of known names | others |", "| --- | --- | --- | --- |"]
+    lines = ["| file of timm | weights | supported | not supported |", "| --- | --- | --- | --- |"]
     total = Counter[str]()
     for module in TIMM:
         names = _registry._module_to_models[module] - _registry._deprecated_models.keys()
