@@ -1,7 +1,7 @@
 """Every key of every section, with its type and its default; recipes change some of them.
 
-Each section goes whole to the function named beside it, so that a key is used or raises. `None` is
-a placeholder: the key has a type and no value.
+A section is passed as a whole to the function that its docstring names, so that a key that nothing
+reads raises. A placeholder has a type, and None as its value.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,28 +23,28 @@ def _data() -> dict[str, object]:
         "data_dir": placeholder(str),  # where TFDS datasets are prepared; None: TFDS's default
         "train_split": "train",  # or a part of one, "train[:90%]"
         "test_split": "test",
-        "holdout": 0.25,  # the test part of what is not already divided
+        "holdout": 0.25,  # in (0, 1): the test share of a dataset without splits
         "outside_files": False,  # True: a table may name files outside its folder, or a store's
-        "class_weights": placeholder(object),  # None, "balanced", or one for each class
-        "img_sizes": (),  # of training, by epoch: ((0, 128), (20, 160)); (): model.img_size
-        "batch_size": 128,  # global, over all devices
+        "class_weights": placeholder(object),  # None, "balanced", or a number for each class
+        "img_sizes": (),  # pixels by epoch, ((0, 128), (20, 160)); (): always model.img_size
+        "batch_size": 128,  # images per step, over all devices
         "eval_batch_size": 128,
-        "workers": -1,  # processes that decode and augment; -1: automatic, 0: threads of this one
-        "on_unreadable": "raise",  # or "skip": counted, and left out of the batch
+        "workers": -1,  # processes that decode and augment; -1: automatic, 0: threads
+        "on_unreadable": "raise",  # or "skip": unreadable images are logged and left out
     }
 
 
 def _preprocess() -> dict[str, object]:
     """The preprocessing of evaluation (data.augment.transforms.Preprocess).
 
-    None: as the weights of init_from were trained, without them as the family's originals.
+    None: as for the weights of init_from, or else as in the originals of the family.
     """
     return {
-        "mean": placeholder(tuple),
+        "mean": placeholder(tuple),  # of pixels in [0, 1], per channel
         "std": placeholder(tuple),
-        "crop_fraction": placeholder(float),
-        "crop_mode": placeholder(str),
-        "interpolation": placeholder(str),
+        "crop_fraction": placeholder(float),  # in [0.05, 1]
+        "crop_mode": placeholder(str),  # "center", "squash", "squash_crop"
+        "interpolation": placeholder(str),  # "bicubic", "bilinear", ...
     }
 
 
@@ -56,33 +56,33 @@ def _augment() -> dict[str, object]:
     """
     return {
         "crop": "random_resized",  # "random_resized", "random", "shift", "none"
-        "scale": (0.08, 1.0),  # of the area, for "random_resized"
-        "ratio": (3 / 4, 4 / 3),  # width / height of the part
-        "crop_fraction": 0.875,  # of the resized image's shorter side, for "random"
-        "shift": 0.1,  # of height and width, for "shift"
-        "rotate": 0.0,  # degrees either way
+        "scale": (0.08, 1.0),  # share of the area, for "random_resized"
+        "ratio": (3 / 4, 4 / 3),  # width / height of the crop, for "random_resized"
+        "crop_fraction": 0.875,  # the crop's share of the shorter side, for "random"
+        "shift": 0.1,  # at most this share of height and width, for "shift"
+        "rotate": 0.0,  # at most, in degrees
         "zoom": 0.0,  # 0.1: up to 1.1 times larger or smaller
-        "flip": True,  # half of the images
+        "flip": True,  # mirror half of the images left to right
         "interpolation": "bicubic",
         "resizer": "opencv",  # or "pillow": the originals' pixels, more slowly
-        "reduced_decode": True,  # JPEGs whose crop shrinks by 2 or more
+        "reduced_decode": True,  # decode a JPEG smaller if its crop shrinks by 2 or more
         "rand_augment": placeholder(str),  # "rand-m9-mstd0.5-inc1", "randaug(2,15)"
         "auto_augment": placeholder(str),  # "original", "originalr", "v0", "v0r", "3a"
-        "color_jitter": 0.0,  # of brightness, contrast, saturation
-        "hue": 0.0,  # in turns, up to 0.5
-        "grayscale": 0.0,  # probability
-        "repeats": 1,  # of each image in its batch, each augmented anew
-        "erase_prob": 0.0,
-        "erase_mode": "pixel",  # "pixel", "rand", "const"
-        "erase_count": 1,  # boxes at most
-        "erase_area": (0.02, 1 / 3),  # of the image
-        "erase_aspect": 0.3,  # the longest box; at most 1
-        "mixup_alpha": 0.0,  # 0: off
-        "cutmix_alpha": 0.0,  # 0: off
-        "mix_prob": 1.0,
-        "switch_prob": 0.5,  # of cutmix where both are on
-        "mix_mode": "batch",  # "batch", "pair", "element"
-        "label_smoothing": 0.0,
+        "color_jitter": 0.0,  # largest relative change of brightness, contrast, saturation
+        "hue": 0.0,  # largest turn of the hue, in [0, 0.5]
+        "grayscale": 0.0,  # probability that an image becomes grey
+        "repeats": 1,  # copies of each image in a batch, each augmented differently
+        "erase_prob": 0.0,  # probability of random erasing, per image
+        "erase_mode": "pixel",  # fill: "pixel" (noise), "rand" (a colour), "const" (0)
+        "erase_count": 1,  # largest number of boxes
+        "erase_area": (0.02, 1 / 3),  # share of the image's area, per box
+        "erase_aspect": 0.3,  # smallest height / width of a box, in (0, 1]
+        "mixup_alpha": 0.0,  # of the Beta distribution; 0: off
+        "cutmix_alpha": 0.0,  # of the Beta distribution; 0: off
+        "mix_prob": 1.0,  # probability that images are mixed
+        "switch_prob": 0.5,  # probability of cutmix, if both kinds are on
+        "mix_mode": "batch",  # one draw per "batch", "pair" or "element"
+        "label_smoothing": 0.0,  # in [0, 1)
     }
 
 
@@ -90,35 +90,35 @@ def _loss() -> dict[str, object]:
     """Loss function (train.task.losses, train.run.prepare.build_objective)."""
     return {
         "name": "softmax",  # or another of train.task.losses.LOSSES
-        "head_bias_init": 0.0,  # of a fresh head; with sigmoid, log of 1 / classes or so
-        "aux_weight": 0.01,  # of what a model sows besides: Swin-MoE's balance of its experts
+        "head_bias_init": 0.0,  # of a new head; with sigmoid, about log(1 / classes)
+        "aux_weight": 0.01,  # weight of the model's own loss: Swin-MoE's balance of experts
     }
 
 
 def _optim() -> dict[str, object]:
-    """Optimizer, rate and length (train.run.plan, train.optim.optimizers; docs/optim.md)."""
+    """Optimizer, learning rate, length (train.run.plan, train.optim.optimizers; docs/optim.md)."""
     return {
         "name": "adamw",  # or another of train.optim.optimizers.OPTIMIZERS
-        "peak_lr": 1e-3,  # for this batch size; nothing rescales it
-        "weight_decay": 0.05,  # kernels only
-        "max_grad_norm": placeholder(float),
-        "accum_steps": 1,
-        # The rule's own; None: its default. One that it does not read raises.
+        "peak_lr": 1e-3,  # learning rate after the warmup; the batch size does not rescale it
+        "weight_decay": 0.05,  # of kernels only, by default
+        "max_grad_norm": placeholder(float),  # clips the global norm of the gradients; None: off
+        "accum_steps": 1,  # parts in which a batch is computed
+        # Keys of the optimizer; None: its default. A key that it does not read raises.
         "b1": placeholder(float),
         "b2": placeholder(float),
         "eps": placeholder(float),
         "momentum": placeholder(float),
         "nesterov": placeholder(bool),
-        "momentum_dtype": placeholder(str),  # of the first moment: "float32", "bfloat16"
+        "momentum_dtype": placeholder(str),  # dtype of the first moment: "float32", "bfloat16"
         "consistent_rms": placeholder(float),
-        # The schedule, and the run's length. Each count in one of three units, the others 0.
+        # The schedule, and the run's length. Set each count in one of three units, the others 0.
         "schedule": "cosine",  # "cosine", "linear", "rsqrt", "multistep", "constant"
-        "schedule_unit": "step",  # "epoch": the rate changes once an epoch
-        "warmup_lr": 0.0,
-        "end_lr": 0.0,
-        "warmup_prefix": True,  # the decay begins after the warmup
-        "gamma": placeholder(float),  # of "multistep"; None: 0.1
-        "epochs": 100.0,
+        "schedule_unit": "step",  # "epoch": the learning rate changes once per epoch
+        "warmup_lr": 0.0,  # learning rate at step 0
+        "end_lr": 0.0,  # learning rate at the end
+        "warmup_prefix": True,  # the decay begins after the warmup; False: at step 0
+        "gamma": placeholder(float),  # factor at each milestone of "multistep"; None: 0.1
+        "epochs": 100.0,  # length of the run
         "total_steps": placeholder(int),
         "examples": placeholder(int),
         # A recipe's warmup and cooldown take at most a quarter of the run, unless set by hand.
@@ -131,76 +131,76 @@ def _optim() -> dict[str, object]:
         "timescale_epochs": placeholder(float),  # of "rsqrt"; None: 10,000 steps
         "timescale_steps": placeholder(int),
         "timescale_examples": placeholder(int),
-        "milestone_epochs": (),  # of "multistep"
+        "milestone_epochs": (),  # of "multistep", such as (30.0, 60.0)
         "milestone_steps": (),
         "milestone_examples": (),
-        # Tables of (pattern of a parameter's path, number), and patterns; the first rules.
-        "lr_mults": (),
-        "decay_mults": (),
-        "freeze": (),
-        "train_only": (),  # where there are any, nothing else trains
-        "layer_decay": placeholder(float),
+        # Patterns are regular expressions of whole parameter paths; the first that matches counts.
+        "lr_mults": (),  # ((pattern, factor of the learning rate), ...)
+        "decay_mults": (),  # ((pattern, factor of the weight decay), ...)
+        "freeze": (),  # patterns of parameters that do not train
+        "train_only": (),  # patterns of parameters that train; all others do not
+        "layer_decay": placeholder(float),  # in (0, 1]: factor of the rate per layer; None: off
     }
 
 
 def _pretrain() -> dict[str, object]:
-    """Learning without labels (models.pretraining.create_pretraining; docs/pretrain.md)."""
+    """Pre-training without labels (models.pretraining.create_pretraining; docs/pretrain.md)."""
     return {
-        "method": placeholder(str),  # "simmim", "mae"; None: labels are learned
-        # The method's own; None: its default. One that it does not read raises.
-        "mask_ratio": placeholder(float),
-        "mask_patch": placeholder(int),  # simmim: the side of what is hidden or not, in pixels
-        "norm_window": placeholder(int),  # simmim: targets by the square around each pixel
-        "norm_pix": placeholder(bool),  # mae: targets by their patch
-        "decoder_dim": placeholder(int),  # mae, as the next two
-        "decoder_depth": placeholder(int),
-        "decoder_heads": placeholder(int),
-        # Probes of the encoder's features by labels, if there are any (evaluate.probes).
-        "probe_every": 1,  # in evaluations; 0: never
-        "probe_images": 10_000,  # of the training images, that the probes learn from
+        "method": placeholder(str),  # "simmim", "mae"; None: supervised training
+        # Keys of the method; None: its default. A key that it does not read raises.
+        "mask_ratio": placeholder(float),  # share of masked patches, in (0, 1)
+        "mask_patch": placeholder(int),  # simmim: side of a masked square, in pixels
+        "norm_window": placeholder(int),  # simmim: side of the square that normalises a target
+        "norm_pix": placeholder(bool),  # mae: targets are normalised per patch
+        "decoder_dim": placeholder(int),  # mae: channels of the decoder
+        "decoder_depth": placeholder(int),  # mae: blocks of the decoder
+        "decoder_heads": placeholder(int),  # mae: heads of the decoder
+        # k-NN and linear probe of the features, if the data have labels (evaluate.probes).
+        "probe_every": 1,  # every N evaluations; 0: never
+        "probe_images": 10_000,  # number of training images that the probes learn from
     }
 
 
 def _distill() -> dict[str, object]:
-    """A teacher (train.run.prepare.make_distillation)."""
+    """Distillation from a teacher (train.run.prepare.make_distillation)."""
     return {
-        "teacher": placeholder(str),  # weights of any source, of the data's classes; None: off
-        "kind": "hard",  # or "soft"
-        "alpha": 0.5,  # the teacher's share of the loss
-        "temperature": 1.0,
+        "teacher": placeholder(str),  # weights with the classes of the data; None: off
+        "kind": "hard",  # the teacher's class, or "soft": its probabilities
+        "alpha": 0.5,  # the teacher's share of the loss, in [0, 1]
+        "temperature": 1.0,  # of "soft", above 0
     }
 
 
 def _ema() -> dict[str, object]:
-    """The average of what is trained (train.optim.ema.make_ema)."""
+    """Exponential moving average (EMA) of the trained parameters (train.optim.ema.make_ema)."""
     return {
-        "decay": placeholder(float),  # None: no average; DeiT: 0.99996
-        "warmup": False,  # lower decays at first
-        "evaluate": True,  # evaluate and save the average, or else the parameters
+        "decay": placeholder(float),  # in [0, 1); None: no average; DeiT: 0.99996
+        "warmup": False,  # the decay of step n is at most (1 + n) / (10 + n)
+        "evaluate": True,  # evaluate and save the average; False: the parameters
     }
 
 
 def _lora() -> dict[str, object]:
-    """Adapters (train.optim.lora.make_lora); patterns are of whole paths of parameters."""
+    """Low-rank adapters (train.optim.lora.make_lora); patterns match whole parameter paths."""
     return {
-        "rank": placeholder(int),  # None: every parameter is trained
-        "alpha": 16.0,  # adapters are scaled by alpha / rank
-        "kernels": r"(.*/)?(attn/(qkv|proj)|mlp/fc[12])/kernel",  # what is adapted
-        "train": r"head(_dist)?/.*",  # what is trained besides
+        "rank": placeholder(int),  # None: no adapters
+        "alpha": 16.0,  # adapters are multiplied by alpha / rank
+        "kernels": r"(.*/)?(attn/(qkv|proj)|mlp/fc[12])/kernel",  # kernels with adapters
+        "train": r"head(_dist)?/.*",  # other parameters that train
     }
 
 
 def _mesh() -> dict[str, object]:
-    """The axes that multiply to the devices (train.sharding.create_mesh)."""
+    """Sizes of the mesh axes, which multiply to the devices (train.sharding.create_mesh)."""
     return {
-        "data": -1,  # copies of the model; -1, for one axis: all remaining devices
+        "data": -1,  # copies of the model; -1: all remaining devices (for one axis)
         "fsdp": 1,  # devices that divide a copy's parameters, and the batch
         "tensor": 1,  # devices that divide heads, hidden channels and experts
     }
 
 
 def _run() -> dict[str, object]:
-    """Cadences, each in one unit, the others 0 (train.run.plan.make_plan)."""
+    """Intervals, each in one of three units, the others 0 (train.run.plan.make_plan)."""
     return {
         "log_steps": 50,
         "log_epochs": placeholder(float),
@@ -211,13 +211,13 @@ def _run() -> dict[str, object]:
         "checkpoint_epochs": 1.0,
         "checkpoint_steps": placeholder(int),
         "checkpoint_examples": placeholder(int),
-        "keep_checkpoints": 2,  # the newest
-        "keep_best": 0,  # in test accuracy besides; where it is above 0 every evaluation saves
-        "keep_every_epochs": placeholder(float),  # never deleted
+        "keep_checkpoints": 2,  # number of newest checkpoints that are kept
+        "keep_best": 0,  # number of best ones (test accuracy); above 0, every evaluation saves
+        "keep_every_epochs": placeholder(float),  # these are never deleted
         "keep_every_steps": placeholder(int),
         "keep_every_examples": placeholder(int),
-        "patience": placeholder(int),  # evaluations without a better one that end the run
-        "final": "last",  # or "best": of the checkpoints, the one whose weights the run ends with
+        "patience": placeholder(int),  # end after N evaluations without a better one; None: off
+        "final": "last",  # or "best": the checkpoint that becomes model.safetensors
     }
 
 
@@ -240,16 +240,16 @@ def get_config() -> ConfigDict:
     """Returns the defaults, locked: a misspelt key raises, a wrong type raises."""
     config = ConfigDict()
     config.seed = 0
-    # A weights file of any source, a run's workdir or a name: what the run starts from, by the
-    # rules of train.run.start. Without it parameters are drawn.
+    # Weights to start from: a file of any source, a run's workdir or a published name
+    # (train.run.start). None: parameters are drawn at random.
     config.init_from = placeholder(str)
-    # The workdir of a run with the same test split: the report shows its results beside this one's.
+    # The workdir of a run with the same test split, which the report compares with this run.
     config.compare_to = placeholder(str)
-    # Free text, kept with the run.
+    # Free text that is kept with the run.
     config.notes = placeholder(str)
-    # Where the numbers go besides metrics.jsonl: "tensorboard", "wandb", "mlflow", "trackio".
+    # Loggers besides metrics.jsonl: "tensorboard", "wandb", "mlflow", "trackio".
     config.loggers = ("tensorboard",)
-    # The project of W&B and trackio, the experiment of MLflow; None: of their own environment
+    # The project of W&B and trackio, the experiment of MLflow. None: their own environment
     # variables, or "vitswin_jax".
     config.project = placeholder(str)
     # "fp8" or "int8": 8-bit products of linear layers in training (nn.quantized; docs/train.md).

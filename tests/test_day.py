@@ -110,7 +110,7 @@ def test_a_run_is_used_amid_training_and_interrupted_resumed_stopped_and_extende
 
     for epochs in (stopped // 3 + 2, stopped // 3 + 4):
         told = day(f"{command} --epochs {epochs}")
-        assert "the learning rate's schedule is recomputed" in told and "test accuracy" in told
+        assert "the learning rate schedule is recomputed" in told and "test accuracy" in told
         assert load_metadata(day.folder / "runs" / "long").provenance["step"] == 3 * epochs
     assert re.search(r"long +done", day("runs runs/"))
 

@@ -239,7 +239,7 @@ TWO = (np.zeros((8, 8, 8), np.uint8), np.arange(8) % 2)
             "vit",
             TWO,
             {"metrics": {"accuracy": len}},
-            r"metrics\['accuracy'\] is a number of the run",
+            r"metrics\['accuracy'\] has a name that the run uses",
         ),
         ("vit", TWO, {"metrics": {"f1": 3}}, r"metrics\['f1'\]: is int, and must be a function"),
         ("vit", TWO, {"augment": 3}, "augment: is int, and must be a function"),

@@ -108,7 +108,7 @@ def test_a_run_is_extended_and_the_schedule_recomputed(make_config, run, logged,
     train_and_evaluate(make_config(**EACH | LENGTHENED), workdir)
     (line,) = [line for line in logged.messages if "schedule" in line]
     assert line.startswith(
-        "steps: the run has 17, had 8; the learning rate's schedule is recomputed"
+        "steps: the run now has 17 steps, before 8; the learning rate schedule is recomputed"
     )
     rates = {row["step"]: row["lr"] for row in rows_of(workdir) if "lr" in row}
     assert rates[8] < rates[10] > rates[17]
@@ -119,7 +119,7 @@ def test_a_run_is_extended_and_the_schedule_recomputed(make_config, run, logged,
 def test_a_run_is_shortened_but_not_below_its_step(make_config, run, tmp_path):
     workdir = copied(run, tmp_path)
     before = (workdir / "config.json").read_text()
-    with pytest.raises(UserError, match="has taken 8 steps, and this config ends it after 4; "):
+    with pytest.raises(UserError, match="has taken 8 steps, but this config ends it after 4; "):
         train_and_evaluate(make_config(**EACH | {"optim.epochs": 0.2}), workdir)
     assert (workdir / "config.json").read_text() == before
     shutil.rmtree(workdir / "checkpoints" / "8")
@@ -131,9 +131,11 @@ def test_a_run_is_shortened_but_not_below_its_step(make_config, run, tmp_path):
 def test_what_may_not_change_is_refused_with_the_way_out(make_config, run):
     workdir, _ = run
     changed = {"model.depth": 1, "notes": "a longer one", "data.workers": 1}
-    with pytest.raises(UserError, match=r"another config: model.depth was 2 and is 1\. ") as error:
+    with pytest.raises(
+        UserError, match=r"another config: model.depth was 2 and is 1\. Only"
+    ) as error:
         train_and_evaluate(make_config(**EACH | changed), workdir)
-    assert f"--init-from {workdir}, in another --workdir" in str(error.value)
+    assert f"--init-from {workdir} with another --workdir" in str(error.value)
 
 
 def copied(run, folder):
@@ -147,7 +149,9 @@ def test_patience_ends_a_run_with_results_and_more_of_it_resumes(make_config, lo
     result = train_and_evaluate(make_config(**still), tmp_path)
     assert list(accuracies_of(tmp_path)) == [2, 4, 6]
     assert load_metadata(tmp_path).provenance["step"] == 6
-    assert any(line.startswith("steps: ends early at 6 of 8: the 2") for line in logged.messages)
+    assert any(
+        line.startswith("steps: ends early, after 6 of 8: the 2") for line in logged.messages
+    )
     again = train_and_evaluate(make_config(**still), tmp_path)
     assert str(again) == str(result) and list(accuracies_of(tmp_path)) == [2, 4, 6]
     train_and_evaluate(make_config(**still | {"run.patience": 3}), tmp_path)

@@ -282,7 +282,7 @@ def test_stacked_blocks_compute_what_a_loop_does(method):
 @pytest.mark.parametrize(
     ("case", "changes", "message"),
     [
-        ("mae,vit", {"augment.mixup_alpha": 0.8}, r"learns from whole images without labels"),
+        ("mae,vit", {"augment.mixup_alpha": 0.8}, r"uses whole images and no labels"),
         ("mae,vit", {"pretrain.method": "mea"}, r"must be one of simmim, mae \(did you mean 'mae'"),
         ("mae,vit", {"pretrain.mask_patch": 4}, r"method='mae' does not read pretrain.mask_patch"),
         ("mae,vit", {"pretrain.mask_ratio": 0.99}, r"mask_ratio=0.99 leaves 0 of 16 patches"),
@@ -300,5 +300,5 @@ def test_what_does_not_fit_is_one_line(case, changes, message):
 
 def test_a_swin_has_no_tokens_to_leave_out():
     swin = create_model("swin", num_classes=0, **MODELS["simmim"][1])
-    with pytest.raises(UserError, match="Swin has no tokens that can be left out"):
+    with pytest.raises(UserError, match="needs a ViT, because Swin cannot leave tokens out"):
         create_pretraining(swin, method="mae")

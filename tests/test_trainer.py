@@ -328,8 +328,11 @@ def test_the_workdir_of_another_config_is_refused_with_what_differs(train_here, 
 MISUSES = [
     ({"model.img_size": 15}, "img_size=15x15 is no multiple of patch_size=4x4"),
     ({"model.num_classes": 7}, "model.num_classes=7 but digits:train has 10 classes"),
-    ({"data.batch_size": 12}, "data.batch_size=12 must be a multiple of the 8 devices, such as 16"),
-    ({"data.eval_batch_size": 9}, "data.eval_batch_size=9 must be a multiple of the 8 devices"),
+    (
+        {"data.batch_size": 12},
+        "data.batch_size=12 must be a multiple of 8, which is mesh.data x mesh.fsdp; 16",
+    ),
+    ({"data.eval_batch_size": 9}, "data.eval_batch_size=9 must be a multiple of 8, which"),
     ({"data.dataset": "./nowhere"}, "nowhere"),
     ({"data.test_split": "tset"}, "tset"),
     ({"optim.name": "adamv"}, "did you mean 'adamw'"),
@@ -341,8 +344,8 @@ MISUSES = [
     ({"augment.mixup_alpha": -1.0}, "mixup_alpha=-1.0 must be 0"),
     ({"quantize": "fp16"}, "quantize='fp16' must be one of none, fp8, int8"),
     ({"loss.name": "hinge"}, "loss.name='hinge' must be one of softmax, sigmoid, bce"),
-    ({"loss.name": "bce"}, "augment.label_smoothing=0.1 would make every class so"),
-    ({"mesh.data": 9}, "mesh.data=9 x mesh.fsdp=1 x mesh.tensor=1 must be the 8 devices"),
+    ({"loss.name": "bce"}, "augment.label_smoothing=0.1 would set all classes to 1"),
+    ({"mesh.data": 9}, "mesh.data=9 x mesh.fsdp=1 x mesh.tensor=1 must multiply to the 8 devices"),
     ({"mesh.tensor": 4}, "mesh.tensor=4 does not divide axis 0 of block_0/attn/proj/kernel"),
 ]
 

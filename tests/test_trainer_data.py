@@ -80,7 +80,9 @@ def test_a_resume_on_changed_data_is_refused_and_on_the_old_ends_bit_equal(
     assert done.returncode == 1
     (told,) = done.stderr.strip().splitlines()
     assert told.startswith(f"error: {stopped}: its t") and " data changed since step " in told
-    assert line in told and told.endswith("; --accept_changed_data resumes on them.")
+    assert line in told and told.endswith(
+        "; add --accept_changed_data to resume on the changed data."
+    )
     assert before == {path: path.read_bytes() for path in before}
     shutil.rmtree(other)
     shutil.copytree(flowers, other)  # the same data elsewhere
@@ -98,7 +100,9 @@ def test_changed_data_are_trained_on_where_the_user_accepts_them(train, flowers,
     done = train(stopped, *flags, "--accept_changed_data")
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if "changed" in line]
-    assert len(lines) == 1 and lines[0].endswith("; accepted: it resumes on them."), lines
+    assert len(lines) == 1 and lines[0].endswith(
+        "; the run resumes on the changed data, as accepted."
+    ), lines
     assert train(stopped, *flags).returncode == 0
     back = train(stopped, f"--config.data.dataset={flowers}", *FLAGS)
     assert "classes 'rose' added, 'rosa' removed" in back.stderr

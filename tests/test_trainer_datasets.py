@@ -82,7 +82,7 @@ def test_a_script_trains_on_several_labels_and_the_result_is_evaluated(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({}, "labels.csv:train has several labels an image; loss.name must be 'sigmoid'."),
+        ({}, "labels.csv:train has several labels per image; loss.name must be 'sigmoid'."),
         ({"loss.name": "sigmoid", "data.class_weights": (1.0, 2.0)},
          "data.class_weights=(1.0, 2.0) must be None, 'balanced', or 3 numbers, 0 or more"),
         ({"loss.name": "sigmoid", "model.num_classes": 2},

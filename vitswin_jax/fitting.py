@@ -222,7 +222,7 @@ def make_config(
     elif init_from is not None:
         config = read_recipe(f"{FROM_WEIGHTS}:{init_from}")
     elif model is None:
-        raise UserError("model is None; name one, or pass a recipe or init_from, which do.")
+        raise UserError("model is None; name a model, or pass recipe or init_from.")
     else:
         config = read_recipe(ANY_MODEL)
     if isinstance(model, str):
@@ -245,4 +245,6 @@ def _folder(workdir: str | os.PathLike[str] | None) -> Iterator[Path]:
         try:
             yield Path(folder)
         except StoppedError as error:
-            raise KeyboardInterrupt("stopped; nothing is kept, for there is no workdir.") from error
+            raise KeyboardInterrupt(
+                "stopped; nothing is kept, because no workdir was given."
+            ) from error

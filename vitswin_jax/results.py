@@ -161,7 +161,7 @@ class Results:
             raise stop.error(step, plan.total_steps)
         if stop.on_request:
             log.info(
-                "steps: ends at %d of %d on request; the same command resumes.",
+                "steps: ends after %d of %d, as requested; repeat the command to resume.",
                 step,
                 plan.total_steps,
             )
@@ -222,8 +222,8 @@ class Results:
         if not plan.patience or best.since < plan.patience or step >= plan.total_steps:
             return False
         log.info(
-            "steps: ends early at %d of %d: the %d evaluations after that of step %d were no "
-            "better (run.patience).",
+            "steps: ends early, after %d of %d: the %d evaluations since step %d were no better "
+            "(run.patience).",
             step,
             plan.total_steps,
             best.since,

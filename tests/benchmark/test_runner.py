@@ -73,12 +73,14 @@ def test_other_outputs_are_refused():
     logits = np.random.default_rng(0).normal(size=(2, 5))
     contestants = [OURS, Contestant("peer", "timm")]
     outputs = {"ours": logits, "peer": logits + 2e-3 * logits.std()}
-    with pytest.raises(UserError, match=r"32 px, float32: peer computed other outputs than ours"):
+    with pytest.raises(
+        UserError, match=r"32 px, float32: the outputs of peer differ from those of ours"
+    ):
         differences(CASE, contestants, outputs)
     half = dataclasses.replace(CASE, dtype="bfloat16")
     found = differences(half, contestants, outputs)
     assert found == {"ours": 0.0, "peer": pytest.approx(2e-3)}
-    with pytest.raises(UserError, match="peer computed other"):
+    with pytest.raises(UserError, match="outputs of peer differ"):
         differences(half, contestants, outputs | {"peer": np.full_like(logits, np.nan)})
 
 

@@ -49,7 +49,7 @@ def test_another_size_and_head(npz, tmp_path):
     [
         (["a.npz", "a.npz"], "is the file to be converted"),
         (["none.npz", "b.npz"], "none.npz: no such file or folder"),
-        (["a.npz", "b.pth", "--to", "microsoft"], "microsoft has no vit"),
+        (["a.npz", "b.pth", "--to", "microsoft"], "microsoft cannot hold vit"),
         (["a.npz", "b.npz", "--img-size", "18"], "img_size=18x18 is no multiple of patch_size=4x4"),
         (["a.npz", "b.npz", "--model", "vit_tyni"], "no model is called 'vit_tyni'"),
     ],

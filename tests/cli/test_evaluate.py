@@ -293,14 +293,14 @@ def test_the_folders_of_imagenets_relatives(vitswin, imagenet, digits, tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{folder}"], "has 10 classes, the weights know 10; not in both: 0, 1, 2"),
+        (["{folder}"], "has 10 classes, the weights 10; not in both are 0, 1, 2"),
         (["digist"], "digist"),
         (["--split", "validaton"], "no split 'validaton'"),
         (["--output", "{folder}/no/r.html"], "cannot write"),
         (["--batch-size", "0"], "batch_size=0"),
         (["--output", "{folder}"], "it is a folder"),
         (["--figures", "{file}/y"], "cannot write"),
-        (["--knn", "--train-split", "test"], "would learn what they are measured on"),
+        (["--knn", "--train-split", "test"], "would be tested on the images that they learn from"),
         (["--knn", "--figures", "{folder}"], "the probes only print"),
         (["--train-split", "train"], "add one"),
         (["--knn", "--real", "{folder}"], "the probes only print"),
@@ -332,7 +332,7 @@ def test_another_number_of_classes_is_known_before_the_work(vitswin, workdir, vi
         path.rename(folder.parent / path.name)
     status, out, err = vitswin("evaluate", workdir, folder)
     assert (status, out) == (1, "")
-    assert "has 7 classes, the weights tell 10 apart" in err
+    assert "has 7 classes, but the weights have 10" in err
 
 
 def test_probabilities_are_averaged_over_sizes_and_mirrors(vitswin, workdir, digits):

@@ -71,7 +71,7 @@ def test_stablehlo_at_another_size_and_on_given_images(vitswin, workdir, tmp_pat
         ),
         ("none/a.onnx", (), "cannot write "),
         ("run/model.safetensors", ("--to", "onnx"), "is the file to be exported"),
-        ("a.onnx", ("--model", "swin_tiny_patch4_window7_224"), "which is no swin like"),
+        ("a.onnx", ("--model", "swin_tiny_patch4_window7_224"), "is of the family swin"),
         ("a.onnx", ("--images", "none.png"), "none.png"),
     ],
 )

@@ -13,7 +13,7 @@ def test_weights_after_images(vitswin, workdir, command, tmp_path):
         assert (status, out) == (1, "")
         swapped = shlex.join(["vitswin", command, str(workdir), str(first)])
         assert err == (
-            f"error: {first} is no weights, and {workdir} is: weights come first: {swapped}.\n"
+            f"error: {first} has no weights, but {workdir} has; weights come first: {swapped}.\n"
         )
 
 
@@ -42,6 +42,6 @@ def test_the_program_before_the_weights(vitswin, workdir):
     status, _, err = vitswin("export", "digits.onnx", workdir)
     assert status == 1
     assert err == (
-        f"error: digits.onnx is no weights, and {workdir} is: weights come first: vitswin export "
+        f"error: digits.onnx has no weights, but {workdir} has; weights come first: vitswin export "
         f"{workdir} digits.onnx.\n"
     )

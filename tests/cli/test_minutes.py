@@ -12,7 +12,7 @@ from vitswin_jax.train.run.recipe import read_recipe
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--base=x"], "error: --base=x is for --minutes; without it, --init-from x."),
+        (["--base=x"], "error: --base=x needs --minutes; without --minutes, use --init-from x."),
         (["--minutes=0"], "error: --minutes=0 must be above 0, such as 10."),
         (["--minutes=3", "--epochs=2"], "error: optim.epochs: --minutes sets the run's length"),
         (["--minutes=3", "--optim.total_steps=2"], "error: optim.total_steps: --minutes sets"),
@@ -33,7 +33,7 @@ def test_a_run_without_minutes_is_not_taken_over(vitswin, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     status, _, err = vitswin("train", "digits", "--minutes=3", f"--workdir={tmp_path}")
     assert status == 1
-    assert "holds a run that was begun without --minutes" in err
+    assert "has a run that began without --minutes" in err
 
 
 TINY = ("--run.eval_epochs=5", "--model.depth=2", "--model.embed_dim=32", "--model.num_heads=2")

@@ -164,7 +164,7 @@ def test_a_table_names_files_that_are_no_utf_8(images):
 
 
 def test_tfds_cannot_keep_them_all(images, tmp_path):
-    with pytest.raises(UserError, match=r"class name .*cannot be kept by TFDS, which has one a"):
+    with pytest.raises(UserError, match=r"class name .*cannot be stored by TFDS, which needs"):
         prepare(str(images), data_dir=tmp_path, name="names")
 
 

@@ -130,7 +130,9 @@ def test_classes_of_data_that_is_not_here(vitswin, count):
     arguments = ["--topology=cpu:1", "--config.data.dataset=nowhere", "--batch=8"]
     status, _, err = vitswin("plan", RECIPE, *KEYS, *arguments)
     assert status == 1
-    assert err.startswith("error: data.dataset=nowhere is not here, and a plan needs its number of")
+    assert err.startswith(
+        "error: data.dataset=nowhere cannot be opened, and a plan needs its number of"
+    )
     fewer = plan(vitswin, *arguments, "--classes=10")["parameters"]
     assert count - fewer == 990 * (SMALL["embed_dim"] + 1)
 
@@ -141,7 +143,10 @@ def test_classes_of_data_that_is_not_here(vitswin, count):
         (["--topology=v9:4x4"], "topology v9:4x4: is KIND:LAYOUT of a TPU, such as v2:4x4"),
         (["--topology=cpu:x"], "topology cpu:x: is KIND:LAYOUT"),
         (["--topology=cpu:999"], "topology cpu:999: 8 devices of that kind are here"),
-        (["--topology=cpu:8", "--batch=12"], "data.batch_size=12 must be a multiple of the 8 dev"),
+        (
+            ["--topology=cpu:8", "--batch=12"],
+            "data.batch_size=12 must be a multiple of 8, which is",
+        ),
         (["--topology=cpu:8", "--config.mesh.data=3"], "mesh.data=3 x mesh.fsdp=1"),
         (["--topology=cpu:8", "--classes=0"], "--classes=0 must be 1 or more"),
         (["--config.optim.peak_rl=1"], "peak_rl"),
@@ -167,7 +172,7 @@ def test_without_libtpu_it_says_what_to_install(vitswin, monkeypatch):
     status, _, err = vitswin("plan", RECIPE, "--topology=v5e:4x4")
     assert status == 1
     assert err == (
-        "error: topology v5e:4x4: TPUs are compiled for by libtpu, which is not installed; pip "
+        "error: topology v5e:4x4: libtpu compiles for TPUs and is not installed; pip "
         "install 'vitswin_jax[tpu]'.\n"
     )
 
@@ -202,5 +207,5 @@ def test_tpus_that_are_not_here():
 def test_a_slice_that_cannot_be_is_one_line(vitswin, name, message):
     status, _, err = vitswin("plan", RECIPE, f"--topology={name}")
     assert status == 1
-    assert message in err and err.endswith("one that there is is v5e:4x4.\n")
+    assert message in err and err.endswith("a valid one is v5e:4x4.\n")
     assert err.count("\n") == 1

@@ -250,6 +250,9 @@ def test_a_model_without_a_head_is_one_line(vitswin, tmp_path, vit, images):
     path = save_pretrained(tmp_path / "a", model.clone(num_classes=0), {"params": params})
     status, out, err = vitswin("predict", path, images)
     assert (status, out) == (1, "")
-    assert err == f"error: {path}: the model has no head and names no classes.\n"
+    assert err == (
+        f"error: {path}: the model has no head, so it predicts no classes; --features FILE.npz "
+        "writes its features.\n"
+    )
     status, out, err = vitswin("predict", path, images, "--features", tmp_path / "f.npz")
     assert (status, out, err) == (0, f"features: {tmp_path / 'f.npz'} (19x16)\n", "")

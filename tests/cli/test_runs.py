@@ -60,5 +60,5 @@ def test_a_run_that_trains_is_running(vitswin, runs):
 def test_a_folder_without_runs_is_a_line(vitswin, tmp_path):
     status, _, err = vitswin("runs", str(tmp_path))
     assert status == 1
-    assert err.startswith(f"error: {tmp_path}: no run is in this folder")
+    assert err.startswith(f"error: {tmp_path}: this folder and those below it contain no run")
     assert len(err.splitlines()) == 1

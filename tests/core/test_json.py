@@ -42,15 +42,15 @@ def test_what_fits_is_returned_as_it_is(tmp_path):
         ('{"depth": 1, "mean": [1]}', "mean is [1]; it must be a list of at least 3."),
         ('{"depth": 1, "name": 3}', "name is 3; it must be a text or null."),
         ('{"depth": 1, "kind": "c"}', 'kind is "c"; it must be one of a, b.'),
-        ('{"depth": NaN}', "is no JSON text; it may be damaged or cut short."),
-        ('{"depth": 1', "is no JSON text; it may be damaged or cut short."),
-        ("[" * 100_000, "is no JSON text; it may be damaged or cut short."),
-        ('{"depth": 1, "size": 1e999}', "is no JSON text; it may be damaged or cut short."),
+        ('{"depth": NaN}', "is not valid JSON; it may be damaged or cut short."),
+        ('{"depth": 1', "is not valid JSON; it may be damaged or cut short."),
+        ("[" * 100_000, "is not valid JSON; it may be damaged or cut short."),
+        ('{"depth": 1, "size": 1e999}', "is not valid JSON; it may be damaged or cut short."),
         (
             '{"depth": 1, "size": 99999999999999999999}',
-            "is no JSON text; it may be damaged or cut short.",
+            "is not valid JSON; it may be damaged or cut short.",
         ),
-        ('{"depth": 1' + "0" * 5000 + "}", "is no JSON text; it may be damaged or cut short."),
+        ('{"depth": 1' + "0" * 5000 + "}", "is not valid JSON; it may be damaged or cut short."),
     ],
 )
 def test_what_does_not_fit_is_one_line(text, says):
@@ -77,7 +77,7 @@ def test_what_is_longer_than_its_limit_is_not_parsed(tmp_path):
 def test_bytes_that_are_no_text(tmp_path):
     path = tmp_path / "config.json"
     path.write_bytes(b'{"depth": "\xff"}')
-    with pytest.raises(UserError, match="is no JSON text"):
+    with pytest.raises(UserError, match="is not valid JSON"):
         read_json(path, SCHEMA)
     with pytest.raises(UserError, match="cannot be read"):
         read_json(tmp_path / "absent.json", SCHEMA)

@@ -33,9 +33,9 @@ def test_by_name(dataset):
     match = match_classes(("c", "a", "b"), 3, dataset("a", "b", "c"))
     assert match.columns == (1, 2, 0) and match.note is None
     np.testing.assert_array_equal(match.select(np.array([[7.0, 8.0, 9.0]])), [[8, 9, 7]])
-    with pytest.raises(UserError, match=r"^s: has 2 classes, the weights know 3; not in both: c"):
+    with pytest.raises(UserError, match=r"^s: has 2 classes, the weights 3; not in both are c"):
         match_classes(("c", "a", "b"), 3, dataset("a", "b"))
-    with pytest.raises(UserError, match=r"^s: has 2 classes, the weights tell 3 apart"):
+    with pytest.raises(UserError, match=r"^s: has 2 classes, but the weights have 3"):
         match_classes(None, 3, dataset("a", "b"))
 
 

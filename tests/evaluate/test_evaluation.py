@@ -130,7 +130,7 @@ def test_large_logits_have_a_finite_loss():
 @pytest.mark.parametrize(
     ("logits", "labels", "message"),
     [
-        (np.zeros((2, 3)), [0, 1], "3 classes apart, the dataset has 2"),
+        (np.zeros((2, 3)), [0, 1], "the model has 3 classes, but the dataset has 2"),
         (np.zeros((2, 2)), [0, 2], r"labels run from 0 to 2; with 2 classes .* \[0, 2\)"),
         (np.zeros((2, 2)), [-1, 0], "labels run from -1 to 0"),
         (np.zeros((0, 2)), [], "split is empty"),

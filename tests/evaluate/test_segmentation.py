@@ -70,7 +70,7 @@ def test_what_cannot_be_learned_or_measured_is_one_line():
     )
     with pytest.raises(UserError, match=message):
         fit_segmenter(np.zeros((3, 2, 2, 5)), masks, num_classes=K)
-    with pytest.raises(UserError, match=r"the masks have 1 class\(es\), and need two"):
+    with pytest.raises(UserError, match=r"the masks have 1 class\(es\); two are needed"):
         fit_segmenter(np.zeros((2, 2, 2, 5)), 0 * masks, num_classes=K)
 
 

@@ -141,7 +141,7 @@ def test_published_sizes_are_no_claims():
 
 
 def test_an_internal_exceptions_text_is_left_out():
-    with pytest.raises(UserError, match=r"a: shows no model that could be: depth=1\.") as error, \
+    with pytest.raises(UserError, match=r"a: its sizes cannot be a model: depth=1\.") as error, \
             claiming("a", {"depth": 1}, [(1,)]):  # fmt: skip
         raise KeyError("inner")
     assert "inner" not in str(error.value)

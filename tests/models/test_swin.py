@@ -123,7 +123,7 @@ def test_absolute_positions_are_added_and_bind_the_size(apply, create):
     assert params["absolute_pos_embed"].shape == (1, 8, 8, 8)
     moved = dict(params, absolute_pos_embed=params["absolute_pos_embed"][:, ::-1])
     assert not np.allclose(*(apply(model, p, images) for p in (params, moved)))
-    with pytest.raises(UserError, match="the images are 8x16, and with ape=True"):
+    with pytest.raises(UserError, match="the images are 8x16, but with ape=True"):
         apply(model, params, images[:, :8])
 
 

@@ -218,7 +218,9 @@ def test_training_drops_and_evaluation_does_not(apply, create, key):
 
 def test_another_image_size_is_refused_with_both_sizes(apply, create):
     model, params, _ = create()
-    with pytest.raises(UserError, match="the images are 8x8, the model takes 8x12; resize them"):
+    with pytest.raises(
+        UserError, match="the images are 8x8, but the model takes 8x12; resize them"
+    ):
         apply(model, params, jnp.zeros((1, 8, 8, 3)))
 
 

@@ -73,12 +73,12 @@ def test_other_folders_cost_a_line(runs):
     lines = read_runs(runs, lambda path: False).others
     assert len(lines) == 3
     for name, why in (
-        ("cut", "is no JSON"),
+        ("cut", "is not valid JSON"),
         ("empty", "is no run"),
         ("other", "not that of a run"),
     ):
         assert [why in line for line in lines if str(runs / name) in line] == [True]
-    with pytest.raises(UserError, match="no run is in this folder"):
+    with pytest.raises(UserError, match="contain no run"):
         read_runs(runs / "empty", lambda path: False)
     with pytest.raises(UserError, match="no such folder"):
         read_runs(runs / "nothing", lambda path: False)

@@ -180,7 +180,7 @@ def test_misfits_are_one_line(tmp_path, model_and_params, source, evaluation):
     with pytest.raises(UserError, match=r"has 6 examples, .* has 12"):
         write(tmp_path / "report.html", model_and_params, source, half)
     turned = summarize(evaluation.logits[::-1], evaluation.labels[::-1], evaluation.class_names)
-    with pytest.raises(UserError, match="class is not that of the evaluation"):
+    with pytest.raises(UserError, match="class has changed since the evaluation"):
         write(tmp_path / "report.html", model_and_params, source, turned)
     with pytest.raises(UserError, match="cannot write"):
         write(tmp_path / "no" / "report.html", model_and_params, source, evaluation)

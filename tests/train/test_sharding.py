@@ -249,16 +249,20 @@ def test_minus_one_is_the_rest(sizes, shape):
     ids=str,
 )
 def test_a_mesh_that_is_not_the_devices_is_one_line(sizes):
-    with pytest.raises(UserError, match=r"must be the 8 devices, where one may be -1") as error:
+    with pytest.raises(
+        UserError, match=r"must multiply to the 8 devices; one of them may be -1"
+    ) as error:
         create_mesh(**sizes)
     assert "\n" not in str(error.value)
 
 
 def test_rows_that_two_hosts_would_read_are_refused():
     check_hosts(np.repeat([0, 1], 4).reshape(2, 2, 2), count=2)
-    with pytest.raises(UserError, match=r"mesh.tensor=4 .* must lie in the 2 devices of one"):
+    with pytest.raises(
+        UserError, match=r"mesh.tensor=4 .* must stay within the 2 devices of a host"
+    ):
         check_hosts(np.repeat([0, 1, 2, 3], 2).reshape(1, 2, 4), count=4)
-    with pytest.raises(UserError, match=r"1 device\(s\) leaves hosts out; with 2 hosts"):
+    with pytest.raises(UserError, match=r"has 1 device\(s\), none of some hosts; with 2 hosts"):
         check_hosts(np.zeros((1, 1, 1), int), count=2)
 
 
@@ -276,7 +280,8 @@ def test_a_batch_is_divided_over_data_and_fsdp():
     mesh = create_mesh(fsdp=2, tensor=2)
     check_batch_size("data.batch_size", 12, mesh)
     with pytest.raises(
-        UserError, match=r"batch_size=6 must be a multiple of the 4 devices, such as 8 "
+        UserError,
+        match=r"batch_size=6 must be a multiple of 4, which is mesh.data x mesh.fsdp; 8 is",
     ):
         check_batch_size("data.batch_size", 6, mesh)
     images = shard_batch({"image": np.zeros((8, 2))}, mesh)["image"]
@@ -318,5 +323,5 @@ def test_a_step_is_traced_for_the_devices_of_its_mesh(size):
 
 
 def test_one_device_is_one():
-    with pytest.raises(UserError, match=r"must be the 1 device, where one may be -1"):
+    with pytest.raises(UserError, match=r"must multiply to the 1 device; one of them may be -1"):
         create_mesh(data=3, devices=jax.devices()[:1])

@@ -133,7 +133,7 @@ def test_a_file_put_there_by_hand(tmp_path):
     with pytest.raises(UserError, match=r"a\.npz: has the sha256 .* by http://.*; remove it"):
         fetch(address, path, digest=f"sha256:{SHA256[:8]}")
     with pytest.raises(
-        UserError, match=r"has 2,999,999 bytes, and 3,000,000 when it was downloaded"
+        UserError, match=r"has 2,999,999 bytes, but had 3,000,000 when it was downloaded"
     ):
         fetch(address, path)
     assert path.read_bytes() == BODY[:-1]

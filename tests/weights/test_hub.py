@@ -101,7 +101,7 @@ def test_what_came_from_the_hub_is_what_it_is_called(tmp_path):
             link.unlink()
         else:
             with pytest.raises(
-                UserError, match=rf"has not the sha256 {digest[:8]}\.\.\. that the hub"
+                UserError, match=rf"does not have the sha256 {digest[:8]}\.\.\. that the hub"
             ):
                 check_blob(link)
             assert not link.is_symlink()

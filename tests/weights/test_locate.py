@@ -128,7 +128,7 @@ def test_only_a_digest_proves_what_a_local_file_is(tmp_path, monkeypatch, caplog
         metadata = vitswin_jax.load_metadata(file)
     assert "published" not in metadata.provenance
     assert metadata.preprocess.mean[0] == 0.5
-    assert f"is called like {DEIT} and is another file" in caplog.text
+    assert f"has the name of {DEIT} but other contents" in caplog.text
 
     file = file.rename(tmp_path / published()["deit/deit_small_patch16_224-cd65a155"].file)
     digest = f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"

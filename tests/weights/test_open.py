@@ -349,7 +349,9 @@ def test_positions_are_counted_as_their_code_has_them(case, img_size, tmp_path):
 def test_the_file_wins_over_the_name(tmp_path):
     loaded, _ = vitswin_jax.load_pretrained(saved("google token", tmp_path), "vit_base_patch16_224")
     assert (loaded.embed_dim, loaded.num_heads, loaded.act) == (192, 3, "gelu_tanh")
-    with pytest.raises(UserError, match=r"a\.npz: holds Google .* vit, which is no swin like"):
+    with pytest.raises(
+        UserError, match=r"a\.npz: contains Google .* vit, but .* is of the family swin"
+    ):
         vitswin_jax.load_pretrained(tmp_path / "a.npz", "swin_tiny_patch4_window7_224")
     loaded, _ = vitswin_jax.load_pretrained(tmp_path / "a.npz", act="gelu", global_pool="avg")
     assert (loaded.act, loaded.global_pool) == ("gelu", "avg")
@@ -449,12 +451,16 @@ def test_a_file_is_called_by_what_it_shows_and_then_by_the_name(tmp_path, name, 
 @pytest.mark.parametrize(
     ("format", "case", "message"),
     [
-        ("microsoft", "timm", "microsoft has no vit; google, huggingface, timm, torchvision have"),
-        ("google", "timm distilled", "google cannot have a vit with dist_token=True"),
+        (
+            "microsoft",
+            "timm",
+            "microsoft cannot hold vit; use google, huggingface, timm, torchvision",
+        ),
+        ("google", "timm distilled", "google cannot hold vit with dist_token=True"),
         ("huggingface", "timm clip", "a.bin: CLIP's projection has no bias"),
-        ("huggingface", "timm stem", "huggingface cannot have a vit with resnet_layers"),
-        ("timm", "google pre-logits", "timm cannot have a vit with pre_logits=7"),
-        ("timm", "microsoft ape", "timm cannot have a swin with ape=True"),
+        ("huggingface", "timm stem", "huggingface cannot hold vit with resnet_layers"),
+        ("timm", "google pre-logits", "timm cannot hold vit with pre_logits=7"),
+        ("timm", "microsoft ape", "timm cannot hold swin with ape=True"),
         ("torch", "timm", "format='torch' must be one of native, "),
         ("google", "timm", "google files end in .npz, not '.bin'"),
     ],
@@ -474,7 +480,7 @@ def test_other_numerics_over_there_are_said(tmp_path, caplog):
 
 def test_another_familys_file_is_one_line(tmp_path):
     for key, says in (
-        ("stem.0.weight", r"a\.pth: from none of the sources .*stem\.0"),
+        ("stem.0.weight", r"a\.pth: is from no known source .*stem\.0"),
         ("layer1.0.conv1.weight", r"a\.pth: holds a ResNet with BatchNorm"),
     ):
         write_pth(tmp_path / "a.pth", {key: np.zeros((2, 2), np.float32)})

@@ -160,7 +160,7 @@ def test_a_library_that_is_asked_for_is_used_with_what_it_computes_otherwise(hub
     files = hub.models["alice/pets"].files
     assert f"{done.otherwise}, so that its outputs differ." in card_of(files)[1]
     assert "metrics" not in json.loads(files["config.json"])["vitswin_jax"]
-    with pytest.raises(UserError, match="timm has no swin_mlp"):
+    with pytest.raises(UserError, match="timm cannot hold swin_mlp"):
         publish.push(
             publish.check_repository("alice/mlp"), *model_of("swin_mlp"),
             describe(model_of("swin_mlp")[0], None), format="timm",

@@ -253,9 +253,9 @@ def differences(
         found[one.name] = distance = float(np.abs(outputs[one.name] - ours).max() / unit)
         if strict and not distance <= TOLERANCE[case.dtype]:
             raise UserError(
-                f"{case.title}: {one.name} computed other outputs than {name}, {distance:.2g} of "
-                f"their size where at most {TOLERANCE[case.dtype]:g} is rounding; its time would "
-                "say nothing."
+                f"{case.title}: the outputs of {one.name} differ from those of {name} by "
+                f"{distance:.2g} of their size; rounding is at most {TOLERANCE[case.dtype]:g}, "
+                "so its time is not compared."
             )
     return found
 

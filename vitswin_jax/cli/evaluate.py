@@ -133,7 +133,10 @@ def run(args: argparse.Namespace) -> int:
 
     if probe.is_wanted(args):
         if args.img_sizes or args.flip:
-            raise UserError("--img-sizes and --flip average probabilities; probes have none.")
+            raise UserError(
+                "--img-sizes and --flip average the probabilities of a head; leave "
+                "them out for probes."
+            )
         train = open_evaluated(args, metadata, train=True)
         read_features = functools.partial(read, make=make_features)
         probe.measure(args, train=train, test=source, read_features=read_features)
@@ -178,7 +181,7 @@ def _check_scores(args: argparse.Namespace, model: nn.Module) -> None:
     """Raises UserError where scores of the head are asked for that there cannot be."""
     if args.train_split:
         raise UserError(
-            "--train-split is where --knn, --linear-probe or --few-shot learn; add one."
+            "--train-split needs --knn, --linear-probe or --few-shot, which learn from it; add one."
         )
     if not model.num_classes:
         raise UserError(
@@ -312,7 +315,7 @@ def open_evaluated(args: argparse.Namespace, metadata: Metadata, *, train: bool 
     dataset = args.dataset or provenance.get("dataset")
     if dataset is None:
         raise UserError(
-            f"{args.weights}: does not say what it was trained on; name a DATASET to evaluate on."
+            f"{args.weights}: does not state what it was trained on; name a DATASET to evaluate on."
         )
     trained = provenance if dataset == provenance.get("dataset") else {}
     division = {key: trained[key] for key in ("holdout", "seed") if key in trained}

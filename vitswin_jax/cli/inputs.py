@@ -86,7 +86,7 @@ def check_order(args: argparse.Namespace, *others: str) -> None:
         rest = [args.weights, *(other for other in others if other != swapped[0])]
         command = shlex.join(["vitswin", args.command[1], swapped[0], *rest])
         raise UserError(
-            f"{args.weights} is no weights, and {swapped[0]} is: weights come first: {command}."
+            f"{args.weights} has no weights, but {swapped[0]} has; weights come first: {command}."
         )
 
 

@@ -79,15 +79,15 @@ def train_in_minutes(
     workdir = Path(choose_workdir(args.workdir, args.name, task.make({}))).expanduser()
     clock = Clock(60 * args.minutes, getattr(args, "began", time.monotonic()))
     if (workdir / RECIPE).is_file() and (workdir / CONFIG).is_file():
-        log.info("minutes: resumes by %s, which the trial before wrote.", workdir / RECIPE)
+        log.info("minutes: resumes with %s, which the earlier trial wrote.", workdir / RECIPE)
         task = Task(functools.partial(make, recipe=str(workdir / RECIPE)), fixed, recipe=True)
         trained = seconds_until(workdir / METRICS, last_step(workdir))
         clock = Clock(clock.seconds, clock.begin - trained)
         choice = resumed(task, workdir, clock)
     elif (workdir / CONFIG).exists():
         raise UserError(
-            f"workdir {workdir}: holds a run that was begun without --minutes; choose another "
-            "--name or --workdir, or resume it without --minutes."
+            f"workdir {workdir}: has a run that began without --minutes; choose another --name "
+            "or --workdir, or resume it without --minutes."
         )
     else:
         choice = choose(task, clock)
@@ -101,7 +101,7 @@ def _check(args: argparse.Namespace) -> None:
     """Raises UserError for flags that do not go together."""
     if args.minutes is None:
         raise UserError(
-            f"--base={args.base} is for --minutes; without it, --init-from {args.base}."
+            f"--base={args.base} needs --minutes; without --minutes, use --init-from {args.base}."
         )
     if not 0 < args.minutes < 1e6:
         raise UserError(f"--minutes={args.minutes:g} must be above 0, such as 10.")

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     topology = open_topology(args.topology)
     if config.init_from is not None:
         say(
-            f"init_from={config.init_from} is not read; the model's sizes are config.model's.",
+            f"init_from={config.init_from} is not read; the plan uses the sizes of config.model.",
             stream=sys.stderr,
         )
     budget = make_budget(config, topology, classes=args.classes)
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         say_json(budget.to_dict() | {"tried": tried})
     elif not budget.fits and not any(each["fits"] for each in tried):
-        say("no accumulation, rematerialisation or fsdp makes it fit; take more devices.")
+        say("No gradient accumulation, rematerialisation or fsdp makes it fit; use more devices.")
     return 0
 
 

@@ -67,7 +67,10 @@ def run(args: argparse.Namespace) -> int:
     _check_sheet(args, len(images))
     pretrained = open_weights(args, *args.images, img_size=args.img_size)
     if not pretrained.model.num_classes and not (args.features and args.sheet is None):
-        raise UserError(f"{args.weights}: the model has no head and names no classes.")
+        raise UserError(
+            f"{args.weights}: the model has no head, so it predicts no classes; "
+            "--features FILE.npz writes its features."
+        )
     look = _make_look(pretrained, size=1 if len(images) == 1 else _BATCH)  # compiled for one shape
     small = args.sheet is not None
     read = functools.partial(_read, preprocess=pretrained.preprocess, small=small)

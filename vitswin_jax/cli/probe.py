@@ -60,14 +60,14 @@ def measure(
 
     if args.output or args.figures or args.real:
         raise UserError(
-            "--output, --figures and --real are of a head's evaluation; the probes only print."
+            "--output, --figures and --real need an evaluation of the head; the probes only print."
         )
     if train.multi_label or test.multi_label:
-        raise UserError(f"{test.name}: has several labels an image; the probes are for one.")
+        raise UserError(f"{test.name}: has several labels per image; the probes need one.")
     if train.name == test.name:
         raise UserError(
-            f"{test.name}: the probes would learn what they are measured on; give another "
-            "--train-split or --split."
+            f"{test.name}: the probes would be tested on the images that they learn from; give "
+            "another --train-split or --split."
         )
     if train.class_names != test.class_names:
         raise UserError(f"{train.name} and {test.name} do not have the same classes.")

@@ -46,7 +46,7 @@ def parse_json(
     from jsonschema.exceptions import best_match
 
     if len(text) > limit:
-        raise UserError(f"{origin}: is longer than {limit:,} bytes, the most that JSON may have.")
+        raise UserError(f"{origin}: is longer than {limit:,} bytes, the limit for JSON.")
     try:
         content = json.loads(
             text, parse_constant=_no_number, parse_int=_integer, parse_float=_finite
@@ -54,7 +54,7 @@ def parse_json(
         faults = _validator()(schema).iter_errors(content)
         error = best_match(itertools.islice(faults, _COMPARED))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{origin}: is no JSON text; it may be damaged or cut short.") from error
+        raise UserError(f"{origin}: is not valid JSON; it may be damaged or cut short.") from error
     if error is None:
         return content
     place = error.json_path.removeprefix("$").removeprefix(".") or "its content"

@@ -58,7 +58,7 @@ def prepare(
     if directory := prepared_folder(dataset):
         if is_tfrecord_dataset(directory):
             return convert_tfrecord(directory, data_dir)
-        raise UserError(f"{dataset}: is prepared for random access already; train on it as it is.")
+        raise UserError(f"{dataset}: is already prepared for random access; train on it as it is.")
     if found := open_dataset(dataset, outside_files=outside_files):
         return _pack(found, data_dir, name=name, holdout=holdout, seed=seed)
     return _prepare_tfds(dataset, data_dir)
@@ -101,8 +101,8 @@ def _pack(
     first, *others = splits.values()
     if first.multi_label:
         raise UserError(
-            f"{dataset.name}: has several labels an image, which only a table, shards and Hugging "
-            "Face's datasets hold; train on it as it is."
+            f"{dataset.name}: has several labels per image, which a TFDS dataset cannot have; "
+            "train on it as it is."
         )
     for other in others:
         check_same_classes(first, other)
@@ -134,8 +134,8 @@ def _check_names(dataset: str, class_names: Sequence[str]) -> None:
         text = name.encode("utf-8", "ignore").decode()
         if text != name or name.strip() != name or len(name.splitlines()) != 1:
             raise UserError(
-                f"{dataset}: the class name {name!r} cannot be kept by TFDS, which has one a line "
-                "in UTF-8; rename it, or train on the dataset as it is."
+                f"{dataset}: the class name {name!r} cannot be stored by TFDS, which needs UTF-8 "
+                "without line ends; rename it, or train on the dataset as it is."
             )
 
 

@@ -66,14 +66,14 @@ def match_classes(names: Sequence[str] | None, num_classes: int, source: Source)
     if names is None:
         if num_classes != len(theirs):
             raise UserError(
-                f"{source.name}: has {len(theirs)} classes, the weights tell {num_classes} apart; "
-                "--knn, --linear-probe and --few-shot measure features."
+                f"{source.name}: has {len(theirs)} classes, but the weights have {num_classes}; "
+                "--knn, --linear-probe and --few-shot work with any classes."
             )
         return Match(None, theirs, _note_on_numbers(theirs))
     if differing := sorted(set(names) ^ set(theirs)):
         raise UserError(
-            f"{source.name}: has {len(theirs)} classes, the weights know {len(names)}; "
-            f"not in both: {listed(differing)}."
+            f"{source.name}: has {len(theirs)} classes, the weights {len(names)}; not in both "
+            f"are {listed(differing)}."
         )
     return Match(tuple(names.index(name) for name in theirs), theirs)
 

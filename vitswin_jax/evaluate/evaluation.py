@@ -257,7 +257,7 @@ def _check(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -
         raise UserError("there is nothing to evaluate: the split is empty.")
     if logits.shape[1] != len(class_names):
         raise UserError(
-            f"the model tells {logits.shape[1]} classes apart, the dataset has {len(class_names)}."
+            f"the model has {logits.shape[1]} classes, but the dataset has {len(class_names)}."
         )
     if labels.min() < 0 or labels.max() >= len(class_names):
         raise UserError(

@@ -40,7 +40,9 @@ def worst_mistakes(
     for i in wrong[np.argsort(true[wrong], kind="stable")][:at_most].tolist():
         record, origin = source[i], source.describe(i)
         if evaluation.labels[i] not in classes_of(record["label"]):
-            raise UserError(f"{origin}: its class is not that of the evaluation; evaluate again.")
+            raise UserError(
+                f"{origin}: its class has changed since the evaluation; evaluate again."
+            )
         yield Mistake(
             image=as_rgb(preprocess.image(preprocess.decode(record["image"], name=origin))),
             origin=origin,

@@ -62,7 +62,7 @@ def fit_segmenter(
     labels = labels[labels != IGNORED]
     if len(np.unique(labels)) < 2:
         raise UserError(
-            f"the masks have {len(np.unique(labels))} class(es), and need two to learn."
+            f"the masks have {len(np.unique(labels))} class(es); two are needed to learn."
         )
     mean, std = x.mean(0), np.maximum(x.std(0), 1e-5)
     model = LogisticRegression(C=c, max_iter=1000)

@@ -34,7 +34,7 @@ def grad_cam(
     Raises UserError for a model without a head, or without such a class.
     """
     if not model.num_classes:
-        raise UserError("the model has no head, and so no class to explain.")
+        raise UserError("the model has no head, so there is no class to explain.")
     if wrong := sorted({int(i) for i in classes if not 0 <= i < model.num_classes}):
         raise UserError(
             f"class {', '.join(map(str, wrong))}: the model's classes are 0 to "

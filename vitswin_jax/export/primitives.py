@@ -99,7 +99,7 @@ def _convert(graph: Graph, eqn: Any, x: Value) -> Value:
 
 def _select(graph: Graph, eqn: Any, which: Value, *cases: Value) -> Value:
     if len(cases) != 2 or eqn.invars[0].aval.dtype != bool:
-        raise UserError("ONNX: select_n is exported for two cases.")
+        raise UserError("ONNX: a select_n can be exported only for two cases; export to StableHLO.")
     return _apply(graph, "Where", which, cases[1], cases[0])
 
 
@@ -162,7 +162,10 @@ def _gather(graph: Graph, eqn: Any, x: Value, indices: Value) -> Value:
     numbers, shape = eqn.params["dimension_numbers"], shape_of(eqn.outvars[0].aval.shape)
     places = np.empty((0, 0)) if indices.array is None else indices.array
     if places.ndim != 1 or len(numbers.offset_dims) != len(shape) or numbers.operand_batching_dims:
-        raise UserError("ONNX: gather is exported where it is a slice at a known place.")
+        raise UserError(
+            "ONNX: a gather can be exported only if it is a slice at a known place; "
+            "export to StableHLO."
+        )
     (x, _) = wholes(graph, eqn, [x, indices])
     starts = [0] * len(x.shape)
     for axis, start in zip(numbers.start_index_map, places.tolist(), strict=True):
@@ -178,7 +181,9 @@ def _gather(graph: Graph, eqn: Any, x: Value, indices: Value) -> Value:
 def _pad(graph: Graph, eqn: Any, x: Value, fill: Value) -> Value:
     config = [tuple(map(int, sides)) for sides in eqn.params["padding_config"]]
     if any(between or low < 0 or high < 0 for low, high, between in config):
-        raise UserError("ONNX: pad is exported at the ends, and does not cut.")
+        raise UserError(
+            "ONNX: a pad can be exported only at the ends and without cutting; export to StableHLO."
+        )
     (x, _) = wholes(graph, eqn, [x, fill])
     ends = graph.constant([side[0] for side in config] + [side[1] for side in config])
     shape = shape_of(eqn.outvars[0].aval.shape)

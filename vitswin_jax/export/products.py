@@ -70,7 +70,7 @@ def _product(sides: Iterable[int | str]) -> int | str:
 def _conv(graph: Graph, eqn: Any, x: Value, kernel: Value) -> Value:
     params, numbers = eqn.params, eqn.params["dimension_numbers"]
     if any(step != 1 for step in params["lhs_dilation"]) or params["batch_group_count"] != 1:
-        raise UserError("ONNX: a transposed convolution is not exported.")
+        raise UserError("ONNX: a transposed convolution cannot be exported; export to StableHLO.")
     x, kernel = wholes(graph, eqn, [x, kernel])
     x = graph.transpose(x, numbers.lhs_spec)
     kernel = graph.transpose(kernel, numbers.rhs_spec)
@@ -94,7 +94,7 @@ def _max_pool(graph: Graph, eqn: Any, x: Value) -> Value:
     window, strides = _ints(params["window_dimensions"]), _ints(params["window_strides"])
     dilated = {*params["base_dilation"], *params["window_dilation"]} != {1}
     if len(window) != 4 or (window[0], window[3], strides[0], strides[3]) != (1,) * 4 or dilated:
-        raise UserError("ONNX: a maximum over windows is exported over height and width.")
+        raise UserError("ONNX: a maximum over windows can be exported only over height and width.")
     (x,) = wholes(graph, eqn, [x])
     lows, highs = zip(*params["padding"][1:3], strict=True)
     b, h, w, c = shape_of(eqn.outvars[0].aval.shape)

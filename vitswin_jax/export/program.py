@@ -183,7 +183,7 @@ def compare(run: Run, other: Run, batches: Iterable[np.ndarray]) -> Difference:
         raise UserError(f"the outputs are {wrong[0][0]} and {wrong[0][1]}, and should be alike.")
     ours, theirs = (np.concatenate(logits) for logits in zip(*pairs, strict=True))
     if not np.isfinite([ours, theirs]).all():
-        raise UserError("the outputs are not finite numbers; are the weights?")
+        raise UserError("the outputs are not finite numbers; check the weights for NaN.")
     return Difference(float(np.abs(ours - theirs).max()), float(ours.std()))
 
 

@@ -32,14 +32,14 @@ def claiming(
     The fields are those of a file whose tensors have `shapes`. Sizes that are far from the tensors'
     raise before the block is entered, for tracing a model of 10**9 blocks takes for ever.
     """
-    _check(fields, list(shapes)).check(f"{origin}: shows no model that could be: ")
+    _check(fields, list(shapes)).check(f"{origin}: its sizes cannot be a model: ")
     try:
         yield
     except UserError as error:
-        raise UserError(f"{origin}: shows no model that could be: {error}") from error
+        raise UserError(f"{origin}: its sizes cannot be a model: {error}") from error
     except Exception as error:  # fields of other types may make anything fail
         sizes = listed([f"{name}={value!r}" for name, value in fields.items()], most=8)
-        raise UserError(f"{origin}: shows no model that could be: {sizes}.") from error
+        raise UserError(f"{origin}: its sizes cannot be a model: {sizes}.") from error
 
 
 def _check(fields: Mapping[str, Any], shapes: list[tuple[int, ...]]) -> Faults:

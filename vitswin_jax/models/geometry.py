@@ -113,7 +113,7 @@ def geometry_of(model: nn.Module, size: Size | None = None) -> Geometry:
     """
     if not isinstance(model, HasGeometry):
         raise UserError(
-            f"{type(model).__name__} has no method geometry(), which says where its tokens lie."
+            f"{type(model).__name__} has no method geometry(); docs/add_a_model.md describes it."
         )
     return model.geometry(size)
 

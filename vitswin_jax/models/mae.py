@@ -117,8 +117,8 @@ class MAE(MaskedModel):
         encoder = self.encoder
         if not isinstance(encoder, ViT):
             raise UserError(
-                f"mae: {type(encoder).__name__} has no tokens that can be left out; it takes a "
-                "ViT, and simmim takes every family."
+                f"pretrain.method='mae' needs a ViT, because {type(encoder).__name__} cannot "
+                "leave tokens out; use 'simmim'."
             )
         faults = self.check_encoder()
         if (encoder.pos_embed, encoder.pos_embed_at) != ("learned", "input"):

@@ -238,8 +238,8 @@ class Swin(nn.Module):
         if self.ape and x.shape[1:3] != self.position.shape[1:3]:
             size = "x".join(map(str, images.shape[1:3]))
             raise UserError(
-                f"the images are {size}, and with ape=True the model takes only "
-                f"img_size={self.img_size}."
+                f"the images are {size}, but with ape=True the model takes only "
+                f"img_size={self.img_size}; resize them."
             )
         return x
 

@@ -161,8 +161,8 @@ class ViT(ViTFields):
         size, own = (h, w), pair(self.img_size)
         if size != own and not self.takes_any_size:
             raise UserError(
-                f"the images are {_x(size)}, the model takes {_x(own)}; resize them, or create or "
-                f"load the model with img_size={size}."
+                f"the images are {_x(size)}, but the model takes {_x(own)}; resize them, or "
+                f"create or load the model with img_size={size}."
             )
         if size != own:
             Faults(self.misfit(size)).check()

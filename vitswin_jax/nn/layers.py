@@ -109,7 +109,7 @@ def check_channels(images: Float[Array, "b h w c"], in_chans: int) -> None:
     """Raises UserError for images of other channels than the model's."""
     if images.shape[-1] != in_chans:
         raise UserError(
-            f"the images have {images.shape[-1]} channels (the last axis), the model takes "
+            f"the images have {images.shape[-1]} channels (the last axis), but the model takes "
             f"in_chans={in_chans}."
         )
 

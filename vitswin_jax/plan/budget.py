@@ -116,8 +116,8 @@ def describe_data(data: dict[str, Any], *, seed: int, classes: int | None) -> tu
         return open_data(data, seed=seed)
     except UserError as error:
         raise UserError(
-            f"data.dataset={dataset} is not here, and a plan needs its number of classes: give "
-            f"--classes ({str(error).rstrip('.')})."
+            f"data.dataset={dataset} cannot be opened, and a plan needs its number of classes: "
+            f"give --classes ({str(error).rstrip('.')})."
         ) from error
 
 

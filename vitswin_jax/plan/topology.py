@@ -88,8 +88,8 @@ def open_topology(name: str | None) -> Topology:
 def _tpus(name: str, tpu: Tpu, layout: str) -> Topology:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            f"topology {name}: TPUs are compiled for by libtpu, which is not installed; "
-            "pip install 'vitswin_jax[tpu]'."
+            f"topology {name}: libtpu compiles for TPUs and is not installed; pip install "
+            "'vitswin_jax[tpu]'."
         )
     for key, value in LIBTPU.items():
         os.environ.setdefault(key, value)
@@ -103,7 +103,7 @@ def _tpus(name: str, tpu: Tpu, layout: str) -> Topology:
         devices = topologies.get_topology_desc(name, "tpu", **options).devices
     except jax.errors.JaxRuntimeError as error:
         why = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ").rstrip(".")
-        raise UserError(f"topology {name}: {why}; one that there is is {tpu.example}.") from error
+        raise UserError(f"topology {name}: {why}; a valid one is {tpu.example}.") from error
     return Topology(name, devices, math.floor(tpu.usable * GIB))
 
 

@@ -82,11 +82,13 @@ def read_runs(folder: str | os.PathLike[str], trains: Callable[[Path], bool]) ->
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
-        raise UserError(f"{folder}: there is no such folder; name one with runs in it, as runs.")
+        raise UserError(
+            f"{folder}: no such folder; name a folder that contains runs, such as runs."
+        )
     runs, others = [], []
     for path, holds in _search(root, _DEEPEST):
         if not holds:
-            others.append(f"{path}: is no run, for it has no {CONFIG} and no {METRICS}.")
+            others.append(f"{path}: is no run: it has no {CONFIG} and no {METRICS}.")
             continue
         name = path.relative_to(root).as_posix() if path != root else root.resolve().name
         try:
@@ -95,7 +97,7 @@ def read_runs(folder: str | os.PathLike[str], trains: Callable[[Path], bool]) ->
             others.append(str(error))
     if not runs:
         why = f" {others[0]}" if others else ""
-        raise UserError(f"{folder}: no run is in this folder, nor in a folder below it.{why}")
+        raise UserError(f"{folder}: this folder and those below it contain no run.{why}")
     return Overview(runs, others)
 
 

@@ -75,7 +75,10 @@ def check_comparable(config: dict[str, Any], other: str | os.PathLike[str]) -> N
         if theirs.get(key) != ours[key]
     ]
     if wrong:
-        raise UserError(f"compare_to={other}: was tested on other data: {'; '.join(wrong)}.")
+        raise UserError(
+            f"compare_to={other}: was tested on other data, so results cannot be "
+            f"compared: {'; '.join(wrong)}."
+        )
 
 
 def compare(workdir: str | os.PathLike[str], other: str | os.PathLike[str]) -> Comparison:

@@ -54,8 +54,8 @@ def create_mesh(
     ):
         names = " x ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
         raise UserError(
-            f"{names} must be the {counted(len(devices), 'device')}, where one may be -1 "
-            "(the rest), or 1 (the first device)."
+            f"{names} must multiply to the {counted(len(devices), 'device')}; one of them may be "
+            "-1 (all remaining devices), or all may be 1 (only the first device)."
         )
     mesh = jax.make_mesh(
         shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[: math.prod(shape)]
@@ -75,13 +75,14 @@ def check_hosts(hosts: np.ndarray, *, count: int) -> None:
     """
     if len(np.unique(hosts)) < count:
         raise UserError(
-            f"a mesh of {hosts.size} device(s) leaves hosts out; with {count} hosts it must have "
-            "all devices."
+            f"the mesh has {hosts.size} device(s), none of some hosts; with {count} hosts it "
+            "must have all devices."
         )
     if (hosts != hosts[..., :1]).any():
         raise UserError(
-            f"mesh.tensor={hosts.shape[-1]} goes across hosts, and each host reads rows of its "
-            f"own; it must lie in the {np.bincount(hosts.ravel()).max()} devices of one, as 1 does."
+            f"mesh.tensor={hosts.shape[-1]} would go across hosts, but each host reads its own "
+            f"rows; it must stay within the {np.bincount(hosts.ravel()).max()} devices of a "
+            "host, such as 1."
         )
 
 
@@ -91,8 +92,8 @@ def check_batch_size(key: str, batch_size: int, mesh: Mesh) -> None:
     if batch_size < 1 or batch_size % size:
         near = max(size, round(batch_size / size) * size)
         raise UserError(
-            f"{key}={batch_size} must be a multiple of the {counted(size, 'device')}, such as "
-            f"{near} (mesh.data x mesh.fsdp is {size})."
+            f"{key}={batch_size} must be a multiple of {size}, which is mesh.data x mesh.fsdp; "
+            f"{near} is the nearest."
         )
 
 

@@ -188,9 +188,11 @@ def _try_sizes(
     sees = seconds * flops / size.flops
     why = f"it sees about {sees:,.0f} images, {sees / images.count:.2g} times each."
     if len(sizes) > 1:
-        rule = f"of {len(sizes)} sizes the largest that sees {enough:,.0f} images, or the smallest"
+        rule = (
+            f"the largest of {len(sizes)} that can train on {enough:,.0f} images, or the smallest"
+        )
         if better is not size:
-            rule = f"{better.name} may fit better, but was tried, or would take too long to try"
+            rule = f"{better.name} may suit better, but was tried, or would take too long to try"
         why = f"{rule}; {why}"
     return size, batch, trial, why
 

@@ -112,7 +112,9 @@ def _patch_of(side: int) -> int:
     """Returns the largest patch that divides an image into 7 by 7 or more."""
     fits = [patch for patch in (16, 14, 12, 10, 8, 6, 4) if side % patch == 0]
     if not fits:
-        raise UserError(f"model.img_size={side}: no patch divides it; take {-(-side // 4) * 4}.")
+        raise UserError(
+            f"model.img_size={side}: no patch size divides it; use {-(-side // 4) * 4}."
+        )
     return next((patch for patch in fits if side >= 7 * patch), fits[-1])
 
 

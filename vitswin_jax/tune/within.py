@@ -139,7 +139,9 @@ def resumed(task: Task, workdir: Path, clock: Clock) -> Choice:
         return replace(choice, costs=costs)
     evaluations = max(1, min(evaluations_in(clock.left, costs), more))
     keys = length(done + more, evaluations, images=images, batch=batch, done=done)
-    log.info("minutes: %d steps more fit into the time; the run had %d left.", more, planned - done)
+    log.info(
+        "minutes: %d more steps fit into the time; the plan had %d left.", more, planned - done
+    )
     return replace(choice, keys=keys, config=task.make(keys), costs=costs)
 
 
@@ -173,8 +175,8 @@ def train_within(
         evaluations = max(1, evaluations_in(clock.seconds, costs) // 2)
         more = costs.steps_in(clock.left, evaluations)
         log.info(
-            "minutes: a step takes %.3g s and an evaluation %.2g s, so %d steps more fit into the "
-            "time; the run had %d left.",
+            "minutes: a step takes %.3g s and an evaluation %.2g s, so %d more steps fit into "
+            "the time; the plan had %d left.",
             costs.step,
             costs.evaluation,
             more,

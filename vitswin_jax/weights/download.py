@@ -62,13 +62,14 @@ def fetch(address: str, path: Path, *, digest: str | None = None, at_most: int =
             digests = published_digest(digest) or version.digests
             if not digests and version.total is None:
                 log.warning(
-                    "%s: neither its size nor a digest is known; %s bytes came",
+                    "%s: its size and digest are unknown, so the %s bytes that arrived are not "
+                    "checked",
                     address,
                     f"{_size(part):,}",
                 )
             if wrong := wrong_digest(digests, functools.partial(file_digest, part)):
                 part.unlink()
-                raise UserError(f"{address}: what came {wrong}; it is removed.")
+                raise UserError(f"{address}: the download {wrong}; it is removed.")
             part.replace(path)
             return _write_record(address, path)
 
@@ -91,7 +92,7 @@ def read_address(address: str, *, at_most: int) -> bytes:
                 f"{address}: the connection broke after {len(data):,}{whole} bytes ({error})."
             ) from error
     if wrong := wrong_digest(answer.version.digests, functools.partial(data_digest, bytes(data))):
-        raise UserError(f"{address}: what came {wrong}.")
+        raise UserError(f"{address}: the download {wrong}.")
     return bytes(data)
 
 
@@ -115,8 +116,8 @@ def _adopt(address: str, path: Path, digest: str | None) -> Record:
         raise UserError(f"{path}: {wrong} by {address}; remove it.")
     if record and digest is None:
         raise UserError(
-            f"{path}: has {_size(path):,} bytes, and {record['size']:,} when it was downloaded; "
-            "remove it."
+            f"{path}: has {_size(path):,} bytes, but had {record['size']:,} when it was "
+            "downloaded; remove it."
         )
     return _write_record(address, path)
 

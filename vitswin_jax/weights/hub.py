@@ -150,8 +150,8 @@ def check_blob(path: Path) -> None:
     for each in {path, blob}:
         each.unlink()
     raise UserError(
-        f"{path.name}: what came has not the sha256 {blob.name[:8]}... that the hub states; it is "
-        "removed."
+        f"{path.name}: the download does not have the sha256 {blob.name[:8]}... that the hub "
+        "states; it is removed."
     )
 
 

@@ -100,7 +100,11 @@ def _local(path: Path) -> Located:
         if row.file == path.name and row.digest:
             if _has_digest(path, row.digest, version):
                 return _published(path, row)
-            log.info("%s: is called like %s and is another file", path, row.name)
+            log.info(
+                "%s: has the name of %s but other contents, so it is read as a file of your own",
+                path,
+                row.name,
+            )
     return _beside(path) if path.name in FOLDER_FILES else Located(path)
 
 

@@ -298,7 +298,9 @@ def open_own(
     contents = read_tensors(located.file)
     if contents.metadata is not None:
         if located.key is not None:
-            raise UserError(f"{located.file}: is of our own and has one model, no {located.key!r}.")
+            raise UserError(
+                f"{located.file}: is a native file with one model, and has no {located.key!r}."
+            )
         return _open_native(located.file, contents, contents.metadata, name)
     found = read_original(located, contents, name, hints)
     with naming(located.file):

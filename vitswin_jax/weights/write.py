@@ -54,9 +54,9 @@ def choose_target(format: str, family: str, fields: Mapping[str, Any], *, origin
     if all(shared.intersection(misfits(holds, plain)) for s in targets for holds in s.holds):
         has = [s for s in SOURCES if s.family == family for h in s.holds if not misfits(h, plain)]
         others = ", ".join(sorted({source.format for source in has}))
-        raise UserError(f"{origin}: {format} has no {family}; {others} have.")
+        raise UserError(f"{origin}: the format {format} cannot hold {family}; use {others}.")
     listed = ", ".join(f"{field}={fields[field]!r}" for field in nearest)
-    raise UserError(f"{origin}: {format} cannot have a {family} with {listed}.")
+    raise UserError(f"{origin}: the format {format} cannot hold {family} with {listed}.")
 
 
 def choose_decoder(format: str, method: str, *, origin: str) -> Decoder:

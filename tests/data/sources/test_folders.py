@@ -161,7 +161,9 @@ def test_missing_folder(tmp_path):
 
 def test_folder_without_class_folders(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "1.png")
-    assert error(tmp_path).startswith("FOLDER: holds no class folders; FOLDER/CLASS/IMAGE.jpg was")
+    assert error(tmp_path).startswith(
+        "FOLDER: contains no class folders; FOLDER/CLASS/IMAGE.jpg was"
+    )
 
 
 def test_every_empty_class_folder_is_named(flowers):
@@ -175,8 +177,8 @@ def test_every_empty_class_folder_is_named(flowers):
 
 def test_unknown_split(flowers):
     assert error(flowers, split="trian") == (
-        "FOLDER: no split 'trian'; what is divided by holdout has train, test, val, "
-        "validation for the rest, and all."
+        "FOLDER: no split 'trian'; a dataset that is divided by holdout has train, test, val, "
+        "validation (all the held-out part) and all."
     )
 
 
@@ -189,7 +191,7 @@ def test_holdout_out_of_range(flowers, holdout):
 
 def test_nothing_to_hold_out(tmp_path, write_folder):
     write_folder(tmp_path, {"a": 1, "b": 1})
-    assert "holds out no image, for no class has two" in error(tmp_path, split="test")
+    assert "no image can be held out, because no class has two" in error(tmp_path, split="test")
 
 
 @pytest.mark.parametrize(
@@ -209,7 +211,7 @@ def test_splits_as_people_call_them(tmp_path, write_folder, train, test, name):
 
 def test_folders_that_are_no_dataset(tmp_path, write_folder):
     write_folder(tmp_path / "flat", {"Train": 3, "Test": 3})
-    assert "Test, Train are called as splits are, and hold no class folders" in error(
+    assert "Test, Train have names of splits, but contain no class folders" in error(
         tmp_path / "flat"
     )
     write_folder(tmp_path / "outer" / "flower_photos", {"a": 3, "b": 3})
@@ -219,7 +221,7 @@ def test_folders_that_are_no_dataset(tmp_path, write_folder):
     assert "has one class, cat; a classifier needs two or more" in error(tmp_path / "one")
     for name in ("Train", "training", "test"):
         write_folder(tmp_path / "twice" / name, {"a": 1, "b": 1})
-    assert "Train, training are one split by their names" in error(tmp_path / "twice")
+    assert "Train, training are the same split by their names" in error(tmp_path / "twice")
 
 
 def test_links_to_folders_are_followed_once(tmp_path, write_folder):
@@ -316,19 +318,19 @@ def test_class_folders_get_human_names_from_a_file(imagenet, name):
         )
     (imagenet / name).write_text("\n".join(lines[1:4]))
     assert error(imagenet) == (
-        f"FOLDER/{name}: names no class folder n01440764, n02012849; a line is a folder's name, or "
-        "that, a space and what it is called."
+        f"FOLDER/{name}: no class folder is called n01440764, n02012849; a line must be the name "
+        "of a folder, or this name, a space and a readable name."
     )
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (None, "FOLDER/val: holds no class folders, and no val.txt or "),
-        (["490", "361", "171", "822"], "FOLDER/val.txt: holds numbers alone, and ImageNet's are"),
+        (None, "FOLDER/val: contains no class folders, and no val.txt or "),
+        (["490", "361", "171", "822"], "FOLDER/val.txt: has only numbers, and ImageNet's are"),
         (VAL[:3], "FOLDER/val.txt: has 3 lines for 4 images;"),
         (NAMED[:2], "gives no class for ILSVRC2012_val_00000003.JPEG, ILSVRC2012_val_00000004"),
-        ([f"{line} x" for line in NAMED], "FOLDER/val.txt: a line is NAME CLASS, not ILSVRC"),
+        ([f"{line} x" for line in NAMED], "FOLDER/val.txt: a line must be NAME CLASS, not ILSVRC"),
         (["n9", *VAL[1:]], "FOLDER/val.txt: has the class(es) n9, for which FOLDER/train has no"),
         ([f"{line.split()[0]} 4" for line in NAMED], "has the class 4, and 4 class folders are"),
     ],
@@ -355,8 +357,7 @@ def test_heic_pictures_that_are_not_read_are_counted(tmp_path, write_folder, cap
         (tmp_path / "cat" / name).write_bytes(b"x")
     assert len(open_source(str(tmp_path), split="all")) == 4
     assert caplog.messages == [
-        f"{tmp_path}: 3 file(s) are HEIF, which is not read here, and are left out; `pip install "
-        "pillow-heif` makes it so"
+        f"{tmp_path}: 3 file(s) are HEIF and are left out; to read them, `pip install pillow-heif`"
     ]
 
 

@@ -211,7 +211,7 @@ def endless():
         ([IMAGES[0]], r"data\[0\]: is ndarray; an example is \(image, label\)"),
         ([{"pixels": 1}], r"data\[0\]: has the keys pixels; an example is"),
         (iter([(IMAGES[:3], LABELS[:2])]), r"data\[0\]: a batch has 3 images and 2 labels"),
-        (Endless(PAIRS), "data: is endless; leave its repeat out"),
+        (Endless(PAIRS), "data: is endless; remove its repeat"),
         (grain.MapDataset.source(PAIRS).repeat(), "data: is endless"),
         (7, "data: is int; it must be"),
     ],

@@ -132,14 +132,14 @@ def test_parts_of_tfds_are_tfds_own(digits_root):
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        ("trian", "no split 'trian'; what is divided by holdout has train, test, val, "
-         "validation for the rest, and all."),
+        ("trian", "no split 'trian'; a dataset that is divided by holdout has train, test, val, "
+         "validation (all the held-out part) and all."),
         ("trian[:5]", "no split 'trian'"),
         ("all[5]", "the split 'all[5]' is not written as NAME or NAME[FROM:TO]"),
         ("all[:5", "is not written as"),
         ("all[:5.5]", "is not written as"),
-        ("all[:102]", "102 is more than there are, 101."),
-        ("all[:101%]", "101% is more than there are"),
+        ("all[:102]", "102 is more than the 101 records."),
+        ("all[:101%]", "101% is more than the 101 records"),
         ("all[50:50]", ":all[50:50]: is empty; "),
         ("all[90%:10%]", "is empty"),
     ],

@@ -137,9 +137,9 @@ def test_a_class_of_the_validation_split_alone(images):
         ("image,class\na,b", "it lacks path, label and has image, class."),
         ("path,label\n", "has no rows"),
         (f"path,label\n{path(0)},a\n{path(1)}\n,b\n{path(2)},\n{path(3)},a,b\n{path(4)},a;;b",
-         "line(s) 3, 4, 5, 6, 7 do not."),
+         "wrong are line(s) 3, 4, 5, 6, 7."),
         (f"path,label\n{path(0)},a\nno/1.png,b\nno/2.png,b", "2 image(s) are not there: "),
-        (f"path,label\n{path(0)},a\n{path(0)},b", f"more than one have {path(0)}."),
+        (f"path,label\n{path(0)},a\n{path(0)},b", f"several rows have {path(0)}."),
         (f'path,label\n{path(0)},"a', "is not CSV after line 1: unexpected end of data."),
     ],
 )  # fmt: skip
@@ -157,7 +157,7 @@ def test_a_table_that_is_not_there_or_no_text(images):
 
 def test_splits_by_name_and_by_column(images):
     dataset = write(images, table(["a,train"], header="path,label,split"), "train.csv")
-    assert "by its name and by a column" in error(dataset)
+    assert "by its name and by the column" in error(dataset)
 
 
 def test_a_train_table_alone_has_no_test_split(images):

@@ -144,7 +144,7 @@ def test_a_copy_that_exists_is_kept(prepared, tmp_path, capsys):
     assert main([str(directory), "--data_dir", data_dir]) == 1
     assert f"{builder.data_dir}: exists; remove it" in capsys.readouterr().err
     assert main([str(builder.data_dir), "--data_dir", data_dir]) == 1
-    assert "is prepared for random access already" in capsys.readouterr().err
+    assert "is already prepared for random access" in capsys.readouterr().err
 
 
 def test_records_are_read_in_turn(tmp_path):

@@ -91,10 +91,12 @@ def test_changed_data_are_refused_until_they_are_accepted(tmp_path, told):
     for _ in range(2):
         with pytest.raises(UserError) as caught:
             claim(tmp_path, data=OTHER)
-        assert str(caught.value) == f"{line}--accept_changed_data resumes on them."
+        assert (
+            str(caught.value) == f"{line}add --accept_changed_data to resume on the changed data."
+        )
     claim(tmp_path)
     claim(tmp_path, data=OTHER, accept_changed_data=True)
-    assert told.messages == [f"{line}accepted: it resumes on them."]
+    assert told.messages == [f"{line}the run resumes on the changed data, as accepted."]
     claim(tmp_path, data=OTHER)  # accepted before the next checkpoint records them
     with pytest.raises(UserError, match="8 images, now 9"):
         claim(tmp_path)
@@ -108,8 +110,8 @@ def test_a_checkpoint_that_records_no_data_is_resumed_with_a_line(tmp_path, told
     claim(tmp_path)
     (line,) = told.messages
     assert line == (
-        f"{tmp_path}: its checkpoint of step 12 does not record its data; they may have changed "
-        "since."
+        f"{tmp_path}: the checkpoint of step 12 does not record its data, so a change since then "
+        "cannot be noticed."
     )
 
 
@@ -129,7 +131,9 @@ def test_a_head_does_not_resume_on_other_classes(tmp_path):
     recorded = read_recorded(tmp_path)
     more = DATA | {"classes": ["rose", "tulip", "violet"]}
     for accept in (False, True):
-        with pytest.raises(UserError, match="a head of 2 classes cannot resume on 3, not even"):
+        with pytest.raises(
+            UserError, match="a head for 2 classes cannot resume on 3 classes, even"
+        ):
             check_same_data(tmp_path, recorded, more, accept=accept, labelled=True)
     assert check_same_data(tmp_path, recorded, more, accept=True, labelled=False)
 
@@ -164,13 +168,13 @@ def test_what_is_no_folder_is_one_line(tmp_path, place):
 
 DAMAGES = [
     ("[]", "its content is \\[\\]; it must be an object"),
-    ("nul", "is no JSON text"),
-    ("{", "is no JSON text"),
-    ("", "is no JSON text"),
-    (b"\xff\xfe\0", "is no JSON text"),
-    ("[" * 100_000, "is no JSON text"),
-    ('{"a": ' * 100_000, "is no JSON text"),
-    ("{}", "holds a run of another config: .*keys? more differ|data.dataset was absent"),
+    ("nul", "is not valid JSON"),
+    ("{", "is not valid JSON"),
+    ("", "is not valid JSON"),
+    (b"\xff\xfe\0", "is not valid JSON"),
+    ("[" * 100_000, "is not valid JSON"),
+    ('{"a": ' * 100_000, "is not valid JSON"),
+    ("{}", "has a run of another config: .*keys? more differ|data.dataset was absent"),
     ('{"optim": 3}', "optim was 3 and is absent"),
     ('{"seed": "' + "x" * 10_000 + '"}', "seed was xxx"),
     (None, "is a folder and must be a file of the run; remove it"),

@@ -85,8 +85,8 @@ def test_a_service_that_hangs_is_left_after_its_patience(where, caplog):
         detached.log(step, {})
     detached.close()
     assert caplog.messages[-1] == (
-        "mine: has not ended within 0.2 s, and the run ends without it; metrics.jsonl has every "
-        "row."
+        "mine: did not finish within 0.2 s, so the run ends without it; metrics.jsonl has "
+        "every row."
     )
     assert len(caplog.messages) == (2 if where == "open" else 1)
     hangs.set()

@@ -59,7 +59,7 @@ def test_the_process_that_has_it_is_named_and_a_killed_one_has_it_no_more(tmp_pa
     with locked(tmp_path):
         pass
     (message,) = told.messages
-    assert f"process {holder.pid} on {host}" in message and "has ended" in message
+    assert f"process {holder.pid} on {host}" in message and "ended without" in message
     with locked(tmp_path):
         pass
     assert len(told.messages) == 1

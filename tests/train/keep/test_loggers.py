@@ -50,8 +50,8 @@ def test_lines_that_are_no_rows_are_left_out_and_kept_beside(tmp_path, caplog):
         assert (tmp_path / "metrics.jsonl").read_text().splitlines() == rows[:2]
         assert (tmp_path / f"metrics.jsonl.damaged-{number}").read_bytes() == content
         assert caplog.messages[-1] == (
-            f"{tmp_path}/metrics.jsonl: 2 lines are no row of a run, and left out; "
-            f"metrics.jsonl.damaged-{number} has all."
+            f"{tmp_path}/metrics.jsonl: 2 lines are no row of a run, and ignored; "
+            f"metrics.jsonl.damaged-{number} keeps the whole file."
         )
     Jsonl(tmp_path, start_step=2).close()
     assert len(caplog.messages) == 2

@@ -60,7 +60,7 @@ def test_a_run_that_waits_for_input_is_told_once(caplog):
     watch.see(40, window(seconds=20.0, waited=2.0))
     watch.see(50, window(seconds=40.0, waited=30.0))
     (message,) = caplog.messages
-    assert message.startswith("step 40: 50 % of the time went to waiting for input; more data.work")
+    assert message.startswith("step 40: the run waited for input 50 % of the time. More data.work")
 
 
 def test_a_window_is_two_numbers_of_steps():
@@ -101,7 +101,7 @@ def test_a_trace_has_the_steps_of_its_window(tmp_path, count, traced):
 def test_a_run_that_ends_before_the_window_says_so(tmp_path, caplog):
     caplog.set_level(logging.WARNING, logger="vitswin_jax")
     take_steps((2, 4), tmp_path, count=2)
-    assert caplog.messages == ["--profile=2:4: the run took 2 steps, none of these."]
+    assert caplog.messages == ["--profile=2:4: nothing was traced, for the run took 2 steps."]
     assert list(tmp_path.iterdir()) == []
 
 

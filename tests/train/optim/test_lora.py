@@ -150,9 +150,15 @@ def test_a_step_trains_adapters_and_head_alone():
     ("fields", "message"),
     [
         ({"rank": 0, "alpha": -1.0, "kernels": "("}, r"rank=0 .*alpha=-1.0 .*kernels='\(' is no"),
-        ({"kernels": "blocks/.*"}, "kernels='blocks/.*' fits no parameter; there are block_0/"),
-        ({"kernels": ".*patch_embed.*"}, "fits patch_embed/proj/bias, .* which have no adapters"),
-        ({"train": "haed/.*"}, "lora.train='haed/.*' fits no parameter"),
+        (
+            {"kernels": "blocks/.*"},
+            "kernels='blocks/.*' matches no parameter; parameters are block_0/",
+        ),
+        (
+            {"kernels": ".*patch_embed.*"},
+            "matches patch_embed/proj/bias, .* which cannot have adapters",
+        ),
+        ({"train": "haed/.*"}, "lora.train='haed/.*' matches no parameter"),
     ],
 )
 def test_what_fits_nothing_is_said(fields, message):

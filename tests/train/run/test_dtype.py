@@ -54,8 +54,8 @@ def test_a_type_by_hand_wins_without_a_line(config, dtype, device, caplog):
 @pytest.mark.parametrize(
     ("began", "device", "line"),
     [
-        ("bfloat16", CPU, "in which the run began (a new run on cpu would compute in float32)"),
-        ("float32", TPU, "in which the run began (a new run on tpu would compute in bfloat16)"),
+        ("bfloat16", CPU, "as at the start of the run (a new run on cpu would compute in float32)"),
+        ("float32", TPU, "as at the start of the run (a new run on tpu would compute in bfloat16)"),
         ("bfloat16", TPU, None),
     ],
 )

@@ -69,7 +69,7 @@ def test_another_number_of_channels_is_the_runs_own(weights, channels, mean):
     )
     kernel = begun.load(head_bias=0.0)["patch_embed"]["proj"]["kernel"]
     assert kernel.shape == (4, 4, channels, 16)
-    with pytest.raises(UserError, match=r"has 5 numbers, and model\.in_chans="):
+    with pytest.raises(UserError, match=r"has 5 numbers, but model\.in_chans="):
         start(weights, in_chans=channels, preprocess=NOTHING | {"std": (0.5,) * 5})
 
 
@@ -292,11 +292,11 @@ def test_a_run_goes_on_bit_for_bit_without_the_file_it_began_from(make_config, w
     ("changes", "message"),
     [
         ({"init_from": "nowhere.npz"}, "nowhere.npz: no such file or folder"),
-        ({"distill.teacher": "{weights}"}, "tells 3 classes apart, a, b, c, and the data has 10, "),
+        ({"distill.teacher": "{weights}"}, "has 3 classes, a, b, c, but the data has 10, "),
         ({"compare_to": "{folder}"}, "has no evaluations in a metrics.jsonl"),
         ({"ema.decay": 1.5}, "ema.decay=1.5 must be in"),
         ({"lora.rank": 0}, "lora: rank=0 must be above 0"),
-        ({"lora.rank": 2, "lora.kernels": "mpl/.*"}, "kernels='mpl/.*' fits no parameter"),
+        ({"lora.rank": 2, "lora.kernels": "mpl/.*"}, "kernels='mpl/.*' matches no parameter"),
     ],
 )
 def test_what_cannot_be_started_from_writes_nothing(

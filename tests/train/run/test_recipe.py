@@ -42,7 +42,7 @@ def test_a_recipe_of_ones_own_has_its_neighbours_and_the_packages(own):
     ("text", "message"),
     [
         ("x = 1\n", "own.py: has no function get_config"),
-        ("def get_config():\n    return {}\n", "get_config returns no ConfigDict but dict"),
+        ("def get_config():\n    return {}\n", "must return a ConfigDict; it returns dict"),
         ("def get_config(:\n", "own.py, line 1: invalid syntax"),
         ("\nimport nowhere_at_all\n", "own.py, line 2: ModuleNotFoundError: No module named"),
         ("from configs import base\n\ndef get_config():\n    return base.recipe(\n"

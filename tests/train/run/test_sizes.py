@@ -81,9 +81,9 @@ def test_a_batch_has_the_size_of_the_epoch_in_which_it_begins():
 @pytest.mark.parametrize(
     ("img_sizes", "message"),
     [
-        (((1, 16),), "epochs must begin with 0 and rise, such as ((0, 128), (20, 160)"),
-        (((0, 16), (0, 24)), "epochs must begin with 0 and rise"),
-        ((16, 24), "must be (epoch, image size) in order"),
+        (((1, 16),), "epochs must start at 0 and increase, such as ((0, 128), (20, 160)"),
+        (((0, 16), (0, 24)), "epochs must start at 0 and increase"),
+        ((16, 24), "must be pairs (epoch, image size) in order"),
         (((0, (16, 0)),), "sizes must be whole numbers above 0"),
         (((0, -8),), "sizes must be whole numbers above 0"),
         (((0, 16), (1, 30)), "img_size=30x30 is no multiple of patch_size=8x8, as 24x24"),

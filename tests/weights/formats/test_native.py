@@ -179,15 +179,15 @@ def test_missing_file_and_folder(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no JSON text"),
+        ("{", "is not valid JSON"),
         ("[1]", "it must be an object"),
         ("{}", "has no 'metadata'"),
         ('{"metadata": 3}', "metadata is 3; it must be an object"),
-        ('{"metadata": {"metrics": {"loss": NaN}}}', "is no JSON text"),
+        ('{"metadata": {"metrics": {"loss": NaN}}}', "is not valid JSON"),
         ('{"metadata": {"metrics": {"loss": "low"}}}', 'metrics.loss is "low"; it must be a numb'),
         ('{"metadata": {"preprocess": {"img_size": [100000, 100000]}}}', "at most 16384"),
         ('{"metadata": {"class_names": [1]}}', "it must be a text"),
-        ("[" * 100_000, "is no JSON text"),
+        ("[" * 100_000, "is not valid JSON"),
     ],
 )
 def test_metadata_of_no_kind_is_one_line(tmp_path, text, message):

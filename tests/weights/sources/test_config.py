@@ -192,5 +192,5 @@ def test_a_folder_without_configurations(tmp_path):
     assert read_config(tmp_path) is None
     assert read_config(None) is None
     (tmp_path / "config.json").write_text("no JSON")
-    with pytest.raises(UserError, match="is no JSON text"):
+    with pytest.raises(UserError, match="is not valid JSON"):
         read_config(tmp_path)

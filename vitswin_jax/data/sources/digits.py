@@ -39,7 +39,7 @@ def digits_directory(data_dir: str | os.PathLike[str] | None = None, *, name: st
         except OSError as error:
             raise UserError(
                 f"{name}: cannot be prepared in {root}: {error.strerror or error}; give a "
-                "data_dir that can be written."
+                "data_dir that is writable."
             ) from error
     return directory
 

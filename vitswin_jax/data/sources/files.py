@@ -60,7 +60,7 @@ def note_unread(folder: str, paths: Iterable[str]) -> None:
     names = [_UNREAD.get(os.path.splitext(path)[1].lower()) for path in paths]  # noqa: PTH122
     for name, count in collections.Counter(filter(None, names)).items():
         log.warning(
-            "%s: %d file(s) are %s, which is not read here, and are left out; %s makes it so",
+            "%s: %d file(s) are %s and are left out; to read them, %s",
             folder,
             count,
             name,

@@ -66,7 +66,7 @@ def open_folder(root: str) -> Dataset:
             return Dataset(root, {HELD_OUT[1]: functools.partial(_open_flat, root, root, root)})
         if len(splits) == len(folders) > 1:
             raise UserError(
-                f"{root}: its folders {listed(folders)} are called as splits are, and hold no "
+                f"{root}: its folders {listed(folders)} have names of splits, but contain no "
                 f"class folders; {root}/{folders[0]}/CLASS/IMAGE.jpg was expected."
             )
         return Dataset(root, {ALL: functools.partial(_open_classes, root, root, f"{root}:{ALL}")})
@@ -92,8 +92,8 @@ def _split_folders(root: str, folders: Sequence[str]) -> dict[str, str]:
     for names in called.values():
         if len(names) > 1 and any(folder_names(f"{root}/{name}") for name in names):
             raise UserError(
-                f"{root}: the folders {listed(names)} are one split by their names; rename all "
-                "but one of them."
+                f"{root}: the folders {listed(names)} are the same split by their names; rename "
+                "all but one of them."
             )
     order = [split for split in (TRAIN, *HELD_OUT) if split in called]
     return {split: f"{root}/{called[split][0]}" for split in order}
@@ -103,7 +103,9 @@ def _open_classes(root: str, folder: str, name: str) -> FileSource:
     """Returns all images below the class folders of a split's folder."""
     folders = folder_names(folder)
     if not folders:
-        raise UserError(f"{folder}: holds no class folders; {folder}/CLASS/IMAGE.jpg was expected.")
+        raise UserError(
+            f"{folder}: contains no class folders; {folder}/CLASS/IMAGE.jpg was expected."
+        )
     # Another split with one class is compared with "train" (`check_same_classes`).
     if len(folders) == 1 and name.endswith((f":{ALL}", f":{TRAIN}")):
         raise UserError(_one_class(folder, folders[0]))
@@ -145,8 +147,8 @@ def _human_names(root: str, folders: Sequence[str]) -> tuple[str, ...]:
     names = {folder: (name.strip() or folder) for folder, _, name in pairs}
     if missing := [folder for folder in folders if folder not in names]:
         raise UserError(
-            f"{path}: names no class folder {listed(missing)}; a line is a folder's name, or that, "
-            "a space and what it is called."
+            f"{path}: no class folder is called {listed(missing)}; a line must be the name of a "
+            "folder, or this name, a space and a readable name."
         )
     called = [names[folder] for folder in folders]
     # ImageNet has two classes "crane".
@@ -171,8 +173,9 @@ def _open_flat(root: str, folder: str, train: str) -> FileSource:
     own = [path for path in truths if path.endswith((f"/{split}.txt", ".csv", "_labels.txt"))]
     if not own:
         raise UserError(
-            f"{folder}: holds no class folders, and no {' or '.join(TRUTHS)} in it or beside it "
-            f"says which class each image is of; one line an image, its class or NAME CLASS."
+            f"{folder}: contains no class folders, and no {' or '.join(TRUTHS)} in it or beside "
+            "it gives the class of each image; such a file has one line per image, CLASS or "
+            "NAME CLASS."
         )
     images = images_among(file_paths(folder, deep=False))
     classes = _read_truth(own[0], images)
@@ -180,8 +183,8 @@ def _open_flat(root: str, folder: str, train: str) -> FileSource:
     numbered = all(name.isdecimal() for name in classes.values())
     if not folders and numbered:
         raise UserError(
-            f"{own[0]}: gives classes by number, and there are no class folders in {train} to "
-            "count; write the classes' names."
+            f"{own[0]}: gives classes by number, but {train} has no class folders to number; "
+            "write the names of the classes."
         )
     folders = folders or sorted(set(classes.values()))
     if numbered and not set(classes.values()) <= set(folders):
@@ -206,17 +209,17 @@ def _read_truth(path: str, images: Sequence[str]) -> Mapping[str, str]:
     if all(len(line) == 1 for line in lines):
         if lines and all(line[0].isdecimal() for line in lines):
             raise UserError(
-                f"{path}: holds numbers alone, and ImageNet's are not in the order of its class "
-                "folders; one synset a line, or NAME SYNSET, was expected."
+                f"{path}: has only numbers, and ImageNet's are not in the order of its class "
+                "folders; lines SYNSET or NAME SYNSET were expected."
             )
         if len(lines) != len(images):
             raise UserError(
-                f"{path}: has {len(lines):,} lines for {len(images):,} images; one for each, in "
-                "the order of their names, was expected."
+                f"{path}: has {len(lines):,} lines for {len(images):,} images; one line per "
+                "image, in the order of their names, was expected."
             )
         return {image: line[0] for image, line in zip(images, lines, strict=True)}
     if wrong := [" ".join(line) for line in lines if len(line) != 2]:
-        raise UserError(f"{path}: a line is NAME CLASS, not {listed(wrong)}.")
+        raise UserError(f"{path}: a line must be NAME CLASS, not {listed(wrong)}.")
     classes = {name.rpartition("/")[2]: label for name, label in lines}
     classes |= {name.rpartition(".")[0]: label for name, label in classes.items() if "." in name}
     found = {name: classes.get(name, classes.get(name.rpartition(".")[0], "")) for name in images}

@@ -139,7 +139,7 @@ class HuggingFaceSource(Numbered):
         classes = tuple(sorted(label or ())) if self.multi_label else (label,)
         if not classes or any(c is None or not 0 <= c < len(self.class_names) for c in classes):
             raise UserError(
-                f"{self.describe(index)}: has the label {label}, and not one or more in [0, "
+                f"{self.describe(index)}: has the label {label}, which is outside [0, "
                 f"{len(self.class_names)}); use a split whose labels are public."
             )
         return classes if self.multi_label else classes[0]

@@ -32,7 +32,7 @@ def read_labels(labels: Any, name: str, class_names: Sequence[str] | None) -> La
     """
     known = None if class_names is None else tuple(map(str, class_names))
     if known is not None and len(set(known)) != len(known):
-        raise UserError(f"{name}: class_names have a name twice.")
+        raise UserError(f"{name}: class_names has a name twice.")
     try:
         if not hasattr(labels, "shape"):
             labels = [each if isinstance(each, str) else np.asarray(each) for each in labels]

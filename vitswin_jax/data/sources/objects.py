@@ -164,7 +164,9 @@ def _of_arrays(
 def _of_items(data: Any, name: str, class_names: Sequence[str] | None) -> ObjectSource:
     """Returns the source of an object with items; each is read once, for its label."""
     if len(data) >= _ENDLESS:
-        raise UserError(f"{name}: is endless; leave its repeat out, for epochs are the run's.")
+        raise UserError(
+            f"{name}: is endless; remove its repeat, because the run counts the epochs."
+        )
     if class_names is None and isinstance(named := getattr(data, "classes", None), list | tuple):
         class_names = tuple(map(str, named))
     targets = getattr(data, "targets", None)

@@ -72,7 +72,7 @@ def by_split(paths: Sequence[str], dataset: str) -> Mapping[str, list[str]]:
         groups.setdefault(SPELLINGS.get(name.casefold(), ALL), []).append(path)
     if ALL in groups and len(groups) > 1:
         raise UserError(
-            f"{dataset}: the name(s) {listed(groups[ALL])} do not say which split they are of; "
-            f"they should end with {TRAIN}, {', '.join(HELD_OUT)}, and a number if any."
+            f"{dataset}: the name(s) {listed(groups[ALL])} do not show a split; a name must end "
+            f"with {TRAIN}, {', '.join(HELD_OUT)}, optionally followed by a number."
         )
     return groups

@@ -70,8 +70,7 @@ def open_shards(pattern: str) -> Dataset:
     """
     if pattern.endswith(COMPRESSED):
         raise UserError(
-            f"{pattern}: a compressed archive gives no random access, and images gain nothing by "
-            "it; unpack it to .tar."
+            f"{pattern}: a compressed archive cannot be read in any order; decompress it to .tar."
         )
     if is_folder(pattern):
         inside = file_paths(pattern, deep=False)
@@ -227,5 +226,7 @@ def _index(path: str) -> list[Member]:
     wrong += [f"{key}{_CLASS} names no class" for key in labels if not parse_label(labels[key])]
     if wrong or not images:
         told = listed(wrong) or "holds no KEY.jpg with its KEY.cls"
-        raise UserError(f"{path}: {told}; an example is an image and a {_CLASS} of one key.")
+        raise UserError(
+            f"{path}: {told}; an example must have an image and a {_CLASS} of the same name."
+        )
     return [Member(key, *place, labels[key]) for key, place in images.items()]

@@ -102,8 +102,8 @@ class Dataset:
             return _divide(whole, self.name, name, holdout=holdout, seed=seed)
         if ALL in self.splits:
             raise UserError(
-                f"{self.name}: no split {name!r}; what is divided by holdout has {TRAIN}, "
-                f"{', '.join(HELD_OUT)} for the rest, and {ALL}."
+                f"{self.name}: no split {name!r}; a dataset that is divided by holdout has "
+                f"{TRAIN}, {', '.join(HELD_OUT)} (all the held-out part) and {ALL}."
             )
         held_out = [split for split in self.splits if split in HELD_OUT]
         if name in HELD_OUT and len(held_out) == 1:
@@ -171,7 +171,7 @@ def _bound(bound: str | None, length: int, default: int, name: str) -> int:
         share = count = int(bound)
         most = length
     if abs(share) > most:
-        raise UserError(f"{name}: {bound} is more than there are, {length:,}.")
+        raise UserError(f"{name}: {bound} is more than the {length:,} records.")
     return count + length if bound.startswith("-") else count
 
 
@@ -196,6 +196,7 @@ def _divide(whole: Source, dataset: str, split: str, *, holdout: float, seed: in
     part = Subset(whole, chosen, name=f"{dataset}:{split}")
     if not len(part):
         raise UserError(
-            f"{dataset}: holds out no image, for no class has two; add images, or give a split."
+            f"{dataset}: no image can be held out, because no class has two; add images, or make "
+            "a test split."
         )
     return part

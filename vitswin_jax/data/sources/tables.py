@@ -58,7 +58,9 @@ def open_table(pattern: str, *, outside_files: bool = False) -> Dataset:
                 _check_inside(path, root, found)
             rows += found
     if not rows:
-        raise UserError(f"{pattern}: has no rows; a line {PATH},{LABEL} and one an image, please.")
+        raise UserError(
+            f"{pattern}: has no rows; after the line {PATH},{LABEL} it needs a line per image."
+        )
     _check_paths(pattern, root, rows)
     names, numbers = number_classes((c for row in rows for c in row.classes), None, pattern)
     multi_label = any(len(row.classes) > 1 for row in rows)
@@ -83,7 +85,9 @@ def _read(table: str, split: str) -> Iterator[Row]:
             f"any; it lacks {', '.join(missing)} and has {', '.join(columns) or 'nothing'}."
         )
     if SPLIT in columns and split != ALL:
-        raise UserError(f"{table}: says by its name and by a column {SPLIT} what its split is.")
+        raise UserError(
+            f"{table}: states its split twice, by its name and by the column {SPLIT}; remove one."
+        )
     wrong = []
     try:
         for row in reader:
@@ -99,9 +103,9 @@ def _read(table: str, split: str) -> Iterator[Row]:
         raise UserError(f"{table}: is not CSV after line {reader.line_num}: {error}.") from error
     if wrong:
         raise UserError(
-            f"{table}: every line needs as many fields as the first, and none of "
-            f"{', '.join(c for c in (PATH, LABEL, SPLIT) if c in columns)} empty; line(s) "
-            f"{listed(wrong)} do not."
+            f"{table}: every line needs as many fields as the first line, and values for "
+            f"{', '.join(c for c in (PATH, LABEL, SPLIT) if c in columns)}; wrong are line(s) "
+            f"{listed(wrong)}."
         )
 
 
@@ -127,8 +131,8 @@ def _check_paths(pattern: str, root: str, rows: list[Row]) -> None:
     count = collections.Counter(row.path for row in rows)
     if twice := [path for path, times in count.items() if times > 1]:
         raise UserError(
-            f"{pattern}: an image has one row, with several labels written as 'a;b'; more than "
-            f"one have {listed(twice)}."
+            f"{pattern}: an image must have one row, with several labels written as 'a;b'; "
+            f"several rows have {listed(twice)}."
         )
     paths = [join(root, path) for path in count]
     if missing := [path for path in paths if not is_remote(path) and not is_file(path)]:

@@ -187,9 +187,9 @@ def _is_of_a_job(environment: Mapping[str, str]) -> bool:
         return False
     if importlib.util.find_spec("kubernetes") is None:
         raise UserError(
-            "this pod is one of a job's, and to find the others JAX needs a package: pip install "
-            "'jax[k8s]'; or say which they are (--coordinator, --num_hosts, --host_index), or "
-            "--num_hosts=1 to train alone."
+            "this pod is part of a Kubernetes job, and JAX needs a package to find the other "
+            "pods: pip install 'jax[k8s]'. Or name the hosts with --coordinator, --num_hosts "
+            "and --host_index, or train on this pod only with --num_hosts=1."
         )
     return True
 

@@ -119,8 +119,8 @@ class Checkpoints:
                 if _LOST.search(repr(error)):
                     raise
                 raise UserError(
-                    f"{self._folder}: cannot be opened by Orbax, for it is no folder of "
-                    "checkpoints, or one of them is damaged; choose another --workdir."
+                    f"{self._folder}: Orbax cannot open this folder; it has no checkpoints, or "
+                    "one of them is damaged. Choose another --workdir."
                 ) from error
         return self._opened
 

@@ -74,8 +74,8 @@ def claimed(
             _check_same_run(path / CONFIG, config, {*MAY_CHANGE, *([DATASET] if known else [])})
         if recorded is not None and total_steps is not None and recorded.step > total_steps:
             raise UserError(
-                f"workdir {path}: the run has taken {recorded.step:,} steps, and this config ends "
-                f"it after {total_steps:,}; lengthen optim.epochs, or use the weights of an "
+                f"workdir {path}: the run has taken {recorded.step:,} steps, but this config "
+                f"ends it after {total_steps:,}; raise optim.epochs, or use the weights of an "
                 f"earlier step, {path}@STEP."
             )
         accepted = recorded is not None and check_same_data(
@@ -171,9 +171,9 @@ def _check_same_run(path: Path, config: Mapping[str, Any], may_change: Collectio
         differences[_SHOWN:] = [f"{len(differences) - _SHOWN} keys more differ"]
     if differences:
         raise UserError(
-            f"workdir {path.parent}: holds a run of another config: {'; '.join(differences)}. A "
-            f"run's length and cadences may change; for the rest start another one from its "
-            f"weights, --init-from {path.parent}, in another --workdir."
+            f"workdir {path.parent}: has a run of another config: {'; '.join(differences)}. Only "
+            "the run's length and intervals may change. For other changes start a new run from "
+            f"its weights: --init-from {path.parent} with another --workdir."
         )
 
 

@@ -55,7 +55,7 @@ class Detached:
         self._thread.join(max(end - time.monotonic(), 0.0))
         if self._thread.is_alive():
             log.warning(
-                "%s: has not ended within %g s, and the run ends without it; %s has every row.",
+                "%s: did not finish within %g s, so the run ends without it; %s has every row.",
                 self._name,
                 self._patience,
                 METRICS,

@@ -121,7 +121,9 @@ def _take_over(workdir: Path, path: Path) -> None:
             f"whether it still is; if that process has ended, remove {path}."
         )
     log.info(
-        "%s: %s has ended without giving up its lock; it is taken over.", workdir, _named(before)
+        "%s: %s ended without releasing its lock; this run takes the lock over.",
+        workdir,
+        _named(before),
     )
 
 

@@ -39,7 +39,9 @@ def read_until(path: Path, step: int) -> list[str]:
         aside = next(place for place in map(path.with_name, names) if not place.exists())
         shutil.copyfile(path, aside)
         many = f"{rows.foreign:,} lines are" if rows.foreign > 1 else "a line is"
-        log.warning("%s: %s no row of a run, and left out; %s has all.", path, many, aside.name)
+        log.warning(
+            "%s: %s no row of a run, and ignored; %s keeps the whole file.", path, many, aside.name
+        )
     return [line for line, row in rows.lines if row[STEP] <= step]
 
 

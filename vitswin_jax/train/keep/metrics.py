@@ -79,8 +79,9 @@ def _on_host(window: Window) -> list[tuple[int, dict[str, float]]]:
     for step, metrics in rows:
         if bad := [f"{key} is {value}" for key, value in metrics.items() if not np.isfinite(value)]:
             raise UserError(
-                f"{', '.join(bad)} at step {step}; the run stops, and its last checkpoint is from "
-                "before. Try a lower optim.peak_lr, a longer warmup or optim.max_grad_norm."
+                f"{', '.join(bad)} at step {step}; the run stops, and its newest checkpoint is "
+                "from an earlier step. Try a lower optim.peak_lr, a longer warmup or "
+                "optim.max_grad_norm."
             )
     return rows
 

@@ -57,7 +57,8 @@ def check_same_data(
     """
     if recorded.data is None:
         log.info(
-            "%s: its checkpoint of step %d does not record its data; they may have changed since.",
+            "%s: the checkpoint of step %d does not record its data, so a change since then "
+            "cannot be noticed.",
             workdir,
             recorded.step,
         )
@@ -68,12 +69,12 @@ def check_same_data(
     classes, had = len(now["classes"]), len(recorded.data["classes"])
     if labelled and classes != had:
         raise UserError(
-            f"{workdir}: {what}; a head of {had} classes cannot resume on {classes}, not even "
-            f"with {FLAG}: bring the old data back, or choose another --workdir."
+            f"{workdir}: {what}; a head for {had} classes cannot resume on {classes} classes, "
+            f"even with {FLAG}; restore the old data, or choose another --workdir."
         )
     if not accept:
-        raise UserError(f"{workdir}: {what}; {FLAG} resumes on them.")
-    log.info("%s: %s; accepted: it resumes on them.", workdir, what)
+        raise UserError(f"{workdir}: {what}; add {FLAG} to resume on the changed data.")
+    log.info("%s: %s; the run resumes on the changed data, as accepted.", workdir, what)
     return True
 
 

@@ -95,8 +95,8 @@ class InputWatch:
         if share > INPUT_BOUND:
             self._said = True
             log.warning(
-                "step %d: %.0f %% of the time went to waiting for input; more data.workers, up to "
-                "the host's cores, smaller image files or less config.augment would make the run "
+                "step %d: the run waited for input %.0f %% of the time. More data.workers (up "
+                "to the host's cores), smaller image files or less config.augment make it "
                 "faster (docs/train.md).",
                 step,
                 100 * share,
@@ -113,8 +113,8 @@ def parse_window(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+):(\d+)", text)
     if match is None or not int(match[1]) < int(match[2]):
         raise UserError(
-            f"--profile={text} must be START:STOP, two numbers of steps from where the run begins, "
-            "such as 10:20."
+            f"--profile={text} must be START:STOP, two step numbers counted from the start of "
+            "this process, such as 10:20."
         )
     return int(match[1]), int(match[2])
 
@@ -151,9 +151,11 @@ def profiled(
         if start < calls < stop:
             _end(folder, start, calls)
         elif calls <= start:
-            log.warning("--profile=%d:%d: the run took %d steps, none of these.", *window, calls)
+            log.warning(
+                "--profile=%d:%d: nothing was traced, for the run took %d steps.", *window, calls
+            )
 
 
 def _end(folder: Path, start: int, stop: int) -> None:
     jax.profiler.stop_trace()
-    log.info("steps %d to %d are in %s; xprof --logdir shows them.", start, stop, folder)
+    log.info("traced steps %d to %d into %s; view them with xprof --logdir.", start, stop, folder)

@@ -101,7 +101,7 @@ def check_shared(workdir: Path, *, patience: float = 60.0) -> None:
     while not (workdir / CONFIG).exists():
         if time.monotonic() > give_up:
             raise UserError(
-                f"workdir {workdir}: must be one folder that all hosts see, and what the first "
-                "host wrote is not here."
+                f"workdir {workdir}: must be one folder that all hosts see, but this host does "
+                "not see the files of host 0."
             )
         time.sleep(0.2)

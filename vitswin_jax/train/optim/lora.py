@@ -74,10 +74,13 @@ def add_lora(params: Params, lora: Lora, key: Key[Array, ""]) -> Params:
     axes = {path: facts(path).inputs("lora") for path in chosen}
     other = [path for path, count in axes.items() if count is None]
     if other or not chosen:
-        what = f"fits {', '.join(other)}, which have no adapters" if other else "fits no parameter"
-        raise UserError(f"lora.kernels={lora.kernels!r} {what}; there are {_some(flat)}.")
+        wrong = f"matches {', '.join(other)}, which cannot have adapters"
+        what = wrong if other else "matches no parameter"
+        raise UserError(f"lora.kernels={lora.kernels!r} {what}; parameters are {_some(flat)}.")
     if lora.train and not any(re.fullmatch(lora.train, path) for path in flat):
-        raise UserError(f"lora.train={lora.train!r} fits no parameter; there are {_some(flat)}.")
+        raise UserError(
+            f"lora.train={lora.train!r} matches no parameter; parameters are {_some(flat)}."
+        )
     for path, path_key in zip(chosen, jax.random.split(key, len(chosen)), strict=True):
         kernel, stem = flat[path], path.removesuffix("kernel")
         depth, shape = _divide(path, kernel.shape)

@@ -152,7 +152,10 @@ def _check(
             f"{total}"
         )
     ends = not end_lr or cooldown or schedule in END_BY_THEMSELVES
-    faults.need(ends, f"end_lr={end_lr} is for a cooldown, without which {schedule!r} never ends")
+    faults.need(
+        ends,
+        f"end_lr={end_lr} needs a cooldown with schedule={schedule!r}, which has no end of its own",
+    )
     if schedule == "multistep":
         milestones = own["milestone_steps"]
         if not milestones:

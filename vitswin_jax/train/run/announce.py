@@ -112,8 +112,8 @@ def announce_schedule(
     keys = {key: optim[key] for key in SCHEDULE_KEYS if optim.get(key) is not None}
     was = make_schedule(**keys | before)
     log.info(
-        "steps: the run has %d, had %d; the learning rate's schedule is recomputed: at step %d it "
-        "is %.4g, was %.4g.",
+        "steps: the run now has %d steps, before %d; the learning rate schedule is recomputed: "
+        "at step %d the rate is %.4g, before %.4g.",
         now["total_steps"],
         before["total_steps"],
         step + 1,

@@ -43,7 +43,8 @@ def with_dtype(config: ConfigDict, device: Any, workdir: Path | None = None) -> 
     config = config.copy_and_resolve_references()
     config.model.dtype = chosen
     if chosen != here:
-        log.info("computes in %s, in which the run began (a new run on %s would compute in %s).",
+        log.info("computes in %s, as at the start of the run (a new run on %s would compute in "
+        "%s).",
                  chosen, device.platform, here)  # fmt: skip
     return config
 

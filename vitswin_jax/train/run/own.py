@@ -58,7 +58,10 @@ class Own:
                 f"{instead if isinstance(each, str) and name == 'loss' else ''}",
             )
         for name in ("loss", "accuracy"):
-            faults.need(name not in self.metrics, f"metrics[{name!r}] is a number of the run's own")
+            faults.need(
+                name not in self.metrics,
+                f"metrics[{name!r}] has a name that the run uses itself; choose another",
+            )
         for own in self.loggers:
             faults.need(
                 isinstance(own, Logger),

@@ -214,7 +214,7 @@ def build_augmentation(
     faults.check("augment: ")
     colours = [key for key in ("color_jitter", "hue", "grayscale") if section.get(key)]
     if preprocess.channels == 1 and colours:
-        log.info("augment: hue and saturation of images of one channel stay (%s).", listed(colours))
+        log.info("augment: images of one channel have no hue and saturation (%s).", listed(colours))
     transform, *others = built
     return (transform if own is None else OwnTransform(own, preprocess), *others)
 
@@ -229,8 +229,8 @@ def build_objective(
     loss = make_loss(name=name) if own is None else own_loss(own, len(train.class_names))
     if train.multi_label and loss.competing:
         raise UserError(
-            f"loss.name='{name}' but {train.name} has several labels an image; loss.name must be "
-            "'sigmoid'."
+            f"loss.name='{name}' but {train.name} has several labels per image; loss.name must "
+            "be 'sigmoid'."
         )
     return {"loss": loss, "class_weights": make_class_weights(train, class_weights)}
 
@@ -243,8 +243,8 @@ def check_quantize(name: str, device: Any) -> str:
     one_of("quantize", name, ("none", *SCHEMES))
     if name != "none" and not multiplies_codes(name, device):
         log.info(
-            "quantize=%s: XLA emulates 8-bit products on this device (%s): the numbers are those "
-            "of quantised training, and nothing is saved.",
+            "quantize=%s: XLA emulates 8-bit products on this device (%s): the results are "
+            "those of quantised training, without a gain in time or memory.",
             name,
             device.device_kind,
         )

@@ -34,10 +34,15 @@ def read_recipe(recipe: str, overrides: Sequence[str] = ()) -> ConfigDict:
     arguments = [] if argument is None else [argument]
     with _imported(path) as module, _in_one_line(path):
         if not hasattr(module, "get_config"):
-            raise UserError(f"{path}: has no function get_config, which makes a recipe of a file.")
+            raise UserError(
+                f"{path}: has no function get_config; a recipe is a file whose "
+                "get_config() returns a ConfigDict."
+            )
         config = module.get_config(*arguments)
     if not isinstance(config, ConfigDict):
-        raise UserError(f"{path}: get_config returns no ConfigDict but {type(config).__name__}.")
+        raise UserError(
+            f"{path}: get_config must return a ConfigDict; it returns {type(config).__name__}."
+        )
     apply_overrides(config.lock(), overrides)
     return config
 

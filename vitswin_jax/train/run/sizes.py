@@ -59,12 +59,12 @@ def _check_entries(img_sizes: Sequence[Any]) -> None:
         sides = [side for _, size in img_sizes for side in pair(size)]
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"{KEY}={img_sizes!r} must be (epoch, image size) in order, {example}."
+            f"{KEY}={img_sizes!r} must be pairs (epoch, image size) in order, {example}."
         ) from error
     if not all(isinstance(side, int) and side > 0 for side in sides):
         raise UserError(f"{KEY}={img_sizes!r}: sizes must be whole numbers above 0, {example}.")
     if epochs[0] != 0 or any(b <= a for a, b in itertools.pairwise(epochs)):
-        raise UserError(f"{KEY}={img_sizes!r}: epochs must begin with 0 and rise, {example}.")
+        raise UserError(f"{KEY}={img_sizes!r}: epochs must start at 0 and increase, {example}.")
 
 
 def parts(sizes: Schedule, start: int, stop: int) -> Iterator[tuple[int, int, Size]]:
@@ -91,7 +91,10 @@ def at_size(model: nn.Module, size: Size) -> tuple[nn.Module, Callable[[Params],
         raise UserError(f"{KEY}: {size[0]}x{size[1]}: {error}") from error
     changed = [name for name in ours if theirs.get(name) != ours[name]]
     if others := [name for name in changed if name.rpartition("/")[2] not in _TABLES]:
-        raise UserError(f"{KEY}: at {size[0]}x{size[1]} {listed(others)} have another shape.")
+        raise UserError(
+            f"{KEY}: {size[0]}x{size[1]} would change the shape of {listed(others)}; "
+            "choose another size."
+        )
     fit = functools.partial(fit_params, old=sizes_of(encoder), new=sizes_of(other))
     return sized, fit if changed else None
 

@@ -114,7 +114,7 @@ class Start:
         if weights_digest(located.file) != self.origin.sha256:
             raise UserError(
                 f"{located.file}: has changed since the run began; choose another --workdir to "
-                "start anew."
+                "start a new run."
             )
         weights = open_own(located, self.origin.name, **self.origin.hints)
         return read_model(
@@ -218,8 +218,8 @@ def open_teacher(
     model, names = weights.model, weights.metadata.class_names
     if model.num_classes != len(class_names) or names not in (None, tuple(class_names)):
         raise UserError(
-            f"distill.teacher={path}: tells {model.num_classes} classes apart, "
-            f"{_first(names or ())}, and the data has {len(class_names)}, {_first(class_names)}."
+            f"distill.teacher={path}: has {model.num_classes} classes, {_first(names or ())}, "
+            f"but the data has {len(class_names)}, {_first(class_names)}."
         )
     used = weights.preprocess
     origin = Origin(path, weights_digest(weights.file), dataclasses.asdict(used))
@@ -330,8 +330,8 @@ def _for_channels(key: str, value: Sequence[float], channels: int) -> tuple[floa
     """Returns `preprocess.mean` or `std` for each channel; one number is that of all (as timm)."""
     if len(value) not in (1, channels):
         raise UserError(
-            f"preprocess.{key}={tuple(value)} has {len(value)} numbers, and model.in_chans="
-            f"{channels}; give one for each channel, or one for all."
+            f"preprocess.{key}={tuple(value)} has {len(value)} numbers, but model.in_chans="
+            f"{channels}; give one number per channel, or one for all."
         )
     return tuple(value) * (channels // len(value))
 

@@ -52,14 +52,17 @@ def model_section(config: Mapping[str, Any]) -> dict[str, Any] | None:
     given = [f"pretrain.{key}={value!r}" for key, value in section.items() if value is not None]
     if section["method"] is None:
         if given:
-            raise UserError(f"{', '.join(given)} is not read where pretrain.method is None.")
+            raise UserError(
+                f"{', '.join(given)} needs pretrain.method, which is None; set it to "
+                "'simmim' or 'mae'."
+            )
         return None
     flat = flatten(config)
     wrong = [f"{key}={flat[key]!r}" for key, off in ABOUT_LABELS.items() if flat[key] != off]
     if wrong:
         raise UserError(
-            f"pretrain.method={section['method']!r} learns from whole images without labels, and "
-            f"{', '.join(wrong)} is not for it; leave out what configs/base.py has not."
+            f"pretrain.method={section['method']!r} uses whole images and no labels, so it "
+            f"cannot use {', '.join(wrong)}; keep the default of these keys (configs/base.py)."
         )
     return section
 

@@ -35,8 +35,8 @@ class Supervised:
         if self.loss.binary and self.mixing.label_smoothing:
             raise UserError(
                 f"loss.name={self.loss.name!r} counts every target above 0 as 1, so "
-                f"augment.label_smoothing={self.mixing.label_smoothing} would make every class so; "
-                "set it to 0."
+                f"augment.label_smoothing={self.mixing.label_smoothing} would set all classes to "
+                "1; set it to 0."
             )
 
     def targets(

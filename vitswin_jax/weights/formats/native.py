@@ -103,7 +103,7 @@ def write_native(
         content["checksum"] = _checksum(content)
     except ValueError as error:
         raise UserError(
-            f"cannot write {path}: its metadata holds NaN or an infinity, which JSON has not."
+            f"cannot write {path}: its metadata contains NaN or an infinity, which JSON cannot."
         ) from error
     with replacing(path) as temporary:
         try:

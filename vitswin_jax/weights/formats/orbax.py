@@ -155,8 +155,8 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{folder}: is damaged: {error}; take another step.") from error
     if WEIGHTS not in meta:
         raise UserError(
-            f"{folder}: an older version saved it and did not say what its weights are; resume the "
-            "run for a step, or take its model.safetensors."
+            f"{folder}: an older version saved it without the facts about its weights; resume "
+            "the run for a step, or use its model.safetensors."
         )
     how = meta[WEIGHTS]
     items = ("params", "ema") if how["average"] else ("params",)

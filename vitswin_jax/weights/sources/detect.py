@@ -69,11 +69,11 @@ def detect(path: Path, contents: Contents, facts: Facts, key: str | None = None)
     source = next((s for s in SOURCES if s.fits(below, root.path)), None)
     other = other_architecture(below if source else contents.tensors)
     if other is not None:
-        raise UserError(f"{path}: holds {other}, an architecture that vitswin_jax does not have.")
+        raise UserError(f"{path}: is {other}, an architecture that vitswin_jax does not have.")
     if source is None:
         known = dict.fromkeys(source.name.partition(" (")[0] for source in SOURCES)
         raise UserError(
-            f"{path}: from none of the sources that are known ({', '.join(known)}): it has "
+            f"{path}: is from no known source ({', '.join(known)}); its tensors are "
             f"{listed(contents.tensors, 3)}."
         )
     method = find_method(contents.tensors)

@@ -104,7 +104,7 @@ def read_original(
 def check_family(path: Path, holds: str, family: str, name: str) -> None:
     """Raises UserError if the model called `name` is of another family than the file's."""
     if (other := family_of(create_model(name))) != family:
-        raise UserError(f"{path}: holds {holds}, which is no {other} like {name}.")
+        raise UserError(f"{path}: contains {holds}, but {name} is of the family {other}.")
 
 
 def _own_model(path: Path, found: Detected) -> tuple[nn.Module, Shapes]:

@@ -122,13 +122,13 @@ def choose_root(path: Path, contents: Contents, key: str | None) -> Root:
         if all(reasons):
             others = [label for label, other in zip(labels, chosen, strict=True) if other != root]
             log.info(
-                "%s: has %d copies of the model; %s is taken, as by %s; give %s@%s for the other",
+                "%s: has %d copies of the model; %s is used, as by %s; to use another, give %s@%s",
                 path, len(chosen), labels[chosen.index(root)], reasons[0], path.name,
                 f" or {path.name}@".join(others[:3]),
             )  # fmt: skip
             return root
     raise UserError(
-        f"{path}: has {len(chosen)} models, {listed(labels)}; choose one, as "
+        f"{path}: has {len(chosen)} models, {listed(labels)}; choose one, such as "
         f"{path.name}@{labels[0]}."
     )
 
