@@ -218,7 +218,7 @@ TWO = (np.zeros((8, 8, 8), np.uint8), np.arange(8) % 2)
     [
         ("vit_tiny_patch16_24", TWO, {}, "no model is called 'vit_tiny_patch16_24'"),
         (3, TWO, {}, "model: is int; it must be a name or a model of create_model"),
-        (None, TWO, {}, "model is None; name one"),
+        (None, TWO, {}, "model is None; name a model"),
         (
             "vit",
             TWO,

@@ -155,7 +155,7 @@ def test_pre_training_goes_on_from_a_workdir(finished, tmp_path):
         np.testing.assert_array_equal(loaded[name], array)
     other = {"mae,vit": "simmim,vit", "simmim,swin": "mae,vit"}[case]
     changes = {"init_from": str(workdir), "model.pos_embed": "learned"}
-    with pytest.raises(UserError, match=r"was pre-trained by|holds swin"):
+    with pytest.raises(UserError, match=r"was pre-trained by|contains swin"):
         prepare(make_config(other, **changes), tmp_path)
 
 

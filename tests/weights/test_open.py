@@ -481,7 +481,7 @@ def test_other_numerics_over_there_are_said(tmp_path, caplog):
 def test_another_familys_file_is_one_line(tmp_path):
     for key, says in (
         ("stem.0.weight", r"a\.pth: is from no known source .*stem\.0"),
-        ("layer1.0.conv1.weight", r"a\.pth: holds a ResNet with BatchNorm"),
+        ("layer1.0.conv1.weight", r"a\.pth: contains a ResNet with BatchNorm"),
     ):
         write_pth(tmp_path / "a.pth", {key: np.zeros((2, 2), np.float32)})
         with pytest.raises(UserError, match=says):

@@ -225,7 +225,7 @@ def test_another_image_size_resizes_positions(tmp_path, caplog):
 
 def test_name_must_be_of_the_family(saved, family):
     other = {"vit": "swin_tiny_patch4_window7_224", "swin": "vit_tiny_patch16_224"}
-    with pytest.raises(UserError, match=f"holds {family}, which is no "):
+    with pytest.raises(UserError, match=f"contains {family}, but "):
         vitswin_jax.load_pretrained(saved[2], other[family])
     assert vitswin_jax.load_pretrained(saved[2], other[{"vit": "swin", "swin": "vit"}[family]])
 

@@ -69,7 +69,9 @@ def detect(path: Path, contents: Contents, facts: Facts, key: str | None = None)
     source = next((s for s in SOURCES if s.fits(below, root.path)), None)
     other = other_architecture(below if source else contents.tensors)
     if other is not None:
-        raise UserError(f"{path}: is {other}, an architecture that vitswin_jax does not have.")
+        raise UserError(
+            f"{path}: contains {other}, an architecture that vitswin_jax does not have."
+        )
     if source is None:
         known = dict.fromkeys(source.name.partition(" (")[0] for source in SOURCES)
         raise UserError(
