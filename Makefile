@@ -1,4 +1,4 @@
-# make quickstart | test | test-all | lint, with PYTHON=python3.13 for another interpreter.
+# make quickstart | test | test-all | lint | docs, with PYTHON=python3.13 for another interpreter.
 PYTHON ?= python3
 VERSION := $(shell command -v $(PYTHON) > /dev/null && \
 	$(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -15,7 +15,7 @@ INSTALLED := $(VENV)/.installed
 # CUDA 12, with GPU= on CPUs.
 GPU := $(if $(shell command -v nvidia-smi),gpu)
 
-.PHONY: quickstart test test-all lint clean
+.PHONY: quickstart test test-all lint docs clean
 
 $(INSTALLED): pyproject.toml constraints/$(VERSION).txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -51,5 +51,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The documentation as a site, in site/. After the installation nothing needs a network.
+docs: $(INSTALLED) $(VENV)/.installed-docs
+	JAX_PLATFORMS=cpu NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 clean:
-	rm -rf .venv .venv-3.* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-3.* build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache
