@@ -7,6 +7,7 @@ site too. A file of the source that a page links to becomes a page that shows it
 
 import contextlib
 import io
+import logging
 import os
 import posixpath
 import re
@@ -50,9 +51,10 @@ _LANGUAGES = {".py": "python", ".sh": "bash", ".sbatch": "bash", ".yaml": "yaml"
 
 
 def on_config(config):
-    """Gives headings the anchors that GitHub gives them."""
+    """Gives headings the anchors that GitHub gives them; keeps jieba, of the search, quiet."""
     config.mdx_configs.setdefault("toc", {})["slugify"] = slugify(case="lower")
     os.environ["COLUMNS"] = "100"  # of the commands' help
+    logging.getLogger("jieba").setLevel(logging.WARNING)
     return config
 
 
