@@ -43,11 +43,11 @@ def start(train_command, environment):
     """Starts hosts, and ends those that are left.
 
     `own` has flags of each, and `folders` where each is started; with `slurm` none gets flags
-    which it is.
+    which it is. `scripts` has a host's own script and its arguments, in place of train.py.
     """
     started = []
 
-    def start(workdir, count=2, *flags, own=None, folders=None, slurm=False):
+    def start(workdir, count=2, *flags, own=None, folders=None, slurm=False, scripts=None):
         port = free_port()
         for host in range(count):
             mine = ["--lost_after=5"]
@@ -55,9 +55,11 @@ def start(train_command, environment):
                 mine += [f"--coordinator=127.0.0.1:{port}", f"--num_hosts={count}"]
                 mine += [f"--host_index={host}"]
             mine += [*flags, *(own[host] if own else ())]  # of two, the later counts
+            python, script, *rest = train_command(workdir, *mine)
+            script = (scripts or {}).get(host, [script])
             started.append(
                 subprocess.Popen(
-                    train_command(workdir, *mine),
+                    [python, *map(str, script), *rest],
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,

@@ -60,6 +60,8 @@ class Watch:
         self._last: int | None = None
         self.stop: int | None = None
         """The number of the signal that asked any host to stop."""
+        self.pace = ""
+        """A line about this host's work, which host 0 is given with the next sign of life."""
         for run in (self._watch, self._listen):
             self._thread = threading.Thread(target=run, name="hosts", daemon=True)
             self._thread.start()
@@ -112,6 +114,11 @@ class Watch:
                 self._places.wait()
             return self._last is not None and self._place >= self._last
 
+    def paces(self) -> dict[int, str]:
+        """Returns the newest line of each host, on host 0; elsewhere none."""
+        seen = dict(self._seen)
+        return {int(host): sign.partition(" ")[2] for host, (sign, _) in seen.items()}
+
     def lose(self) -> NoReturn:
         """Ends this process where JAX's own client would."""
         if self._left.is_set() or not self._speaks.acquire(blocking=False):
@@ -141,6 +148,7 @@ class Watch:
         """Gives a sign of life, and returns the next word, or {} where there is none yet."""
         waits = self._period if self.stop is None or self._last is not None else 0.1
         try:
+            sign = f"{sign} {self.pace}"
             self._client.key_value_set(f"{_SIGNS}{self._host}", sign, allow_overwrite=True)
             self._answered = time.monotonic()
             key = f"{_WORDS}{self._heard}"

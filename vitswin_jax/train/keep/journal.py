@@ -6,7 +6,8 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,8 +16,10 @@ import jax
 from vitswin_jax.core.goodput import (
     BEGAN,
     COMPILE,
+    DEVICE,
     ENDED,
     FROM,
+    INPUT,
     SAVE,
     START,
     TIME,
@@ -26,7 +29,9 @@ from vitswin_jax.core.goodput import (
 )
 from vitswin_jax.core.rows import STEP
 from vitswin_jax.core.terminal import logger
+from vitswin_jax.train.hosts import watch
 from vitswin_jax.train.hosts.signals import StoppedError
+from vitswin_jax.train.hosts.stragglers import Latency, Pace, Stragglers, parse
 from vitswin_jax.train.keep.timing import Laps
 
 log = logger(__name__)
@@ -82,6 +87,8 @@ class Journal:
         self._start = time.time() - (now - self._began)  # in Unix time
         self._age = 0.0  # at the last lap
         self._spent: dict[str, float] = {}
+        self.totals: defaultdict[str, float] = defaultdict(float)
+        """Seconds of each kind since the process began."""
         self._step, self._first = 0, True
         self._written = self._began
         self._file: IO[str] | None = None
@@ -157,6 +164,7 @@ class Journal:
             seconds -= compiling
         for each in (kind, WAIT) if waited else (kind,):
             self._spent[each] = self._spent.get(each, 0.0) + seconds
+            self.totals[each] += seconds
 
     def _write(self, marks: dict[str, float]) -> None:
         spent, self._spent = self._spent, {}
@@ -177,3 +185,26 @@ class Journal:
         self._file = None
         path = log_of(self._workdir or Path(), self._host)
         log.warning("cannot write %s: %s; goodput is not known.", path, error.strerror or error)
+
+
+class Hosts:
+    """Compares the hosts of a run, where there are several; `start_step` is where it begins."""
+
+    def __init__(self, journal: Journal, start_step: int) -> None:
+        self._journal, self._start = journal, start_step
+        self._latency, self._stragglers = Latency(), Stragglers()
+
+    def see(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Sends this host's sums with its next heartbeat; host 0 looks for a straggler."""
+        if (hosts := watch.current) is None:
+            return
+        spent = self._journal.totals
+        device = spent[DEVICE] - spent[WAIT]
+        sums = spent[INPUT], device, spent[SAVE], spent[WAIT], self._latency.least
+        hosts.pace = Pace(step - self._start, *sums).as_text()
+        for result in list(metrics.values())[:1]:
+            self._latency.measure(result)
+        paces = {host: parse(text) for host, text in hosts.paces().items()}
+        begun = {host: pace for host, pace in paces.items() if pace is not None}
+        if begun and len(begun) == len(paces):
+            self._stragglers.see(step, begun, time.monotonic())

@@ -16,7 +16,7 @@ from vitswin_jax.core.goodput import DEVICE, EVALUATE, SAVE
 from vitswin_jax.core.rows import STEP, read_rows
 from vitswin_jax.core.types import UserError
 from vitswin_jax.train.keep.callbacks import Callbacks
-from vitswin_jax.train.keep.journal import Journal
+from vitswin_jax.train.keep.journal import Hosts, Journal
 from vitswin_jax.train.keep.loggers import TIME, Jsonl, Logger, Progress
 from vitswin_jax.train.keep.timing import InputWatch, shares
 from vitswin_jax.train.run.plan import Plan
@@ -126,6 +126,7 @@ class Recorder:
         self._laps = self._journal.laps
         self._laps.turn()
         self._pace: dict[int, dict[str, float]] = {}
+        self._hosts = Hosts(self._journal, start_step)
         self._mark = (time.monotonic(), start_step)
 
     def inputs(self, batches: Iterable[Item]) -> Iterator[Item]:
@@ -140,6 +141,7 @@ class Recorder:
         self._laps.lap(DEVICE)
         self._journal.advance(step)
         if self._plan.logs_at(step):
+            self._hosts.see(step, metrics)
             spent = self._laps.turn()
             self._input.see(step, spent)
             self._pace[step] = {"images_per_second": self._rate(step)}
