@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vitswin_jax.core.goodput import log_of, read_goodput, read_processes
+from vitswin_jax.core.goodput import log_of, read_goodput, read_hosts, read_processes
 
 
 @pytest.fixture
@@ -137,3 +137,24 @@ def test_a_lost_first_row_and_a_log_that_is_a_folder(write, tmp_path):
 def test_durations_are_short(write, seconds, text):
     rows = [{"step": 0, "time": 10_000.0, "began": 0.0, "compile": seconds}]
     assert f"compile {text}" in str(read_goodput(write(*rows)))
+
+
+def test_the_hosts_of_a_run_and_where_their_time_goes(write):
+    for host in range(2):
+        rows = process(0.0, 0, take=((2, 8.0), (4, 8.0)))
+        rows[-2] |= {"input": 4.0 * host}
+        rows.insert(-1, {"step": 2, "time": 20.0, "save": 1.0})
+        workdir = write(*rows, host=host)
+    hosts = read_hosts(workdir)
+    assert [hosts[host]["input"] for host in (0, 1)] == [[(2, 0.0), (4, 0.0)], [(2, 2.0), (4, 0.0)]]
+    assert hosts[1]["save"] == [(2, 0.0), (4, 0.5)]
+    log_of(workdir, 1).unlink()
+    assert read_hosts(workdir) == {}
+
+
+def test_of_a_long_log_some_hundred_points_are_drawn(write):
+    for host in range(2):
+        rows = process(0.0, 0, take=[(step, 1.0) for step in range(1, 5000)])
+        workdir = write(*rows, host=host)
+    points = read_hosts(workdir)[1]["device"]
+    assert 200 <= len(points) < 210 and points[-1] == (4999, 1.0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,10 @@ TIME, BEGAN, FROM, ENDED = "time", "began", "from", "ended"
 """Unix time of a row; of the process's start; the step from which it trains; 1 after results."""
 
 _LONGEST = 1e9  # seconds that one row may state; more is damage
+Row = tuple[int, int, Mapping[str, float]]
+"""The step before, the step, and seconds by kind."""
+
+_POINTS = 200  # of a host's curve
 _LEAST = 0.0005  # a smaller share of the time is not mentioned
 
 
@@ -52,8 +56,7 @@ class Process:
     """The step from which it trained; None for a process that ended before."""
     done: bool = False
     """Whether it ended with results."""
-    rows: list[tuple[int, int, Mapping[str, float]]] = field(default_factory=list)
-    """(step before, step, seconds by kind) of each row."""
+    rows: list[Row] = field(default_factory=list)
     stepped: float | None = None
     """Unix time of the row of its first step."""
 
@@ -203,6 +206,33 @@ def _number(row: Mapping[str, Any], key: str) -> float:
     value = row.get(key) or 0.0
     limit = _LONGEST if key not in (TIME, BEGAN) else 10 * _LONGEST
     return float(value) if 0 <= value < limit else 0.0
+
+
+def read_hosts(workdir: Path) -> dict[int, dict[str, list[tuple[int, float]]]]:
+    """Returns {host: {kind: [(step, seconds a step)]}} of a run that has several hosts.
+
+    The kinds are `INPUT`, `DEVICE` and `SAVE`. A run of one host has none.
+    """
+    hosts: dict[int, dict[str, list[tuple[int, float]]]] = {}
+    for host in itertools.count():
+        rows = [row for process in read_processes(workdir, host) for row in process.rows]
+        if not rows:
+            break
+        stride = max(1, len(rows) // _POINTS)
+        parts = [rows[i : i + stride] for i in range(0, len(rows), stride)]
+        hosts[host] = {kind: list(_per_step(parts, kind)) for kind in (INPUT, DEVICE, SAVE)}
+    return hosts if len(hosts) > 1 else {}
+
+
+def _per_step(parts: Sequence[Sequence[Row]], kind: str) -> Iterator[tuple[int, float]]:
+    """Yields the last step of each part that has steps, and a kind's seconds a step."""
+    seconds, steps = 0.0, 0
+    for part in parts:
+        seconds += sum(row[kind] for *_, row in part)
+        steps += sum(step - before for before, step, _ in part)
+        if steps:
+            yield part[-1][1], seconds / steps
+            seconds, steps = 0.0, 0
 
 
 def goodput_of(processes: Sequence[Process]) -> Goodput | None:

@@ -35,6 +35,11 @@ _COMPARED = (  # title, key: what many runs are compared by
     ("Training loss", "train/loss"),
     ("Learning rate", "lr"),
 )
+_HOSTS = {
+    "input": "Hosts: seconds a step for input",
+    "device": "Hosts: seconds a step for devices",
+    "save": "Hosts: seconds a step for saves",
+}
 _MANY = ("#e0561b", "#3b82c4", "#2f9e63", "#c026a3", "#b7791f", "#7c6ae0", "#0e9aa7", "#d6336c")
 """Colours of many curves, each to be seen on white and on black."""
 _DASHES = ("solid", "dashed", "dotted", "dashdot")
@@ -117,6 +122,30 @@ def _panel(over_epochs: bool) -> tuple[Figure, Axes]:
     axes.set_xlabel("epoch" if over_epochs else "step", fontsize=9)
     plain(axes)
     return figure, axes
+
+
+def hosts(work: Mapping[int, Mapping[str, Sequence[tuple[int, float]]]]) -> list[Panel]:
+    """Draws where the time of each host of a run went, by kind; [] for a run of one host.
+
+    `work` is what `core.goodput.read_hosts` returns. The hosts that differ most have colours.
+    """
+    panels = []
+    for kind, title in _HOSTS.items():
+        seconds_of = {host: [y for _, y in kinds[kind]] for host, kinds in work.items()}
+        means = {host: float(np.mean(each)) for host, each in seconds_of.items() if each}
+        if not means:
+            continue
+        middle = float(np.median(list(means.values())))
+        named = sorted(means, key=lambda host: -abs(means[host] - middle))[: len(_MANY)]
+        figure, axes = _panel(over_epochs=False)
+        for host in sorted(means, key=lambda host: host in named):
+            steps, seconds = zip(*work[host][kind], strict=True)
+            color = _MANY[sorted(named).index(host)] if host in named else COLORS["other"]
+            label = f"host {host}" if host in named else None
+            axes.plot(steps, seconds, color=color, lw=1.2, label=label)
+        axes.legend(frameon=False, fontsize=8)
+        panels.append(Panel(title, svg(figure)))
+    return panels
 
 
 def two_runs(ours: Series, theirs: Series) -> str:

@@ -19,6 +19,7 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import Float
 
 from vitswin_jax.core.atomic import replacing
+from vitswin_jax.core.goodput import read_hosts
 from vitswin_jax.core.types import Params, Source, UserError
 from vitswin_jax.core.version import __version__
 from vitswin_jax.data.augment.transforms import Preprocess
@@ -71,7 +72,7 @@ def write_report(
         subtitle=f"{type(model).__name__} on {source.name}, {len(source):,} images",
         command=command,
         numbers=_numbers(evaluation, params),
-        curves=curves.curves(series),
+        curves=[*curves.curves(series), *of_hosts(workdir)],
         facts=head(facts, series, workdir),
         config=[] if workdir is None else flatten_dict(read_config(workdir), sep=".").items(),
         **_confusion(evaluation),
@@ -204,6 +205,11 @@ def _bias_maps(
             rearrange(tables, "b (h w) heads -> b heads h w", h=2 * height - 1, w=2 * width - 1)
         )
     return stages
+
+
+def of_hosts(workdir: str | os.PathLike[str] | None) -> list[curves.Panel]:
+    """Returns drawings of the hosts of a run that has several."""
+    return [] if workdir is None else curves.hosts(read_hosts(Path(workdir)))
 
 
 def head(

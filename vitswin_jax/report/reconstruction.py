@@ -23,7 +23,7 @@ from vitswin_jax.models.masked import MaskedModel, Reconstruction, enlarge
 from vitswin_jax.models.pretraining import describe_method
 from vitswin_jax.report import curves, figures
 from vitswin_jax.report.page import percent, template
-from vitswin_jax.report.pages import environment, head
+from vitswin_jax.report.pages import environment, head, of_hosts
 from vitswin_jax.report.runs import read_config, read_metrics
 
 _GREY = 160
@@ -122,7 +122,7 @@ def write_pretraining_report(
         subtitle=f"{encoder} on {source.name}, {len(source):,} images, whose labels it never saw",
         command=command,
         numbers=shown.items(),
-        curves=curves.curves(series),
+        curves=[*curves.curves(series), *of_hosts(workdir)],
         facts=head(facts, series, workdir),
         origin=origin,
         rows=Pictures.draw(model, params, next(iter(batches)), preprocess).rows(),

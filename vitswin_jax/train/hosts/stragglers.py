@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
+
 from vitswin_jax.core.goodput import DEVICE, INPUT, SAVE
 from vitswin_jax.core.terminal import logger
 
@@ -28,6 +30,12 @@ _LEAST_STEPS = 3  # that each host has to take meanwhile
 _EXCESS = 0.2  # of a step's time, by which a host's own work must be longer than the others'
 _SLACK = 0.2  # of a step's time; a host that waits longer for its devices holds up nobody
 _LATENCIES = 8  # that are remembered
+
+WAITED = "/vitswin_jax/save/waited_for_the_one_before"
+"""The event, in `jax.monitoring`, of a save that waits until the one before is written."""
+_SYNCED = "/jax/orbax/write/checkpoint_start_sync_duration_secs"
+_WRITTEN = "/jax/checkpoint/write/async/commit_duration_sec"
+"""Orbax's events: of a save's first barrier, and of what one host wrote, without barriers."""
 
 _CAUSES = {
     INPUT: "waits {} a step for input",
@@ -44,14 +52,18 @@ class Pace(NamedTuple):
     device: float
     """Sending steps, without waiting for the devices."""
     save: float
+    """Saving, without waiting for other hosts."""
     wait: float
+    """Waiting for the devices, or for other hosts."""
     compute: float
     """The least time, of late, from a step's dispatch to its result; not a sum."""
 
     def since(self, before: Pace) -> Pace:
         """Returns the work after an earlier pace of the host."""
-        sums = [now - then for now, then in zip(self[:-1], before[:-1], strict=True)]
-        return Pace(int(sums[0]), *sums[1:], self.compute)
+        took, device, save, wait = (
+            now - then for now, then in zip(self[1:5], before[1:5], strict=True)
+        )
+        return Pace(self.steps - before.steps, took, device, save, wait, self.compute)
 
     @property
     def step(self) -> float:
@@ -65,7 +77,10 @@ class Pace(NamedTuple):
 
 def parse(text: str) -> Pace | None:
     """Returns the pace that a heartbeat has, None for one that has none yet."""
-    return Pace._make(json.loads(text)) if text else None
+    if not text:
+        return None
+    steps, took, device, save, wait, compute = json.loads(text)
+    return Pace(steps, took, device, save, wait, compute)
 
 
 class Straggler(NamedTuple):
@@ -141,6 +156,28 @@ class Stragglers:
             self._told.add(which)
             log.warning("step %d: %s", step, found)
         self._suspect = which
+
+
+class SaveWaits:
+    """The seconds of a host's saves in which it waited for other hosts, as events state them."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._written = 0.0  # by this host, of the checkpoint before
+        jax.monitoring.register_event_duration_secs_listener(self._hear)
+
+    def close(self) -> None:
+        """Hears no more."""
+        jax.monitoring.unregister_event_duration_listener(self._hear)
+
+    def _hear(self, event: str, duration_secs: float, **_: Any) -> None:
+        if event == _WRITTEN:
+            self._written = duration_secs
+        elif event == WAITED:
+            self.seconds += max(0.0, duration_secs - self._written)
+            self._written = 0.0
+        elif event == _SYNCED:
+            self.seconds += duration_secs
 
 
 class Latency:

@@ -7,6 +7,7 @@ import itertools
 import logging
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ from vitswin_jax.core.seal import seal
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError
 from vitswin_jax.train.hosts.join import check_same, raising_together
+from vitswin_jax.train.hosts.stragglers import WAITED
 from vitswin_jax.train.keep.best import Best, score
 from vitswin_jax.train.keep.metrics import Window
 from vitswin_jax.train.keep.stored import (
@@ -151,7 +153,9 @@ class Checkpoints:
         about["best"] = None if best is None or not best.step else list(best)
         meta = seal({**about, "arrays": describe(state)})
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees_of(state).items()}
+        began = time.monotonic()
         self.wait()
+        jax.monitoring.record_event_duration_secs(WAITED, time.monotonic() - began)
         self._begun = step
         args = ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta))
         with self._one_line():

@@ -198,6 +198,7 @@ class Recorder:
 
     def close(self) -> None:
         """Closes the loggers, each of them if one fails."""
+        self._hosts.close()
         with contextlib.ExitStack() as stack:
             for logger in self._loggers:
                 stack.callback(logger.close)
