@@ -50,3 +50,16 @@ def test_thin_keeps_the_last_and_about_a_thousand():
     assert thinned[-1] == 12_344
     assert thinned == sorted(thinned)
     assert curves.thin([1, 2, 3]) == [1, 2, 3]
+
+
+def svg_of(panel):
+    return base64.b64decode(panel.uri.partition(",")[2]).decode()
+
+
+def test_hosts_have_a_panel_for_each_kind_and_those_that_differ_a_name():
+    still = {kind: [(5, 0.1), (10, 0.1)] for kind in ("input", "device", "save")}
+    slow = still | {"input": [(5, 0.1), (10, 0.9)]}
+    panels = curves.hosts({host: slow if host == 11 else still for host in range(12)})
+    assert [panel.title.rpartition(" ")[2] for panel in panels] == ["input", "devices", "saves"]
+    assert "host 11" in svg_of(panels[0]) and svg_of(panels[0]).count("<!-- host ") == 8
+    assert curves.hosts({}) == []
