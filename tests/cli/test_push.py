@@ -80,7 +80,7 @@ def test_the_environment_decides_as_it_does_for_the_hubs_package(run, tmp_path):
         return done.returncode, done.stdout, done.stderr
 
     def convert(name, **environment):
-        arguments = ("hf-hub:alice/digits", tmp_path / name, "--to", "google")
+        arguments = ("hf-hub:alice/digits", tmp_path / name)
         assert vitswin("convert", *arguments, **environment) == (
             0,
             f"{tmp_path / name}: vit from timm\n",
@@ -97,5 +97,5 @@ def test_the_environment_decides_as_it_does_for_the_hubs_package(run, tmp_path):
         status, out, err = vitswin("push", run, "alice/digits", "--private", **place)
         assert (status, err) == (0, "")
         assert out.splitlines()[-1].startswith(f"{hub.address}/alice/digits (commit ")
-        online = convert("a.npz", **place)
-    assert convert("b.npz", HF_HUB_OFFLINE="1") == online
+        online = convert("a.safetensors", **place)
+    assert convert("b.safetensors", HF_HUB_OFFLINE="1") == online

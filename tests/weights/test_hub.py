@@ -150,6 +150,9 @@ def raised_from(error, cause):
         (raised_from(RuntimeError("uploading"), HubHTTPError(413)), "the hub refuses it"),
         (raised_from(RuntimeError("a"), raised_from(ValueError("b"), OSError(28, "Disk full"))),
          "cannot be downloaded (Disk full)"),
+        (ConnectionError("Network error: HTTP status client error (403 Forbidden), domain: x"),
+         "the token of HF_TOKEN or of `hf auth login` may not read it"),
+        (ConnectionError("Network error: 127.0.0.1:403"), "cannot be reached"),
     ],
 )  # fmt: skip
 def test_the_hubs_exceptions_are_worded_here(error, says):

@@ -32,6 +32,9 @@ _OTHER = (
     "a login?"
 )
 
+_STATUS = re.compile(r"HTTP status \w+ error \((\d{3})\b")
+"""The status in an exception of hf_xet, which has no other place for it."""
+
 Reasons = Mapping[str | int, str]
 """Classes of exceptions and statuses of answers -> what is wrong, and what would be right."""
 
@@ -75,6 +78,8 @@ WRITING: Reasons = {
     409: "has changed meanwhile; repeat the command",
     412: "has changed meanwhile; repeat the command",
     "RepositoryNotFoundError": f"{TOKEN} can neither make the repository nor write to it",
+    404: "the server lacks something that a push needs; is HF_ENDPOINT right? If it has no Xet "
+    "storage, set HF_HUB_DISABLE_XET=1",
     "ValueError": "the hub does not take a file of it; is it larger than the account may store?",
     "TimeoutError": "the hub did not answer in time; nothing is published; repeat the command",
     "TimeoutException": "the hub did not answer in time; nothing is published; repeat the command",
@@ -179,6 +184,7 @@ def reason_of(error: BaseException, reasons: Reasons, otherwise: str) -> str:
     while cause is not None:
         found |= {kind.__name__ for kind in type(cause).__mro__}
         found |= {getattr(getattr(cause, "response", None), "status_code", "")}
+        found |= {int(status) for status in _STATUS.findall(str(cause))}
         system = system or (isinstance(cause, OSError) and cause.strerror) or ""
         cause = cause.__cause__ or cause.__context__
     known = next((reason for mark, reason in reasons.items() if mark in found), None)
