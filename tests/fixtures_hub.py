@@ -1,9 +1,24 @@
 """A Hugging Face hub on loopback, whose own package speaks to it in this process."""
 
+import sys
+
 import pytest
 from hub_server import serving_hub
 
 TOKEN = "hf_AlicesOwnSecret"
+
+
+def forget_sessions():
+    """Has the hub's package connect anew; older ones decide then whether they are offline."""
+    utils = sys.modules.get("huggingface_hub.utils")
+    for name in ("reset_sessions", "close_session"):
+        getattr(utils, name, lambda: None)()
+
+
+def go_offline(monkeypatch):
+    """Does as HF_HUB_OFFLINE=1 does."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    forget_sessions()
 
 
 @pytest.fixture
@@ -26,4 +41,6 @@ def hub(tmp_path, monkeypatch):
         monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template,
                             raising=False)  # fmt: skip
         monkeypatch.setenv("HF_TOKEN", TOKEN)
+        forget_sessions()
         yield hub
+        forget_sessions()

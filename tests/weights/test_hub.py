@@ -9,7 +9,7 @@ import time
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fixtures_hub import TOKEN
+from fixtures_hub import TOKEN, go_offline
 from flax.traverse_util import unflatten_dict
 from hub_server import Model
 
@@ -186,7 +186,7 @@ def test_a_private_repository_is_read_by_the_librarys_own_token(served, hub, mon
     assert metadata.provenance["revision"] == served.head
     first = next(iter(served.commits))
     assert vitswin_jax.load_metadata(f"hf-hub:alice/tiny@{first}").class_names is None
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    go_offline(monkeypatch)
     asked = len(hub.asked)
     assert vitswin_jax.load_metadata("hf-hub:alice/tiny").class_names == tuple("abcde")
     assert len(hub.asked) == asked
@@ -254,6 +254,6 @@ def test_without_a_network_the_line_says_so(hub, monkeypatch):
     with pytest.raises(UserError, match="is not in the hub's cache, and the hub cannot be reached"):
         locate("hf-hub:alice/tiny")
     assert time.monotonic() - began < 60
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    go_offline(monkeypatch)
     with pytest.raises(UserError, match="is not in the hub's cache, and HF_HUB_OFFLINE is set"):
         locate("hf-hub:alice/tiny")

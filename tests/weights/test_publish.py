@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
-from fixtures_hub import TOKEN
+from fixtures_hub import TOKEN, go_offline
 from flax.traverse_util import unflatten_dict
 from hub_server import Model
 
@@ -311,7 +311,7 @@ def test_without_a_network_or_offline_the_line_says_so(hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
     with pytest.raises(UserError, match="alice/pets: the hub cannot be reached; nothing is"):
         publish.check_repository("alice/pets")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    go_offline(monkeypatch)
     with pytest.raises(UserError, match="alice/pets: HF_HUB_OFFLINE is set, and a push needs"):
         publish.check_repository("alice/pets")
     assert not hub.asked

@@ -32,6 +32,9 @@ _OTHER = (
     "a login?"
 )
 
+_UNREACHED = "the hub cannot be reached; nothing is published; check the network"
+_UNANSWERED = "the hub did not answer in time; nothing is published; repeat the command"
+
 _STATUS = re.compile(r"HTTP status \w+ error \((\d{3})\b")
 """The status in an exception of hf_xet, which has no other place for it."""
 
@@ -59,9 +62,8 @@ READING: Reasons = {
     404: "is no repository of the hub",
     "LocalEntryNotFoundError": "is not in the hub's cache, and the hub cannot be reached",
     "EntryNotFoundError": f"has none of {', '.join(FOLDER_FILES)}",
-    "TimeoutError": "did not answer in time; try again",
-    "TimeoutException": "did not answer in time; try again",
     "ConnectionError": "cannot be reached; check the network",
+    **dict.fromkeys(("TimeoutError", "TimeoutException"), "did not answer in time; try again"),
     "TransportError": "cannot be reached; check the network",
 }
 """Why nothing was read; the first that fits is the one to report."""
@@ -81,10 +83,9 @@ WRITING: Reasons = {
     404: "the server lacks something that a push needs; is HF_ENDPOINT right? If it has no Xet "
     "storage, set HF_HUB_DISABLE_XET=1",
     "ValueError": "the hub does not take a file of it; is it larger than the account may store?",
-    "TimeoutError": "the hub did not answer in time; nothing is published; repeat the command",
-    "TimeoutException": "the hub did not answer in time; nothing is published; repeat the command",
-    "ConnectionError": "the hub cannot be reached; nothing is published; check the network",
-    "TransportError": "the hub cannot be reached; nothing is published; check the network",
+    "ConnectionError": _UNREACHED,
+    **dict.fromkeys(("TimeoutError", "TimeoutException"), _UNANSWERED),
+    "TransportError": _UNREACHED,
 }
 """Why nothing was written; the first that fits is the one to report."""
 
