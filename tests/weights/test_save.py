@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 import vitswin_jax
 from vitswin_jax.core.types import UserError
 from vitswin_jax.data.augment.transforms import Preprocess
+from vitswin_jax.models.pretraining import create_pretraining
 from vitswin_jax.models.registry import FAMILIES
 from vitswin_jax.weights.formats import native as files
 from vitswin_jax.weights.formats.read import read_tensors
@@ -334,3 +335,17 @@ def test_parameter_shapes_are_those_of_init(family):
     want = {name: leaf.shape for name, leaf in flatten_dict(variables["params"], sep="/").items()}
     assert parameter_shapes(model) == want
     assert parameter_shapes(model.clone(scan=True)) == want
+
+
+def test_the_encoder_of_a_pretraining_is_a_model_of_its_own(tmp_path):
+    """Its metadata states how it was pre-trained; a file without the decoder has nothing of it."""
+    encoder = vitswin_jax.create_model("vit", **{**TINY["vit"], "num_classes": 0})
+    whole = create_pretraining(encoder, method="simmim", mask_patch=8)
+    path = vitswin_jax.save_pretrained(tmp_path / "whole", whole, random_variables(whole))
+    opened = vitswin_jax.open_pretrained(path)
+    assert opened.metadata.pretrain is not None
+    again = vitswin_jax.save_pretrained(
+        tmp_path / "encoder", opened.model, opened.variables, metadata=opened.metadata
+    )
+    assert vitswin_jax.load_metadata(again).pretrain is None
+    assert_equal_trees(vitswin_jax.load_pretrained(again)[1], opened.variables)
