@@ -117,7 +117,7 @@ def is_product(kernel: Kernel) -> bool:
 
 
 def machine(gpu: str) -> tuple[SingleDeviceSharding, jax.sharding.AbstractMesh]:
-    """Returns where arrays lie on a GPU that is not here, and the mesh to lower programs in."""
+    """Returns the sharding on a GPU that need not exist here, and the mesh to lower programs in."""
     if importlib.util.find_spec("jax_plugins") is None:
         script = Path(sys.argv[0]).name
         sys.exit(f"benchmarks/{script} needs JAX's plugin for CUDA: pip install jax[cuda13].")
@@ -174,7 +174,7 @@ def compile_step(name: str, task: str, batch: int, gpu: str, fields: Mapping[str
 
 
 def summary(compiled: Any, gpu: str, flops: float) -> dict[str, float]:
-    """Returns what the module's docstring names."""
+    """Returns the figures that the module's docstring names."""
     found = kernels(compiled.as_text())
     others = [kernel for kernel in found if not is_product(kernel)]
     moved = sum(kernel.bytes for kernel in others)

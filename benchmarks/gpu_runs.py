@@ -145,7 +145,7 @@ def write_dataset(folder: Path, *, distinct: int, files: int) -> None:
 
 
 def measure_train(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Returns what train.py reaches in `args.seconds` after its start, by its own metrics."""
+    """Returns the speed of train.py in `args.seconds` after its start, by its own metrics."""
     workdir = folder / "run"
     command = [sys.executable, str(ROOT / "train.py"), *flags_of(args), f"--workdir={workdir}"]
     command += [f"--config.data.dataset={folder / 'images'}"]

@@ -134,7 +134,7 @@ def _memory(field: str) -> int:
 
 
 def run_worker(*arguments: str) -> str:
-    """Returns what this script prints in a process of its own."""
+    """Returns the output of this script in a process of its own."""
     command = [sys.executable, __file__, *arguments]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 

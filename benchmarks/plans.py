@@ -38,7 +38,7 @@ HEADER = (
 
 
 def plan(recipe: str, *options: str) -> dict[str, Any]:
-    """Returns what `vitswin plan --json` says."""
+    """Returns the plan that `vitswin plan --json` prints."""
     command = [sys.executable, "-m", "vitswin_jax.cli", "plan", recipe, "--json", *options]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout)

@@ -117,7 +117,7 @@ def write_datasets(folder: Path, dataset: str, seeds: int) -> None:
 
 
 def make_config(folder: Path, dataset: str, model: str, seed: int) -> ConfigDict:
-    """Returns what a model's pre-training and fine-tuning share."""
+    """Returns the settings that a model's pre-training and fine-tuning share."""
     side, _ = DATASETS[dataset]
     family, patches, fields = MODELS[model]
     from configs import base

@@ -64,7 +64,7 @@ class Ended:
     seconds: float  # since the signal
 
     def faults(self, number: int) -> list[str]:
-        """Returns what is not as it should be after a signal."""
+        """Returns the faults of a run after a signal."""
         killed = number == signal.SIGKILL
         lines = [line for line in self.told.splitlines() if line]
         wrong = [word for word in UNEXPECTED if word in self.told]

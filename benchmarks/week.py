@@ -232,7 +232,7 @@ def damage(folder: Path, kind: str, dice: random.Random) -> None:
 
 
 def damage_in(told: str) -> str:
-    """Returns what a run logged of damaged checkpoints."""
+    """Returns the lines that a run logged about damaged checkpoints."""
     found = re.findall(r"/(\d+): damaged: (.*?); it is now", told)
     return "; ".join(f"{step}: {reason[:48]}" for step, reason in found)
 
@@ -251,7 +251,7 @@ def check_examples(series: Series) -> str:
 
 
 def check_exact(series: Series, unbroken: Series) -> str:
-    """Returns what is equal bit for bit; raises ValueError where something is not."""
+    """Returns the parts that are equal bit for bit; raises ValueError if a part is not."""
     ours, theirs = ([row["train/loss"] for row in each.rows()] for each in (series, unbroken))
     if ours != theirs or len(ours) != series.steps:
         raise ValueError(f"losses of {len(ours)} steps are not those of {len(theirs)}")

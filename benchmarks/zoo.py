@@ -257,7 +257,7 @@ PARTS: set[str] = set()
 
 
 def parts_of(model: torch.nn.Module) -> str:
-    """Returns what a model of timm's consists of, besides the size of its images."""
+    """Returns the structure of a model of timm's, without the size of its images."""
     attentions = (m for n, m in model.named_modules() if n.endswith("blocks.0.attn"))
     first = next(attentions, model)  # parallel blocks have several
     options = {k: v for k, v in vars(first).items() if isinstance(v, int | float | bool)}

@@ -272,7 +272,7 @@ class Results:
 
 
 def metadata_of(config: ConfigDict, run: Run, command: str | None) -> dict[str, Any]:
-    """Returns what weights files of a run state, but for the step and its numbers."""
+    """Returns the metadata of a run's weights files, without the step and its numbers."""
     origin = None if run.start.origin is None else dataclasses.asdict(run.start.origin)
     data = ("dataset", "data_dir", "train_split", "test_split", "holdout")
     provenance = {key: config.data[key] for key in data} | {
@@ -289,7 +289,7 @@ def metadata_of(config: ConfigDict, run: Run, command: str | None) -> dict[str, 
 
 
 def facts_of(config: ConfigDict, run: Run, command: str | None) -> dict[str, Any]:
-    """Returns what each checkpoint of a run states besides its arrays."""
+    """Returns the facts that each checkpoint of a run states besides its arrays."""
     lora, ema = run.options.lora, run.options.ema
     weights = {
         "metadata": describe(run.model, metadata_of(config, run, command)).as_json(),

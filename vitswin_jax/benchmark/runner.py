@@ -155,7 +155,7 @@ class Worker:
 def run_case(
     case: Case, contestants: Sequence[Contestant], *, rounds: int, trace: Path | None = None
 ) -> list[dict[str, Any]]:
-    """Returns what `measure` does, once for each format of weights that the contestants read.
+    """Returns the results of `measure`, once per format of weights that contestants read.
 
     The first contestant is the one that all others are compared with, and takes part in each.
     """

@@ -262,7 +262,7 @@ def _write_figures(
 def _page_of(
     args: argparse.Namespace, source: Source, workdir: Path | None, which: str
 ) -> Path | None:
-    """Returns where the page goes: of a run, beside its report, by the name of what was evaluated.
+    """Returns the path of the page: for a run, beside its report, named after the dataset.
 
     Raises UserError for the run's own report, whose numbers are those of its test split.
     """

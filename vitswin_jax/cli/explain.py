@@ -111,7 +111,7 @@ def _class_of(text: str, names: tuple[str, ...], *, origin: str) -> int:
 
 
 def _says(names: tuple[str, ...], probabilities: np.ndarray, predicted: int, explained: int) -> str:
-    """Returns what the model says of an image, and of which class Grad-CAM is."""
+    """Returns a line with the prediction for an image and the class of Grad-CAM."""
     said = f"Predicted {names[predicted]}, {100 * probabilities[predicted]:.1f} %."
     if explained == predicted:
         return said

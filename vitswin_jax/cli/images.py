@@ -29,7 +29,7 @@ LARGEST_FILE = 64 << 20
 
 
 def find_images(arguments: Iterable[str]) -> list[str | UserError]:
-    """Returns what arguments name, in order, and in the place of one that names nothing why.
+    """Returns the images that arguments name, in order, or for one without images the error.
 
     A folder stands for all images in it, at any depth; a pattern with `*`, `?`, `[...]` or braces,
     which a shell did not expand, for the files and folders that match (`**`: at any depth). "-" is

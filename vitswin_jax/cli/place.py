@@ -29,7 +29,7 @@ def choose_workdir(workdir: str | None, name: str | None, config: ConfigDict) ->
 
 
 def _short_name(dataset: str) -> str:
-    """Returns what a folder is called by its dataset.
+    """Returns a folder's name for a dataset.
 
     >>> _short_name("./flowers/"), _short_name("hf:user/beans"), _short_name("a-{000..127}.tar")
     ('flowers', 'beans', 'a')

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def scales_of(args: argparse.Namespace, pretrained: Pretrained) -> list[Scale]:
-    """Returns what is to be averaged, in order; raises UserError for a size that does not fit."""
+    """Returns the sizes to average over, in order; raises UserError if a size does not fit."""
     sized = [pretrained]
     if args.img_sizes is not None:
         sized = [pretrained.changed(img_size=size) for size in args.img_sizes]

@@ -37,7 +37,7 @@ def read_json(path: Path, schema: Mapping[str, Any], *, limit: int = LIMIT) -> A
 def parse_json(
     text: bytes | str, schema: Mapping[str, Any], *, origin: str, limit: int = LIMIT
 ) -> Any:
-    """Returns what a JSON text states; as `read_json`, which names `origin` in its errors.
+    """Returns the content of a JSON text, as `read_json` does; errors name `origin`.
 
     >>> parse_json('{"depth": 12}', {"properties": {"depth": {"type": "integer"}}}, origin="x")
     {'depth': 12}
@@ -90,7 +90,7 @@ def _finite(text: str) -> float:
 
 
 def _fault(error: Any) -> str:
-    """Returns what is wrong with a value, and what would be right, in our words."""
+    """Returns the fault of a value and what would be right, in our words."""
     value, right = _shortened(json.dumps(error.instance)), error.validator_value
     if error.validator == "type":
         kinds = [right] if isinstance(right, str) else right

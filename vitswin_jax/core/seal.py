@@ -21,7 +21,7 @@ def seal(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unsealed(content: Any) -> dict[str, Any] | None:
-    """Returns what was sealed, None where that is not what was written."""
+    """Returns the sealed content, or None if it is not as it was written."""
     if not isinstance(content, dict):
         return None
     sealed = {key: value for key, value in content.items() if key != CHECKSUM}

@@ -60,13 +60,13 @@ class Source(Protocol):
         """Returns the label of a record, without reading its image where the files allow that."""
 
     def key(self, index: int) -> str:
-        """Returns what a record is called in its dataset, wherever that lies: a path, a number."""
+        """Returns the name of a record in its dataset, wherever that is: a path, a number."""
 
     def describe(self, index: int) -> str:
-        """Returns what a message or a report calls one record: a path, "digits:test[12]"."""
+        """Returns the name of a record in messages and reports: a path, "digits:test[12]"."""
 
     def facts(self, indices: Sequence[int]) -> dict[str, Sequence[Any]]:
-        """Returns what is known of records without reading an image, by column.
+        """Returns the known facts about records, by column, without reading an image.
 
         Columns are some of `data.fingerprint.CHANGED`; "labels" has one `Label` for each record.
         The place of the dataset is in none of them.

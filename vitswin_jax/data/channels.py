@@ -127,7 +127,7 @@ def luminance(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 1"]:
 
 
 def as_rgb(image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Returns what is shown of an image: its first three channels, or else its first as grey."""
+    """Returns an image to show: its first three channels, or else its first as grey."""
     return image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
 
 

@@ -56,7 +56,7 @@ def _digest(column: Sequence[Any]) -> str:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], since: str) -> str:
-    """Returns what changed from one fingerprint to another, "" where nothing did.
+    """Returns the changes from one fingerprint to another as text; "" if there are none.
 
     >>> split = {"images": 2, "per_class": [1, 1], "digests": {}}
     >>> now = {"classes": ["a", "b"], "train": split, "test": split}
@@ -87,7 +87,7 @@ def _class_changes(before: Sequence[str], now: Sequence[str]) -> list[str]:
 
 
 def _split_changes(before: Mapping[str, Any], now: Mapping[str, Any], split: str) -> list[str]:
-    """Returns what changed of a split: first its number of images, then those of its classes."""
+    """Returns the changes of a split: first its number of images, then those of its classes."""
     theirs, ours = before[split], now[split]
     had, has = (
         dict(zip(data["classes"], data[split]["per_class"], strict=False)) for data in (before, now)

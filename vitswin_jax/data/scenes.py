@@ -47,7 +47,7 @@ def _scene(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]
 
 
 def _inside(shape: str, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Returns which places are in a shape of radius 1 around (0, 0)."""
+    """Returns the places that are in a shape of radius 1 around (0, 0)."""
     if shape == "disc":
         return y**2 + x**2 < 1
     if shape == "square":

@@ -73,7 +73,7 @@ class Writer:
         self._unread = 0
 
     def share(self, message: Any) -> Any:
-        """Returns what to send in place of a message: `Shared`, or itself if no slot takes it.
+        """Returns the object to send for a message: a `Shared`, or itself if no slot takes it.
 
         Raises BrokenPipeError if the parent has ended.
         """
@@ -128,7 +128,7 @@ class Reader:
             weakref.finalize(self, os.close, memory).atexit = False
 
     def read(self, message: Any) -> Any:
-        """Returns what a worker has sent; its arrays can be written to."""
+        """Returns the message of a worker; its arrays are writable."""
         if not isinstance(message, Shared):
             return message
         assert self._memory is not None and self._frees is not None  # as a worker has written

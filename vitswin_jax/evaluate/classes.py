@@ -41,7 +41,7 @@ class Match:
 
 
 def match_classes(names: Sequence[str] | None, num_classes: int, source: Source) -> Match:
-    """Returns where the classes of a dataset stand among a model's outputs.
+    """Returns the indices of a dataset's classes among a model's outputs.
 
     `names` is what the outputs are called, None where nobody knows. Classes are matched by name;
     ImageNet-1k's also by synset, and by number, as ImageNet-V2's folders are called (Recht et al.
@@ -136,7 +136,7 @@ def _number_of() -> Mapping[str, int]:
 
 
 def _imagenet_numbers(names: Sequence[str]) -> list[int] | None:
-    """Returns which classes of ImageNet-1k these are, None where one is none of them."""
+    """Returns the ImageNet-1k classes of these names, or None if a name is none of them."""
     if tuple(names) == class_names("imagenet1k"):  # two of them are called the same
         return list(range(len(names)))
     numbers = _number_of()

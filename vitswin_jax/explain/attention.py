@@ -70,7 +70,7 @@ def attention_maps(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _sown(model: nn.Module, variables: Mapping[str, Params], images: jax.Array) -> dict[Any, Any]:
-    """Returns what each module left, by (block, module): {"attention": ..., ...}."""
+    """Returns the intermediates of each module, by (block, module): {"attention": ..., ...}."""
     state = model.apply(variables, images, mutable=["intermediates"])[1]
     sown: dict[Any, Any] = {}
     if "intermediates" in state:
@@ -206,7 +206,7 @@ def mean_attention_distance(layer: LayerAttention) -> Float[np.ndarray, "b heads
 
 
 def relative_bias_maps(layer: LayerAttention) -> Float[np.ndarray, "heads H W"] | None:
-    """Returns what each head adds to a logit by the key's place relative to the query's.
+    """Returns the bias of each head by the place of the key relative to the query.
 
     The query is at the centre of (2 height - 1) x (2 width - 1) places. None where the layer has no
     position biases. Swin's table and what Swin V2's network makes of offsets look the same here.

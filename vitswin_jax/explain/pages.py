@@ -222,7 +222,7 @@ def write_page(
 
 
 def _shown(section: Section) -> dict[str, Any]:
-    """Returns what the page's template takes of a section."""
+    """Returns the values of a section for the page's template."""
     parts = [
         {
             "part": part,
@@ -252,7 +252,7 @@ def _shown(section: Section) -> dict[str, Any]:
 
 
 def _title(name: str) -> str:
-    """Returns what the page calls a picture: "Stage 1" for "heads.stage_0"."""
+    """Returns the title of a picture: "Stage 1" for "heads.stage_0"."""
     stage = name.partition(".stage_")[2]
     return f"Stage {int(stage) + 1}" if stage else name
 

@@ -66,7 +66,7 @@ def load_onnx(path: str | os.PathLike[str]) -> Run:
 
 
 def read_description(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Returns what an ONNX file says of itself."""
+    """Returns the metadata of an ONNX file."""
     model = onnx.load(Path(path), load_external_data=False)
     return {prop.key: json.loads(prop.value) for prop in model.metadata_props}
 

@@ -159,7 +159,7 @@ def make_program(
 
 
 def sample_images(program: Program) -> np.ndarray:
-    """Returns what to compare on, as the model takes it: scikit-learn's two photos, and noise."""
+    """Returns images to compare on, as model input: scikit-learn's two photos, and noise."""
     height, width, channels = program.image_shape
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (1, height, width, channels), np.uint8)

@@ -60,5 +60,5 @@ def read_description(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def description_path(path: str | os.PathLike[str]) -> Path:
-    """Returns where the description of a StableHLO file stands."""
+    """Returns the path of the description of a StableHLO file."""
     return Path(f"{os.fspath(path)}.json")

@@ -42,7 +42,7 @@ class Named(NamedTuple):
 
 
 def parse_name(name: str) -> Named:
-    """Returns what any name that a model is known by means.
+    """Returns the meaning of any name of a model.
 
     Besides our own (timm's) names: the ViT papers' (`B/16`, `ViT-B_16`, `R50+ViT-B_16-384`),
     Microsoft's (`swinv2_tiny_patch4_window8_256`, `..._22k`), timm's `name.tag`, and its names from
@@ -64,7 +64,7 @@ def parse_name(name: str) -> Named:
 
 
 def _microsofts(name: str) -> Named | None:
-    """Returns what a name with one of Microsoft's endings means; None for other names."""
+    """Returns the meaning of a name with one of Microsoft's endings; None for other names."""
     for ending, classes in MICROSOFT_ENDINGS.items():
         stem = name.removesuffix(ending)
         stem = ALIASES.get(stem, stem)

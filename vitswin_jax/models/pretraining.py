@@ -28,7 +28,7 @@ def method_of(model: MaskedModel) -> str:
 
 
 def describe_method(model: MaskedModel) -> dict[str, Any]:
-    """Returns what `create_pretraining` takes besides the encoder, as plain data."""
+    """Returns the arguments of `create_pretraining` besides the encoder, as plain data."""
     return {"method": method_of(model)} | {key: getattr(model, key) for key in own_fields(model)}
 
 

@@ -209,7 +209,7 @@ class Swin(nn.Module):
     def features(
         self, images: Float[Array, "b h w channels"], *, train: bool = False
     ) -> Float[Array, "b c"]:
-        """Returns what the head reads: the mean of the normed last map, float32."""
+        """Returns the pooled embedding: the mean of the normed last map, float32."""
         (x,) = self.feature_maps(images, train=train, blocks=(-1,), norm=True)
         return x.mean((1, 2)).astype(jnp.float32)
 

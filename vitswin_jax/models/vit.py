@@ -123,7 +123,7 @@ class ViT(ViTFields):
     def features(
         self, images: Float[Array, "b h w channels"], *, train: bool = False
     ) -> Float[Array, "b d"]:
-        """Returns what the head reads, float32; where two heads read, the mean of their tokens."""
+        """Returns the pooled embedding, float32; with two heads, the mean of their tokens."""
         return self._pool(self._tokens(images, train=train)[0], train=train).mean(1)
 
     def feature_maps(
@@ -190,7 +190,7 @@ class ViT(ViTFields):
         return self.norm(self._blocks(x, (i, j), visible=visible, train=train)[0])
 
     def _rotation(self, grid: Size, visible: Array | None) -> dict[str, Any]:
-        """Returns what tells blocks how queries and keys are rotated, where they are."""
+        """Returns the rotation of queries and keys for the blocks, if the model has one."""
         prefix = self.num_prefix_tokens
         if self.rope_type == "mixed":
             return {"grid": grid}

@@ -184,7 +184,7 @@ def here(platform: str, **facts: Any) -> Setting:
 
 @functools.cache
 def _gpu() -> Mapping[str, Any]:
-    """Returns what this machine's first GPU is and what JAX has for it.
+    """Returns the kind of this machine's first GPU, and JAX's support for it.
 
     Programs may be traced for a GPU where there is none: then it is as new as any.
     """

@@ -67,7 +67,7 @@ def forms() -> Forms:
 
 
 def compiler_options(platform_name: str | None = None) -> dict[str, bool | int] | None:
-    """Returns what to give `jax.jit` as `compiler_options`, on the platform in use or another."""
+    """Returns `compiler_options` for `jax.jit`, for the platform in use or another."""
     return COMPILER_OPTIONS.get(platform_name or platform())
 
 

@@ -24,7 +24,7 @@ def spec_of(path: str, shape: tuple[int, ...]) -> P:
 
 
 def param_shardings(mesh: Mesh, shapes: Shapes) -> dict[str, NamedSharding]:
-    """Returns where each parameter lies, by its path, in loop or scan layout.
+    """Returns the sharding of each parameter, by its path, in loop or scan layout.
 
     Raises UserError for a mesh of other axes than `AXES`, and for one that does not divide what it
     should.

@@ -77,7 +77,7 @@ def relative_position_index(window_size: Size) -> Int[np.ndarray, "n n"]:
 def shifted_window_mask(
     height: int, width: int, *, window_size: Size, shift: Size
 ) -> Bool[np.ndarray, "windows n n"]:
-    """Returns which pairs of each window may attend after the cyclic shift (Swin, fig. 4).
+    """Returns the pairs of each window that may attend after the cyclic shift (Swin, fig. 4).
 
     The roll by -shift brings the first `shift` rows (columns) of the map to its far end, into
     windows they share with rows that were never their neighbours: those pairs are False.

@@ -66,7 +66,7 @@ class Topology:
 
 
 def open_topology(name: str | None) -> Topology:
-    """Returns what a name says: "v5e:16x16", a slice of TPUs; "cpu:8", or "gpu", devices here.
+    """Returns the topology of a name: "v5e:16x16", a TPU slice; "cpu:8" or "gpu", devices here.
 
     None is all devices that JAX finds. TPUs need no TPU, but libtpu. To be called before JAX has
     begun to use devices. Raises UserError for a name that is none, and for devices not here.

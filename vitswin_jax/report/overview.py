@@ -70,7 +70,7 @@ class Overview:
 
 
 def _place(key: str) -> int:
-    """Returns where a key stands in a table: what people change most often comes first."""
+    """Returns the rank of a key in a table: keys that people change most often come first."""
     return next((i for i, start in enumerate(_FIRST) if key.startswith(start)), len(_FIRST))
 
 

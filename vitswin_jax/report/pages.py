@@ -217,7 +217,7 @@ def head(
     series: Mapping[str, Series],
     workdir: str | os.PathLike[str] | None,
 ) -> list[tuple[str, str]]:
-    """Returns what a page's head says of a run: what it read, when and how fast it was."""
+    """Returns the facts in a page's head about a run: data, date, duration, speed."""
     if not facts or workdir is None:
         return []
     date = time.strftime("%Y-%m-%d %H:%M %Z")
@@ -226,7 +226,7 @@ def head(
 
 
 def environment() -> list[tuple[str, str]]:
-    """Returns what a page says it was made with."""
+    """Returns the versions that a page states."""
     device = jax.devices()[0]
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     return [

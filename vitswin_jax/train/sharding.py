@@ -146,16 +146,16 @@ def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def host_order(hosts: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Returns where in a sharded batch each row is that hosts give, one host after the other.
+    """Returns the place in a sharded batch of each row, in the order of hosts and their rows.
 
-    `hosts` is whose each row of the sharded batch is. A mesh follows the links between devices, and
+    `hosts` has the host of each row of the sharded batch. A mesh follows the links between devices,
     so a host's rows, which stay in order, need not be neighbours.
     """
     return np.argsort(np.asarray(hosts), kind="stable")
 
 
 def rows_of_hosts(mesh: Mesh, batch_size: int) -> list[int]:
-    """Returns whose rows a batch on the mesh has."""
+    """Returns the hosts of the rows of a batch on the mesh, in order."""
     devices = mesh.devices[..., 0].ravel()
     return [device.process_index for device in np.repeat(devices, batch_size // devices.size)]
 

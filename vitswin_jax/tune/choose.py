@@ -235,7 +235,7 @@ def _keys_of(task: Task, images: Images, size: Size, batch: int, *, epochs: floa
 
 
 def augmentation(images: Images, epochs: float, start: str) -> dict[str, Any]:
-    """Returns what training does to images: the more, the more often it sees each."""
+    """Returns the augmentation: stronger if training sees each image more often."""
     keys: dict[str, Any] = {"augment.label_smoothing": 0.1, "model.drop_path_rate": 0.0}
     if images.small and start == FRESH:
         half = (0.5, 0.5, 0.5)

@@ -62,7 +62,7 @@ class Answer:
     _response: Response = field(repr=False)
 
     def chunks(self) -> Iterator[bytes]:
-        """Yields what comes, no more than `length`; raises Broken where less does."""
+        """Yields chunks of the body, at most `length` bytes; raises Broken if fewer arrive."""
         left = self.length
         while left is None or left > 0:
             chunk = self._read(_CHUNK if left is None else min(left, _CHUNK))
@@ -237,7 +237,7 @@ class _Part(NamedTuple):
 
 
 def _part(headers: Message, start: int, length: int | None) -> _Part | None:
-    """Returns what a 206 has; None: it is not what follows the byte `start` to the end."""
+    """Returns the sizes that a 206 states; None: it is not from the byte `start` to the end."""
     value = str(headers.get("Content-Range", ""))
     found = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", value.strip())
     if not found:

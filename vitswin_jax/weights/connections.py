@@ -104,7 +104,7 @@ class Steady(io.RawIOBase):
         self.left = MOST_HEADERS
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        """Returns what http.client reads from."""
+        """Returns the file object that http.client reads."""
         assert mode == "rb"
         return io.BufferedReader(self)
 

@@ -63,7 +63,7 @@ def stated_digests(headers: Message, *, whole: bool) -> tuple[Digest, ...]:
 
 
 def wrong_digest(digests: Iterable[Digest], digest_of: Callable[[str], str]) -> str:
-    """Returns what is wrong with a file, or nothing; `digest_of` is a function of an algorithm."""
+    """Returns the fault of a file, or ""; `digest_of` is a function of an algorithm."""
     for algorithm, digits, by in digests:
         found = digest_of(algorithm)[: len(digits)]
         if found != digits:

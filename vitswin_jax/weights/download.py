@@ -75,7 +75,7 @@ def fetch(address: str, path: Path, *, digest: str | None = None, at_most: int =
 
 
 def read_address(address: str, *, at_most: int) -> bytes:
-    """Returns what an http or https address has, up to `at_most` bytes; it is kept nowhere.
+    """Returns the body of an http or https address, at most `at_most` bytes; stores nothing.
 
     Raises UserError, in one line, where it cannot be had whole.
     """

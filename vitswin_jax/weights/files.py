@@ -92,7 +92,7 @@ def describe(
     *,
     origin: str = "the metadata",
 ) -> Metadata:
-    """Returns what a native file of a model states; its fields are the model's.
+    """Returns the metadata of a native file of a model; its fields are the model's.
 
     Raises UserError, naming `origin`, where `metadata` does not fit the model.
     """

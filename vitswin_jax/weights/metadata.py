@@ -52,7 +52,7 @@ class Metadata:
         return dataclasses.asdict(dataclasses.replace(self, metrics=finite))
 
     def facts_of_training(self, *, same_function: bool = True) -> dict[str, Any]:
-        """Returns what only we state beside the weights of another library, as plain data.
+        """Returns the facts that only we state beside another library's weights, as plain data.
 
         It is for everyone to read, so it has the names of files without their folders, and no
         command. `same_function`: the library computes the model as we do, so that a published

@@ -164,7 +164,7 @@ def _stem(place: str) -> str:
 
 @functools.cache
 def class_names(class_list: str | None) -> tuple[str, ...] | None:
-    """Returns what the classes of a list are called, None for a list without names.
+    """Returns the names of the classes of a list, or None for a list without names.
 
     For people to read: datasets name the same classes otherwise, most of them by synset.
     """

@@ -221,7 +221,7 @@ def _native(path: str) -> Path:
 
 
 def _as_text(name: str) -> str:
-    """Returns what Python calls a file as text that is the same in each locale."""
+    """Returns Python's name of a file as text that is the same in each locale."""
     return name if _UTF_8 else os.fsencode(name).decode("utf-8", "surrogateescape")
 
 

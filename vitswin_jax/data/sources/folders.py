@@ -136,7 +136,7 @@ def _one_class(folder: str, name: str) -> str:
 
 
 def _human_names(root: str, folders: Sequence[str]) -> tuple[str, ...]:
-    """Returns what class folders are called, by a file of `NAMES` where there is one."""
+    """Returns the readable names of class folders, by a file of `NAMES` if there is one."""
     path = next((f"{root}/{name}" for name in NAMES if is_file(f"{root}/{name}")), None)
     if path is None:
         return tuple(folders)

@@ -77,12 +77,12 @@ class MixtureSource:
         return f"{source.name}/{source.key(place)}"
 
     def describe(self, index: int) -> str:
-        """Returns what a part calls a record."""
+        """Returns the name of a record in its part."""
         source, place = self._place(index)
         return source.describe(place)
 
     def facts(self, indices: Sequence[int]) -> dict[str, Sequence[Any]]:
-        """Returns what the parts know of records, one part after the other, and their weights."""
+        """Returns the facts of the parts about records, one part after the other, and weights."""
         places = np.asarray(indices, int)
         columns: dict[str, list[Any]] = {"shares": list(self.weights)}
         for part, first, end in zip(self.parts, self.starts, self.starts[1:], strict=False):

@@ -15,7 +15,7 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
-    """Gives what a shell makes of braces: {a,b} is a and b, {08..10} is 08, 09 and 10.
+    """Gives the expansions of braces as a shell does: {a,b} is a and b, {08..10} is 08, 09, 10.
 
     Braces may nest; one that is never closed is a letter like others.
     """

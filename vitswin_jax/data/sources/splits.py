@@ -145,11 +145,11 @@ class Subset:
         return self._source.key(int(self._indices[index]))
 
     def describe(self, index: int) -> str:
-        """Returns what the source calls a record."""
+        """Returns the name of a record in its source."""
         return self._source.describe(int(self._indices[index]))
 
     def facts(self, indices: Sequence[int]) -> dict[str, Sequence[Any]]:
-        """Returns what the source knows of records."""
+        """Returns the facts of the source about records."""
         return self._source.facts(self._indices[np.asarray(indices, int)].tolist())
 
 
@@ -176,7 +176,7 @@ def _bound(bound: str | None, length: int, default: int, name: str) -> int:
 
 
 def _divide(whole: Source, dataset: str, split: str, *, holdout: float, seed: int) -> Source:
-    """Returns what is left to train on, or what is held out, of an undivided dataset.
+    """Returns the training part, or the held-out part, of an undivided dataset.
 
     Of each class, or of each set of labels, the records with the lowest hashes are held out: that
     part of them, rounded, but at least one and not all of several.

@@ -260,7 +260,7 @@ class _Tokens:
 
 
 def _find(tiling: Tiling, window: Array, lanes: Array) -> _Tokens:
-    """Returns where tokens of a window lie that rolling and padding the map would bring there."""
+    """Returns the places in the map of a window's tokens, as if it were rolled and padded."""
     cut, (height, width) = tiling.task.cut, tiling.shape[1:3]
     image, window = _divide(window, math.prod(tiling.across))
     down, across = _divide(window, tiling.across[1])

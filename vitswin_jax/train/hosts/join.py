@@ -223,7 +223,7 @@ def _give_up(joined: threading.Event, timeout: float, lost_after: float) -> None
 
 
 def gather(text: str) -> list[str]:
-    """Returns what all hosts gave in this call, in their order; waits for all of them.
+    """Returns the values that all hosts passed to this call, in order; waits for all hosts.
 
     Raises UserError, which names them, where hosts did not answer in half an hour.
     """

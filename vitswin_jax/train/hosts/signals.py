@@ -86,7 +86,7 @@ class Stop:
 
 @contextlib.contextmanager
 def stopping(requested: Callable[[], bool]) -> Iterator[Stop]:
-    """Gives what says whether a run is to stop."""
+    """Gives the object that states whether a run must stop."""
     with asked_to_end() as asked:
         yield Stop(asked, requested)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 def score(numbers: Mapping[str, float]) -> float:
-    """Returns what evaluations are ranked by: the accuracy; without labels, the loss.
+    """Returns the value that ranks evaluations: the accuracy, or without labels the loss.
 
     A state that was not tested is the last.
     """

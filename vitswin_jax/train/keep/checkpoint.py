@@ -259,7 +259,7 @@ def _set_aside(folder: Path) -> Path:
 
 
 def _reason(error: Exception) -> str:
-    """Returns what went wrong without TensorStore's account of where it did."""
+    """Returns the reason of an error, without TensorStore's source locations."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).splitlines()[0].rpartition(": ")[2].partition(" [")[0]

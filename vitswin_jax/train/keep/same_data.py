@@ -86,7 +86,7 @@ def write_accepted(workdir: Path, step: int, data: Mapping[str, Any]) -> None:
 
 
 def _read_accepted(path: Path) -> dict[str, Any] | None:
-    """Returns what was accepted, None where nothing was, or it was not written whole."""
+    """Returns the accepted data; None if there are none, or the file is incomplete."""
     try:
         return unsealed(json.loads(path.read_bytes()))
     except (OSError, ValueError, RecursionError):

@@ -45,7 +45,7 @@ class Logged:
     project: str | None
 
     def run_id(self, service: str) -> str | None:
-        """Returns what a service called this run before, None where it did not."""
+        """Returns a service's earlier name of this run, or None if it has none."""
         path = self.workdir / LOGGED
         return read_json(path, _IDS).get(service) if path.exists() else None
 

@@ -119,7 +119,7 @@ def join(trained: Params, frozen: Params) -> Params:
 
 
 def model_params(trained: Params, frozen: Params, lora: Lora | None) -> Params:
-    """Returns what the model takes, of parameters that `split` divided."""
+    """Returns the model's parameters from those that `split` divided."""
     params = join(trained, frozen)
     return params if lora is None else merge_lora(params, lora)
 

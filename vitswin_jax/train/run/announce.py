@@ -25,7 +25,7 @@ SCHEDULE = "schedule"
 
 
 def facts_of_start(run: Run, *, step: int) -> list[tuple[str, str]]:
-    """Returns what a run reads and how long it is, by name; `step` is where it begins."""
+    """Returns a run's data, devices and length, by name; `step` is its first step."""
     plan, mesh = run.plan, run.mesh
     device = mesh.devices.flat[0]
     kind = ", ".join(dict.fromkeys((device.device_kind, device.platform)))
@@ -83,7 +83,7 @@ def announce(facts: Sequence[tuple[str, str]]) -> None:
 
 
 def _name(source: Source) -> str:
-    """Returns what a split is called, without the folders above a folder."""
+    """Returns the name of a split, without the folders above a folder."""
     place, at, split = source.name.rpartition(":")
     return place.rstrip("/").rpartition("/")[2] + at + split
 

@@ -22,7 +22,7 @@ BFLOAT16_SINCE = 8.0
 
 
 def dtype_for(device: Any) -> str:
-    """Returns what "auto" is on a jax.Device, or on one that is described without hardware."""
+    """Returns the dtype of "auto" on a jax.Device, or on a device described without hardware."""
     capability = getattr(device, "compute_capability", None)
     if device.platform == "gpu" and float(capability or BFLOAT16_SINCE) < BFLOAT16_SINCE:
         return "float32"

@@ -198,7 +198,7 @@ def _to_steps(value: Any, per_step: float) -> Any:
 
 
 def _wrong(count: Count, given: Mapping[str, Any]) -> list[str]:
-    """Returns what is wrong with the values of a count's keys."""
+    """Returns the faults of the values of a count's keys."""
     said = {f"{count.section}.{count.key(unit)}": value for unit, value in given.items()}
     values = {
         key: value if isinstance(value, tuple | list) else (value,)

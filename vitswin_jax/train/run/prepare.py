@@ -257,7 +257,7 @@ def open_start(
     workdir: Path | None,
     pretrain: dict[str, Any] | None = None,
 ) -> Start:
-    """Returns what a run starts from, its model with as many classes as the data has, or none.
+    """Returns the start of a run: its model with the number of classes of the data, or no head.
 
     Raises UserError where the config names another number, and for weights that do not fit.
     """

@@ -227,7 +227,7 @@ def open_teacher(
 
 
 def save_start(workdir: Path, start: Start) -> None:
-    """Writes what a resume needs to know of weights that it does not load again."""
+    """Writes the facts that a resume needs about weights that it does not load again."""
     if start.origin is not None and jax.process_index() == 0:
         with replacing(workdir / START) as temporary:
             temporary.write_text(

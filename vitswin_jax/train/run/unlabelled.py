@@ -42,7 +42,7 @@ class Probes:
 
 
 def model_section(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns what `create_pretraining` takes of a config's plain data; None of a classifier.
+    """Returns the arguments of `create_pretraining` in a config; None for a classifier.
 
     Raises UserError that lists what other sections say about labels.
     """

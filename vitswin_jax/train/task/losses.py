@@ -97,7 +97,7 @@ DISTILLATIONS = {"soft": soft_distillation, "hard": hard_distillation}
 def weigh_examples(
     labels: Int[Array, " b"] | Float[Array, "b k"], class_weights: tuple[float, ...] | None
 ) -> Float[Array, " b"]:
-    """Returns what each example weighs: its class's weight, the mean of its classes' if several."""
+    """Returns the weight of each example: that of its class, or the mean over its classes."""
     if class_weights is None:
         return jnp.ones(labels.shape[0], jnp.float32)
     weights = jnp.asarray(class_weights, jnp.float32)

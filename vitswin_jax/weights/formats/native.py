@@ -113,7 +113,7 @@ def write_native(
 
 
 def read_header(path: Path, texts: Mapping[str, str]) -> Header | None:
-    """Returns what the header of a safetensors file states, or None where it has nothing of ours.
+    """Returns our metadata in the header of a safetensors file, or None if it has none.
 
     Raises UserError for metadata that is damaged, or of no kind that we write.
     """

@@ -92,7 +92,7 @@ def steps_in(folder: Path) -> list[int]:
 
 
 def newest_meta(folder: Path) -> dict[str, Any] | None:
-    """Returns what was sealed with the newest checkpoint that can be read; None without one."""
+    """Returns the sealed facts of the newest readable checkpoint, or None without one."""
     for step in steps_in(folder):
         with contextlib.suppress(DamagedError):
             return read_meta(folder / str(step))
@@ -100,7 +100,7 @@ def newest_meta(folder: Path) -> dict[str, Any] | None:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """Returns what was sealed with the checkpoint in `folder`; raises DamagedError.
+    """Returns the sealed facts of the checkpoint in `folder`; raises DamagedError.
 
     Orbax's own files about it, which its manager reads at its start, must be as they were too.
     """

@@ -70,7 +70,7 @@ class Stated:
 
 
 def read_config(folder: Path | None) -> Stated | None:
-    """Returns what the configurations in a folder of weights state; None: there are none.
+    """Returns the facts in the configurations of a folder of weights; None: there are none.
 
     Raises UserError for a file that is no configuration, for an architecture that is not here, and
     for a key with a value that no model here can have.

@@ -89,7 +89,7 @@ def _describe_meta(named: Named, tensors: Tensors, hints: Hints) -> Fields:
 
 
 def _rounding(periods: Tensor) -> str:
-    """Returns which of our periods a file has; the published ones were rounded to bfloat16.
+    """Returns the dtype to which a file's periods are rounded; published ones are bfloat16.
 
     Raises UserError for periods of another temperature.
     """

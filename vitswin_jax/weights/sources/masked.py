@@ -217,7 +217,7 @@ class Decoder:
         }
 
     def fields(self, tensors: Tensors, encoder: Fields) -> Fields:
-        """Returns what `create_pretraining` takes besides the encoder."""
+        """Returns the arguments of `create_pretraining` besides the encoder."""
         return {"method": self.method, **self.describe(gather(tensors, self.rules), encoder)}
 
 
@@ -278,7 +278,7 @@ DECODERS = (
 
 
 def find_decoder(contents: Contents, root: Root) -> tuple[Decoder, Tensors] | None:
-    """Returns whose decoder is beside an encoder, and its tensors; None where none is known."""
+    """Returns the source of the decoder beside an encoder, and its tensors; None: unknown."""
     for decoder in DECODERS:
         if not root.path.endswith(decoder.encoder_prefix):
             continue

@@ -132,7 +132,7 @@ def beit_preprocess(fields: Fields, name: str) -> Mapping[str, Any]:
 
 
 def named_images(name: str) -> Mapping[str, Any] | None:
-    """Returns what the table of tags says for a name; None for a name that timm does not have.
+    """Returns the row of the table of tags for a name, or None if timm has no such name.
 
     A name without a tag is of the weights that timm loads by that name.
     """

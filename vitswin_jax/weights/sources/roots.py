@@ -185,7 +185,7 @@ def _has(root: Root, key: str) -> bool:
 
 
 def _reason(root: Root, other: Root) -> str | None:
-    """Returns whose code takes a root and not the other, None where none is known."""
+    """Returns the code that takes a root and not the other, or None if none is known."""
     ours, theirs = (set(a.parts) - set(b.parts) for a, b in ((root, other), (other, root)))
     for taken, left, whose in COPIES:
         if not ours.isdisjoint(taken) and not theirs.isdisjoint(left):

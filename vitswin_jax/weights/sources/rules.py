@@ -177,7 +177,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 def match(template: str, name: str) -> dict[str, str] | None:
-    """Returns what the fields of a template stand for in a name, or None where it does not fit."""
+    """Returns the values of a template's fields in a name, or None if it does not match."""
     found = _pattern(template).fullmatch(name)
     return None if found is None else _values(template, found)
 
@@ -314,7 +314,7 @@ def _matches(name: str, rules: Sequence[Rule]) -> Iterator[tuple[Rule, list[str]
 
 
 def _combine(parts: list[Tensor], rule: Rule, shape: Shape) -> Tensor:
-    """Returns what the parts make; each is read when its place is filled, and then let go."""
+    """Returns the array made of the parts; each is read when its place is filled, then freed."""
     dtype = parts[0].dtype
 
     def fill(array: np.ndarray) -> None:

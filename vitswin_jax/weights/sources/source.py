@@ -57,7 +57,7 @@ _PLAIN = {  # fields that not every code has, with the one value that is as good
 
 
 def only(*free: str, **allowed: tuple[Any, ...]) -> Mapping[str, tuple[Any, ...]]:
-    """Returns what a ViT's code can compute: a plain ViT, but for free and allowed fields."""
+    """Returns the fields that a ViT's code can compute: a plain ViT's, free and allowed ones."""
     plain = {name: (value,) for name, value in _PLAIN.items()} | {"act": UNGATED}
     return {name: values for name, values in plain.items() if name not in free} | allowed
 

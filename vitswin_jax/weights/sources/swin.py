@@ -122,7 +122,7 @@ MICROSOFT_RULES = _swin()
 
 @functools.cache
 def imagenet_22k_to_1k() -> tuple[int, ...]:
-    """Returns where ImageNet-1k's classes stand in Microsoft's 21841 (its map22kto1k.txt)."""
+    """Returns the indices of ImageNet-1k's classes in Microsoft's 21841 (its map22kto1k.txt)."""
     text = Path(__file__).with_name("imagenet_22k_to_1k.txt").read_text(encoding="utf-8")
     return tuple(int(word) for word in text.split())
 

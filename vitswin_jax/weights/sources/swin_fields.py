@@ -158,8 +158,10 @@ def _buffer_places(tensors: Tensors, stage: int) -> int | None:
 
 
 def _pretrained_windows(tensors: Tensors, windows: list[int]) -> tuple[int, ...] | None:
-    """Returns what the numbers in the coordinate tables show; the largest is log2(1 + 8 r) / 3,
-    with r the ratio of the largest offset to that of the pre-training window.
+    """Returns each stage's pre-training window (0: its own) by coordinate tables; None: unknown.
+
+    The largest number of a table is log2(1 + 8 r) / 3, where r is the ratio of the largest offset
+    to that of the pre-training window.
     """
     found = []
     for stage, window in enumerate(windows):
@@ -233,7 +235,7 @@ def _by_expert(tensor: Tensor, experts: int, name: str) -> Tensor:
 
 
 def restore_swin_moe(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns what is written with the number of experts, and the zeros that reading leaves out."""
+    """Returns tensors with the number of experts, and the zeros that reading leaves out."""
     restored = dict(arrays)
     for name, array in arrays.items():
         if name.endswith("experts.batched_fc2_w"):

@@ -56,7 +56,7 @@ _UNSAID = ("norm_eps", "group_norm_eps", "weight_var_eps", "weight_std_eps")
 def config_files(
     source: Source, metadata: Metadata, preprocess: Preprocess, *, origin: str
 ) -> dict[str, Any]:
-    """Returns what `config.json` holds, by its name.
+    """Returns the contents of `config.json`, by its name.
 
     Raises UserError for a model that no architecture of timm can be made into.
     """
@@ -128,7 +128,7 @@ def _class(fields: Fields) -> tuple[bool, bool, bool]:
 
 
 def _norm_at(fields: Fields) -> str | None:
-    """Returns where norms are, which no argument of timm's changes but Eva's."""
+    """Returns the places of norms, which only arguments of timm's Eva change."""
     return None if is_eva(fields) else fields.get("norm_at")
 
 
@@ -240,6 +240,6 @@ def _images(preprocess: Preprocess) -> dict[str, Any]:
 
 
 def _module(source: Source, *names: str) -> str:
-    """Returns what the source calls the module of the last of our parameters."""
+    """Returns the source's name of the module of the last of our parameters."""
     (name,) = write_rules({names[-1]: np.zeros((1, 1, 1, 1))}, source.rules, origin=names[-1])
     return name.removesuffix(".weight")

@@ -199,7 +199,7 @@ def _prepare_naflex(tensors: Tensors) -> Prepared:
 
 
 def _fuse_pool(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns what is written with the pool's query, key and value in one array."""
+    """Returns the tensors to write, with the pool's query, key and value in one array."""
     arrays = dict(arrays)
     for kind in ("weight", "bias"):
         names = [f"{POOL}attention.{part}_proj_{kind}" for part in ("q", "kv")]

@@ -96,7 +96,7 @@ def _dinov3_fields(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _aimv2_fields(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns what Aimv2VisionConfig says otherwise than a ViT's: gates, biases, positions."""
+    """Returns the facts of an Aimv2VisionConfig that a ViT's lacks: gates, biases, positions."""
     fields: dict[str, Any] = {"act": GATED.get(config.get("hidden_act", "silu"))}
     if config.get("intermediate_size") and config.get("hidden_size"):
         fields["mlp_ratio"] = 2 * config["intermediate_size"] / config["hidden_size"]
@@ -337,7 +337,7 @@ def images(processor: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
 
 
 def _levels(processor: Mapping[str, Any]) -> float:
-    """Returns what a processor makes of white, 255, before it normalises."""
+    """Returns the value that a processor gives to white, 255, before it normalises."""
     if not processor.get("do_rescale", True):
         return 255.0
     factor = processor.get("rescale_factor")

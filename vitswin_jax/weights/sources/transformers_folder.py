@@ -39,7 +39,7 @@ _CLASSES = {  # model_type: the class without a head, and with one
 def config_files(
     source: Source, metadata: Metadata, preprocess: Preprocess, *, origin: str
 ) -> dict[str, Any]:
-    """Returns what each file beside the weights holds, by its name.
+    """Returns the contents of each file beside the weights, by its name.
 
     Raises UserError for a model that no configuration of transformers describes.
     """

@@ -200,7 +200,7 @@ _BIG_VISION = (
 
 
 def _timm_holds(**allowed: tuple[Any, ...]) -> tuple[Mapping[str, tuple[Any, ...]], ...]:
-    """Returns what timm's VisionTransformer can compute, and its DeiT with two heads.
+    """Returns the fields that timm's VisionTransformer, and its DeiT with two heads, can compute.
 
     Patches without a bias come with a norm before the blocks only.
     """
@@ -222,7 +222,7 @@ def _timm_holds(**allowed: tuple[Any, ...]) -> tuple[Mapping[str, tuple[Any, ...
 
 
 def _eva_holds(**allowed: tuple[Any, ...]) -> tuple[Mapping[str, tuple[Any, ...]], ...]:
-    """Returns what timm's Eva can compute: EVA, EVA-02, DINOv3, RoPE-ViT, Perception Encoder."""
+    """Returns the fields of timm's Eva: EVA, EVA-02, DINOv3, RoPE-ViT, Perception Encoder."""
     pools = {
         "global_pool": ("token", "avg", "max", "avgmax", "map"),
         "pos_embed": ("learned", "none"),

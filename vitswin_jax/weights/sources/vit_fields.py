@@ -119,7 +119,7 @@ def block_fields(named: Named, dim: int, hints: Hints) -> Fields:
 
 
 def describe_timm(named: Named, tensors: Tensors, hints: Hints) -> Fields:
-    """Returns what `describe_vit` does, and what timm has for CLIP: an epsilon, an activation."""
+    """Returns the result of `describe_vit`, with timm's epsilon and activation for CLIP."""
     fields = describe_vit(named, tensors, hints)
     refuse_lookalikes(fields, tensors, hints)
     if fields["pre_norm"]:
@@ -168,7 +168,7 @@ def clip_activation(hints: Hints) -> str:
 
 
 def describe_google(named: Named, tensors: Tensors, hints: Hints) -> Fields:
-    """Returns what `describe_vit` does, for kernels in Flax's layout, and a hybrid's epsilons."""
+    """Returns the result of `describe_vit` for Flax's kernel layout, with a hybrid's epsilons."""
     fields = describe_vit(named, tensors, hints, torch=False, computed_positions=True)
     if "resnet_layers" in fields:
         fields |= {"group_norm_eps": 1e-6, "weight_var_eps": 0.0, "weight_std_eps": 1e-5}
@@ -358,7 +358,7 @@ def _second(tensor: Tensor, index: int) -> Tensor:
 
 
 def restore_timm(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns what is written with the rotary frequencies of all blocks in one array."""
+    """Returns the tensors to write, with the rotary frequencies of all blocks in one array."""
     own = [name for name in arrays if name.endswith(".rope.freqs")]
     restored = {name: array for name, array in arrays.items() if name not in own}
     if own:
