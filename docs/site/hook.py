@@ -210,7 +210,7 @@ def _recipe(name):
 
 
 def _printed(*arguments):
-    """Returns what a `vitswin` command prints; raises RuntimeError if it fails."""
+    """Returns the output of a `vitswin` command; raises RuntimeError if it fails."""
     stream = io.StringIO()
     try:
         with contextlib.redirect_stdout(stream):
