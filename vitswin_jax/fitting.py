@@ -1,4 +1,4 @@
-"""Training from Python: a model, data that are objects or a name, and the objects of one's own."""
+"""Training from Python: a model, data as objects or by name, and objects of the user."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The same work on us and on our peers, in turns, each in a process of its own interpreter."""
+"""Measurements of this package and of other libraries on the same work, in turns."""

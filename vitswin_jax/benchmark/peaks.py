@@ -1,4 +1,4 @@
-"""Peak rates of chips, of which a program's share is its model FLOP utilisation (MFU).
+"""Peak FLOP rates of chips, for the model FLOP utilisation (MFU).
 
 PaLM (arXiv:2204.02311, appendix B) defines MFU: the model's own multiply-adds, twice, over what the
 chip does in that time; what is recomputed does not count.

@@ -1,4 +1,4 @@
-"""Runs a case: every contestant in a process of its own, in turns, and what the times say."""
+"""Runs of a case: each contestant in its own process, in turns, and the ratios of their times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vitswin evaluate`: how good weights are, exactly, over a whole split."""
+"""`vitswin evaluate`: accuracy, loss and calibration of weights over a whole split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vitswin explain`: what a model sees in images, as pictures and as one page."""
+"""`vitswin explain`: attention, Grad-CAM and learned parameters, as pictures and one page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vitswin export`: weights as a program for other runtimes, which JAX agrees with."""
+"""`vitswin export`: weights as a program for other runtimes, compared with JAX."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vitswin models`: the variants and what they cost, one by its parts, and published weights."""
+"""`vitswin models`: the variants with their costs, the parts of one, and published weights."""
 
 from __future__ import annotations
 

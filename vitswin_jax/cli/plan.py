@@ -1,4 +1,4 @@
-"""`vitswin plan`: what a run needs of its hardware, before any is used."""
+"""`vitswin plan`: memory, FLOPs and communication of a run, without its hardware."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vitswin predict`: what images show, and the features that say so."""
+"""`vitswin predict`: classes and features of images."""
 
 from __future__ import annotations
 

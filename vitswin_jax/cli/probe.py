@@ -1,4 +1,4 @@
-"""`vitswin evaluate --knn --linear-probe --few-shot`: what a model's features are worth."""
+"""`vitswin evaluate --knn --linear-probe --few-shot`: the accuracy of a model's features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of what a user sets: one error for all faults, one of several values, keys unread."""
+"""Checks of a user's settings: one error for all faults, unknown choices, unread keys."""
 
 from __future__ import annotations
 

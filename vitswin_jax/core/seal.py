@@ -1,4 +1,4 @@
-"""JSON with a checksum of its own: a file that was cut off or changed is seen, and not believed."""
+"""JSON with a checksum, so that a truncated or changed file is noticed."""
 
 from __future__ import annotations
 

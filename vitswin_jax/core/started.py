@@ -1,4 +1,4 @@
-"""The moment at which this process started, which is before its first line of Python."""
+"""The time at which this process started, before its first line of Python."""
 
 from __future__ import annotations
 

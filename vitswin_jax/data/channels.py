@@ -1,4 +1,4 @@
-"""Images of any number of channels: arrays in files, more bands than colours, and what is shown.
+"""Images of any number of channels: arrays in files, bands of pictures, and how to show them.
 
 The model's channels (`in_chans`) decide what a file gives:
 

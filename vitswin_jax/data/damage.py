@@ -1,4 +1,4 @@
-"""Damage that decoders leave unsaid: missing rows, wrong checksums, scans without end."""
+"""Damage that decoders do not report: missing rows, wrong checksums, too many scans."""
 
 from __future__ import annotations
 

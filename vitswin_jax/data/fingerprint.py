@@ -1,4 +1,4 @@
-"""Fingerprints of data: what a run records of its splits, to see at a resume that they changed."""
+"""Fingerprints of data: facts about the splits of a run, so that a resume notices changes."""
 
 from __future__ import annotations
 

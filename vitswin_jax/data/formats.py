@@ -1,4 +1,4 @@
-"""Image formats that are read, what their files end in, and decoders that print nothing."""
+"""Image formats that are read, the suffixes of their files, and quiet decoders."""
 
 from __future__ import annotations
 

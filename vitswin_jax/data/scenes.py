@@ -1,4 +1,4 @@
-"""Generated images of shapes, with the class of each pixel: a set for segmentation that is drawn.
+"""Generated images of shapes, with the class of each pixel, for segmentation.
 
 Each image has a few discs, squares and triangles of any size on a grey ground; colours are the
 classes' own, with noise and shades, and a shape may hide others.

@@ -1,4 +1,4 @@
-"""Evaluation of a classifier over a whole split: every example once, and what to say about them."""
+"""Evaluation of a classifier over a whole split: every example once, and the scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Grad-CAM (arXiv:1610.02391): where on the image the evidence for a class lies.
+"""Grad-CAM (arXiv:1610.02391): the places of an image that are evidence for a class.
 
 Axes: b images, i j the last map, n tokens, c channels.
 """

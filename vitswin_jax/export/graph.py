@@ -1,4 +1,4 @@
-"""An ONNX graph in the making: its nodes, its constants, and what is known of each value.
+"""An ONNX graph under construction: its nodes, constants, and the facts about each value.
 
 A shape is a tuple of numbers and, for what depends on the batch, of its symbol's text ("batch").
 """

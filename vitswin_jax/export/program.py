@@ -1,4 +1,4 @@
-"""A trained model as it is exported, whatever the format: a function of images alone.
+"""A trained model for export in any format: a function of images only.
 
 Weights stand inside, in loop layout; the batch is left open; all is computed in float32, and with
 float32's own products on every device (matmul precision "highest").

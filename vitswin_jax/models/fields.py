@@ -1,4 +1,4 @@
-"""Fields that say how a model is computed or trained, and not which function it is in inference."""
+"""Fields that change how a model is computed or trained, but not its function in inference."""
 
 from __future__ import annotations
 

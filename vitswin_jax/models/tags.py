@@ -1,4 +1,4 @@
-"""timm's tags: which weights of a variant there are, with how many classes, for what images.
+"""timm's tags: the weights of each variant, their number of classes and their preprocessing.
 
 The table is `tags.txt`, whose head says what its columns are.
 """

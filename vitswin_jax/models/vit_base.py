@@ -1,4 +1,4 @@
-"""The fields of a Vision Transformer, and what follows from them alone."""
+"""The fields of a Vision Transformer, and the values derived from them."""
 
 from __future__ import annotations
 

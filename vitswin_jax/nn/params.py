@@ -1,4 +1,4 @@
-"""One table of what is known of each parameter; `facts` looks a path up."""
+"""One table of the facts about each parameter; `facts` looks up a path."""
 
 from __future__ import annotations
 

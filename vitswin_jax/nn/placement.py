@@ -1,4 +1,4 @@
-"""Placement of parameters on a mesh by the table of `nn.params`; checks of what a mesh divides."""
+"""Sharding of parameters on a mesh by the table of `nn.params`; checks that sizes divide."""
 
 from __future__ import annotations
 

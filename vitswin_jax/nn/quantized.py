@@ -1,4 +1,4 @@
-"""Quantised training: linear layers whose products are of 8-bit codes.
+"""Quantised training: linear layers with products of 8-bit codes.
 
 A product's operands are rounded where it is computed: x ≈ s q, with codes q = round(x / s) and one
 scale for each sum that the product takes, s = max |x| over what is summed / the largest code. Then

@@ -1,4 +1,4 @@
-"""Memory and operations of a run's train step, which is compiled and never run."""
+"""Memory and operations of a run's train step, which is compiled but not run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hardware by name, whether it is here or not: what a step can be compiled for, and its memory."""
+"""Hardware by name, present or not: devices to compile a step for, and their memory."""
 
 from __future__ import annotations
 

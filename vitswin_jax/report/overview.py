@@ -1,4 +1,4 @@
-"""Any number of runs side by side: their numbers, what differs in their configs, their curves."""
+"""Comparison of any number of runs: results, differences of the configs, curves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mesh, and where each array lies on it: data, read by the one jit of the trainer."""
+"""The mesh and the sharding of each array, as data that the jitted step of the trainer reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of training and its creation, each array where it belongs from the start."""
+"""The state of training, and its creation with the final sharding of each array."""
 
 from __future__ import annotations
 

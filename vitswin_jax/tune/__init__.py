@@ -1,1 +1,1 @@
-"""`vitswin train --minutes`: a recipe for this data, this machine and the time there is."""
+"""`vitswin train --minutes`: a recipe for this data, this machine and the given time."""

@@ -1,4 +1,4 @@
-"""The time that a command has: what is left of it, and the steps that fit into it."""
+"""The time of a command: the rest of it, and the steps that fit into it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes of models and images to choose among, and what a dataset's images are like."""
+"""Sizes of models and images to choose from, and the properties of a dataset's images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trains within a time: watches a run's pace, and plans its end anew where it would miss it."""
+"""Training within a time: watches the pace of a run, and replans if it would miss its end."""
 
 from __future__ import annotations
 

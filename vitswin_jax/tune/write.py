@@ -1,4 +1,4 @@
-"""Writes a config as a recipe's file, which `vitswin train FILE` repeats."""
+"""Config as a recipe file, which `vitswin train FILE` repeats."""
 
 from __future__ import annotations
 

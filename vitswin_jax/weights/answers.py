@@ -1,4 +1,4 @@
-"""A server's answer: what its headers state is compared before its bytes are taken.
+"""Answers of servers: their headers are checked before their bytes are read.
 
 urllib follows redirects to ftp:, and from https to http, takes any 2xx and any Content-Encoding for
 the file, and believes a Content-Range. So redirects, statuses and headers are read here.

@@ -1,4 +1,4 @@
-"""Connections to servers: urllib's, which has proxies and certificates, at a pace.
+"""Connections to servers by urllib, with proxies, certificates and a minimum speed.
 
 urllib waits for ever for a server that sends one byte a minute, and for one whose headers never
 end. What comes passes `Steady`, which counts.

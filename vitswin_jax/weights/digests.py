@@ -1,4 +1,4 @@
-"""Digests of files: what a publisher or a server states, compared with what came."""
+"""Digests of files: those of a publisher or a server, compared with the download."""
 
 from __future__ import annotations
 

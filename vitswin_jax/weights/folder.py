@@ -1,4 +1,4 @@
-"""A model as a folder that timm or transformers takes as it is: weights, and how they are meant."""
+"""A model as a folder that timm or transformers loads as it is: weights and configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published checkpoints by name: where each lies, what it is, and how it is given images.
+"""The published checkpoints by name: address, model and preprocessing of each.
 
 The table itself is `published.txt`, whose head says what its columns are; every address, digest and
 number in it stands in the originals' own documents. A name is `collection/file`, without the

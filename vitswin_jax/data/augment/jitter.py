@@ -1,4 +1,4 @@
-"""Small random changes of one image: where it lies, and its colours."""
+"""Small random changes of one image: its position and its colours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines of an image that slide, each by its own way: Pillow's bicubic shears and translations.
+"""Shears and translations of rows and columns of an image, as Pillow's bicubic ones.
 
 Pillow takes 16 neighbours of each pixel, with all its affine maps. These move along one axis, where
 four neighbours give the same float64 numbers.

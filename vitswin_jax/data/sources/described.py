@@ -1,4 +1,4 @@
-"""Datasets that are not here, as much of them as a run's program depends on."""
+"""Descriptions of datasets that are not on this machine: the facts that a program depends on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files, local or in an object store: what the sources ask of them, and records that are files.
+"""Files, local or in an object store: listing, reading, and records that are files.
 
 A path with "://" in it, such as gs://bucket/flowers, is read through fsspec, which needs gcsfs for
 gs:// and s3fs for s3://; every other path through the operating system.

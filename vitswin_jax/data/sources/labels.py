@@ -1,4 +1,4 @@
-"""Labels: from what files say to numbered classes, and how much each class weighs in training."""
+"""Labels: from the text of files to numbered classes, and the weight of each class."""
 
 from __future__ import annotations
 

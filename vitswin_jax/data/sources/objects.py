@@ -1,4 +1,4 @@
-"""Datasets that are Python objects: arrays, what has a length and items, what is iterated over.
+"""Datasets that are Python objects: arrays, objects with a length and items, iterables.
 
 An image is (height, width) or (height, width, channels), also (channels, height, width) if the
 channels are 1, 3 or 4: uint8 in [0, 255], or float in [0, 1], before any normalisation. PIL's

@@ -1,4 +1,4 @@
-"""Names for several files at once, "shards/{train,val}-{000..127}.tar", and whose split each is."""
+"""Patterns of several files, "shards/{train,val}-{000..127}.tar", and the split of each file."""
 
 from __future__ import annotations
 

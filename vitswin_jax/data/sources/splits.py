@@ -1,4 +1,4 @@
-"""Splits by name, by slice and by a fraction held out: one way for every source that is not TFDS's.
+"""Splits by name, by slice and by a held-out fraction, for every source except TFDS.
 
 Who belongs to a slice or is held out is decided by a hash of each record's key, never by its place:
 the files of a folder lie class by class, so that its first tenth would be its first classes. Nor

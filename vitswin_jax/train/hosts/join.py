@@ -1,4 +1,4 @@
-"""Several hosts: how they join, what they tell each other, and that they raise together.
+"""Several hosts: joining, exchanging values, and raising the same error.
 
 Hosts talk through the key-value store of JAX's coordination service, which is there before any
 device is and needs none. `joined` is the one way in; without it, or on one host, all else here

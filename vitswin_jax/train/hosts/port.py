@@ -1,4 +1,4 @@
-"""The coordinator's port: host 0 finds it free, and the others find JAX's service there."""
+"""The coordinator's port: checks that it is free on host 0 and that JAX answers there."""
 
 from __future__ import annotations
 

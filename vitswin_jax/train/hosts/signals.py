@@ -1,4 +1,4 @@
-"""Stopping on request: Ctrl-C, SIGHUP, and SIGTERM, which clusters send before they take a machine.
+"""Stopping on request: Ctrl-C, SIGHUP, and SIGTERM, which clusters send before they end a job.
 
 A run stops after a step, or before a batch of an evaluation: all its hosts at the same place.
 """

@@ -1,4 +1,4 @@
-"""The best evaluation of a run so far, and how many came after it."""
+"""The best evaluation of a run so far, and the number of evaluations since."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A logger on a thread of its own: a slow or failing service neither holds up nor ends a run."""
+"""A logger on a thread of its own, so that a slow or failing service cannot delay or end a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests to a run that trains, by a file in its workdir or a callback: to end with results."""
+"""Requests that end a running run with results: a file in its workdir, or a callback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A resume knows its data: what the newest checkpoint recorded of them is compared with what is."""
+"""Comparison of a run's data at a resume with those that the newest checkpoint recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One checkpoint on disk: what it says of its arrays, and reading them back whole or not at all."""
+"""One checkpoint on disk: its description of its arrays, and a complete reading of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's folder: what its files are called, and what of its config may change."""
+"""The workdir of a run: names of its files, and the config keys that may change."""
 
 from __future__ import annotations
 

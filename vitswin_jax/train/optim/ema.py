@@ -1,4 +1,4 @@
-"""The exponential moving average of the parameters, which evaluation may read in their place."""
+"""Exponential moving average (EMA) of the parameters, which evaluation may use."""
 
 from __future__ import annotations
 

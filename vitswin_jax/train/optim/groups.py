@@ -1,4 +1,4 @@
-"""Parameter groups: which train and decay, and at what rate; ordered tables of (pattern, number).
+"""Parameter groups: freezing, weight decay and learning rates, by tables of (pattern, number).
 
 A pattern is a regular expression of a whole path in loop layout, such as `block_3/attn/qkv/kernel`;
 the first that matches rules. Stacked blocks have the paths of their rows.

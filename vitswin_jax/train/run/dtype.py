@@ -1,4 +1,4 @@
-"""The type that a run computes in: `config.model.dtype`, where "auto" goes by the device."""
+"""The dtype of a run's computation: `config.model.dtype`; the device decides for "auto"."""
 
 from __future__ import annotations
 

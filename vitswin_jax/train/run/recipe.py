@@ -1,4 +1,4 @@
-"""A recipe and what a command line changes of it, as a config; what is wrong is one line."""
+"""A recipe with the changes of a command line, as a config; a mistake is one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that hold no weights that are read here, named for what they are, with the way out."""
+"""Files of other formats, recognised by name, with advice how to convert them."""
 
 from __future__ import annotations
 

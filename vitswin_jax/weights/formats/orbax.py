@@ -1,4 +1,4 @@
-"""Checkpoints of runs, as Orbax writes them: what is sealed with one, and its weights.
+"""Checkpoints of runs, as Orbax writes them: the sealed facts of one, and its weights.
 
 A step's checkpoint is a folder: `params` and `ema` (arrays: zarr in an OCDBT database), `metrics`,
 and `meta`, which has the shape, the dtype and the checksum of every array and, under `weights`, all

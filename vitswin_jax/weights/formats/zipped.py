@@ -1,4 +1,4 @@
-"""Members of zip files, read where they lie: npz files and PyTorch's are zip files of tensors."""
+"""Members of zip files, read in place: npz files and PyTorch's are zip files of tensors."""
 
 from __future__ import annotations
 

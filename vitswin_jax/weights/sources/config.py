@@ -1,4 +1,4 @@
-"""Configurations that are beside a weights file: what timm's and transformers' `config.json` state.
+"""Configurations beside a weights file: the facts in timm's and transformers' `config.json`.
 
 `timm_config.py` and `transformers_config.py` give their keys our names. A key that changes what the
 model computes, with a value that no model here can have, raises: no other model takes its place.

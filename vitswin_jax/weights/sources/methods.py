@@ -1,4 +1,4 @@
-"""Self-supervised methods that a file shows beside a ViT of timm's names, and what they change.
+"""Self-supervised methods that a file with timm's names of a ViT shows, and their changes.
 
 Their encoders look like every other ViT. What training leaves beside them, heads and predictors,
 shows whose code computes with them.

@@ -1,4 +1,4 @@
-"""A file of another code as our parameters: which original it is, its fields, and its tensors."""
+"""A file of another project as our parameters: its original, its fields and its tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tensors of a file that are the model: those under a root, which their names show.
+"""The tensors of a file that are the model: those under a root in their names.
 
 Training code saves a model under keys and prefixes without number: `state_dict`, `module.`,
 `_orig_mod.`, `model.backbone.`, `teacher.backbone.`, `params/img/`. None of them has to be known.

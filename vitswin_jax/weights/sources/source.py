@@ -1,4 +1,4 @@
-"""A source: one original's files of one family, and what its code does with them."""
+"""A source: the files of one original and one family, and the conventions of its code."""
 
 from __future__ import annotations
 

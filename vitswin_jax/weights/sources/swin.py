@@ -1,4 +1,4 @@
-"""Swin Transformers: their files' names beside ours, and what a file shows of the model.
+"""Swin Transformers: names in their files and ours, and the fields that a file shows.
 
 Sources: Microsoft (V1, V2, MLP, MoE) and SimMIM, timm, Hugging Face, and the WZMIAOMIAO tutorial.
 """

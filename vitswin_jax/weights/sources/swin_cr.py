@@ -1,4 +1,4 @@
-"""timm's Swin V2-CR: its files' names beside ours, and what a file shows of the model."""
+"""timm's Swin V2-CR: names in its files and ours, and the fields that a file shows."""
 
 from __future__ import annotations
 

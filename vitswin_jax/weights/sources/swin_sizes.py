@@ -1,4 +1,4 @@
-"""Windows and image sizes of a Swin's file, by the rows of its tables and by what is known."""
+"""Window and image sizes of a Swin's file, from the rows of its tables and known models."""
 
 from __future__ import annotations
 

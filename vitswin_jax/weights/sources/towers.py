@@ -1,4 +1,4 @@
-"""Image towers of CLIP and SigLIP: their files' names beside ours, and what a file shows.
+"""Image towers of CLIP and SigLIP: names in their files and ours, and the fields shown.
 
 Sources: open_clip, OpenAI, and Meta's Perception Encoder, a tower of the same names; Hugging Face.
 (timm has the same names for a tower as for a ViT: `vit.py`.) A text tower beside the image tower is

@@ -1,4 +1,4 @@
-"""Vision Transformers: their files' names beside ours, and what a file shows of the model.
+"""Vision Transformers: names in their files and ours, and the fields that a file shows.
 
 Sources: google-research/vision_transformer and big_vision (npz); timm, and DeiT, DINOv2, MAE and
 the WZMIAOMIAO tutorial, whose names are the same; Hugging Face.
