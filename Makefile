@@ -51,9 +51,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The documentation as a site, in site/. After the installation nothing needs a network.
+# The documentation as a site, in site/. After the installation nothing needs a network. --quiet would
+# count no warnings.
 docs: $(INSTALLED) $(VENV)/.installed-docs
-	JAX_PLATFORMS=cpu NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	JAX_PLATFORMS=cpu NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf .venv .venv-3.* build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache

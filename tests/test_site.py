@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,16 +46,35 @@ def test_a_page_for_those_who_come_from_another_library_has_each_task(other):
     assert all(map(str.startswith, headings, tasks))
 
 
-@pytest.mark.long
-def test_the_site_builds_without_a_warning_and_asks_no_other_host(tmp_path):
+def build(root, site):
+    """Runs the command of `make docs` in a tree, into the folder `site`."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         pytest.skip(f"needs the extra docs: {', '.join(missing)} cannot be imported")
-    own = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path],
-        cwd=ROOT, env=os.environ | own, capture_output=True, text=True, timeout=500, check=False,
+    (flags,) = re.findall(r"\$\(BIN\)/python (-m mkdocs build.*)", (ROOT / "Makefile").read_text())
+    own = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root), "NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(
+        [sys.executable, *flags.split(), "--site-dir", site],
+        cwd=root, env=os.environ | own, capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
+
+
+@pytest.mark.long
+def test_a_link_that_leads_nowhere_is_no_site(tmp_path):
+    kept_out = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "runs", "site", "tests")
+    tree = shutil.copytree(ROOT, tmp_path / "tree", ignore=kept_out)
+    shutil.copytree(ROOT / "docs" / "site", tree / "docs" / "site")
+    with (tree / "docs" / "hub.md").open("a", encoding="utf-8") as page:
+        page.write("\n[a](none.md) [b](data.md#nowhere) [c](../vitswin_jax/none.py)\n")
+    done = build(tree, tmp_path / "site")
+    assert done.returncode == 1
+    for target in ("none.md", "#nowhere", "none.py"):
+        assert re.search(f"WARNING .*hub.md.*{target}", done.stderr), done.stderr
+
+
+@pytest.mark.long
+def test_the_site_builds_without_a_warning_and_asks_no_other_host(tmp_path):
+    done = build(ROOT, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     built = {path.relative_to(tmp_path).as_posix(): path for path in tmp_path.rglob("*.html")}
     for page in pages_of(SETTINGS["nav"]):
