@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = ("*.md", "docs/*.md", "benchmarks/README.md")
 PICTURES = ("docs/pictures/**/*.png",)
 NOTEBOOKS = "notebooks/*.ipynb"
+UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n"
 WEIGHTS = "vit_tiny_patch16_224.safetensors"
 
 GROUPS = {
@@ -140,8 +141,8 @@ def _sources(pages):
     for path in map(Path, sorted(linked)):
         if path.is_file() and path.suffix not in (".md", ".png", ".ipynb"):
             name = path.relative_to(ROOT).as_posix()
-            text = path.read_text(encoding="utf-8")
-            found[f"{name}.md"] = f"# {name}\n\n{_fence(text, _LANGUAGES.get(path.suffix, 'text'))}"
+            shown = _fence(path.read_text(encoding="utf-8"), _LANGUAGES.get(path.suffix, "text"))
+            found[f"{name}.md"] = f"{UNSEARCHED}# {name}\n\n{shown}"
     return found
 
 
