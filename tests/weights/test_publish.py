@@ -300,6 +300,7 @@ def test_an_upload_that_fails_publishes_nothing(hub, tmp_path, capfd, fail, says
     with pytest.raises(UserError) as error:
         publish._upload(repository, {"README.md": b"x", weights.name: weights}, "x")
     assert str(error.value).startswith(f"alice/pets: {says}")
+    assert not str(error.value).endswith("?.")
     assert hub.signed not in str(error.value) + "".join(capfd.readouterr())
     assert all(set(model.files) == {".gitattributes"} for model in hub.models.values())
     hub.fail.clear()

@@ -174,7 +174,8 @@ def in_one_line(name: str, reasons: Reasons, *, otherwise: str) -> Iterator[None
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     except Exception as error:  # of the hub's package, of its client, or of the system
-        raise UserError(f"{name}: {reason_of(error, reasons, otherwise)}.") from error
+        reason = reason_of(error, reasons, otherwise)
+        raise UserError(f"{name}: {reason}{'' if reason.endswith('?') else '.'}") from error
 
 
 def reason_of(error: BaseException, reasons: Reasons, otherwise: str) -> str:
