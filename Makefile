@@ -1,4 +1,4 @@
-# make quickstart | test | test-all | lint | docs, with PYTHON=python3.13 for another interpreter.
+# make quickstart | test | test-all | lint | docs | dist, with PYTHON=python3.13 for another Python.
 PYTHON ?= python3
 VERSION := $(shell command -v $(PYTHON) > /dev/null && \
 	$(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -15,7 +15,7 @@ INSTALLED := $(VENV)/.installed
 # CUDA 12, with GPU= on CPUs.
 GPU := $(if $(shell command -v nvidia-smi),gpu)
 
-.PHONY: quickstart test test-all lint docs clean
+.PHONY: quickstart test test-all lint docs dist clean
 
 $(INSTALLED): pyproject.toml constraints/$(VERSION).txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -55,6 +55,12 @@ lint: $(INSTALLED)
 # count no warnings.
 docs: $(INSTALLED) $(VENV)/.installed-docs
 	JAX_PLATFORMS=cpu NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# The wheel and the source distribution, as they are published.
+dist: $(VENV)/.installed-release
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
 
 clean:
 	rm -rf .venv .venv-3.* build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache

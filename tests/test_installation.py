@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -100,3 +101,25 @@ def test_the_quickstart_runs_on_gpus_where_there_are_any(
     )  # fmt: skip
     installed = re.findall(r"--editable '\.\[(.*?)\]'", done.stdout)
     assert installed == ["test", *([] if extra is None else [extra])]
+
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflows_run_targets_of_the_makefile_on_supported_versions(path):
+    jobs = yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"]
+    versions, targets = set(), set()
+    for job in jobs.values():
+        assert set(job.get("needs", "test").split()) <= set(jobs)
+        matrix = job.get("strategy", {}).get("matrix", {}).get("python", [])
+        assert matrix in ([], VERSIONS)
+        for step in job["steps"]:
+            versions |= {str(step.get("with", {}).get("python-version", VERSIONS[0]))}
+            if made := re.match(r"make ([\w-]+)", step.get("run", "")):
+                targets.add(made[1])
+    assert versions <= {*VERSIONS, "${{ matrix.python }}"}
+    assert {"lint", "dist"} <= targets
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert targets <= set(re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split())
