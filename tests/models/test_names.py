@@ -165,3 +165,10 @@ def test_every_tag_is_of_a_variant():
     assert set(tagged) == timm_models.MODELS.keys()
     assert sum(len(tags_of(variant)) for variant in tagged) == 508
     assert next(iter(tags_of("vit_base_patch16_224"))) == "augreg2_in21k_ft_in1k"
+
+
+def test_a_family_that_a_user_adds_is_created_by_its_name(monkeypatch):
+    """Even by the name of another library's model, as in docs/add_a_model.md."""
+    assert "poolformer" in refusal("poolformer")
+    monkeypatch.setitem(FAMILIES, "poolformer", FAMILIES["vit"])
+    assert create_model("poolformer", depth=2, num_classes=3).depth == 2

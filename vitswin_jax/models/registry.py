@@ -54,6 +54,8 @@ def resolve_name(name: str) -> tuple[str, dict[str, Any]]:
 
     See `names.parse_name`: a name that tells its weights adds the classes of their head.
     """
+    if name in FAMILIES:  # also one that a user has added (docs/add_a_model.md)
+        return name, {}
     named = parse_name(name)
     classes = named.num_classes
     return named.variant, {} if classes is None else {"num_classes": classes}
