@@ -1,12 +1,22 @@
 """Who holds up the others: by numbers written down by hand, and by a host that is slowed."""
 
 import logging
+import signal
+import threading
 import time
 
 import pytest
-from fixtures_hosts import CHANGES, end
+from fixtures_hosts import CHANGES, end, metrics_of, wait_until
 
-from vitswin_jax.train.hosts.stragglers import JUDGED, Latency, Pace, Stragglers, judge, parse
+from vitswin_jax.train.hosts.stragglers import (
+    JUDGED,
+    Latency,
+    Pace,
+    Probe,
+    Stragglers,
+    judge,
+    parse,
+)
 
 
 def steps(count=10, *, input=0.0, device=0.001, save=0.0, step=0.1, compute=0.05):
@@ -44,6 +54,26 @@ def test_all_hosts_alike_are_no_stragglers():
     assert judge({host: steps(input=0.09) for host in range(4)}) is None
 
 
+def test_a_host_of_which_every_probe_is_slow_has_slow_devices():
+    hosts = {host: steps()._replace(probe=0.004, least_probe=0.003) for host in range(4)}
+    assert judge(hosts) is None
+    slow = hosts | {3: hosts[3]._replace(probe=0.010, least_probe=0.009)}
+    found = judge(slow)
+    assert (found.host, found.cause, found.factor) == (3, "device", pytest.approx(2.5))
+    assert "by its device: it needs 10 ms for a product of matrices on its devices" in str(found)
+    assert judge(hosts | {3: hosts[3]._replace(probe=0.010, least_probe=0.004)}) is None
+    assert judge(slow | {0: steps()}) is None  # which has too few probes yet
+
+
+def test_devices_are_probed_a_few_times_before_they_are_compared():
+    probe = Probe()
+    for _ in range(5):
+        probe.measure()
+    assert probe.seconds == (0.0, 0.0)
+    probe.measure()
+    assert 0 < probe.seconds[1] <= probe.seconds[0] < 5
+
+
 def test_the_worst_of_several_is_named():
     slow = {1: steps(input=0.07, step=0.1, device=0.02), 3: steps(input=0.095)}
     assert judge({host: steps() for host in range(5)} | slow).host == 3
@@ -76,7 +106,7 @@ def test_a_host_that_took_few_steps_is_judged_later(caplog):
 
 
 def test_a_pace_travels_as_text():
-    pace = steps(7, input=0.01)
+    pace = steps(7, input=0.01)._replace(probe=0.25, least_probe=0.125)
     assert parse(pace.as_text()) == pytest.approx(pace, abs=1e-5)
     assert parse("") is None
 
@@ -134,6 +164,10 @@ sys.exit(cli.main(command="train"))
 """
 
 
+def warnings_of(ended):
+    return [line for *_, told in ended for line in told.splitlines() if "times as long" in line]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("cause", ["input", "save"])
 def test_of_four_hosts_the_slow_one_is_named(start, tmp_path, cause):
@@ -142,10 +176,31 @@ def test_of_four_hosts_the_slow_one_is_named(start, tmp_path, cause):
     hosts = start(tmp_path / "run", 4, *CHANGES, *more, scripts={2: [tmp_path / "slow.py", cause]})
     ended = end(hosts)
     assert [status for status, *_ in ended] == [0] * 4, ended[0][2]
-    warnings = [
-        line for _, _, told in ended for line in told.splitlines() if "times as long" in line
-    ]
-    (line,) = warnings
+    (line,) = warnings_of(ended)
     assert ": host 2 makes a step " in line and f" by its {cause}: " in line
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Hosts: seconds a step for input" in page
+
+
+def pulse(process):
+    """Lets a process run for a quarter of the time, until it ends."""
+    while process.poll() is None:
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.09)
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.03)
+
+
+@pytest.mark.long
+def test_of_four_hosts_the_one_with_slow_devices_is_named(start, tmp_path):
+    """All wait for it in each step; only its probes are slow."""
+    more = ["--config.optim.epochs=9.0", "--config.run.eval_epochs=9.0"]
+    hosts = start(tmp_path / "run", 4, *CHANGES, *more)
+    wait_until(hosts, lambda: len(metrics_of(tmp_path / "run")) > 1)
+    pulses = threading.Thread(target=pulse, args=(hosts[2],))
+    pulses.start()
+    ended = end(hosts)
+    pulses.join()
+    assert [status for status, *_ in ended] == [0] * 4, ended[0][2]
+    (line,) = warnings_of(ended)
+    assert ": host 2 makes a step " in line and " by its device: " in line

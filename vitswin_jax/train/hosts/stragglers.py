@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+from jax import lax
 
 from vitswin_jax.core.goodput import DEVICE, INPUT, SAVE
 from vitswin_jax.core.terminal import logger
@@ -37,11 +39,18 @@ _SYNCED = "/jax/orbax/write/checkpoint_start_sync_duration_secs"
 _WRITTEN = "/jax/checkpoint/write/async/commit_duration_sec"
 """Orbax's events: of a save's first barrier, and of what one host wrote, without barriers."""
 
+_PROBES = 5  # by which devices are compared
+_SLOW = 1.3  # times the other hosts' probes, above which all of a host's must be
+_SIZES = {"cpu": 384}
+"""Channels of a probe's matrices by platform, else `_SIZE`: some milliseconds on any of them."""
+_SIZE = 4096
+
 _CAUSES = {
     INPUT: "waits {} a step for input",
     DEVICE: "takes {} a step to send it to its devices",
     SAVE: "saves for {} a step",
 }
+_PROBED = "needs {} for a product of matrices on its devices"
 
 
 class Pace(NamedTuple):
@@ -57,13 +66,16 @@ class Pace(NamedTuple):
     """Waiting for the devices, or for other hosts."""
     compute: float
     """The least time, of late, from a step's dispatch to its result; not a sum."""
+    probe: float = 0.0
+    """The median of the last probes of its devices, 0 before there are `_PROBES`."""
+    least_probe: float = 0.0
 
     def since(self, before: Pace) -> Pace:
         """Returns the work after an earlier pace of the host."""
         took, device, save, wait = (
             now - then for now, then in zip(self[1:5], before[1:5], strict=True)
         )
-        return Pace(self.steps - before.steps, took, device, save, wait, self.compute)
+        return Pace(self.steps - before.steps, took, device, save, wait, *self[5:])
 
     @property
     def step(self) -> float:
@@ -79,8 +91,8 @@ def parse(text: str) -> Pace | None:
     """Returns the pace that a heartbeat has, None for one that has none yet."""
     if not text:
         return None
-    steps, took, device, save, wait, compute = json.loads(text)
-    return Pace(steps, took, device, save, wait, compute)
+    steps, took, device, save, wait, compute, probe, least = json.loads(text)
+    return Pace(steps, took, device, save, wait, compute, probe, least)
 
 
 class Straggler(NamedTuple):
@@ -95,9 +107,10 @@ class Straggler(NamedTuple):
     """That it spends on the cause in each step."""
     others: float
     """The median of that over the other hosts."""
+    does: str
 
     def __str__(self) -> str:
-        what = _CAUSES[self.cause].format(_short(self.seconds))
+        what = self.does.format(_short(self.seconds))
         return (
             f"host {self.host} makes a step {self.factor:.1f} times as long, by its {self.cause}: "
             f"it {what}, the other hosts {_short(self.others)}; see Stragglers in docs/hosts.md."
@@ -118,7 +131,7 @@ def judge(hosts: Mapping[int, Pace]) -> Straggler | None:
     compute = min(pace.compute for pace in hosts.values())
     found = []
     for host, pace in hosts.items():
-        for cause in _CAUSES:
+        for cause, does in _CAUSES.items():
             own = getattr(pace, cause) / pace.steps
             others = statistics.median(
                 getattr(each, cause) / each.steps for at, each in hosts.items() if at != host
@@ -126,8 +139,20 @@ def judge(hosts: Mapping[int, Pace]) -> Straggler | None:
             late = cause == SAVE or pace.wait / pace.steps < _SLACK * step
             if late and own - others > _EXCESS * step:
                 without = max(step - (own - others), min(compute, step), 1e-9)
-                found.append(Straggler(host, cause, step / without, own, others))
+                found.append(Straggler(host, cause, step / without, own, others, does))
+    if not found and (slow := _slow_device(hosts)) is not None:
+        return slow
     return max(found, key=lambda each: each.seconds - each.others, default=None)
+
+
+def _slow_device(hosts: Mapping[int, Pace]) -> Straggler | None:
+    """Returns the host of which every probe took longer than the others' do."""
+    for host, pace in hosts.items():
+        others = [each.probe for at, each in hosts.items() if at != host]
+        if min(others) > 0 and pace.least_probe > _SLOW * max(others):
+            middle = statistics.median(others)
+            return Straggler(host, DEVICE, pace.probe / middle, pace.probe, middle, _PROBED)
+    return None
 
 
 class Stragglers:
@@ -156,6 +181,41 @@ class Stragglers:
             self._told.add(which)
             log.warning("step %d: %s", step, found)
         self._suspect = which
+
+
+class Probe:
+    """The time that this host's devices take for products of matrices, when they are idle.
+
+    In a step the devices of all hosts wait for the slowest one, which so cannot be told there.
+    """
+
+    def __init__(self) -> None:
+        self._seen: deque[float] = deque(maxlen=_PROBES)
+        self._inputs: list[jax.Array] = []
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """The median and the least of the last probes, zeros before there are enough."""
+        if len(self._seen) < _PROBES:
+            return 0.0, 0.0
+        return statistics.median(self._seen), min(self._seen)
+
+    def measure(self) -> None:
+        """Probes the devices; the first time only compiles."""
+        if not self._inputs:
+            size = _SIZES.get(jax.default_backend(), _SIZE)
+            ones = np.full((size, size), 1 / size, np.float32)
+            self._inputs = [jax.device_put(ones, device) for device in jax.local_devices()]
+            jax.block_until_ready([_products(each) for each in self._inputs])
+            return
+        began = time.monotonic()
+        jax.block_until_ready([_products(each) for each in self._inputs])
+        self._seen.append(time.monotonic() - began)
+
+
+@jax.jit
+def _products(matrix: jax.Array) -> jax.Array:
+    return lax.fori_loop(0, 8, lambda _, product: product @ matrix, matrix)
 
 
 class SaveWaits:

@@ -31,7 +31,7 @@ from vitswin_jax.core.rows import STEP
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.train.hosts import watch
 from vitswin_jax.train.hosts.signals import StoppedError
-from vitswin_jax.train.hosts.stragglers import Latency, Pace, SaveWaits, Stragglers, parse
+from vitswin_jax.train.hosts.stragglers import Latency, Pace, Probe, SaveWaits, Stragglers, parse
 from vitswin_jax.train.keep.timing import Laps
 
 log = logger(__name__)
@@ -193,11 +193,16 @@ class Hosts:
     def __init__(self, journal: Journal, start_step: int) -> None:
         self._journal, self._start = journal, start_step
         self._latency, self._stragglers = Latency(), Stragglers()
-        self._waits = SaveWaits()
+        self._waits, self._probe = SaveWaits(), Probe()
 
     def close(self) -> None:
         """Ends the comparison."""
         self._waits.close()
+
+    def settled(self) -> None:
+        """Probes the devices, which have nothing to do now, before a save or an evaluation."""
+        if watch.current is not None:
+            self._probe.measure()
 
     def see(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Sends this host's sums with its next heartbeat; host 0 looks for a straggler."""
@@ -206,7 +211,7 @@ class Hosts:
         spent = self._journal.totals
         device, waits = spent[DEVICE] - spent[WAIT], self._waits.seconds
         wait, save = spent[WAIT] + waits, max(0.0, spent[SAVE] - waits)
-        sums = spent[INPUT], device, save, wait, self._latency.least
+        sums = spent[INPUT], device, save, wait, self._latency.least, *self._probe.seconds
         hosts.pace = Pace(step - self._start, *sums).as_text()
         for result in list(metrics.values())[:1]:
             self._latency.measure(result)

@@ -167,6 +167,8 @@ class Recorder:
         if row is not None:
             self._write_train(*row)
         self._laps.lap(DEVICE, waited=True)
+        self._hosts.settled()
+        self._laps.lap(SAVE)
         self._journal.settle()
         return window
 
