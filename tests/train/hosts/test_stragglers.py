@@ -1,12 +1,10 @@
 """Who holds up the others: by numbers written down by hand, and by a host that is slowed."""
 
 import logging
-import signal
-import threading
 import time
 
 import pytest
-from fixtures_hosts import CHANGES, end, metrics_of, wait_until
+from fixtures_hosts import CHANGES, end
 
 from vitswin_jax.train.hosts.stragglers import (
     JUDGED,
@@ -135,12 +133,13 @@ def test_latency_is_the_time_to_a_result_and_holds_up_nothing():
 SLOW = """
 import dataclasses, sys, time
 from vitswin_jax import cli, trainer
+from vitswin_jax.train.hosts import stragglers
 
 CAUSE = sys.argv.pop(1)
 
-def late(function):
+def late(function, seconds):
     def call(*args, **kwargs):
-        time.sleep(1.5)
+        time.sleep(seconds)
         return function(*args, **kwargs)
     return call
 
@@ -159,7 +158,9 @@ if CAUSE == "input":
 
     trainer.prepare = slow
 if CAUSE == "save":
-    trainer.Checkpoints.save = late(trainer.Checkpoints.save)
+    trainer.Checkpoints.save = late(trainer.Checkpoints.save, 1.5)
+if CAUSE == "device":
+    stragglers._products = late(stragglers._products, 0.3)
 sys.exit(cli.main(command="train"))
 """
 
@@ -169,7 +170,7 @@ def warnings_of(ended):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("cause", ["input", "save"])
+@pytest.mark.parametrize("cause", ["input", "device", "save"])
 def test_of_four_hosts_the_slow_one_is_named(start, tmp_path, cause):
     (tmp_path / "slow.py").write_text(SLOW)
     more = ["--config.optim.epochs=5.0", "--config.run.eval_epochs=9.0"]
@@ -180,27 +181,3 @@ def test_of_four_hosts_the_slow_one_is_named(start, tmp_path, cause):
     assert ": host 2 makes a step " in line and f" by its {cause}: " in line
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Hosts: seconds a step for input" in page
-
-
-def pulse(process):
-    """Lets a process run for a quarter of the time, until it ends."""
-    while process.poll() is None:
-        process.send_signal(signal.SIGSTOP)
-        time.sleep(0.09)
-        process.send_signal(signal.SIGCONT)
-        time.sleep(0.03)
-
-
-@pytest.mark.long
-def test_of_four_hosts_the_one_with_slow_devices_is_named(start, tmp_path):
-    """All wait for it in each step; only its probes are slow."""
-    more = ["--config.optim.epochs=9.0", "--config.run.eval_epochs=9.0"]
-    hosts = start(tmp_path / "run", 4, *CHANGES, *more)
-    wait_until(hosts, lambda: len(metrics_of(tmp_path / "run")) > 1)
-    pulses = threading.Thread(target=pulse, args=(hosts[2],))
-    pulses.start()
-    ended = end(hosts)
-    pulses.join()
-    assert [status for status, *_ in ended] == [0] * 4, ended[0][2]
-    (line,) = warnings_of(ended)
-    assert ": host 2 makes a step " in line and " by its device: " in line

@@ -9,6 +9,7 @@ host 0 compares them.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import statistics
 import threading
@@ -18,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
@@ -41,9 +43,8 @@ _WRITTEN = "/jax/checkpoint/write/async/commit_duration_sec"
 
 _PROBES = 5  # by which devices are compared
 _SLOW = 1.3  # times the other hosts' probes, above which all of a host's must be
-_SIZES = {"cpu": 384}
-"""Channels of a probe's matrices by platform, else `_SIZE`: some milliseconds on any of them."""
-_SIZE = 4096
+_CPU, _ACCELERATOR = (384, 8, jnp.float32), (2048, 64, jnp.bfloat16)
+"""Channels of a probe's matrices, products of them, and their type: some milliseconds' work."""
 
 _CAUSES = {
     INPUT: "waits {} a step for input",
@@ -192,6 +193,9 @@ class Probe:
     def __init__(self) -> None:
         self._seen: deque[float] = deque(maxlen=_PROBES)
         self._inputs: list[jax.Array] = []
+        self._count = 0
+        self.spent = 0.0
+        """Seconds, of all probes."""
 
     @property
     def seconds(self) -> tuple[float, float]:
@@ -202,20 +206,22 @@ class Probe:
 
     def measure(self) -> None:
         """Probes the devices; the first time only compiles."""
-        if not self._inputs:
-            size = _SIZES.get(jax.default_backend(), _SIZE)
-            ones = np.full((size, size), 1 / size, np.float32)
-            self._inputs = [jax.device_put(ones, device) for device in jax.local_devices()]
-            jax.block_until_ready([_products(each) for each in self._inputs])
-            return
         began = time.monotonic()
-        jax.block_until_ready([_products(each) for each in self._inputs])
-        self._seen.append(time.monotonic() - began)
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # where no memory is left
+            if first := not self._inputs:
+                cpu = jax.default_backend() == "cpu"
+                size, self._count, dtype = _CPU if cpu else _ACCELERATOR
+                matrix = np.full((size, size), 1 / size, dtype)  # whose square is itself
+                self._inputs = [jax.device_put(matrix, device) for device in jax.local_devices()]
+            jax.block_until_ready([_products(each, self._count) for each in self._inputs])
+            if not first:
+                self._seen.append(time.monotonic() - began)
+        self.spent += time.monotonic() - began
 
 
-@jax.jit
-def _products(matrix: jax.Array) -> jax.Array:
-    return lax.fori_loop(0, 8, lambda _, product: product @ matrix, matrix)
+@functools.partial(jax.jit, static_argnums=1)
+def _products(matrix: jax.Array, count: int) -> jax.Array:
+    return lax.fori_loop(0, count, lambda _, product: product @ matrix, matrix)
 
 
 class SaveWaits:

@@ -209,7 +209,8 @@ class Hosts:
         if (hosts := watch.current) is None:
             return
         spent = self._journal.totals
-        device, waits = spent[DEVICE] - spent[WAIT], self._waits.seconds
+        device = spent[DEVICE] - spent[WAIT]
+        waits = self._waits.seconds + self._probe.spent
         wait, save = spent[WAIT] + waits, max(0.0, spent[SAVE] - waits)
         sums = spent[INPUT], device, save, wait, self._latency.least, *self._probe.seconds
         hosts.pace = Pace(step - self._start, *sums).as_text()
