@@ -1,7 +1,8 @@
 """Accuracy gained by pre-training, with 10 labelled images per class: digits, Fashion-MNIST.
 
 python benchmarks/pretrain.py [--dataset fashion] [--seeds 3] [--folder DIR] [--json FILE]
-                              [--smoke]
+                              [--source DIR] [--smoke]
+python benchmarks/pretrain.py --probe mae dino --minutes 10 [--dataset fashion] ...
 
 A tiny ViT and a tiny Swin learn by SimMIM, the ViT by MAE as well, from all training images, whose
 labels they never see; then each is fine-tuned on 10 images a class, and so is the same model from
@@ -9,8 +10,13 @@ scratch, in equally many steps. Each seed has images, parameters, masks and orde
 
 Each way to begin is tried at every rate of PEAK_LRS, and the one that names the most of other
 training images rightly, over all seeds, is its own; with that alone the test images are looked at,
-once. Both ends are the trainer's runs, by train_and_evaluate. Fashion-MNIST is that of Debian's
-dataset-fashion-mnist. The tables are in docs/pretrain.md.
+once. Both ends are the trainer's runs, by train_and_evaluate.
+
+With --probe, methods have equally many minutes each: their steps are as many as a short run of each
+says. No model is fine-tuned, and the features are tested by nearest neighbours and a linear probe.
+
+Fashion-MNIST is that of Debian's dataset-fashion-mnist, in --source. The tables are in
+docs/pretrain.md.
 """
 
 import argparse
@@ -56,16 +62,31 @@ MODELS = {  # what the table says -> (family, patches along a side, other fields
     "ViT, sin-cos positions": ("vit", 4, VIT | {"pos_embed": "sincos2d"}),
     "Swin": ("swin", 8, SWIN),
 }
-METHODS = {
-    "simmim": {"mask_ratio": 0.6},
+METHODS = {  # sections of the config
+    "simmim": {"pretrain": {"mask_ratio": 0.6}},
     "mae": {
-        "mask_ratio": 0.6,
-        "norm_pix": False,
-        "decoder_dim": 48,
-        "decoder_depth": 2,
-        "decoder_heads": 4,
+        "pretrain": {
+            "mask_ratio": 0.6,
+            "norm_pix": False,
+            "decoder_dim": 48,
+            "decoder_depth": 2,
+            "decoder_heads": 4,
+        }
+    },
+    "dino": {
+        "pretrain": {
+            "out_dim": 128,
+            "hidden_dim": 256,
+            "bottleneck_dim": 64,
+            "momentum": 0.95,
+            "teacher_temp": 0.03,
+            "warmup_teacher_temp": 0.03,
+            "koleo_weight": 0.1,
+        },
+        "augment": {"local_crops": 2, "local_scale": (0.3, 0.7)},
     },
 }
+PACED = 40  # steps of the run that says how long one takes
 SCRATCH = "from scratch"
 ROWS = (
     ("ViT", SCRATCH),
@@ -142,14 +163,56 @@ def pretrain(folder: Path, dataset: str, model: str, method: str, *, seed: int) 
     """Pre-trains on all images, without labels; returns the run's folder."""
     side, epochs = DATASETS[dataset]
     config = make_config(folder / "all", dataset, model, seed)
-    config.pretrain.update(method=method, **METHODS[method])
-    if method == "simmim":
-        config.pretrain.mask_patch = side // 4
+    set_method(config, method, side)
     config.optim.update(epochs=epochs, warmup_epochs=epochs / 20, peak_lr=3e-3)
     config.run.update(eval_epochs=epochs, checkpoint_epochs=epochs)
     workdir = folder / f"{model}, {method}, {seed}"
     print(workdir.name, train_and_evaluate(config, workdir), sep=": ", flush=True)
     return workdir
+
+
+def set_method(config: ConfigDict, method: str, side: int) -> None:
+    """Sets the method of pre-training, for images of `side` pixels."""
+    config.pretrain.method = method
+    config.update(METHODS[method])
+    if method == "simmim":
+        config.pretrain.mask_patch = side // 4
+    if method == "dino":
+        config.augment.local_size = side // 2
+
+
+def probe(
+    folder: Path, dataset: str, model: str, method: str, *, seed: int, minutes: float
+) -> dict[str, Any]:
+    """Pre-trains for some minutes; returns a row: steps, and accuracies of probes in [0, 1]."""
+    side, _ = DATASETS[dataset]
+    config = make_config(folder / "all", dataset, model, seed)
+    set_method(config, method, side)
+    rate = 1e-3 if method == "dino" else 3e-3
+    config.optim.update(epochs=0.0, total_steps=PACED, peak_lr=rate, warmup_epochs=0.0)
+    config.run.update(log_steps=PACED // 2, eval_epochs=0.0, eval_steps=PACED)
+    config.run.update(checkpoint_epochs=0.0, checkpoint_steps=PACED)
+    name = f"{model}, {method}, {seed}"
+    paced = folder / f"{name}, paced"
+    train_and_evaluate(config, paced)
+    logged = [json.loads(line) for line in (paced / "metrics.jsonl").read_text().splitlines()]
+    speed = next(row["images_per_second"] for row in reversed(logged) if "train/loss" in row)
+    steps = max(PACED, int(60 * minutes * speed / config.data.batch_size))
+    config.optim.update(total_steps=steps, warmup_steps=steps // 20)
+    config.run.update(log_steps=max(1, steps // 20), eval_steps=steps, checkpoint_steps=steps)
+    config.pretrain.probe_every = 1
+    begun = time.monotonic()
+    print(name, train_and_evaluate(config, folder / f"{name}, {minutes}"), sep=": ", flush=True)
+    metrics = load_metadata(folder / f"{name}, {minutes}").metrics
+    return {
+        "model": model,
+        "method": method,
+        "seed": seed,
+        "steps": steps,
+        "minutes": (time.monotonic() - begun) / 60,
+        "knn": metrics["test/knn_accuracy"],
+        "linear": metrics["test/linear_accuracy"],
+    }
 
 
 def finetune(
@@ -212,7 +275,7 @@ def shorten() -> None:
     global STEPS, VALIDATED, PEAK_LRS
     STEPS, VALIDATED, PEAK_LRS = 2, 100, PEAK_LRS[:1]
     DATASETS["digits"] = (16, 0.1)
-    VIT["depth"] = METHODS["mae"]["decoder_depth"] = 1
+    VIT["depth"] = METHODS["mae"]["pretrain"]["decoder_depth"] = 1
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:
@@ -240,16 +303,34 @@ def as_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def as_probes(rows: list[dict[str, Any]]) -> str:
+    """Returns rows of `probe` as a table of docs/pretrain.md."""
+    lines = [
+        "| model | method | seed | steps | minutes | neighbours | linear probe |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['model']} | `{row['method']}` | {row['seed']} | {row['steps']:,} | "
+            f"{row['minutes']:.1f} | {100 * row['knn']:.1f} % | {100 * row['linear']:.1f} % |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measures and prints the table."""
+    global FASHION
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", choices=DATASETS, default="digits")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="folder in which stopped runs resume")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--source", type=Path, default=FASHION, help="folder of Fashion-MNIST")
+    parser.add_argument("--probe", choices=METHODS, nargs="+", help="methods of the ViT to probe")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of each method, with --probe")
     parser.add_argument("--smoke", action="store_true", help="one row, of two steps")
     args = parser.parse_args()
-    table = ROWS
+    table, FASHION = ROWS, args.source
     if args.smoke:
         shorten()
         table, args.seeds = ROWS[1:2], 1
@@ -258,8 +339,13 @@ def main() -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
         begun = time.monotonic()
         write_datasets(folder, args.dataset, args.seeds)
-        rows = [measure(folder, args.dataset, *row, seeds=args.seeds) for row in table]
-    print(as_table(rows))
+        if args.probe:
+            each = [(method, seed) for seed in range(args.seeds) for method in args.probe]
+            how = {"minutes": args.minutes}
+            rows = [probe(folder, args.dataset, "ViT", m, seed=seed, **how) for m, seed in each]
+        else:
+            rows = [measure(folder, args.dataset, *row, seeds=args.seeds) for row in table]
+    print(as_probes(rows) if args.probe else as_table(rows))
     print(f"{args.dataset}, {args.seeds} seeds, {time.monotonic() - begun:.0f} s")
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")

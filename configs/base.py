@@ -71,6 +71,11 @@ def _augment() -> dict[str, object]:
         "color_jitter": 0.0,  # largest relative change of brightness, contrast, saturation
         "hue": 0.0,  # largest turn of the hue, in [0, 0.5]
         "grayscale": 0.0,  # probability that an image becomes grey
+        "local_crops": 0,  # dino: small views of each image, besides two whole ones
+        "local_size": placeholder(int),  # dino: side of a small view, in pixels
+        "local_scale": (0.05, 0.4),  # dino: share of the area of a small view
+        "blur": (0.0, 0.0, 0.0),  # dino: probabilities for 1st and 2nd whole view, small views
+        "solarize": (0.0, 0.0, 0.0),  # dino: probabilities in the same order
         "repeats": 1,  # copies of each image in a batch, each augmented differently
         "erase_prob": 0.0,  # probability of random erasing, per image
         "erase_mode": "pixel",  # fill: "pixel" (noise), "rand" (a colour), "const" (0)
@@ -146,7 +151,7 @@ def _optim() -> dict[str, object]:
 def _pretrain() -> dict[str, object]:
     """Pre-training without labels (models.pretraining.create_pretraining; docs/pretrain.md)."""
     return {
-        "method": placeholder(str),  # "simmim", "mae"; None: supervised training
+        "method": placeholder(str),  # "simmim", "mae", "dino"; None: supervised training
         # Keys of the method; None: its default. A key that it does not read raises.
         "mask_ratio": placeholder(float),  # share of masked patches, in (0, 1)
         "mask_patch": placeholder(int),  # simmim: side of a masked square, in pixels
@@ -155,6 +160,21 @@ def _pretrain() -> dict[str, object]:
         "decoder_dim": placeholder(int),  # mae: channels of the decoder
         "decoder_depth": placeholder(int),  # mae: blocks of the decoder
         "decoder_heads": placeholder(int),  # mae: heads of the decoder
+        "out_dim": placeholder(int),  # dino, like all keys below: outputs of the head
+        "hidden_dim": placeholder(int),  # channels of the head's hidden layers
+        "bottleneck_dim": placeholder(int),  # channels before the head's last layer
+        "momentum": placeholder(float),  # decay of the teacher's average at first; rises to 1
+        "student_temp": placeholder(float),  # temperature of the student's softmax
+        "teacher_temp": placeholder(float),  # temperature of the teacher's softmax
+        "warmup_teacher_temp": placeholder(float),  # the teacher's temperature at first
+        "warmup_teacher_temp_epochs": placeholder(float),  # length of its warmup
+        "freeze_last_layer_epochs": placeholder(float),  # how long the head's last layer waits
+        "centering": placeholder(str),  # "mean", "sinkhorn"
+        "center_momentum": placeholder(float),  # decay of the running mean of "mean"
+        "patch_weight": placeholder(float),  # weight of iBOT's loss of masked patches; 0: off
+        "shared_head": placeholder(bool),  # masked patches have the same head
+        "mask_prob": placeholder(float),  # probability that a whole view has masked patches
+        "koleo_weight": placeholder(float),  # weight of KoLeo's loss; 0: off
         # k-NN and linear probe of the features, if the data have labels (evaluate.probes).
         "probe_every": 1,  # every N evaluations; 0: never
         "probe_images": 10_000,  # number of training images that the probes learn from

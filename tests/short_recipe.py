@@ -24,7 +24,7 @@ CHANGES = {  # recipe -> its argument -> keys with their values
     "digits": {family: BRIEF | model for family, model in SMALLER.items()},
     "mim_digits": {
         argument: PRETRAINING | SMALLER[argument.partition(",")[2]]
-        for argument in ("simmim,vit", "simmim,swin", "mae,vit")
+        for argument in ("simmim,vit", "simmim,swin", "mae,vit", "dino,vit")
     },
     "finetune_digits": {
         "digits": FINETUNING | {"optim.epochs": 0.4, "run.eval_epochs": 0.4},

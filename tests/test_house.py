@@ -25,7 +25,7 @@ ARROWS = {
     "plan": "core nn models data weights train",
     "export": "core nn models data weights",
     "benchmark": "core nn models data weights train plan",
-    "results": "core nn models data weights train evaluate report",
+    "results": "core nn models data weights train evaluate report explain",
     "trainer": "core nn models data weights train evaluate report results",
     "fitting": "core models data weights train report trainer",
     "__init__": "core models train weights fitting",
@@ -131,7 +131,7 @@ def classes_tested(tree):
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_name)
 def test_no_tool_tests_for_a_family(path):
-    """Tools ask a model for its geometry. A MaskedModel is a kind of training, not a family."""
+    """Tools ask a model for its geometry. UnlabelledModel is a kind of training."""
     if room_of(module_name(path)) == "models":
         return
     tree = ast.parse(path.read_text())
@@ -140,7 +140,7 @@ def test_no_tool_tests_for_a_family(path):
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and node.module.startswith("vitswin_jax.models.")
         for alias in node.names
-        if node.module != "vitswin_jax.models.geometry" and alias.name != "MaskedModel"
+        if node.module != "vitswin_jax.models.geometry" and alias.name != "UnlabelledModel"
     }
     assert not families & set(classes_tested(tree)), f"{path}: tests for a model's family"
 

@@ -17,10 +17,12 @@ from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Batch, Params, UserError
 from vitswin_jax.core.version import __version__
 from vitswin_jax.data.pipeline import EvalBatches
+from vitswin_jax.evaluate.agreement import agreement_step
 from vitswin_jax.evaluate.evaluation import collect, summarize
 from vitswin_jax.evaluate.probes import Features, probe
 from vitswin_jax.evaluate.reconstruction import reconstruction_step
 from vitswin_jax.evaluate.step import Metrics, eval_step, mean_scores
+from vitswin_jax.explain.emergence import write_attention_report
 from vitswin_jax.report.pages import write_report
 from vitswin_jax.report.reconstruction import write_pretraining_report
 from vitswin_jax.report.results import PretrainingResult, Result
@@ -34,6 +36,7 @@ from vitswin_jax.train.run.compile import Evaluator
 from vitswin_jax.train.run.prepare import Run
 from vitswin_jax.train.state import TrainState
 from vitswin_jax.train.task.masked import Masked
+from vitswin_jax.train.task.self_distilled import SelfDistilled
 from vitswin_jax.train.task.supervised import Supervised
 from vitswin_jax.weights.files import describe
 from vitswin_jax.weights.formats.orbax import WEIGHTS as IN_CHECKPOINTS
@@ -75,7 +78,7 @@ def score_classes(
     )
 
 
-def score_reconstruction(
+def score_unlabelled(
     config: ConfigDict, run: Run, outputs: Iterable[Metrics], *, step: int, probed: Callable
 ) -> Tested:
     """Tests a model without labels by its loss and the probes."""
@@ -84,7 +87,7 @@ def score_reconstruction(
     return Tested(
         step,
         numbers,
-        {"numbers": numbers, "batches": run.test_batches},
+        {"numbers": numbers, "batches": run.test_batches, "step": step},
         functools.partial(PretrainingResult, *named),
     )
 
@@ -100,7 +103,8 @@ class Pair:
 
 PAIRS = {
     Supervised: Pair(eval_step, score_classes, write_report),
-    Masked: Pair(reconstruction_step, score_reconstruction, write_pretraining_report),
+    Masked: Pair(reconstruction_step, score_unlabelled, write_pretraining_report),
+    SelfDistilled: Pair(agreement_step, score_unlabelled, write_attention_report),
 }
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, SupportsIndex, TypedDict, runtime_checkable
+from typing import Any, NotRequired, Protocol, SupportsIndex, TypedDict, runtime_checkable
 
 import numpy as np
 
@@ -79,6 +79,11 @@ class Batch(TypedDict):
     image: np.ndarray  # uint8 (b, h, w, 3) in [0, 255]
     label: np.ndarray  # int32 (b,); float32 (b, k) of 0 and 1 from a multi_label source
     mask: np.ndarray  # float32 (b,): 1 for an example, 0 for padding
+    local: NotRequired[np.ndarray]  # uint8 (b, n, h', w', c): small views; `image` has two (axis 1)
+
+
+IMAGES = ("image", "local")
+"""The keys of a batch that are pixels."""
 
 
 class UserError(ValueError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -18,6 +18,7 @@ from vitswin_jax.core.heap import keep_freed_images
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Batch, Source, UserError
 from vitswin_jax.data.augment.transforms import Preprocess
+from vitswin_jax.data.augment.views import MultiCrop
 from vitswin_jax.data.sources.mixtures import MixtureSource, draw
 from vitswin_jax.data.workers import WorkerBatches
 
@@ -38,7 +39,7 @@ class Key(NamedTuple):
 
 @runtime_checkable
 class Transform(Protocol):
-    """From an encoded image to an augmented one, uint8 (h, w, c)."""
+    """From an encoded image to an augmented one, uint8 (h, w, c), or to views of it by name."""
 
     @property
     def img_size(self) -> Sequence[int]:
@@ -51,8 +52,15 @@ class Transform(Protocol):
     def fitted(self, img_size: Sequence[int]) -> Transform:
         """Returns the same for another image size."""
 
-    def __call__(self, image: bytes, rng: np.random.Generator, *, name: str) -> np.ndarray:
-        """Returns the augmented image; all randomness comes from `rng`."""
+    def __call__(self, image: bytes, rng: np.random.Generator, *, name: str) -> Any:
+        """Returns the augmented image or views; all randomness comes from `rng`."""
+
+
+def shapes_of(transform: Transform) -> Mapping[str, tuple[int, ...]]:
+    """Returns the shape of each array of pixels that a transform gives, by its key in a batch."""
+    if isinstance(transform, MultiCrop):
+        return transform.shapes
+    return {"image": (*transform.img_size, len(transform.mean))}
 
 
 def workers_for(workers: int, *, platform: str, records: int) -> int:
@@ -107,8 +115,8 @@ def make_train_iterator(
     if repeats < 1:
         raise UserError(f"repeats={repeats} must be 1 (off) or more.")
     keys = _TrainKeys(_stream(source, seed), len(source), batch_size, rows, repeats)
-    shape = (*transform.img_size, len(transform.mean))
-    load = _LoadBatch(source, partial(_augment, transform, seed), shape, on_unreadable)
+    augment = partial(_augment, transform, seed)
+    load = _LoadBatch(source, augment, shapes_of(transform), on_unreadable)
     stop = sys.maxsize // batch_size if num_batches is None else start_batch + num_batches
     batches = grain.MapDataset.range(start_batch, stop).map(keys).map(load)
     return _iterate(batches, workers, threads)
@@ -132,8 +140,8 @@ def make_eval_batches(
     """
     rows = _host_rows(source, batch_size, host_index, host_count)
     keys = partial(_eval_keys, len(source), batch_size, rows)
-    shape = (*preprocess.img_size, preprocess.channels)
-    load = _LoadBatch(source, partial(_evaluate, preprocess), shape, "raise")
+    shapes = {"image": (*preprocess.img_size, preprocess.channels)}
+    load = _LoadBatch(source, partial(_evaluate, preprocess), shapes, "raise")
     batches = grain.MapDataset.range(-(-len(source) // batch_size)).map(keys).map(load)
     return EvalBatches(batches, workers, threads)
 
@@ -267,18 +275,22 @@ def _eval_keys(length: int, batch_size: int, rows: range, batch: int) -> list[Ke
     return [Key(0, record) if record < length else None for record in records]
 
 
-def _augment(transform: Transform, seed: int, image: bytes, key: Key, name: str) -> np.ndarray:
+Pixels = Mapping[str, np.ndarray]
+
+
+def _augment(transform: Transform, seed: int, image: bytes, key: Key, name: str) -> Pixels:
     # Counters 2**64 apart never meet: the lowest word counts the numbers drawn.
     philox = np.random.Philox(
         key=np.array([seed, _AUGMENT], np.uint64),
         counter=np.array([0, key.copy, key.epoch, key.record], np.uint64),
     )
-    return transform(image, np.random.Generator(philox), name=name)
+    given = transform(image, np.random.Generator(philox), name=name)
+    return given if isinstance(given, Mapping) else {"image": given}
 
 
-def _evaluate(preprocess: Preprocess, image: bytes, key: Key, name: str) -> np.ndarray:
+def _evaluate(preprocess: Preprocess, image: bytes, key: Key, name: str) -> Pixels:
     del key
-    return preprocess.image(preprocess.decode(image, name=name))
+    return {"image": preprocess.image(preprocess.decode(image, name=name))}
 
 
 @dataclass(frozen=True)
@@ -286,16 +298,18 @@ class _LoadBatch:
     """Loads the records that `keys` name; the rows of None and of skipped images stay blank."""
 
     source: Source
-    transform: Callable[[bytes, Key, str], np.ndarray]
-    shape: Sequence[int]  # of an image: height, width, channels
+    transform: Callable[[bytes, Key, str], Pixels]
+    shapes: Mapping[str, tuple[int, ...]]  # of an image: (height, width, channels), or of its views
     on_unreadable: str
 
     def __call__(self, keys: Sequence[Key | None]) -> Batch:
         batch = Batch(
-            image=np.zeros((len(keys), *self.shape), np.uint8),
+            image=np.zeros((len(keys), *self.shapes["image"]), np.uint8),
             label=self._no_labels(len(keys)),
             mask=np.zeros(len(keys), np.float32),
         )
+        if "local" in self.shapes:
+            batch["local"] = np.zeros((len(keys), *self.shapes["local"]), np.uint8)
         for row, key in enumerate(keys):
             if key is not None:
                 self._load(batch, row, key)
@@ -310,13 +324,15 @@ class _LoadBatch:
         try:
             record: Any = self.source[key.record]
             name = self.source.describe(key.record)
-            image = self.transform(record["image"], key, name)
+            pixels = self.transform(record["image"], key, name)
         except UserError as error:
             if self.on_unreadable == "raise":
                 raise
             log.warning("skipped in epoch %d: %s", key.epoch, error)
             return
-        batch["image"][row] = image
+        batch["image"][row] = pixels["image"]
+        if "local" in pixels:
+            batch["local"][row] = pixels["local"]
         if self.source.multi_label:
             batch["label"][row, list(record["label"])] = 1
         else:

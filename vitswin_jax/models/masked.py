@@ -5,18 +5,15 @@ Axes: b batch, h w image, i j patch grid, p q pixels of a patch, c channels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
-from vitswin_jax.core.choices import Faults
-from vitswin_jax.models.geometry import geometry_of
+from vitswin_jax.models.unlabelled import UnlabelledModel
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.windows import Size
 
@@ -59,35 +56,13 @@ def join_patches(
     return rearrange(patches, "b (i j) (p q c) -> b (i p) (j q) c", i=i, j=j, p=p, q=q)
 
 
-class MaskedModel(nn.Module):
-    """The methods' base: an `encoder`, whose parameters are those of the model without a head.
+class MaskedModel(UnlabelledModel):
+    """The base of methods that fill in hidden patches.
 
     `__call__(images, masks=None, train=False)` gives a `Reconstruction`, and without masks draws
     them from the random numbers called "mask". `masks` are bool (b, i, j) on the encoder's grid. A
     method has `units`, the grid of what is hidden or not, and `hidden`, how many of them are.
     """
-
-    encoder: nn.Module
-
-    @property
-    def img_size(self) -> Size:
-        """The images, (height, width)."""
-        return pair(self.encoder.img_size)
-
-    @property
-    def in_chans(self) -> int:
-        """The images' channels."""
-        return self.encoder.in_chans
-
-    @property
-    def scan(self) -> bool:
-        """Whether the encoder's blocks are stacked."""
-        return self.encoder.scan
-
-    @property
-    def dtype(self) -> DTypeLike:
-        """The dtype of the computation; parameters, predictions and losses are float32."""
-        return self.encoder.dtype
 
     @property
     def grid(self) -> Size:
@@ -100,34 +75,3 @@ class MaskedModel(nn.Module):
         """Draws the masks of `count` images, on the encoder's grid."""
         masks = draw_masks(key, count, grid=self.units, hidden=self.hidden)
         return enlarge(masks, (self.grid[0] // self.units[0], self.grid[1] // self.units[1]))
-
-    def check_encoder(self) -> Faults:
-        """Returns the faults of the encoder for every method."""
-        encoder, geometry, faults = self.encoder, geometry_of(self.encoder), Faults()
-        if geometry.filters is None:
-            faults.append("a ResNet in front of the patches would see what is hidden")
-        if not geometry.normed or geometry.pooling.attention is not None:
-            faults.append("the encoder needs a norm after its blocks: no fc_norm, no map pooling")
-        if encoder.num_classes:
-            faults.append(f"the encoder has num_classes={encoder.num_classes}, which must be 0")
-        return faults
-
-    def features(
-        self, images: Float[Array, "b h w channels"], *, train: bool = False
-    ) -> Float[Array, "b d"]:
-        """Returns the encoder's features of whole images."""
-        return self.encoder.features(images, train=train)
-
-
-def with_encoder(model: nn.Module, **fields: Any) -> nn.Module:
-    """Returns a model with fields changed; those of its encoder, if the model pre-trains one."""
-    if isinstance(model, MaskedModel):
-        return model.clone(encoder=model.encoder.clone(**fields))
-    return model.clone(**fields)
-
-
-def divide_encoder(named: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Divides what has the flat names of a `MaskedModel`'s parameters: its encoder's, the rest."""
-    prefix = "encoder/"
-    encoder = {n.removeprefix(prefix): x for n, x in named.items() if n.startswith(prefix)}
-    return encoder, {n: x for n, x in named.items() if not n.startswith(prefix)}

@@ -247,6 +247,13 @@ class Swin(nn.Module):
         """Returns the normed last map of embedded patches."""
         return self.norm(self._stages(x, train=train)[-1])
 
+    def encode(
+        self, x: Float[Array, "b i j c"], *, train: bool
+    ) -> tuple[Float[Array, "b d"], Float[Array, "b _ _ d"]]:
+        """Returns the `features` of embedded patches, and their normed last map."""
+        x = self.encode_map(x, train=train)
+        return x.mean((1, 2)).astype(jnp.float32), x
+
     def _stages(self, x: Float[Array, "b i j c"], *, train: bool) -> tuple[Array, ...]:
         if self.ape:
             x = x + self.position.astype(x.dtype)

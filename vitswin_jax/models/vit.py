@@ -175,6 +175,16 @@ class ViT(ViTFields):
         x = self.norm(self._blocks(x, (i, j), train=train)[0])
         return x[:, self.num_prefix_tokens :].reshape(b, i, j, c)
 
+    def encode(
+        self, x: Float[Array, "b i j c"], *, train: bool
+    ) -> tuple[Float[Array, "b d"], Float[Array, "b i j c"]]:
+        """Returns the `features` of embedded patches, and their normed last map."""
+        b, i, j, c = x.shape
+        x = self._embed(x.reshape(b, -1, c), self.positions)
+        x = self._blocks(x, (i, j), train=train)[0]
+        patches = self.norm(x)[:, self.num_prefix_tokens :]
+        return self._pool(x, train=train).mean(1), patches.reshape(b, i, j, c)
+
     def encode_visible(
         self, x: Float[Array, "b i j c"], visible: Int[Array, "b v"], *, train: bool
     ) -> Float[Array, "b m c"]:

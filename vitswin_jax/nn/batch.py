@@ -20,12 +20,13 @@ def infer(model: nn.Module, params: Params, *inputs: Array, **how: Any) -> Any:
     return model.apply({"params": params}, *inputs, train=False, **how)
 
 
-def normalize(images: Shaped[Array, "b h w c"], *, mean: Triple, std: Triple) -> Array:
+def normalize(images: Shaped[Array, "*b h w c"], *, mean: Triple, std: Triple) -> Array:
     """Returns float32 model input: uint8 in [0, 255] is scaled, floats are taken as they are."""
     if images.dtype != jnp.uint8:
         return images.astype(jnp.float32)
     scaled = images.astype(jnp.float32) / 255.0
-    centre, spread = (jnp.asarray(x, jnp.float32).reshape(1, 1, 1, -1) for x in (mean, std))
+    ones = (1,) * (images.ndim - 1) + (-1,)
+    centre, spread = (jnp.asarray(x, jnp.float32).reshape(ones) for x in (mean, std))
     return (scaled - centre) / spread
 
 

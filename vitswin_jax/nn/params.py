@@ -63,6 +63,8 @@ PARAMETERS: tuple[Facts, ...] = (
     Facts(r"(root_conv|downsample_conv|conv\d)/kernel", P(None, None, None, "fsdp"), 1.0),
     Facts(r"decoder/(embed|pred)/kernel", P("fsdp"), 1.0),  # MAE's, (c, k)
     Facts(r"decoder/kernel", P(None, None, "fsdp"), 1.0),  # SimMIM's, (1, 1, c, k)
+    Facts(r"(patch_)?projection/(hidden_\d|bottleneck|prototypes)/kernel",  # DINO's, (c, k)
+          P("fsdp"), 1.0),
     Facts(r"router/kernel", decay=1.0),
     Facts(r"router/(proj/kernel|sim_matrix|temperature)"),  # Swin-MoE's cosine router
     Facts(r"cpb_mlp/(fc[12]/kernel|fc1/bias)"),  # Swin V2's position biases

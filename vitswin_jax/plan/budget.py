@@ -83,7 +83,7 @@ def make_budget(config: ConfigDict, topology: Topology, *, classes: int | None =
     given = {
         "parameters": _bytes_of(state.params),
         "optimizer": _bytes_of(state.opt_state),
-        "average": _bytes_of(state.ema),
+        "average": _bytes_of((state.ema, state.kept)),
         "teacher": _bytes_of(teacher),
         "batch": _bytes_of(batch),
     }
@@ -126,7 +126,7 @@ def batch_layout(run: Run) -> dict[str, jax.ShapeDtypeStruct]:
     size, sharding = run.plan.batch_size, batch_sharding(run.mesh)
     labels = ((size, len(run.train.class_names)), jnp.float32)
     arrays = {
-        "image": ((size, *run.state["image_shape"]), jnp.uint8),
+        **{name: ((size, *shape), jnp.uint8) for name, shape in run.shapes.items()},
         "label": labels if run.train.multi_label else ((size,), jnp.int32),
         "mask": ((size,), jnp.float32),
     }

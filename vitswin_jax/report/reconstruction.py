@@ -21,6 +21,7 @@ from vitswin_jax.data.channels import as_rgb
 from vitswin_jax.evaluate.reconstruction import reconstruct
 from vitswin_jax.models.masked import MaskedModel, Reconstruction, enlarge
 from vitswin_jax.models.pretraining import describe_method
+from vitswin_jax.models.unlabelled import UnlabelledModel
 from vitswin_jax.report import curves, figures
 from vitswin_jax.report.page import percent, template
 from vitswin_jax.report.pages import environment, head, of_hosts
@@ -28,7 +29,7 @@ from vitswin_jax.report.runs import read_config, read_metrics
 
 _GREY = 160
 _PICTURES = 8
-_SMALL = 96  # pictures of fewer pixels a side are shown enlarged, with their pixels
+SMALL = 96  # pictures of fewer pixels a side are shown enlarged, with their pixels
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Pictures:
     def rows(self) -> list[dict[str, Any]]:
         """Returns the three of each image as `data:` URIs, for a page."""
         triples = zip(self.original, self.masked, self.reconstructed, strict=True)
-        small = max(self.original.shape[1:3]) < _SMALL
+        small = max(self.original.shape[1:3]) < SMALL
         return [
             {"pictures": [figures.picture(as_rgb(image)) for image in triple], "small": small}
             for triple in triples
@@ -84,25 +85,46 @@ class Pictures:
 def write_pretraining_report(
     path: str | os.PathLike[str],
     *,
-    title: str,
     model: MaskedModel,
     params: Params,
-    numbers: Mapping[str, float],
     batches: Iterable[Batch],
-    source: Source,
     preprocess: Preprocess,
+    **page: Any,
+) -> Path:
+    """Writes the report of a masked model (`write_unlabelled_report`); returns `path`.
+
+    The first of the evaluation `batches` has the images that are shown.
+    """
+    rows = Pictures.draw(model, params, next(iter(batches)), preprocess).rows()
+    return write_unlabelled_report(
+        path, "pretraining.html", model=model, params=params, shown={"rows": rows}, **page
+    )
+
+
+def write_unlabelled_report(
+    path: str | os.PathLike[str],
+    name: str,
+    *,
+    title: str,
+    model: UnlabelledModel,
+    params: Params,
+    numbers: Mapping[str, float],
+    step: int,
+    source: Source,
     workdir: str | os.PathLike[str],
     command: str | None,
     origin: Mapping[str, Any] | None,
     facts: Sequence[tuple[str, str]] = (),
+    shown: Mapping[str, Any],
 ) -> Path:
     """Writes the report of a model that was pre-trained without labels; returns `path`.
 
+    The template called `name` is given what is `shown` of the method, besides what all have.
     `numbers` has the loss of the test images of `source`, and the accuracies of probes in [0, 1].
-    The first of the evaluation `batches` has the images that are shown. Raises UserError if the
-    file cannot be written.
+    Raises UserError if the file cannot be written.
     """
-    shown = {
+    first = {
+        "step": f"{step:,}",
         "test loss": f"{numbers['test/loss']:.4f}",
         **{
             name: percent(numbers[key])
@@ -117,18 +139,18 @@ def write_pretraining_report(
     }
     series = read_metrics(workdir)
     encoder, method = type(model.encoder).__name__, describe_method(model)
-    page = template("pretraining.html").render(
+    page = template(name).render(
         title=f"{method['method']}: {title}",
         subtitle=f"{encoder} on {source.name}, {len(source):,} images, whose labels it never saw",
         command=command,
-        numbers=shown.items(),
+        numbers=first.items(),
         curves=[*curves.curves(series), *of_hosts(workdir)],
         facts=head(facts, series, workdir),
         origin=origin,
-        rows=Pictures.draw(model, params, next(iter(batches)), preprocess).rows(),
         method=method.items(),
         environment=environment(),
         config=flatten_dict(read_config(workdir), sep=".").items(),
+        **shown,
     )
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")

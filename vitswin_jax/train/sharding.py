@@ -28,6 +28,7 @@ STATE_RULES: tuple[tuple[str, P], ...] = (
     (r"opt_state/.*/ns_coeffs", P()),  # Muon's polynomial
     (r"opt_state/.*/v(_row|_col)?/.*", P()),  # Adafactor's means over rows and columns
     (r"opt_state/own/.*", P()),  # of an optimizer that a user passes
+    (r"kept/.*", P()),  # of the task
 )
 BATCH_SPEC = P(("data", "fsdp"))
 # Modules whose outputs lie as the batch does, and so do these outputs' gradients. Left to the

@@ -22,6 +22,7 @@ from vitswin_jax.train.optim.ema import Ema
 from vitswin_jax.train.optim.groups import Groups
 from vitswin_jax.train.optim.lora import Lora, add_lora, model_params, split
 from vitswin_jax.train.sharding import state_shardings
+from vitswin_jax.train.task.task import Task
 
 HEAD_BIASES = r"head(_dist)?/bias"
 
@@ -37,6 +38,7 @@ class TrainState(struct.PyTreeNode):
     params: Params
     opt_state: optax.OptState
     ema: Any = None  # the average of the trained parameters, where there is one
+    kept: Any = None  # what the task keeps, where it keeps anything (`Task.begin`)
 
 
 def new_state(
@@ -45,11 +47,13 @@ def new_state(
     *,
     lora: Lora | None = None,
     ema: Ema | None = None,
+    task: Task | None = None,
 ) -> TrainState:
     """Returns the state before the first step; the average starts from the parameters."""
     trained, _ = split(params, lora)
     average = None if ema is None else jax.tree.map(jnp.copy, trained)
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(trained), average)
+    kept = None if task is None else task.begin()
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(trained), average, kept)
 
 
 def state_of_copies(params: Params, tx: optax.GradientTransformation) -> TrainState:
@@ -75,6 +79,7 @@ def create_state(
     mesh: Mesh,
     lora: Lora | None = None,
     ema: Ema | None = None,
+    task: Task | None = None,
     head_bias: float = 0.0,
     loaded: Params | None = None,
 ) -> tuple[TrainState, Any]:
@@ -84,9 +89,8 @@ def create_state(
     numpy arrays, of which a device is given its part. Nothing is ever whole on a device where it
     should not be.
     """
-    init = functools.partial(
-        _init, model=model, tx=tx, image_shape=image_shape, lora=lora, ema=ema, head_bias=head_bias
-    )
+    how: dict[str, Any] = {"image_shape": image_shape, "lora": lora, "ema": ema, "task": task}
+    init = functools.partial(_init, model=model, tx=tx, head_bias=head_bias, **how)
     shardings = state_shardings(mesh, jax.eval_shape(init, key, None))
     if loaded is not None:
         loaded = _place(loaded, shardings.params)
@@ -102,11 +106,11 @@ def state_layout(
     mesh: Mesh,
     lora: Lora | None = None,
     ema: Ema | None = None,
+    task: Task | None = None,
 ) -> TrainState:
     """Returns the shape, dtype and sharding of every array of a state, which is not created."""
-    init = functools.partial(
-        _init, model=model, tx=tx, image_shape=image_shape, lora=lora, ema=ema, head_bias=0.0
-    )
+    how: dict[str, Any] = {"image_shape": image_shape, "lora": lora, "ema": ema, "task": task}
+    init = functools.partial(_init, model=model, tx=tx, head_bias=0.0, **how)
     shapes = jax.eval_shape(init, jax.random.key(0), None)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -153,6 +157,7 @@ def _init(
     image_shape: tuple[int, int, int],
     lora: Lora | None,
     ema: Ema | None,
+    task: Task | None,
     head_bias: float,
 ) -> TrainState:
     init_key, lora_key = (key, key) if lora is None else jax.random.split(key)
@@ -162,7 +167,7 @@ def _init(
         params = fill_head_biases(model.init(init_key, images)["params"], head_bias)
     if lora is not None:
         params = add_lora(params, lora, lora_key)
-    return new_state(params, tx, lora=lora, ema=ema)
+    return new_state(params, tx, lora=lora, ema=ema, task=task)
 
 
 def place_constants(params: Params, mesh: Mesh) -> Params:

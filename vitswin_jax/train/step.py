@@ -15,7 +15,7 @@ from einops import rearrange
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from vitswin_jax.core.types import Params
+from vitswin_jax.core.types import IMAGES, Params
 from vitswin_jax.nn.batch import Triple, normalize
 from vitswin_jax.nn.forms import compiler_options
 from vitswin_jax.nn.quantized import quantized
@@ -35,8 +35,8 @@ from vitswin_jax.train.task.supervised import Supervised
 from vitswin_jax.train.task.task import Task
 
 Metrics = dict[str, Array]
-Fixed = tuple[Params, Params | None]
-"""Parameters that a step reads and does not train: the frozen ones, and a teacher's."""
+Fixed = tuple[Params, Any]
+"""What a step reads and does not train: the frozen parameters, and the task's guide."""
 
 NO_ERASING = Erasing()
 NO_GROUPS = Groups()
@@ -70,18 +70,13 @@ def _loss_and_logits(
     *,
     model: nn.Module,
     options: StepOptions,
-) -> tuple[Float[Array, ""], Float[Array, "b k"] | None]:
+) -> tuple[Float[Array, ""], Any]:
     """Returns a part's loss, to which scanned blocks add one number each, and its logits."""
-    frozen, teacher = fixed
+    frozen, guide = fixed
     params = model_params(options.groups.stop_gradients(trained), frozen, options.lora)
-    outputs, sown = model.apply(
-        {"params": params if options.fit is None else options.fit(params)},
-        part["image"],
-        train=True,
-        mutable=["losses"],
-        **options.task.call(key, model),
-    )
-    losses, logits = options.task.losses(outputs, part, teacher)
+    params = params if options.fit is None else options.fit(params)
+    outputs, sown = options.task.forward(key, model, params, part)
+    losses, logits = options.task.losses(outputs, part, guide)
     aux_weight = options.aux_weight / options.accum_steps
     aux = sum((aux_weight * aux.sum() for aux in jax.tree.leaves(sown)), start=0.0)
     return (losses * part["mask"]).sum() * weight + aux, logits
@@ -95,7 +90,7 @@ def _gradients(
     *,
     model: nn.Module,
     options: StepOptions,
-) -> tuple[Array, Array | None, Params]:
+) -> tuple[Array, Any, Params]:
     """Returns loss, logits and gradients of `trained`; each device has rows of every part."""
     grad = jax.value_and_grad(
         functools.partial(_loss_and_logits, model=model, options=options), has_aux=True
@@ -114,7 +109,7 @@ def _gradients(
 
     zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, trained))
     (loss, grads), logits = jax.lax.scan(add, zero, (parts, jax.random.split(key, n)))
-    return loss, jax.tree.map(lambda x: rearrange(x, "part b k -> (b part) k"), logits), grads
+    return loss, jax.tree.map(lambda x: rearrange(x, "part b ... -> (b part) ..."), logits), grads
 
 
 def train_step(
@@ -134,25 +129,34 @@ def train_step(
     of the task.
     """
     erase_key, task_key, model_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
-    images = normalize(batch["image"], mean=options.mean, std=options.std)
-    images = erase(erase_key, images, options.erasing)
-    targets = options.task.targets(task_key, images, batch, model)
+    shown = {
+        name: normalize(batch[name], mean=options.mean, std=options.std)
+        for name in IMAGES
+        if name in batch
+    }
+    images = shown["image"]
+    if options.erasing.erase_prob:
+        images = erase(erase_key, images, options.erasing)
+    targets = options.task.targets(task_key, images, {**batch, **shown}, model)
 
     trained, frozen = split(state.params, options.lora)
+    average = state.ema
+    mean = None if average is None else model_params(average, frozen, options.lora)
+    guide = options.task.guide(teacher, mean, kept=state.kept, step=state.step)
     loss, logits, grads = _gradients(
-        trained, (frozen, teacher), targets, model_key, model=model, options=options
+        trained, (frozen, guide), targets, model_key, model=model, options=options
     )
     updates, opt_state = tx.update(grads, state.opt_state, trained)
-    trained = optax.apply_updates(trained, updates)
-    average = state.ema
+    trained = optax.apply_updates(trained, options.task.train_only(updates, state.step))
     if options.ema is not None:
         average = options.ema.update(average, trained, state.step)
+    kept = options.task.keep(state.kept, logits, targets)
 
     metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
     metrics |= options.task.metrics(logits, targets)
     if options.keep_logits:
         metrics["logits"] = logits
-    return TrainState(state.step + 1, join(trained, frozen), opt_state, average), metrics
+    return TrainState(state.step + 1, join(trained, frozen), opt_state, average, kept), metrics
 
 
 def make_train_step(

@@ -14,9 +14,9 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from vitswin_jax.core.types import Params, UserError
-from vitswin_jax.models.masked import MaskedModel, divide_encoder
 from vitswin_jax.models.pretraining import describe_method, method_of
 from vitswin_jax.models.registry import family_of
+from vitswin_jax.models.unlabelled import UnlabelledModel, divide_encoder
 from vitswin_jax.nn.scan import unstack_blocks
 from vitswin_jax.weights import folder as folders
 from vitswin_jax.weights import write
@@ -57,12 +57,12 @@ def _write_theirs(
     format: str,
     metadata: Metadata,
 ) -> str:
-    encoder = model.encoder if isinstance(model, MaskedModel) else model
+    encoder = model.encoder if isinstance(model, UnlabelledModel) else model
     source = write.choose_target(format, family_of(encoder), metadata.fields, origin=str(path))
     own, others = (tensors, {}) if encoder is model else divide_encoder(tensors)
     buffers = functools.partial(window_buffers, encoder)
     theirs = write.as_theirs(source, own, buffers, origin=str(path))
-    if isinstance(model, MaskedModel):
+    if isinstance(model, UnlabelledModel):
         decoder = write.choose_decoder(format, method_of(model), origin=str(path))
         theirs = {decoder.encoder_prefix + name: array for name, array in theirs.items()}
         theirs |= write.write_rules(others, decoder.rules, origin=str(path))
@@ -96,7 +96,7 @@ def describe(
 
     Raises UserError, naming `origin`, where `metadata` does not fit the model.
     """
-    if isinstance(model, MaskedModel):
+    if isinstance(model, UnlabelledModel):
         described = describe(model.encoder, metadata, origin=origin)
         return dataclasses.replace(described, pretrain=describe_method(model))
     given = {} if metadata is None else metadata

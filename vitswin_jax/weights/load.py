@@ -16,9 +16,9 @@ from jaxtyping import Float32, UInt8
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.data.augment.transforms import Preprocess
-from vitswin_jax.models.masked import MaskedModel
 from vitswin_jax.models.registry import create_model, resolve_name
 from vitswin_jax.models.tags import tags_of
+from vitswin_jax.models.unlabelled import UnlabelledModel
 from vitswin_jax.weights.metadata import Metadata
 from vitswin_jax.weights.open import open_own, open_pretrained
 from vitswin_jax.weights.sources.preprocess import default_preprocess
@@ -75,7 +75,7 @@ def load_pretrained(
 
 def load_pretraining(
     path: str | os.PathLike[str], name: str | None = None, **fields: Any
-) -> tuple[MaskedModel, dict[str, Any]]:
+) -> tuple[UnlabelledModel, dict[str, Any]]:
     """Returns (model, variables) of a file that has the decoder of its pre-training too.
 
     `name` and `fields` are the encoder's, as in `load_pretrained`, which returns the encoder only.

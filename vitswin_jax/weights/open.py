@@ -24,9 +24,9 @@ from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError, listed, naming
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.models.claims import claiming
-from vitswin_jax.models.masked import MaskedModel, divide_encoder
 from vitswin_jax.models.pretraining import create_pretraining, describe_method
 from vitswin_jax.models.registry import create_model, family_of
+from vitswin_jax.models.unlabelled import UnlabelledModel, divide_encoder
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.weights.adapt import Methods, adapt, check_parameters
 from vitswin_jax.weights.formats.read import Contents, read_tensors
@@ -163,7 +163,7 @@ class Pretrained:
 
         Raises UserError that lists all that cannot be adapted; see `weights.adapt`.
         """
-        if isinstance(model, MaskedModel):
+        if isinstance(model, UnlabelledModel):
             return self._adapted_to_pretraining(model)
         return adapt(
             self.tensors,
@@ -199,7 +199,7 @@ class Pretrained:
         """Returns shape, dtype and sharding of each parameter of `model`; reads no tensor."""
         return layout_on(self.adapted_to(self.model)[0], mesh, dtype=param_dtype_of(param_dtype))
 
-    def pretraining_model(self) -> MaskedModel:
+    def pretraining_model(self) -> UnlabelledModel:
         """Returns `model` with the decoder and the masks of its pre-training.
 
         Raises UserError for a file without a decoder.
@@ -214,7 +214,9 @@ class Pretrained:
             )
         return self.open_decoder()
 
-    def _adapted_to_pretraining(self, model: MaskedModel) -> tuple[dict[str, Tensor], list[str]]:
+    def _adapted_to_pretraining(
+        self, model: UnlabelledModel
+    ) -> tuple[dict[str, Tensor], list[str]]:
         theirs = describe_method(create_pretraining(self.own, **self._decoder.fields))
         ours = describe_method(model)
         if theirs["method"] != ours["method"]:

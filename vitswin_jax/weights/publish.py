@@ -21,8 +21,8 @@ from vitswin_jax.core.signals import removed_at_end
 from vitswin_jax.core.types import Params, UserError, listed
 from vitswin_jax.core.version import __version__
 from vitswin_jax.data.augment.transforms import Preprocess
-from vitswin_jax.models.masked import MaskedModel
 from vitswin_jax.models.registry import family_of
+from vitswin_jax.models.unlabelled import UnlabelledModel
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.weights.card import LIBRARIES, TAG, Card
 from vitswin_jax.weights.files import write_model
@@ -127,7 +127,7 @@ def push(
     """
     if format is not None:
         one_of("format", format, tuple(LIBRARIES))
-    if isinstance(model, MaskedModel):
+    if isinstance(model, UnlabelledModel):
         raise UserError(
             f"{repository.name}: a model with its decoder is not published; give its encoder, as "
             "load_pretrained returns it."

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 
 from vitswin_jax.core.types import Shapes
 from vitswin_jax.models.geometry import geometry_of
-from vitswin_jax.models.masked import with_encoder
+from vitswin_jax.models.unlabelled import with_encoder
 from vitswin_jax.nn.attention import MASKED
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.posemb import relative_bias_index

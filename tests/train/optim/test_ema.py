@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vitswin_jax.core.types import UserError
-from vitswin_jax.train.optim.ema import Ema
+from vitswin_jax.train.optim.ema import Ema, Momentum
 
 
 @pytest.mark.parametrize("warmup", [False, True])
@@ -33,3 +33,13 @@ def test_what_does_not_move_stays_bit_for_bit():
 def test_a_decay_that_is_none_is_said(decay):
     with pytest.raises(UserError, match=r"ema.decay=.* must be in \[0, 1\)"):
         Ema(decay)
+
+
+def test_the_momentum_of_a_teacher_rises_to_1_as_a_cosine():
+    """As DINO's cosine_scheduler(0.996, 1, ...) has it."""
+    momentum = Momentum(0.996, total_steps=8)
+    steps = np.arange(9)
+    want = 1 + 0.5 * (0.996 - 1) * (1 + np.cos(np.pi * steps / 8))
+    got = [1 - float(momentum.share(jnp.int32(step))) for step in steps]
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    assert float(momentum.share(jnp.int32(9))) == pytest.approx(0, abs=1e-9)

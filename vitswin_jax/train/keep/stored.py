@@ -26,7 +26,8 @@ FINGERPRINT = "fingerprint"
 
 def trees_of(state: TrainState) -> dict[str, Any]:
     """Returns the trees of arrays of a state by item; one that is None has no item."""
-    trees = {"params": state.params, "opt_state": state.opt_state, "ema": state.ema}
+    names = ("params", "opt_state", "ema", "kept")
+    trees = {name: getattr(state, name) for name in names}
     return {name: tree for name, tree in trees.items() if tree is not None}
 
 

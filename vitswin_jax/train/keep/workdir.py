@@ -68,8 +68,28 @@ ADDED: Mapping[str, Any] = {
             "decoder_dim",
             "decoder_depth",
             "decoder_heads",
+            "out_dim",
+            "hidden_dim",
+            "bottleneck_dim",
+            "momentum",
+            "student_temp",
+            "teacher_temp",
+            "warmup_teacher_temp",
+            "warmup_teacher_temp_epochs",
+            "freeze_last_layer_epochs",
+            "centering",
+            "center_momentum",
+            "patch_weight",
+            "shared_head",
+            "mask_prob",
+            "koleo_weight",
         )
     ),
+    "augment.local_crops": 0,
+    "augment.local_size": None,
+    "augment.local_scale": [0.05, 0.4],
+    "augment.blur": [0.0, 0.0, 0.0],
+    "augment.solarize": [0.0, 0.0, 0.0],
 }
 """Keys that were added to configs, each with the value that means what runs did before it."""
 

@@ -41,6 +41,21 @@ class Ema:
         return jnp.maximum(share, 9.0 / (10.0 + step.astype(jnp.float32)))
 
 
+@dataclass(frozen=True)
+class Momentum(Ema):
+    """The average that is a teacher (DINO, arXiv:2104.14294): its decay rises to 1, as a cosine.
+
+    In step n of `total_steps` it is 1 - (1 - decay) (1 + cos(pi n / total_steps)) / 2.
+    """
+
+    total_steps: int = 1
+
+    def share(self, step: Int[Array, ""]) -> Float[Array, ""]:
+        """Returns how much of the new parameters a step takes: one less its decay."""
+        done = jnp.minimum(step.astype(jnp.float32) / self.total_steps, 1.0)
+        return jnp.float32(1.0 - self.decay) * (1.0 + jnp.cos(jnp.pi * done)) / 2
+
+
 def make_ema(*, decay: float | None, warmup: bool, evaluate: bool) -> Ema | None:
     """Returns the average that `config.ema` asks for, None where it has no decay."""
     return None if decay is None else Ema(decay, warmup, evaluate)

@@ -38,7 +38,7 @@ def make_steps(
         what = "the train step" + (f" for images of {size[0]}x{size[1]}" if run.sizes[1:] else "")
         step = make_step(run, shardings, teacher_shardings, size=size)
         steps[size] = saying_when_it_compiles(what, step)
-    return lambda state, batch, *more: steps[batch["image"].shape[1:3]](state, batch, *more)
+    return lambda state, batch, *more: steps[batch["image"].shape[-3:-1]](state, batch, *more)
 
 
 def make_step(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from vitswin_jax.core.choices import Faults, one_of
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Source, UserError, listed
 from vitswin_jax.data.augment.transforms import Preprocess, TrainTransform
-from vitswin_jax.data.pipeline import EvalBatches, Transform
+from vitswin_jax.data.augment.views import Views
+from vitswin_jax.data.pipeline import EvalBatches, Transform, shapes_of
 from vitswin_jax.data.sources.labels import make_class_weights
 from vitswin_jax.nn.quantized import SCHEMES, multiplies_codes
 from vitswin_jax.train.optim.ema import make_ema
@@ -39,15 +40,21 @@ from vitswin_jax.train.run.own import (
 from vitswin_jax.train.run.plan import Plan, make_plan, split_fields
 from vitswin_jax.train.run.sizes import Schedule, make_sizes
 from vitswin_jax.train.run.start import Start, make_start, open_teacher, read_start
-from vitswin_jax.train.run.unlabelled import Probes, make_probes, model_section
+from vitswin_jax.train.run.unlabelled import (
+    Probes,
+    make_probes,
+    make_task,
+    make_views,
+    model_section,
+)
 from vitswin_jax.train.sharding import check_batch_size, create_mesh
 from vitswin_jax.train.step import StepOptions
 from vitswin_jax.train.task.distill import Distillation
 from vitswin_jax.train.task.erasing import Erasing
 from vitswin_jax.train.task.losses import make_loss
-from vitswin_jax.train.task.masked import Masked
 from vitswin_jax.train.task.mixing import Mixing
 from vitswin_jax.train.task.supervised import Supervised
+from vitswin_jax.train.task.task import Task
 
 log = logger(__name__)
 
@@ -71,6 +78,7 @@ class Run:
     teacher: Start | None
     probes: Probes | None
     sizes: Schedule  # of training's images
+    shapes: Mapping[str, tuple[int, ...]]  # of an example's pixels, by their keys in a batch
     own: Own
 
     @property
@@ -102,6 +110,7 @@ class Run:
             "mesh": self.mesh,
             "lora": self.options.lora,
             "ema": self.options.ema,
+            "task": self.options.task,
         }
 
 
@@ -141,7 +150,8 @@ def prepare(
     start = open_start(config, train, workdir, pretrain)
     preprocess = start.preprocess
     repeats = augment.pop("repeats")
-    transform, erasing, mixing = build_augmentation(augment, preprocess, own=own.augment)
+    transform, views, erasing, mixing = build_augmentation(augment, preprocess, own=own.augment)
+    transform = make_views(transform, views, config.pretrain.method)
 
     plan = make_plan(
         optim, dict(config.run), num_examples=len(train), batch_size=data["batch_size"]
@@ -164,16 +174,20 @@ def prepare(
         repeats=repeats,
         **data,
     )
-    supervised = Supervised(mixing, **objective, distillation=distillation)
+    task: Task = Supervised(mixing, **objective, distillation=distillation)
+    average = make_ema(**config.ema)
+    if pretrain is not None:
+        task, own_average = make_task(pretrain["method"], start.model, transform, plan)
+        average = own_average or average
     options = StepOptions(
-        supervised if pretrain is None else Masked(),
+        task,
         aux_weight=aux_weight,
         mean=preprocess.mean,
         std=preprocess.std,
         accum_steps=accum_steps,
         groups=groups,
         lora=make_lora(**config.lora),
-        ema=make_ema(**config.ema),
+        ema=average,
         erasing=erasing,
         quantize=quantize,
     )
@@ -191,6 +205,7 @@ def prepare(
         head_bias=head_bias,
         teacher=teacher,
         sizes=sizes,
+        shapes=shapes_of(transform),
         probes=make_probes(train, test, make_test_batches, dict(config.pretrain)),
         own=own,
     )
@@ -198,15 +213,16 @@ def prepare(
 
 def build_augmentation(
     section: dict[str, Any], preprocess: Preprocess, *, own: Augment | None
-) -> tuple[Transform, Erasing, Mixing]:
+) -> tuple[Transform, Views, Erasing, Mixing]:
     """Divides `config.augment` among what reads it; raises one UserError for all that is wrong.
 
     A user's `own` function is in place of the transform of each image.
     """
-    parts = split_fields(section, TrainTransform, Erasing, Mixing)
+    kinds = (TrainTransform, Views, Erasing, Mixing)
+    parts = split_fields(section, *kinds)
     parts[0] |= {"img_size": preprocess.img_size, "mean": preprocess.mean}
     built, faults = [], Faults()
-    for kind, fields in zip((TrainTransform, Erasing, Mixing), parts, strict=True):
+    for kind, fields in zip(kinds, parts, strict=True):
         try:
             built.append(kind(**fields))
         except UserError as error:

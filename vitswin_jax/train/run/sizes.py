@@ -20,7 +20,7 @@ from jax import lax
 from jaxtyping import Array
 
 from vitswin_jax.core.types import Params, UserError, listed
-from vitswin_jax.models.masked import MaskedModel, with_encoder
+from vitswin_jax.models.unlabelled import UnlabelledModel, with_encoder
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.weights.adapt import Methods, Sizes
 from vitswin_jax.weights.resize import Method
@@ -75,7 +75,9 @@ def parts(sizes: Schedule, start: int, stop: int) -> Iterator[tuple[int, int, Si
             yield max(first, start), min(end, stop), size
 
 
-def at_size(model: nn.Module, size: Size) -> tuple[nn.Module, Callable[[Params], Params] | None]:
+def at_size(
+    model: nn.Module, size: Size, *, key: str = KEY
+) -> tuple[nn.Module, Callable[[Params], Params] | None]:
     """Returns a model for another image size, and what makes its parameters of the model's.
 
     None: they are the same. Raises UserError for a size that the model cannot have.
@@ -88,11 +90,11 @@ def at_size(model: nn.Module, size: Size) -> tuple[nn.Module, Callable[[Params],
         other.check()
         ours, theirs = parameter_shapes(model), parameter_shapes(sized)
     except UserError as error:
-        raise UserError(f"{KEY}: {size[0]}x{size[1]}: {error}") from error
+        raise UserError(f"{key}: {size[0]}x{size[1]}: {error}") from error
     changed = [name for name in ours if theirs.get(name) != ours[name]]
     if others := [name for name in changed if name.rpartition("/")[2] not in _TABLES]:
         raise UserError(
-            f"{KEY}: {size[0]}x{size[1]} would change the shape of {listed(others)}; "
+            f"{key}: {size[0]}x{size[1]} would change the shape of {listed(others)}; "
             "choose another size."
         )
     fit = functools.partial(fit_params, old=sizes_of(encoder), new=sizes_of(other))
@@ -100,7 +102,7 @@ def at_size(model: nn.Module, size: Size) -> tuple[nn.Module, Callable[[Params],
 
 
 def _encoder(model: nn.Module) -> nn.Module:
-    return model.encoder if isinstance(model, MaskedModel) else model
+    return model.encoder if isinstance(model, UnlabelledModel) else model
 
 
 def fit_params(params: Params, *, old: Sizes, new: Sizes) -> Params:

@@ -9,10 +9,17 @@ from typing import Any
 import numpy as np
 
 from vitswin_jax.core.types import Source, UserError
-from vitswin_jax.data.pipeline import EvalBatches
+from vitswin_jax.data.augment.transforms import TrainTransform
+from vitswin_jax.data.augment.views import MultiCrop, Views
+from vitswin_jax.data.pipeline import EvalBatches, Transform
 from vitswin_jax.data.sources.splits import Subset
 from vitswin_jax.train.keep.workdir import flatten
+from vitswin_jax.train.optim.ema import Ema, Momentum
 from vitswin_jax.train.run.plan import Plan, due
+from vitswin_jax.train.run.sizes import at_size
+from vitswin_jax.train.task.masked import Masked
+from vitswin_jax.train.task.self_distilled import SelfDistilled
+from vitswin_jax.train.task.task import Task
 
 ABOUT_LABELS: Mapping[str, Any] = {  # or about the classes that images show: key -> off
     "augment.mixup_alpha": 0.0,
@@ -25,6 +32,9 @@ ABOUT_LABELS: Mapping[str, Any] = {  # or about the classes that images show: ke
     "run.final": "last",
     "compare_to": None,
 }
+
+FOR_DINO: Mapping[str, Any] = {"ema.decay": None, "data.img_sizes": ()}
+"""What self-distillation does not take besides: the average is its teacher, and it has sizes."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +69,61 @@ def model_section(config: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     flat = flatten(config)
     wrong = [f"{key}={flat[key]!r}" for key, off in ABOUT_LABELS.items() if flat[key] != off]
+    own = FOR_DINO if section["method"] == "dino" else {}
+    if twice := [f"{key}={flat[key]!r}" for key, off in own.items() if flat[key] != off]:
+        raise UserError(
+            f"pretrain.method='dino' has an average and image sizes of its own "
+            f"(pretrain.momentum, augment.local_size), and {', '.join(twice)} is not for it; leave "
+            "it out."
+        )
     if wrong:
         raise UserError(
             f"pretrain.method={section['method']!r} uses whole images and no labels, so it "
             f"cannot use {', '.join(wrong)}; keep the default of these keys (configs/base.py)."
         )
     return section
+
+
+def make_views(transform: Transform, views: Views, method: str | None) -> Transform:
+    """Returns the transform to the views that a method learns from: one, or several (`Views`).
+
+    Raises UserError if `views` has options that no method reads, or a Python user's function makes
+    the images.
+    """
+    if method != "dino":
+        views.check_unused()
+        return transform
+    if not isinstance(transform, TrainTransform):
+        raise UserError(
+            "pretrain.method='dino' makes several views of an image by config.augment, so it takes "
+            "no augment function."
+        )
+    return views.of(transform)
+
+
+def make_task(method: str, model: Any, transform: Transform, plan: Plan) -> tuple[Task, Ema | None]:
+    """Returns the task of a model without labels, and the average that is a teacher, if it has one.
+
+    Raises UserError for small views whose size the model cannot have.
+    """
+    if method != "dino":
+        return Masked(), None
+    small, fit = None, None
+    if isinstance(transform, MultiCrop) and transform.local is not None:
+        height, width = transform.local.img_size
+        small, fit = at_size(model, (height, width), key="augment.local_size")
+
+    def steps(epochs: float) -> int:
+        return round(epochs * plan.steps_per_epoch)
+
+    task = SelfDistilled(
+        model,
+        small,
+        fit,
+        warmup_steps=steps(model.warmup_teacher_temp_epochs),
+        frozen_steps=steps(model.freeze_last_layer_epochs),
+    )
+    return task, Momentum(model.momentum, total_steps=plan.total_steps)
 
 
 def make_probes(

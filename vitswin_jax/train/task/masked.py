@@ -11,10 +11,11 @@ from jaxtyping import Array, Float, Key
 
 from vitswin_jax.core.types import Params
 from vitswin_jax.models.masked import Reconstruction
+from vitswin_jax.train.task.task import Plain
 
 
 @dataclass(frozen=True)
-class Masked:
+class Masked(Plain):
     """Training of a `MaskedModel`, by the loss that the model itself computes."""
 
     def targets(
@@ -29,7 +30,7 @@ class Masked:
         return {"rngs": {"dropout": dropout_key, "mask": mask_key}}
 
     def losses(
-        self, outputs: Reconstruction, part: dict[str, Array], teacher: Params | None
+        self, outputs: Reconstruction, part: dict[str, Array], guide: Params | None
     ) -> tuple[Float[Array, " b"], None]:
         """Returns each image's loss over its hidden patches."""
         return outputs.loss, None

@@ -14,12 +14,13 @@ from vitswin_jax.nn.batch import mean_where, names_a_true_class
 from vitswin_jax.train.task.distill import Distillation
 from vitswin_jax.train.task.losses import LOSSES, Loss, weigh_examples
 from vitswin_jax.train.task.mixing import Mixing, mix, smooth_one_hot
+from vitswin_jax.train.task.task import Plain
 
 NO_MIXING = Mixing()
 
 
 @dataclass(frozen=True)
-class Supervised:
+class Supervised(Plain):
     """Classification by labels, and by a teacher's logits where there is a `distillation`.
 
     Raises UserError if the loss cannot use smoothed labels and `mixing` smooths them.
@@ -62,16 +63,16 @@ class Supervised:
         return {"rngs": {"dropout": key}, "method": "heads" if heads else None}
 
     def losses(
-        self, outputs: Array, part: dict[str, Array], teacher: Params | None
+        self, outputs: Array, part: dict[str, Array], guide: Params | None
     ) -> tuple[Float[Array, " b"], Float[Array, "b k"]]:
-        """Returns each example's weighted loss and the logits; `teacher` has its parameters."""
+        """Returns each example's weighted loss and the logits; `guide` is the teacher."""
         logits = outputs
         if self.distillation is None:
             losses = self.loss(logits, part["target"])
         else:
-            assert teacher is not None  # as `distillation` has one
+            assert guide is not None  # as `distillation` has one
             heads = outputs if outputs.ndim == 3 else outputs[:, None]
-            theirs = self.distillation.teacher_logits(teacher, part["image"])
+            theirs = self.distillation.teacher_logits(guide, part["image"])
             losses = self.distillation.loss(heads, part["target"], theirs, base=self.loss)
             logits = heads.mean(1)
         return losses * part["weight"], logits

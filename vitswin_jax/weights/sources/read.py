@@ -13,9 +13,9 @@ from flax import linen as nn
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Shapes, UserError, listed
 from vitswin_jax.models.claims import claiming
-from vitswin_jax.models.masked import divide_encoder
 from vitswin_jax.models.pretraining import create_pretraining
 from vitswin_jax.models.registry import create_model, family_of, resolve_name
+from vitswin_jax.models.unlabelled import divide_encoder
 from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.weights.formats.read import Contents
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors, is_float
