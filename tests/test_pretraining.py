@@ -283,7 +283,7 @@ def test_stacked_blocks_compute_what_a_loop_does(method):
     ("case", "changes", "message"),
     [
         ("mae,vit", {"augment.mixup_alpha": 0.8}, r"uses whole images and no labels"),
-        ("mae,vit", {"pretrain.method": "mea"}, r"must be one of simmim, mae \(did you mean 'mae'"),
+        ("mae,vit", {"pretrain.method": "mea"}, r"one of simmim, mae, dino \(did you mean 'mae'"),
         ("mae,vit", {"pretrain.mask_patch": 4}, r"method='mae' does not read pretrain.mask_patch"),
         ("mae,vit", {"pretrain.mask_ratio": 0.99}, r"mask_ratio=0.99 leaves 0 of 16 patches"),
         ("simmim,swin", {"pretrain.mask_patch": 3}, r"mask_patch=3 must divide img_size=16x16"),

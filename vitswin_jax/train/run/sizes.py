@@ -80,7 +80,8 @@ def at_size(
 ) -> tuple[nn.Module, Callable[[Params], Params] | None]:
     """Returns a model for another image size, and what makes its parameters of the model's.
 
-    None: they are the same. Raises UserError for a size that the model cannot have.
+    None: they are the same. Raises UserError, which names `key`, for a size that the model cannot
+    have.
     """
     if size == pair(model.img_size):
         return model, None
