@@ -19,7 +19,7 @@ class Task(Protocol):
         """Returns the arrays that the task keeps from step to step, None without any."""
 
     def guide(self, teacher: Params | None, average: Params | None, *, kept: Any, step: Any) -> Any:
-        """Returns what `losses` reads besides the outputs, in this step."""
+        """Returns the input of `losses` besides the outputs, in this step."""
 
     def targets(
         self, key: Key[Array, ""], images: Array, batch: dict[str, Array], model: nn.Module
@@ -43,7 +43,7 @@ class Task(Protocol):
         """Returns the updates of a step, zeros for what does not train yet."""
 
     def keep(self, kept: Any, logits: Any, targets: dict[str, Array]) -> Any:
-        """Returns what the task keeps after a step."""
+        """Returns the arrays that the task keeps after a step."""
 
 
 class Plain:
