@@ -235,13 +235,13 @@ def test_what_cannot_be_read_is_one_line(served, hub, monkeypatch, name, token, 
         ({"GET /cdn": (200, b"other bytes")}, ""),
     ],
 )  # fmt: skip
-def test_a_hub_that_fails_is_one_line(served, hub, fail, says, capfd):
+def test_a_hub_that_fails_is_one_line(served, hub, fail, says, capfd, caplog):
     del served
     hub.fail |= fail
     with pytest.raises(UserError) as error:
         locate("hf-hub:alice/tiny")
     assert str(error.value).startswith(f"hf-hub:alice/tiny: {says}")
-    assert hub.signed not in str(error.value) + "".join(capfd.readouterr())
+    assert hub.signed not in str(error.value) + "".join(capfd.readouterr()) + caplog.text
 
 
 @pytest.mark.long  # the hub's package tries for 20 s

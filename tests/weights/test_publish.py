@@ -292,7 +292,7 @@ def test_who_may_not_write_is_given_one_line(hub, monkeypatch, name, token, says
                      marks=pytest.mark.long),
     ],
 )  # fmt: skip
-def test_an_upload_that_fails_publishes_nothing(hub, tmp_path, capfd, fail, says):
+def test_an_upload_that_fails_publishes_nothing(hub, tmp_path, capfd, caplog, fail, says):
     hub.fail |= fail
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"x" * 1_000_000)
@@ -301,7 +301,7 @@ def test_an_upload_that_fails_publishes_nothing(hub, tmp_path, capfd, fail, says
         publish._upload(repository, {"README.md": b"x", weights.name: weights}, "x")
     assert str(error.value).startswith(f"alice/pets: {says}")
     assert not str(error.value).endswith("?.")
-    assert hub.signed not in str(error.value) + "".join(capfd.readouterr())
+    assert hub.signed not in str(error.value) + "".join(capfd.readouterr()) + caplog.text
     assert all(set(model.files) == {".gitattributes"} for model in hub.models.values())
     hub.fail.clear()
     publish._upload(publish.check_repository("alice/pets"), {weights.name: weights}, "again")
