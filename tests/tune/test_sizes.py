@@ -80,7 +80,7 @@ def test_a_given_image_size_has_a_patch():
         assert all(
             size.keys["model.img_size"] == side for size in sizes.ladder(Images(9, 30, False), side)
         )
-    with pytest.raises(UserError, match="take 20"):
+    with pytest.raises(UserError, match="use 20"):
         sizes.ladder(Images(9, 30, False), 17)
 
 

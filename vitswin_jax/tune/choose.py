@@ -188,9 +188,8 @@ def _try_sizes(
     sees = seconds * flops / size.flops
     why = f"it sees about {sees:,.0f} images, {sees / images.count:.2g} times each."
     if len(sizes) > 1:
-        rule = (
-            f"the largest of {len(sizes)} that can train on {enough:,.0f} images, or the smallest"
-        )
+        seen = f"can see {enough:,.0f} images in its steps"
+        rule = f"the largest of {len(sizes)} that {seen}, or the smallest"
         if better is not size:
             rule = f"{better.name} may suit better, but was tried, or would take too long to try"
         why = f"{rule}; {why}"
@@ -258,4 +257,4 @@ def _rate(task: Task, trial: Trial, config: ConfigDict) -> tuple[float, str]:
         return config.optim.peak_lr, "the recipe's, for the range test showed no minimum."
     rate = float(f"{min(max(trial.rate, low), high):.2g}")
     why = f"a third of where the loss was least in {STEPS} steps at rates that rise"
-    return rate, f"{why}, and from {low:g} to {high:g}."
+    return rate, f"{why}, and not outside {low:g} to {high:g}."
