@@ -213,6 +213,7 @@ def _lora() -> dict[str, object]:
 def _mesh() -> dict[str, object]:
     """Sizes of the mesh axes, which multiply to the devices (train.sharding.create_mesh)."""
     return {
+        "slices": placeholder(int),  # groups of devices with fast links; None: as found
         "data": -1,  # copies of the model; -1: all remaining devices (for one axis)
         "fsdp": 1,  # devices that divide a copy's parameters, and the batch
         "tensor": 1,  # devices that divide heads, hidden channels and experts

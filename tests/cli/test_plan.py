@@ -72,6 +72,31 @@ def test_divided_parameters_take_less_of_a_device(vitswin, count):
     assert said["traffic"]["all-gather"]["nbytes"] > 4 * count / 2
 
 
+def test_only_gradients_leave_a_slice(vitswin, count):
+    """Two slices of four: a copy of the model in each, whose gradients are summed between them."""
+    keys = ["--topology=cpu:8", "--slices=2", "--batch=16", "--config.mesh.fsdp=2"]
+    said = plan(vitswin, *keys)
+    assert said["mesh"] == {"slice": 2, "data": 2, "fsdp": 2, "tensor": 1}
+    assert said["only_gradients"] is True
+    assert said["between_slices"].keys() == {"all-reduce"}
+    sent = said["between_slices"]["all-reduce"]["nbytes"]
+    assert 4 * count / 2 < sent < 1.05 * 4 * count
+    assert said["traffic"].keys() > {"all-gather"}
+    assert plan(vitswin, *keys[:1], *keys[2:])["only_gradients"] is None
+
+
+def test_images_that_leave_a_slice_are_named(vitswin):
+    """Mixup's partner of an image is at the other end of the batch."""
+    keys = ["--topology=cpu:8", "--mesh.slices=2", "--batch=16", "--augment.mixup_alpha=0.2"]
+    said = plan(vitswin, *keys)
+    assert said["only_gradients"] is False
+    images = 2 * 32 * 32 * 3 * 4
+    assert said["between_slices"]["collective-permute"]["nbytes"] >= images
+    status, out, _ = vitswin("plan", RECIPE, *KEYS, *keys)
+    assert status == 0
+    assert "between slices: not only gradients, but also collective-permute; mixup" in out
+
+
 def test_it_compiles_the_function_that_the_trainer_jits(monkeypatch):
     """And with the trainer's own arguments: its options, optimizer and layouts."""
     made = []
@@ -148,6 +173,9 @@ def test_classes_of_data_that_is_not_here(vitswin, count):
             "data.batch_size=12 must be a multiple of 8, which is",
         ),
         (["--topology=cpu:8", "--config.mesh.data=3"], "mesh.data=3 x mesh.fsdp=1"),
+        (["--topology=cpu:8", "--slices=3"], "mesh.slices=3 does not divide the 8 devices"),
+        (["--topology=cpu:8", "--slices=0"], "--slices=0 must be 1 or more"),
+        (["--topology=cpu:8", "--slices=2", "--mesh.fsdp=8"], "4 devices of each of the 2 slices"),
         (["--topology=cpu:8", "--classes=0"], "--classes=0 must be 1 or more"),
         (["--config.optim.peak_rl=1"], "peak_rl"),
         (["--config.optim.peak_lr=fast"], "fast"),
@@ -178,10 +206,13 @@ def test_without_libtpu_it_says_what_to_install(vitswin, monkeypatch):
 
 
 @needs_libtpu
-def test_tpus_that_are_not_here():
-    """A step for a slice of v5e, its program's collectives and all; nothing but the result."""
+@pytest.mark.parametrize(
+    "slices", [1, pytest.param(2, marks=pytest.mark.long)], ids="{} slices".format
+)
+def test_tpus_that_are_not_here(slices):
+    """A step for slices of v5e, its program's collectives and all; nothing but the result."""
     command = [sys.executable, "-m", "vitswin_jax.cli", "plan", RECIPE, "--json", *KEYS]
-    more = ["--topology=v5e:2x4", "--batch=16", "--config.model.scan=True"]
+    more = ["--topology=v5e:2x4", f"--slices={slices}", "--batch=16", "--config.model.scan=True"]
     environment = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     done = subprocess.run(
         [*command, *more],
@@ -195,9 +226,14 @@ def test_tpus_that_are_not_here():
     said = json.loads(done.stdout)
     assert said["fits"] and said["mesh"]["data"] == 8
     assert said["usable"] == int(TPUS["v5e"].usable * 2**30)
-    assert said["traffic"]["all-reduce"]["nbytes"] == pytest.approx(
-        said["memory"]["parameters"], rel=0.6
-    )
+    assert 0 < said["pace"]["share"] < 1
+    if slices == 1:
+        summed = said["traffic"]["all-reduce"]["nbytes"]
+        assert summed == pytest.approx(said["memory"]["parameters"], rel=0.6)
+        return
+    assert said["mesh"]["slice"] == 2 and said["only_gradients"] is True
+    sent = said["between_slices"]["all-reduce"]["nbytes"]
+    assert sent < said["gradients"] < said["memory"]["parameters"] * 1.2
 
 
 @needs_libtpu

@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from vitswin_jax.plan.collectives import Traffic, collectives
+from vitswin_jax.plan.collectives import Traffic, between_slices, collectives
 
 ROWS, COLUMNS = 16, 4  # of a device's float32 array
 SIZE = ROWS * COLUMNS * 4
@@ -97,6 +97,103 @@ def test_text_as_tpus_have_it():
         "all-gather": Traffic(1, 4 * HALF),
         "collective-permute": Traffic(5, 5 * HALF),
     }
+
+
+def test_a_turn_that_is_taken_out_of_a_loop_is_not_counted_twice():
+    text = TPU.replace("LIMIT", "5").replace("DIRECTION", "LT")
+    text = text.replace("%zero = u32[]{:T(128)} constant(0)", "%one = u32[]{:T(128)} constant(1)")
+    text = text.replace("tuple(%zero,", "tuple(%begin,")
+    text = text.replace("  %init", "  %begin = u32[]{:T(128)} copy(%one)\n  %init")
+    assert collectives(text)["collective-permute"] == Traffic(4, 4 * HALF)
+
+
+# A gather that overlaps two products, and a sum that leaves each device its part: fusions of TPUs.
+FUSED = """
+%start (p.0: bf16[4,8]) -> bf16[8,8] {
+  %p.0 = bf16[4,8]{1,0} parameter(0)
+  ROOT %g.0 = bf16[8,8]{1,0} all-gather(%p.0), channel_id=3, replica_groups={{0,1}}, dimensions={0}
+}
+
+%done (p.1: bf16[4,8]) -> bf16[8,8] {
+  %p.1 = bf16[4,8]{1,0} parameter(0)
+  ROOT %g.1 = bf16[8,8]{1,0} all-gather(%p.1), channel_id=3, replica_groups={{0,1}}, dimensions={0}
+}
+
+%all-reduce-scatter.7 (p.2: f32[8,8]) -> f32[4,8] {
+  %p.2 = f32[8,8]{1,0} parameter(0)
+  %s = f32[8,8]{1,0} all-reduce(%p.2), channel_id=4, replica_groups={{0,1}}, to_apply=%add
+  ROOT %part = f32[4,8]{1,0} dynamic-slice(%s), dynamic_slice_sizes={4,8}
+}
+
+ENTRY %main (a: bf16[4,8], b: f32[8,8]) -> f32[4,8] {
+  %a = bf16[4,8]{1,0} parameter(0)
+  %b = f32[8,8]{1,0} parameter(1)
+  %f.0 = bf16[8,8]{1,0} fusion(%a), kind=kCustom, calls=%start
+  %f.1 = bf16[8,8]{1,0} fusion(%a), kind=kCustom, calls=%done
+  ROOT %f.2 = f32[4,8]{1,0} fusion(%b), kind=kCustom, calls=%all-reduce-scatter.7
+}
+"""
+
+
+def test_a_collective_that_overlaps_products_is_one():
+    assert collectives(FUSED) == {
+        "all-gather": Traffic(1, 8 * 8 * 2),
+        "reduce-scatter": Traffic(1, 8 * 8 * 4),
+    }
+
+
+TWO = (0, 0, 0, 0, 1, 1, 1, 1)  # slices of four devices
+GROUPS = {  # as programs show them -> whether they join devices of both slices
+    "replica_groups={{0,1,2,3},{4,5,6,7}}": False,
+    "replica_groups={{0,1,2,3,4,5,6,7}}": True,
+    "replica_groups={}": True,
+    "replica_groups={{0,4},{1,5},{2,6},{3,7}}": True,
+    "source_target_pairs={{0,1},{1,0},{6,7}}": False,
+    "source_target_pairs={{0,7},{7,0}}": True,
+    "replica_groups=[2,4]<=[8]": False,
+    "replica_groups=[4,2]<=[8]": False,
+    "replica_groups=[4,2]<=[2,4]T(1,0)": True,
+    "replica_groups=[4,2]<=[2,2,2]T(0,2,1)": False,
+    "replica_groups=mesh['a'=2,'b'=4] {'b'}": False,
+    "replica_groups=mesh['a'=2,'b'=4] {'a'}": True,
+    "replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}": True,
+    "replica_groups=mesh['a'=2,'b'=1,'c'=4], device_ids=([4,2]T(1,0)) {'a'}": False,
+    "replica_groups=mesh['a'=8] {'a':(1)2}": True,
+    "replica_groups=mesh['a'=8] {'a':(2)4}": False,
+}
+
+
+@pytest.mark.parametrize("groups", GROUPS)
+def test_what_leaves_a_slice_is_told_apart(groups):
+    """`GROUPS` was written by hand; the numbers of devices are in the program's order."""
+    text = FUSED.replace("channel_id=4, replica_groups={{0,1}}", f"channel_id=4, {groups}")
+    rest = {"all-gather": Traffic(1, 8 * 8 * 2)}
+    summed = {"reduce-scatter": Traffic(1, 8 * 8 * 4)}
+    assert collectives(text) == rest | summed
+    assert between_slices(text, TWO) == (summed if GROUPS[groups] else {})
+    assert collectives(text, slices=TWO) == (rest if GROUPS[groups] else rest | summed)
+
+
+def test_groups_that_the_text_does_not_show_are_not_guessed():
+    text = FUSED.replace("replica_groups={{0,1}}, to_apply", "to_apply")
+    with pytest.raises(ValueError, match="does not show the groups of s"):
+        between_slices(text, TWO)
+
+
+def test_a_tpu_sends_to_other_slices_by_its_host():
+    """As libtpu prints it: two slices have one program, whose groups count inside a slice."""
+    sent = (
+        "  %after = token[] after-all()\n"
+        "  %send.1 = (f32[8,8]{1,0}, u32[], token[]) send(%b, %after), channel_id=9, "
+        'is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",'
+        '_xla_megascale_transfer_type="KIND"}\n'
+        "  %sent.1 = token[] send-done(%send.1), channel_id=9, is_host_transfer=true\n"
+        "  %f.0"
+    )
+    text = FUSED.replace("  %f.0", sent)
+    for name, kind in (("ALL_REDUCE", "all-reduce"), ("ONE_TO_ONE", "collective-permute")):
+        found = between_slices(text.replace("KIND", name), TWO)
+        assert found == {kind: Traffic(1, 8 * 8 * 4)}
 
 
 def test_a_loop_of_unknown_turns_is_not_guessed():

@@ -74,10 +74,10 @@ DESCENDANTS = {  # of ViT: what each has that a plain one has not
 DROPS = {"drop_rate": 0.1, "drop_path_rate": 0.2}
 
 
-def mesh_of(data, fsdp, tensor):
+def mesh_of(data, fsdp, tensor, slices=1):
     """A mesh of the first so many devices."""
-    devices = jax.devices()[: data * fsdp * tensor]
-    return create_mesh(data=data, fsdp=fsdp, tensor=tensor, devices=devices)
+    devices = jax.devices()[: slices * data * fsdp * tensor]
+    return create_mesh(slices=slices, data=data, fsdp=fsdp, tensor=tensor, devices=devices)
 
 
 def make_batches(count=2, rows=16):
@@ -114,6 +114,7 @@ OTHERS = {
 }
 MESHES = [  # `make test` divides each family along all axes at once
     *((family, (2, 2, 2)) for family in (*MODELS, "dinov3")),
+    *((family, (1, 2, 2, 2)) for family in ("vit", "swin_moe")),  # two slices of four
     *(
         pytest.param(family, shape, marks=pytest.mark.long)
         for family, shapes in OTHERS.items()

@@ -14,6 +14,7 @@ from vitswin_jax.core.types import UserError, counted
 
 if TYPE_CHECKING:
     from vitswin_jax.plan.budget import Budget
+    from vitswin_jax.plan.pace import Pace
 
 MIB = 2**20
 
@@ -27,6 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="Plan for these devices: TPUs such as v5e:16x16 (no TPU is needed), cpu:8, gpu or "
         "gpu:4 (default: the devices of this machine).",
+    )
+    add(
+        "--slices",
+        type=int,
+        metavar="N",
+        help="Plan for N slices of these TPUs, joined by the data centre's network, or for the "
+        "other devices cut into N (default: mesh.slices).",
     )
     add("--batch", metavar="N", help="Set --batch-size by a shorter name.")
     add(
@@ -45,9 +53,14 @@ def run(args: argparse.Namespace) -> int:
 
     if args.classes is not None and args.classes < 1:
         raise UserError(f"--classes={args.classes} must be 1 or more.")
+    if args.slices is not None and args.slices < 1:
+        raise UserError(f"--slices={args.slices} must be 1 or more.")
     args.batch_size = args.batch_size if args.batch is None else args.batch
-    config = read_config(args, also=("--topology", "--batch", "--classes", "--json"))
-    topology = open_topology(args.topology)
+    config = read_config(args, also=("--topology", "--slices", "--batch", "--classes", "--json"))
+    if args.slices is not None:
+        config.mesh.slices = args.slices
+    several = {"slices": config.mesh.slices} if config.mesh.slices else {}
+    topology = open_topology(args.topology, **several)
     if config.init_from is not None:
         say(
             f"init_from={config.init_from} is not read; the plan uses the sizes of config.model.",
@@ -74,7 +87,9 @@ def _describe(budget: Budget, *, kind: str) -> list[str]:
     """Returns a budget as lines: the run, its memory, its collectives, the verdict."""
     axes = ", ".join(f"{axis} {size}" for axis, size in budget.mesh.items())
     devices = math.prod(budget.mesh.values())
-    where = f"{budget.topology}, {counted(devices, 'device')} ({kind}; {axes})"
+    slices = budget.mesh.get("slice", 1)
+    several = f"{slices} slices of " if slices > 1 and budget.rates else ""
+    where = f"{several}{budget.topology}, {counted(devices, 'device')} ({kind}; {axes})"
     parts = [
         f"{budget.model}, batch {budget.batch_size}, on {where}",
         "",
@@ -94,13 +109,40 @@ def _describe(budget: Budget, *, kind: str) -> list[str]:
             align="<>",
         ),
     ]
-    if budget.traffic:
-        rows = [[k, f"{t.count:,}", _mib(t.nbytes)] for k, t in budget.traffic.items()]
-        table = [["collectives a step", "calls", "MiB a device"], *rows]
-        parts += ["", *format_table(table, align="<>>")]
+    for traffic, of in (
+        (budget.traffic, " inside a slice" if slices > 1 else ""),
+        (budget.between_slices, " between slices"),
+    ):
+        if traffic:
+            rows = [[k, f"{t.count:,}", _mib(t.nbytes)] for k, t in traffic.items()]
+            table = [[f"collectives a step{of}", "calls", "MiB a device"], *rows]
+            parts += ["", *format_table(table, align="<>>")]
+    if budget.only_gradients is not None:
+        parts += ["", _between(budget)]
+    if budget.pace is not None:
+        parts += ["", _pace(budget.pace)]
     share = budget.total / budget.usable
     verdict = f"{'fits' if budget.fits else 'does not fit'}: {share:.0%} of a device"
     return [*parts, "", verdict]
+
+
+def _between(budget: Budget) -> str:
+    """Returns the line that tells what leaves a slice."""
+    if budget.only_gradients:
+        return "between slices: only gradients, summed"
+    others = [kind for kind in budget.between_slices or () if kind != "all-reduce"]
+    what = ", ".join(others) or f"more than the gradients' {_mib(budget.gradients)} MiB"
+    return (
+        f"between slices: not only gradients, but also {what}; mixup and cutmix pair images of "
+        "several slices, and Swin-MoE routes tokens over all"
+    )
+
+
+def _pace(pace: Pace) -> str:
+    """Returns the line about the time of a step by published rates."""
+    times = {"products": pace.products, "links": pace.links, "network": pace.network}
+    each = ", ".join(f"{what} {1000 * time:.3g} ms" for what, time in times.items() if time)
+    return f"communication: at most {pace.share:.0%} of a step by published rates ({each})"
 
 
 def _mib(nbytes: int) -> str:

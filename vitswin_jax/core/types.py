@@ -6,7 +6,7 @@ A datum's way, with shapes, dtypes and ranges:
       -> data.augment.transforms: decode, crop, flip, augment (numpy, on worker processes)
     Batch    image uint8 (b, h, w, 3) in [0, 255]; label int32 (b,), or float32 (b, k) of 0 and 1
              where images have several; mask float32 (b,), 0: padding
-      -> rows over the mesh's axes data and fsdp
+      -> rows over the mesh's axes slice, data and fsdp
       -> train.step: normalise to float32 with the run's mean and std, mix (soft targets (b, k))
       -> model: logits float32 (b, k) -> loss and metrics, weighted by the mask
 """

@@ -15,6 +15,8 @@ from vitswin_jax.nn.scan import row_paths
 
 AXES = ("data", "fsdp", "tensor")
 """The axes of a mesh: copies of the model, devices that divide a copy's channels, and its heads."""
+SLICE = "slice"
+"""The axis before these where a mesh has several slices: copies of the model on each."""
 
 
 def spec_of(path: str, shape: tuple[int, ...]) -> P:
@@ -29,7 +31,7 @@ def param_shardings(mesh: Mesh, shapes: Shapes) -> dict[str, NamedSharding]:
     Raises UserError for a mesh of other axes than `AXES`, and for one that does not divide what it
     should.
     """
-    if tuple(mesh.axis_names) != AXES:
+    if tuple(mesh.axis_names) not in (AXES, (SLICE, *AXES)):
         raise UserError(
             f"the mesh has the axes {', '.join(map(str, mesh.axis_names))}, and must have "
             f"{', '.join(AXES)}, as train.sharding.create_mesh makes one."
@@ -45,6 +47,7 @@ def check_divides(mesh: Mesh, layouts: Mapping[str, tuple[tuple[int, ...], P]]) 
     `layouts` has the shape and the layout of each parameter.
     """
     faults = Faults()
+    devices = mesh.size // mesh.shape.get(SLICE, 1)
     for axis, size in mesh.shape.items():
         divided = [
             (path, shape, i)
@@ -55,11 +58,11 @@ def check_divides(mesh: Mesh, layouts: Mapping[str, tuple[tuple[int, ...], P]]) 
         misfits = [(path, shape, i) for path, shape, i in divided if shape[i] % size]
         if misfits:
             path, shape, i = misfits[0]
-            common = math.gcd(mesh.size, *(shape[i] for _, shape, i in divided))
+            common = math.gcd(devices, *(shape[i] for _, shape, i in divided))
             others = f" (and {len(misfits) - 1} more)" if len(misfits) > 1 else ""
             fits = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
             faults.append(
                 f"mesh.{axis}={size} does not divide axis {i} of {path} {shape}{others}; on "
-                f"{counted(mesh.size, 'device')} it can be {fits}"
+                f"{counted(devices, 'device')} it can be {fits}"
             )
     faults.check()

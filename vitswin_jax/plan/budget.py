@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,18 +14,20 @@ from ml_collections import ConfigDict
 
 from vitswin_jax.core.types import Params, Source, UserError
 from vitswin_jax.data.sources.described import describe_source
-from vitswin_jax.plan.collectives import Traffic, collectives
+from vitswin_jax.nn.placement import SLICE
+from vitswin_jax.plan.collectives import Traffic
+from vitswin_jax.plan.compiled import bytes_of, gradients_between, measure
 from vitswin_jax.plan.cost import multiply_adds
-from vitswin_jax.plan.topology import Topology
+from vitswin_jax.plan.pace import Pace, pace_of
+from vitswin_jax.plan.topology import Rates, Topology
 from vitswin_jax.train.run.compile import make_step
 from vitswin_jax.train.run.inputs import open_data
 from vitswin_jax.train.run.prepare import Run, prepare
 from vitswin_jax.train.sharding import batch_sharding, state_shardings
+from vitswin_jax.train.slices import count_slices
 from vitswin_jax.train.state import TrainState, state_layout
 
 STATE = ("parameters", "optimizer", "average", "teacher")
-_TOO_LARGE = re.compile(r"(?:temporaries \(|Used )([\d.]+)([KMGT])")
-_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,12 @@ class Budget:
     usable: int
     """Bytes that a device has for programs."""
     traffic: Mapping[str, Traffic] | None
-    """By kind of collective; None where the compiler gave up."""
+    """By kind of collective, inside a slice; None where the compiler gave up."""
+    between_slices: Mapping[str, Traffic] | None
+    """By kind of collective, between slices: empty for one slice."""
+    gradients: int
+    """Bytes between slices, on one device, if only gradients leave a slice: at most."""
+    rates: Rates | None
 
     @property
     def total(self) -> int:
@@ -62,9 +68,34 @@ class Budget:
         """Whether the compiler has a program, and the device the memory for it."""
         return self.traffic is not None and self.total <= self.usable
 
+    @property
+    def only_gradients(self) -> bool | None:
+        """Whether only gradients leave a slice; None for one slice, or without a program.
+
+        They are summed, so another kind of collective is not theirs, and nor are more bytes.
+        """
+        if not self.between_slices:
+            return None
+        sums = self.between_slices.get("all-reduce", Traffic(0, 0))
+        return set(self.between_slices) <= {"all-reduce"} and sums.nbytes <= self.gradients
+
+    @property
+    def pace(self) -> Pace | None:
+        """The time of a step by published rates; None where there are none, or no program."""
+        if self.traffic is None or self.between_slices is None or self.rates is None:
+            return None
+        flops = self.flops / math.prod(self.mesh.values())
+        return pace_of(flops, self.traffic, self.between_slices, self.rates)
+
     def to_dict(self) -> dict[str, Any]:
         """Returns all of it as plain data."""
-        return dataclasses.asdict(self) | {"total": self.total, "fits": self.fits}
+        pace = self.pace
+        return dataclasses.asdict(self) | {
+            "total": self.total,
+            "fits": self.fits,
+            "only_gradients": self.only_gradients,
+            "pace": pace and dataclasses.asdict(pace) | {"share": pace.share},
+        }
 
 
 def make_budget(config: ConfigDict, topology: Topology, *, classes: int | None = None) -> Budget:
@@ -81,13 +112,15 @@ def make_budget(config: ConfigDict, topology: Topology, *, classes: int | None =
     step = make_step(run, shardings, teacher_shardings)
     arguments = (state, batch, key) if teacher is None else (state, batch, key, teacher)
     given = {
-        "parameters": _bytes_of(state.params),
-        "optimizer": _bytes_of(state.opt_state),
-        "average": _bytes_of((state.ema, state.kept)),
-        "teacher": _bytes_of(teacher),
-        "batch": _bytes_of(batch),
+        "parameters": bytes_of(state.params),
+        "optimizer": bytes_of(state.opt_state),
+        "average": bytes_of((state.ema, state.kept)),
+        "teacher": bytes_of(teacher),
+        "batch": bytes_of(batch),
     }
-    memory, traffic = _compile(step.trace(*arguments).lower(), given)
+    slices = run.mesh.shape.get(SLICE, 1)
+    owners = [i * slices // run.mesh.size for i in range(run.mesh.size)]
+    memory, traffic, between = measure(step.trace(*arguments).lower(), given, owners)
     return Budget(
         model=config.model.name,
         topology=topology.name,
@@ -98,6 +131,9 @@ def make_budget(config: ConfigDict, topology: Topology, *, classes: int | None =
         memory=memory,
         usable=topology.usable,
         traffic=traffic,
+        between_slices=between,
+        gradients=run.options.accum_steps * gradients_between(state.params, run.mesh),
+        rates=topology.rates,
     )
 
 
@@ -175,7 +211,7 @@ def changes_that_save(
     if remat:
         yield remat
         yield from (remat | part for part in parts)
-    n = len(topology.devices)
+    n = len(topology.devices) // count_slices(topology.devices, config.mesh.slices)
     for size in [k for k in range(n, max(1, config.mesh.fsdp), -1) if n % k == 0]:
         mesh: dict[str, Any] = {"mesh.data": -1, "mesh.fsdp": size}
         changed = config.copy_and_resolve_references()
@@ -212,37 +248,3 @@ def _laid_out(model: Any, run: Run) -> Params:
         shapes,
         shardings,
     )
-
-
-def _bytes_of(tree: Any) -> int:
-    """Returns the bytes of a device's parts of arrays."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-    )
-
-
-def _compile(
-    lowered: jax.stages.Lowered, given: dict[str, int]
-) -> tuple[dict[str, int], dict[str, Traffic] | None]:
-    """Returns bytes by kind, what is given and what is not, and the collectives.
-
-    These are None where the compiler found no program that fits; it says what it would need.
-    """
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        needs = _TOO_LARGE.search(str(error))
-        if needs is None:
-            raise UserError(f"the step does not compile: {str(error).splitlines()[0]}") from error
-        total = int(float(needs[1]) * _UNITS[needs[2]])  # with what is given, whatever it says
-        return given | {"temporaries": max(0, total - sum(given.values()))}, None
-    sizes, text = compiled.memory_analysis(), compiled.as_text()
-    assert sizes is not None and text is not None  # as XLA's compilers tell both
-    besides = {
-        "padding": max(0, sizes.argument_size_in_bytes - sum(given.values())),
-        "temporaries": sizes.temp_size_in_bytes,
-        "outputs": sizes.output_size_in_bytes - sizes.alias_size_in_bytes,
-        "program": sizes.generated_code_size_in_bytes,
-    }
-    return given | besides, collectives(text)

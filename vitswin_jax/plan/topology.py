@@ -19,6 +19,18 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
+class Rates:
+    """A device's published rates, one way."""
+
+    flops: float
+    """bfloat16 products, a second."""
+    links: float
+    """Bytes a second over the links to the other devices of a slice (ICI), all links together."""
+    network: float
+    """Bytes a second over the network between slices (DCN), its part of its host's."""
+
+
+@dataclass(frozen=True)
 class Tpu:
     """A kind of TPU, as one JAX device of it is."""
 
@@ -30,6 +42,8 @@ class Tpu:
     example: str
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of `topologies.get_topology_desc`."""
+    rates: Rates | None = None
+    """Of the same pages, and DCN's of jax-ml.github.io/scaling-book/tpus; None: not looked up."""
 
 
 TPUS = {
@@ -37,9 +51,9 @@ TPUS = {
     "v3": Tpu(hbm=16, usable=15.48, example="v3:4x4"),
     # Both cores of a chip as one device, as JAX has them on a machine.
     "v4": Tpu(hbm=32, usable=30.75, example="v4:2x2x4", options={"chip_config_name": "megacore"}),
-    "v5e": Tpu(hbm=16, usable=15.75, example="v5e:4x4"),
-    "v5p": Tpu(hbm=95, usable=95.74, example="v5p:2x2x4"),
-    "v6e": Tpu(hbm=32, usable=31.25, example="v6e:4x4"),
+    "v5e": Tpu(hbm=16, usable=15.75, example="v5e:4x4", rates=Rates(197e12, 200e9, 3.125e9)),
+    "v5p": Tpu(hbm=95, usable=95.74, example="v5p:2x2x4", rates=Rates(459e12, 600e9, 6.25e9)),
+    "v6e": Tpu(hbm=32, usable=31.25, example="v6e:4x4", rates=Rates(918e12, 400e9, 12.5e9)),
     "tpu7x": Tpu(hbm=96, usable=94.75, example="tpu7x:2x2x4"),
 }
 LIBTPU = {
@@ -63,19 +77,21 @@ class Topology:
     devices: Sequence[jax.Device]
     usable: int
     """Bytes of each device's memory that a program may take."""
+    rates: Rates | None = None
 
 
-def open_topology(name: str | None) -> Topology:
+def open_topology(name: str | None, *, slices: int = 1) -> Topology:
     """Returns the topology of a name: "v5e:16x16", a TPU slice; "cpu:8" or "gpu", devices here.
 
-    None is all devices that JAX finds. TPUs need no TPU, but libtpu. To be called before JAX has
-    begun to use devices. Raises UserError for a name that is none, and for devices not here.
+    None is all devices that JAX finds. TPUs need no TPU, but libtpu; there are as many `slices` of
+    them, all alike. To be called before JAX has begun to use devices. Raises UserError for a name
+    that is none, and for devices not here.
     """
     if name is None:
         return _here("this machine", jax.devices())
     kind, _, layout = name.partition(":")
     if kind in TPUS:
-        return _tpus(name, TPUS[kind], layout)
+        return _tpus(name, TPUS[kind], layout, slices)
     if kind not in ("cpu", "gpu") or not re.fullmatch(r"([1-9]\d*)?", layout):
         raise UserError(
             f"topology {name}: is KIND:LAYOUT of a TPU, such as "
@@ -85,7 +101,7 @@ def open_topology(name: str | None) -> Topology:
     return _local(name, kind, int(layout or 0))
 
 
-def _tpus(name: str, tpu: Tpu, layout: str) -> Topology:
+def _tpus(name: str, tpu: Tpu, layout: str, slices: int) -> Topology:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             f"topology {name}: libtpu compiles for TPUs and is not installed; pip install "
@@ -94,9 +110,10 @@ def _tpus(name: str, tpu: Tpu, layout: str) -> Topology:
     for key, value in LIBTPU.items():
         os.environ.setdefault(key, value)
     jax.config.update("jax_platforms", "cpu")  # where the little that is computed, is
+    jax.config.update("jax_enable_compilation_cache", False)  # no device is here to read it for
     from jax.experimental import topologies
 
-    options = dict(tpu.options)
+    options = dict(tpu.options) | ({"num_slices": slices} if slices > 1 else {})
     if re.fullmatch(r"1(x1)*", layout):  # a part of a host, which libtpu needs to know
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
@@ -104,7 +121,7 @@ def _tpus(name: str, tpu: Tpu, layout: str) -> Topology:
     except jax.errors.JaxRuntimeError as error:
         why = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ").rstrip(".")
         raise UserError(f"topology {name}: {why}; a valid one is {tpu.example}.") from error
-    return Topology(name, devices, math.floor(tpu.usable * GIB))
+    return Topology(name, devices, math.floor(tpu.usable * GIB), tpu.rates)
 
 
 def _local(name: str, kind: str, count: int) -> Topology:

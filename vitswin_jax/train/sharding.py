@@ -18,8 +18,9 @@ from jax.sharding import PartitionSpec as P
 from vitswin_jax.core.types import UserError, counted
 from vitswin_jax.nn.forms import PLATFORMS, traced_for
 from vitswin_jax.nn.params import uncovered
-from vitswin_jax.nn.placement import AXES, check_divides, spec_of
+from vitswin_jax.nn.placement import AXES, SLICE, check_divides, spec_of
 from vitswin_jax.train.optim.groups import path_of
+from vitswin_jax.train.slices import arrange, check_whole_hosts, count_slices
 
 # (pattern of a whole path in a state, its mesh axes), the first that matches: for arrays other than
 # parameters and their averages and moments, which have a parameter's shape. Scalars need no row.
@@ -30,49 +31,72 @@ STATE_RULES: tuple[tuple[str, P], ...] = (
     (r"opt_state/own/.*", P()),  # of an optimizer that a user passes
     (r"kept/.*", P()),  # of the task
 )
-BATCH_SPEC = P(("data", "fsdp"))
+BATCH_AXES = (SLICE, "data", "fsdp")
+"""The axes that divide a batch, of those that a mesh has."""
 # Modules whose outputs lie as the batch does, and so do these outputs' gradients. Left to the
 # compiler, a ViT's lie as its kernels do, by channels, and each layer gathers the whole batch.
 BATCH_ACTIVATIONS = r"(.*/)?(patch_embed|block_\d+|blocks)"
 
 
 def create_mesh(
-    *, data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+    *,
+    slices: int | None = None,
+    data: int = -1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
     """Creates a mesh of all devices with the axes data, fsdp and tensor; -1 is what others leave.
 
-    The last axis is of devices nearest to each other. A mesh of one device has the first. Raises
-    UserError for sizes that do not multiply to the devices, or a tensor axis across hosts.
+    Several slices are an axis before these, `slice`, over which only copies of the model lie;
+    `slices` is their number, None: as many as the devices report. The last axis is of devices
+    nearest to each other. A mesh of one device has the first. Raises UserError for slices that do
+    not divide the devices, for sizes that do not multiply to the devices of a slice, or for a
+    tensor axis across hosts.
     """
     devices = jax.devices() if devices is None else devices
+    slices = count_slices(devices, slices)
+    inside = len(devices) // slices
+    count = len({device.process_index for device in devices})
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     given = math.prod(size for size in sizes.values() if size != -1)
-    shape = [max(1, len(devices) // max(1, given)) if x == -1 else x for x in sizes.values()]
+    shape = [max(1, inside // max(1, given)) if x == -1 else x for x in sizes.values()]
     if (
         min(*shape, given) < 1
         or list(sizes.values()).count(-1) > 1
-        or math.prod(shape) not in (1, len(devices))
+        or math.prod(shape) not in ((1, inside) if slices == 1 else (inside,))
     ):
-        names = " x ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
-        raise UserError(
-            f"{names} must multiply to the {counted(len(devices), 'device')}; one of them may be "
+        raise UserError(_must_be(sizes, inside, slices))
+    devices = devices[: slices * math.prod(shape)]
+    grid = arrange(devices, slices=slices, shape=shape)
+    hosts = np.vectorize(lambda device: device.process_index)(grid)
+    check_whole_hosts(hosts)
+    axes: tuple[str, ...] = AXES if slices == 1 else (SLICE, *AXES)
+    if slices == 1:
+        grid, hosts = grid[0], hosts[0]
+    check_hosts(hosts, count=count)
+    return Mesh(grid, axes, axis_types=(AxisType.Auto,) * len(axes))
+
+
+def _must_be(sizes: Mapping[str, int], inside: int, slices: int) -> str:
+    """Returns the line for sizes of axes that are not the devices of a slice."""
+    names = " x ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
+    if slices == 1:
+        return (
+            f"{names} must multiply to the {counted(inside, 'device')}; one of them may be "
             "-1 (all remaining devices), or all may be 1 (only the first device)."
         )
-    mesh = jax.make_mesh(
-        shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[: math.prod(shape)]
+    return (
+        f"{names} must multiply to the {counted(inside, 'device')} of each of the {slices} slices; "
+        "one of them may be -1 (all remaining devices)."
     )
-    check_hosts(
-        np.vectorize(lambda device: device.process_index)(mesh.devices),
-        count=len({device.process_index for device in devices}),
-    )
-    return mesh
 
 
 def check_hosts(hosts: np.ndarray, *, count: int) -> None:
     """Raises UserError where devices that need the same rows of a batch are of several hosts.
 
     Or where one of the `count` hosts has no device. `hosts` is the host of each device of a mesh,
-    int (data, fsdp, tensor).
+    int (..., tensor).
     """
     if len(np.unique(hosts)) < count:
         raise UserError(
@@ -87,13 +111,20 @@ def check_hosts(hosts: np.ndarray, *, count: int) -> None:
         )
 
 
+def batch_axes(mesh: Mesh) -> tuple[str, ...]:
+    """Returns the axes of a mesh that divide a batch."""
+    return tuple(axis for axis in BATCH_AXES if axis in mesh.shape)
+
+
 def check_batch_size(key: str, batch_size: int, mesh: Mesh) -> None:
-    """Raises UserError where a global batch cannot be divided over the axes data and fsdp."""
-    size = mesh.shape["data"] * mesh.shape["fsdp"]
+    """Raises UserError where a global batch cannot be divided over slices, data and fsdp."""
+    axes = batch_axes(mesh)
+    size = math.prod(mesh.shape[axis] for axis in axes)
     if batch_size < 1 or batch_size % size:
         near = max(size, round(batch_size / size) * size)
+        product = " x ".join("slices" if axis == SLICE else f"mesh.{axis}" for axis in axes)
         raise UserError(
-            f"{key}={batch_size} must be a multiple of {size}, which is mesh.data x mesh.fsdp; "
+            f"{key}={batch_size} must be a multiple of {size}, which is {product}; "
             f"{near} is the nearest."
         )
 
@@ -134,8 +165,8 @@ def _spec(path: str, shape: tuple[int, ...], params: Mapping[str, tuple[int, ...
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of every array of a batch: rows over the axes data and fsdp."""
-    return NamedSharding(mesh, BATCH_SPEC)
+    """Returns the sharding of every array of a batch: rows over slices, data and fsdp."""
+    return NamedSharding(mesh, P(batch_axes(mesh)))
 
 
 def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:

@@ -83,6 +83,38 @@ def test_two_hosts_by_the_script_learn_what_one_host_learns(two_hosts, one_host)
     assert_same(one_host, two_hosts, atol=1e-5)
 
 
+SLICES = (*CHANGES, "--config.mesh.slices=2")
+
+
+@pytest.mark.long
+def test_two_slices_learn_what_one_mesh_learns(start, one_host, tmp_path):
+    """Each host is a slice; mixup pairs images of both."""
+    ended = end(start(tmp_path / "run", 2, *SLICES))
+    assert [status for status, *_ in ended] == [0, 0], ended
+    assert "mesh slice 2" in ended[0][2]
+    assert_same(one_host, tmp_path / "run", atol=1e-5)
+
+
+@pytest.mark.long
+def test_a_lost_slice_ends_the_others_and_the_run_resumes_on_one(start, train, one_host, tmp_path):
+    run = tmp_path / "run"
+    both = start(run, 2, *SLICES)
+    wait_until(both, lambda: len(metrics_of(run)) > 2)
+    both[1].kill()
+    (line,) = errors(end(both)[:1])
+    assert line.startswith("error: lost host 1; to resume from the last checkpoint, repeat")
+    done = train(run, *CHANGES)
+    assert done.returncode == 0, done.stderr
+    assert_same(one_host, run, atol=1e-4, what="test/loss")
+
+
+@pytest.mark.long
+def test_slices_that_the_hosts_do_not_make_are_one_line_on_each(start, tmp_path):
+    for line in errors(end(start(tmp_path / "run", 2, *CHANGES, "--config.mesh.slices=3"))):
+        assert line == ("error: mesh.slices=3 does not divide the 2 devices; it can be 1, 2."), line
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.long
 def test_hosts_lost_and_stopped_lose_nothing(start, train, one_host, tmp_path):
     """Two hosts, of which one is killed; again, and one gets SIGTERM; then one resumes alone."""

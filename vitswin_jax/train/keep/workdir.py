@@ -42,6 +42,7 @@ MAY_CHANGE = (  # keys that change how long a run is, how it computes or reports
     "data.workers",
     "data.eval_batch_size",
     "ema.evaluate",
+    "mesh.slices",
     "mesh.data",
     "mesh.fsdp",
     "mesh.tensor",
