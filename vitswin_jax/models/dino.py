@@ -22,6 +22,7 @@ from vitswin_jax.core.choices import Faults, near_multiples, wrong_choice
 from vitswin_jax.models.geometry import geometry_of
 from vitswin_jax.models.masked import enlarge
 from vitswin_jax.models.unlabelled import UnlabelledModel
+from vitswin_jax.nn.relative import table_init
 from vitswin_jax.nn.windows import Size
 
 CENTERINGS = ("mean", "sinkhorn")
@@ -164,9 +165,7 @@ class DINO(UnlabelledModel):
         self.projection = Projection(*sizes)
         if self.patch_weight > 0:
             shape = (1, 1, self.encoder.embed_dim)
-            self.mask_token = self.param(
-                "mask_token", nn.initializers.zeros_init(), shape, jnp.float32
-            )
+            self.mask_token = self.param("mask_token", table_init, shape, jnp.float32)
             if not self.shared_head:
                 self.patch_projection = Projection(*sizes)
 
