@@ -112,7 +112,8 @@ def test_a_recipe_builds_its_model_its_optimizer_and_a_batch(name, arg):
     batch = next(batches)
     batches.close()
     height, width = run.preprocess.img_size
-    assert batch["image"].shape == (16, height, width, 3)
+    views = (2,) if config.pretrain.method == "dino" else ()
+    assert batch["image"].shape == (16, *views, height, width, 3)
     assert np.ptp(np.asarray(batch["image"])) > 0
 
     def step(key):

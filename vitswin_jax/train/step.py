@@ -103,7 +103,7 @@ def _gradients(
     n = options.accum_steps
     parts = jax.tree.map(lambda x: rearrange(x, "(b part) ... -> part b ...", part=n), batch)
 
-    def add(total: Any, part: tuple[dict[str, Array], Array]) -> tuple[Any, Array]:
+    def add(total: Any, part: tuple[dict[str, Array], Array]) -> tuple[Any, Any]:
         (loss, logits), grads = grad(trained, fixed, part[0], weight, part[1])
         return jax.tree.map(jnp.add, total, (loss, grads)), logits
 
