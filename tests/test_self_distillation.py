@@ -96,6 +96,7 @@ def test_a_run_leaves_its_teacher_and_where_it_looked(finished):
         np.testing.assert_array_equal(leaf, theirs[name], err_msg=name)
 
 
+@pytest.mark.long
 def test_a_run_broken_off_ends_with_the_same_bits(finished, tmp_path):
     """From what a kill after the second of three checkpoints leaves: teacher and centre too."""
     workdir, _ = finished
@@ -157,7 +158,8 @@ def steps(case, *, devices=1, accum_steps=1, **mesh):
     return losses, flatten_dict(jax.device_get(trees), sep="/")
 
 
-@pytest.mark.parametrize("case", ["dino", pytest.param("ibot", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("case", ["dino", "ibot"])
 def test_eight_devices_are_one(case):
     losses, arrays = steps(case)
     assert losses[0] != losses[1]

@@ -36,6 +36,7 @@ MODELS = {
     "cosine_router": (MOE, {"router": "cosine"}),
     "simmim": (SWIN, {"method": "simmim"}),
     "mae": (VIT, {"method": "mae"}),
+    "dino": (VIT, {"method": "dino"}),
 }  # fmt: skip
 
 

@@ -88,7 +88,7 @@ def test_the_tutorials_rate_changes_once_an_epoch():
             {"schedule": "rsqrt", "milestone_steps": (3,)},
             r"does not read optim.milestone_steps=\(3,\); of such keys it reads timescale_steps",
         ),
-        ({"schedule": "constant", "end_lr": 0.1}, "end_lr=0.1 is for a cooldown"),
+        ({"schedule": "constant", "end_lr": 0.1}, "end_lr=0.1 needs a cooldown"),
         ({"peak_lr": -1.0}, "peak_lr=-1.0 must be 0 or more"),
         ({"warmup_lr": math.nan}, "warmup_lr=nan must be 0 or more"),
         ({"schedule": "multistep"}, "'multistep' needs milestones"),
