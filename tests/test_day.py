@@ -104,7 +104,7 @@ def test_a_run_is_used_amid_training_and_interrupted_resumed_stopped_and_extende
     assert "ends after its next step" in day("stop runs/long")
     told = day.end(training)
     assert f"resumed: after step {step} " in told
-    stopped = int(re.search(r"ends at (\d+) of 2700 on request", told).group(1))
+    stopped = int(re.search(r"ends after (\d+) of 2700, as requested", told).group(1))
     assert load_metadata(day.folder / "runs" / "long").provenance["step"] == stopped > step
     assert re.search(r"long +stopped", day("runs runs/"))
 

@@ -83,6 +83,17 @@ def test_a_configuration_states_what_no_tensor_shows(tmp_path, fields, args):
         assert same_logits((model, variables), vitswin_jax.load_pretrained(place), model.img_size)
 
 
+def test_an_architecture_of_other_parts_than_the_tensors_is_refused(tmp_path):
+    """Its norms, which no tensor shows, are not those of the model in the file."""
+    _, _, path = write(tmp_path)
+    config = {"architecture": "vit_base_patch16_rpn_224", "pretrained_cfg": {"tag": "x"}}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(UserError, match=r"'vit_base_patch16_rpn_224'.* class_token=True, not Fal"):
+        vitswin_jax.load_pretrained(path)
+    (tmp_path / "config.json").unlink()
+    assert vitswin_jax.load_pretrained(path, "vit_base_patch16_rpn_224")[0].class_token
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [

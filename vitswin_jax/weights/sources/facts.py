@@ -2,7 +2,8 @@
 
 A fact is taken from the first of these that has it: the tensors, the arguments of the caller, the
 configuration beside the file, the name, the source's own default. Arguments and configurations that
-contradict the tensors raise; a name gives way, with one line in the log.
+contradict the tensors raise, and so does an architecture of a configuration that has other parts; a
+name gives way, with one line in the log.
 """
 
 from __future__ import annotations
@@ -115,13 +116,23 @@ class Facts:
                 )
         faults.check(f"{path}: ")
         known = {**self._config, **self.asked}
-        given_way = [
-            f"{key}={fields[key]!r}, not {value!r}"
+        differ = {
+            key: f"{key}={fields[key]!r}, not {value!r}"
             for key, value in self._row.items()
             if key in fields and key not in known and not _same(key, value, fields[key])
+        }
+        kinds = [
+            text
+            for key, text in differ.items()
+            if key not in ADAPTED and not _is_size(self._row[key])
         ]
-        if given_way:
-            log.info("%s: differs from %s: %s", path, self.name, ", ".join(given_way))
+        if kinds and self.stated is not None and self.stated.variant is not None:
+            raise UserError(
+                f"{path}: {self.stated.origin} states the architecture {self.stated.variant!r}, "
+                f"and the tensors show another: {', '.join(kinds)}."
+            )
+        if differ:
+            log.info("%s: differs from %s: %s", path, self.name, ", ".join(differ.values()))
 
 
 def own_name(path: Path, architecture: str | None) -> str | None:
@@ -151,6 +162,11 @@ def choose_name(path: Path, name: str | None, stated: Stated | None) -> str | No
     if given not in (None, resolve_name(stated.variant)[0]):
         log.info("%s: %s states %s, not %s", path, stated.origin, stated.variant, name)
     return stated.variant
+
+
+def _is_size(value: Any) -> bool:
+    """Returns whether a field is a size, which tensors show whatever the name is."""
+    return isinstance(value, int | float | tuple) and not isinstance(value, bool)
 
 
 def _same(key: str, stated: Any, shown: Any) -> bool:
