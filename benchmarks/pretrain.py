@@ -73,18 +73,7 @@ METHODS = {  # sections of the config
             "decoder_heads": 4,
         }
     },
-    "dino": {
-        "pretrain": {
-            "out_dim": 128,
-            "hidden_dim": 256,
-            "bottleneck_dim": 64,
-            "momentum": 0.95,
-            "teacher_temp": 0.03,
-            "warmup_teacher_temp": 0.03,
-            "koleo_weight": 0.1,
-        },
-        "augment": {"local_crops": 2, "local_scale": (0.3, 0.7)},
-    },
+    "dino": {},  # as in the recipe of the digits
 }
 PACED = 40  # steps of the run that says how long one takes
 SCRATCH = "from scratch"
@@ -178,6 +167,9 @@ def set_method(config: ConfigDict, method: str, side: int) -> None:
     if method == "simmim":
         config.pretrain.mask_patch = side // 4
     if method == "dino":
+        from configs import mim_digits
+
+        config.update(mim_digits.METHODS["dino"])
         config.augment.local_size = side // 2
 
 

@@ -4,14 +4,15 @@ python tests/dino_torch.py writes goldens/dino.npz: of each of CASES the loss fo
 masks, its gradients, end to end in the order of their names, and the centres after it; computed in
 float64 of what `make_case` draws by numpy.
 
-What is computed here imports nothing of the package, and goes through images, views and pairs one
-by one. Parameters have our names.
+This code imports nothing of the package, and loops over images, views and pairs. Parameters have
+our names.
 """
 
 import math
 from pathlib import Path
 
 import numpy as np
+from gradients import draw_params
 from masked_torch import SWIN, VIT, embed, linear, norm, swin_map, vit_block
 
 GOLDENS = Path(__file__).parent / "goldens" / "models" / "dino.npz"
@@ -33,13 +34,7 @@ def make_case(name, shapes):
     """Parameters of student and teacher, views, masks and centres of three images."""
     _, _, method, small, _ = CASES[name]
     rng = np.random.default_rng(sum(map(ord, name)))
-    both = []
-    for _ in range(2):
-        params = {}
-        for path in sorted(shapes):
-            values = 0.3 * rng.standard_normal(shapes[path])
-            params[path] = (values + path.endswith(("scale", "gamma"))).astype(np.float32)
-        both.append(params)
+    both = [draw_params(rng, shapes) for _ in range(2)]
     batch = {
         "image": rng.standard_normal((3, 2, 16, 16, 3)).astype(np.float32),
         "mask": np.array([1, 1, 0], np.float32) if name == "dino" else np.ones(3, np.float32),

@@ -1,8 +1,8 @@
 """A small Hugging Face hub on loopback: what its package asks for to make, write and read a model.
 
 Its answers are those of the hub's documentation (https://huggingface.co/docs/hub/api) and of what
-`huggingface_hub` sends and reads: repositories with commits, large files apart and behind a
-redirect, tokens, private and gated repositories.
+`huggingface_hub` sends and reads. It has repositories with commits, tokens, and private and gated
+repositories. Large files are uploaded separately and downloaded after a redirect.
 """
 
 import base64
@@ -14,6 +14,8 @@ import re
 import threading
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
+
+from web_server import running
 
 LARGE = (".safetensors", ".bin")
 
@@ -50,7 +52,7 @@ class Model:
 
 @dataclass
 class Hub:
-    """What the server has, who may ask, what it was asked; `fail` makes it refuse."""
+    """Repositories, tokens and received requests of the server; `fail` makes it refuse requests."""
 
     tokens: dict = field(default_factory=dict)  # token -> the names that it may write to
     models: dict = field(default_factory=dict)
@@ -300,14 +302,8 @@ def serving_hub(**what):
     server.daemon_threads = True  # a client may keep its connection
     server.hub = Hub(**what)
     server.hub.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with running(server):
         yield server.hub
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ python tests/masked_torch.py writes goldens/masked.npz: of each of CASES the los
 mask and its gradients, end to end in the order of their names, of parameters and images that
 `make_case` draws by numpy; computed in float64.
 
-What is computed here imports nothing of the package. Windows are not cut: every token attends to
+This code imports nothing of the package. Windows are not cut: every token attends to
 every other, and a mask of -inf says who shares its window and its part of the image. Parameters
 have our names.
 """
@@ -13,6 +13,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+from gradients import draw_params
 
 GOLDENS = Path(__file__).parent / "goldens" / "models" / "masked.npz"
 VIT = {"img_size": 16, "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2,
@@ -34,10 +35,7 @@ def make_case(name, shapes):
     """Parameters by their names, three images and their masks, which hide equally many patches."""
     _, fields, method = CASES[name]
     rng = np.random.default_rng(sum(map(ord, name)))
-    params = {}
-    for path in sorted(shapes):
-        values = 0.3 * rng.standard_normal(shapes[path])
-        params[path] = (values + path.endswith(("scale", "gamma"))).astype(np.float32)
+    params = draw_params(rng, shapes)
     side = fields["img_size"] // fields["patch_size"]
     if method["method"] == "mae":
         params["encoder/pos_embed"] = sincos(side, fields["embed_dim"]).astype(np.float32)

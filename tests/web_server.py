@@ -73,6 +73,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
+def running(server):
+    """Answers requests to a server in a thread."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextlib.contextmanager
 def serving(files, *, certificate=None, **behaviour):
     """Serves `files` (path to bytes) on a free port of this machine; gives the `Site`.
 
@@ -88,11 +101,5 @@ def serving(files, *, certificate=None, **behaviour):
         server.handle_error = lambda *arguments: None  # who does not trust it hangs up
     server.site = Site(files, **behaviour)
     server.site.address = f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with running(server):
         yield server.site
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

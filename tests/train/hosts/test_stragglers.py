@@ -18,7 +18,7 @@ from vitswin_jax.train.hosts.stragglers import (
 
 
 def steps(count=10, *, input=0.0, device=0.001, save=0.0, step=0.1, compute=0.05):
-    """What a host does in some steps, seconds a step; it waits for the rest of each."""
+    """Times of a host for some steps, in seconds per step; it waits for the rest of each."""
     wait = step - input - device - save
     return Pace(count, *(count * each for each in (input, device, save, wait)), compute)
 

@@ -5,6 +5,7 @@ import functools
 import math
 
 import dino_torch
+import gradients
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,11 +76,7 @@ def ours(name):
 def assert_equal(ours, theirs):
     (loss, grads, centers), (want, their_grads, their_centers) = ours, theirs
     assert loss == pytest.approx(want, rel=5e-6)
-    assert grads.keys() == their_grads.keys()
-    scale = np.sqrt(np.mean(np.concatenate([g.ravel() for g in their_grads.values()]) ** 2))
-    for path, grad in their_grads.items():
-        size = np.sqrt(np.mean(grad**2)) + 0.01 * scale  # keys' biases have none but rounding
-        np.testing.assert_allclose(grads[path], grad, atol=2e-4 * size, rtol=2e-4, err_msg=path)
+    gradients.assert_near(grads, their_grads, tol=2e-4)
     for key, center in (centers or {}).items():
         np.testing.assert_allclose(center, their_centers[key], atol=1e-6)
 
@@ -87,11 +84,7 @@ def assert_equal(ours, theirs):
 @pytest.mark.parametrize("name", dino_torch.CASES)
 def test_loss_gradients_and_centers_are_those_of_another_implementation(name):
     goldens, shapes = np.load(dino_torch.GOLDENS), parameter_shapes(create(name))
-    names = sorted(shapes)
-    parts = np.split(
-        goldens[f"{name}:grads"], np.cumsum([math.prod(shapes[path]) for path in names])[:-1]
-    )
-    grads = {p: part.reshape(shapes[p]) for p, part in zip(names, parts, strict=True)}
+    grads = gradients.divide(goldens[f"{name}:grads"], shapes)
     centers = {
         key: goldens[f"{name}:{key}"]
         for key in ("center", "patch_center")
