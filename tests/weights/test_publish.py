@@ -14,6 +14,7 @@ from hub_server import Model
 import vitswin_jax
 from vitswin_jax.core.types import UserError
 from vitswin_jax.data.augment.transforms import Preprocess
+from vitswin_jax.models.pretraining import create_pretraining
 from vitswin_jax.weights import publish
 from vitswin_jax.weights.files import describe
 from vitswin_jax.weights.shapes import parameter_shapes
@@ -158,7 +159,9 @@ def test_a_library_that_is_asked_for_is_used_with_what_it_computes_otherwise(hub
     done = publish.push(repository, model, variables, metadata, format="timm")
     assert done.otherwise == "timm's own code computes with norm_eps=1e-06 (here 0.0001)"
     files = hub.models["alice/pets"].files
-    assert f"{done.otherwise}, so that its outputs differ." in card_of(files)[1]
+    data, text = card_of(files)
+    assert f"{done.otherwise}, so that its outputs differ." in text
+    assert "model-index" not in data  # its accuracy is that of the other function
     assert "metrics" not in json.loads(files["config.json"])["vitswin_jax"]
     with pytest.raises(UserError, match="timm cannot hold swin_mlp"):
         publish.push(
@@ -166,6 +169,20 @@ def test_a_library_that_is_asked_for_is_used_with_what_it_computes_otherwise(hub
             describe(model_of("swin_mlp")[0], None), format="timm",
         )  # fmt: skip
     assert "alice/mlp" not in hub.models
+
+
+def test_a_list_of_other_classes_is_not_in_the_card(hub):
+    push(metadata={"provenance": {"class_list": "imagenet1k"}})
+    assert "3 classes." in card_of(hub.models["alice/pets"].files)[1]
+
+
+def test_a_model_with_a_decoder_is_refused_before_its_file_is_written(hub, tmp_path):
+    encoder = vitswin_jax.create_model("vit", **VIT | {"num_classes": 0})
+    model = create_pretraining(encoder, method="mae")
+    path = tmp_path / "mae.safetensors"
+    with pytest.raises(UserError, match="a model with its decoder is not published"):
+        vitswin_jax.save_pretrained(path, model, {"params": {}}, push_to="alice/mae")
+    assert not path.exists() and "alice/mae" not in hub.models
 
 
 def test_features_have_no_classes_in_a_card(hub):

@@ -30,7 +30,7 @@ from vitswin_jax.nn.batch import infer
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.scan import unstack_blocks
 from vitswin_jax.weights.metadata import Metadata
-from vitswin_jax.weights.sources.preprocess import default_preprocess
+from vitswin_jax.weights.sources.preprocess import preprocess_of
 
 TOLERANCE = 1e-4
 """How far an export's logits may be from the model's, in their standard deviations."""
@@ -148,8 +148,7 @@ def make_program(
     matrices to int8.
     """
     metadata = metadata or Metadata(name=family_of(model), fields={})
-    preprocess = metadata.preprocess or default_preprocess(model, metadata.name)
-    preprocess = preprocess.fitted(pair(model.img_size), model.in_chans)
+    preprocess = preprocess_of(model, metadata)
     model = plain(model, dtype=jnp.dtype("float32"))
     flat = flatten_dict(unstack_blocks(variables["params"]), sep="/")
     flat = {path: np.asarray(leaf, np.float32) for path, leaf in sorted(flat.items())}

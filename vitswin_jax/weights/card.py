@@ -62,8 +62,7 @@ class Card:
 
     def text(self) -> str:
         """Returns the README.md."""
-        dataset, names = self._dataset(), self.metadata.class_names
-        names = names or class_names(self.metadata.provenance.get("class_list"))
+        dataset = self._dataset()
         return _template().render(
             metadata=self._data().to_yaml(),
             name=self.repository,
@@ -75,7 +74,7 @@ class Card:
             format=self.format,
             library=None if self.format == "native" else LIBRARIES[self.format],
             results=self._results(),
-            classes=self._classes(names),
+            classes=self._classes(),
             preprocessing=_preprocessing(self.preprocess),
             channels=self.preprocess.channels,
             has_head=self._has_head,
@@ -156,12 +155,13 @@ class Card:
         ]
         return rows
 
-    def _classes(self, names: Sequence[str] | None) -> str:
-        count = self.metadata.fields["num_classes"]
+    def _classes(self) -> str:
+        count, facts = self.metadata.fields["num_classes"], self.metadata
         if not count:
             return ""
+        names = facts.class_names or class_names(facts.provenance.get("class_list")) or ()
         several = " An image may have several." if self._multi_label else ""
-        shown = f": {plain(listed(names, most=_CLASSES))}" if names else ""
+        shown = f": {plain(listed(names, most=_CLASSES))}" if len(names) == count else ""
         return f"{counted(count, 'class', 'classes')}{shown}.{several}"
 
     @property
@@ -177,9 +177,10 @@ class Card:
 
     def _parity(self) -> str:
         difference, std, outputs = self.parity
+        how = " with the numeric details of that model" if self.otherwise else ""
         text = (
-            f"Read back by vitswin_jax {__version__}, these files give the {outputs} of the model "
-            f"that was pushed: the largest difference on {IMAGES} random images is "
+            f"Read back by vitswin_jax {__version__}{how}, these files give the {outputs} of the "
+            f"model that was pushed: the largest difference on {IMAGES} random images is "
             f"{difference:.3g}, and the standard deviation of the {outputs} is {std:.3g}."
         )
         if self.otherwise:
@@ -192,11 +193,16 @@ class Card:
             "with its own: they are at most 5e-5 of their standard deviation apart."
         )
 
+    @property
+    def _start(self) -> str | None:
+        """What a run's weights started from, as `init_from` names it."""
+        start = self.metadata.provenance.get("init_from") or None
+        return start.get("init_from") if isinstance(start, Mapping) else start
+
     def _origin(self) -> list[tuple[str, str]]:
         known = self.metadata.provenance
-        start = known.get("init_from") or {}
         facts = {
-            "started from": start.get("init_from") if isinstance(start, Mapping) else start,
+            "started from": self._start,
             "converted from": known.get("published") or known.get("hub") or known.get("source"),
             "training split": known.get("train_split"),
             "step": known.get("step"),
@@ -207,19 +213,17 @@ class Card:
 
     def _base(self) -> str | None:
         """Returns the repository of the hub that the weights are from."""
-        known = self.metadata.provenance
-        start = known.get("init_from") or {}
-        named = str(start.get("init_from", "") if isinstance(start, Mapping) else start)
+        named = str(self._start or "")
         if named.startswith(HUB):
             return named.removeprefix(HUB).partition("@")[0]
-        return known.get("hub")
+        return self.metadata.provenance.get("hub")
 
 
 def plain(text: object) -> str:
     r"""Returns a text as Markdown shows it as it is, in one line and in a cell of a table.
 
     >>> plain("a|b <i>")
-    'a\\\\|b &lt;i>'
+    'a\\|b &lt;i>'
     """
     text = printable(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
     return text.replace("`", "'").replace("[", "\\[").replace("*", "\\*")

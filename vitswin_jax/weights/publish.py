@@ -20,17 +20,15 @@ from vitswin_jax.core.json import read_json
 from vitswin_jax.core.signals import removed_at_end
 from vitswin_jax.core.types import Params, UserError, listed
 from vitswin_jax.core.version import __version__
-from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.models.registry import family_of
 from vitswin_jax.models.unlabelled import UnlabelledModel
-from vitswin_jax.nn.layers import pair
 from vitswin_jax.weights.card import LIBRARIES, TAG, Card
 from vitswin_jax.weights.files import write_model
 from vitswin_jax.weights.hub import CONFIG, PROCESSOR, WRITING, in_one_line, need_package
-from vitswin_jax.weights.metadata import Metadata, public
+from vitswin_jax.weights.metadata import Metadata, public, without_accuracy
 from vitswin_jax.weights.parity import Parity, compare_written
 from vitswin_jax.weights.runs import WEIGHTS
-from vitswin_jax.weights.sources.preprocess import default_preprocess
+from vitswin_jax.weights.sources.preprocess import preprocess_of
 
 CARD, PAGE = "README.md", "report.html"
 WRITTEN = frozenset({WEIGHTS, CONFIG, PROCESSOR, CARD, PAGE})
@@ -107,6 +105,17 @@ def check_repository(name: str, *, private: bool = False, overwrite: bool = Fals
     return Repository(name, private, info.sha, frozenset(files))
 
 
+def check_publishable(model: nn.Module, format: str | None, *, origin: str) -> None:
+    """Raises UserError for a format that the hub has no library for, and a model with a decoder."""
+    if format is not None:
+        one_of("format", format, tuple(LIBRARIES))
+    if isinstance(model, UnlabelledModel):
+        raise UserError(
+            f"{origin}: a model with its decoder is not published; give its encoder, as "
+            "load_pretrained returns it."
+        )
+
+
 def push(
     repository: Repository,
     model: nn.Module,
@@ -125,16 +134,13 @@ def push(
     of the run that trained it. Nothing is published before all of it is uploaded. Raises UserError,
     in one line, where the format cannot have the model, and where the hub refuses.
     """
-    if format is not None:
-        one_of("format", format, tuple(LIBRARIES))
-    if isinstance(model, UnlabelledModel):
-        raise UserError(
-            f"{repository.name}: a model with its decoder is not published; give its encoder, as "
-            "load_pretrained returns it."
-        )
+    check_publishable(model, format, origin=repository.name)
     metadata = dataclasses.replace(metadata, provenance=public(metadata.provenance))
     with _temporary_folder() as folder:
         format, path, otherwise = _write(folder, model, variables, metadata, format)
+        if otherwise:  # a measured accuracy is that of the same function
+            provenance = without_accuracy(metadata.provenance)
+            metadata = dataclasses.replace(metadata, metrics={}, provenance=provenance)
         parity = compare_written(path, metadata.name, model, variables)
         if not parity.same:
             raise UserError(f"{repository.name}: is not pushed; read back, the {parity}.")
@@ -146,7 +152,7 @@ def push(
                 repository=repository.name,
                 family=family_of(model),
                 metadata=metadata,
-                preprocess=_preprocess(model, metadata),
+                preprocess=preprocess_of(model, metadata),
                 parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
                 format=format,
                 config=read_json(path / CONFIG, {}) if path.is_dir() else {},
@@ -186,11 +192,6 @@ def _write(
 
 def _files_of(path: Path) -> list[Path]:
     return sorted(path.iterdir()) if path.is_dir() else [path]
-
-
-def _preprocess(model: nn.Module, metadata: Metadata) -> Preprocess:
-    stated = metadata.preprocess or default_preprocess(model, metadata.name)
-    return stated.fitted(pair(model.img_size), model.in_chans)
 
 
 def _upload(

@@ -9,12 +9,11 @@ from typing import Any
 
 from flax import linen as nn
 
-from vitswin_jax.core.choices import one_of
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Params
 from vitswin_jax.weights.files import describe, write_model
 from vitswin_jax.weights.metadata import Metadata
-from vitswin_jax.weights.publish import LIBRARIES, check_repository, push
+from vitswin_jax.weights.publish import check_publishable, check_repository, push
 from vitswin_jax.weights.runs import WEIGHTS
 
 log = logger(__name__)
@@ -79,7 +78,7 @@ def save_pretrained(
     if push_to is None:
         repository = None
     else:  # before minutes of writing
-        one_of("format", format, tuple(LIBRARIES))
+        check_publishable(model, format, origin=push_to)
         repository = check_repository(push_to, private=private)
     otherwise = write_model(path, model, variables, format=format, metadata=described)
     if otherwise:

@@ -20,7 +20,7 @@ from vitswin_jax.models.names import Named, parse_name
 from vitswin_jax.models.registry import family_of, model_kwargs
 from vitswin_jax.models.tags import Tag, tags_of
 from vitswin_jax.nn.layers import pair
-from vitswin_jax.weights.metadata import model_fields
+from vitswin_jax.weights.metadata import Metadata, model_fields
 from vitswin_jax.weights.sources.source import (
     CLIP,
     HALF,
@@ -85,6 +85,12 @@ def default_preprocess(model: nn.Module, name: str = "") -> Preprocess:
     images = _MICROSOFT if microsoft else timm_preprocess(model_fields(model), name)
     size = pair(model.img_size)
     return Preprocess(size, **images).fitted(size, model.in_chans)
+
+
+def preprocess_of(model: nn.Module, metadata: Metadata) -> Preprocess:
+    """Returns a model's preprocessing, at its size: that of its metadata, else its default."""
+    stated = metadata.preprocess or default_preprocess(model, metadata.name)
+    return stated.fitted(pair(model.img_size), model.in_chans)
 
 
 def averaged(before: Preprocess, now: Preprocess) -> str:
