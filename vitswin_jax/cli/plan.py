@@ -85,10 +85,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _describe(budget: Budget, *, kind: str) -> list[str]:
     """Returns a budget as lines: the run, its memory, its collectives, the verdict."""
+    from vitswin_jax.plan.topology import TPUS
+
     axes = ", ".join(f"{axis} {size}" for axis, size in budget.mesh.items())
     devices = math.prod(budget.mesh.values())
     slices = budget.mesh.get("slice", 1)
-    several = f"{slices} slices of " if slices > 1 and budget.rates else ""
+    named = budget.topology.partition(":")[0] in TPUS  # of one slice; others' are all devices
+    several = f"{slices} slices of " if slices > 1 and named else ""
     where = f"{several}{budget.topology}, {counted(devices, 'device')} ({kind}; {axes})"
     parts = [
         f"{budget.model}, batch {budget.batch_size}, on {where}",

@@ -144,14 +144,19 @@ class Goodput:
         return f"{100 * self.share:.1f} %: {', '.join(parts)}"
 
 
+def clock(seconds: float) -> str:
+    """Returns a duration as hours, minutes and seconds, such as 2:05:00."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
 def _seconds(seconds: float) -> str:
     """Returns a duration as text, such as 0.4 s, 41 s or 2:05:00."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     if seconds < 599.5:
         return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+    return clock(seconds)
 
 
 def read_goodput(workdir: Path) -> Goodput | None:
@@ -213,6 +218,8 @@ def read_hosts(workdir: Path) -> dict[int, dict[str, list[tuple[int, float]]]]:
 
     The kinds are `INPUT`, `DEVICE` and `SAVE`. A run of one host has none.
     """
+    if not log_of(workdir, 1).exists():
+        return {}
     hosts: dict[int, dict[str, list[tuple[int, float]]]] = {}
     for host in itertools.count():
         rows = [row for process in read_processes(workdir, host) for row in process.rows]

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from vitswin_jax.core.types import Params
 from vitswin_jax.evaluate.step import Metrics
 from vitswin_jax.models.dino import DINO
-from vitswin_jax.nn.batch import Triple, infer, normalize
+from vitswin_jax.nn.batch import Triple, infer, mean_where, normalize
 
 MIDDLE = 0.7
 """The side of the part that is shown, of the image's: about half of its area."""
@@ -37,7 +37,7 @@ def agreement_step(
     """
     images, mask = normalize(batch["image"], mean=mean, std=std), batch["mask"]
     whole, part = (infer(model, params, x).logits for x in (images, middle(images)))
-    center = (whole * mask[:, None]).sum(0) / jnp.maximum(mask.sum(), 1.0)
+    center = mean_where(whole, mask)
     targets = jax.nn.softmax((whole - center[None]) / model.teacher_temp)
     losses = -(targets * jax.nn.log_softmax(part / model.student_temp)).sum(-1)
     return {"loss": (losses * mask).sum(), "count": mask.sum()}

@@ -14,19 +14,17 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from vitswin_jax.core.choices import Faults, near_multiples, wrong_choice
-from vitswin_jax.models.geometry import geometry_of
 from vitswin_jax.models.masked import enlarge
 from vitswin_jax.models.unlabelled import UnlabelledModel
+from vitswin_jax.nn.layers import unit
 from vitswin_jax.nn.relative import table_init
 from vitswin_jax.nn.windows import Size
 
 CENTERINGS = ("mean", "sinkhorn")
-_TINY = 1e-12  # the least length that a vector is divided by
 
 
 class Projected(NamedTuple):
@@ -38,11 +36,6 @@ class Projected(NamedTuple):
     """Of the projection head, cosines in [-1, 1]."""
     patches: Float[Array, "b m k"] | None = None
     """The same of each of the patches that were asked for."""
-
-
-def unit(x: Float[Array, "*b d"], *, axis: int = -1) -> Float[Array, "*b d"]:
-    """Returns vectors of length 1; those of length 0 stay so."""
-    return x * lax.rsqrt(jnp.maximum((x**2).sum(axis, keepdims=True), _TINY**2))
 
 
 class Prototypes(nn.Module):
@@ -75,7 +68,7 @@ class Projection(nn.Module):
             x = nn.Dense(self.hidden_dim, dtype=self.dtype, name=f"hidden_{i}")(x)
             x = nn.gelu(x, approximate=False)
         x = nn.Dense(self.bottleneck_dim, dtype=self.dtype, name="bottleneck")(x)
-        return Prototypes(self.out_dim, self.dtype, name="prototypes")(unit(x.astype(jnp.float32)))
+        return Prototypes(self.out_dim, self.dtype, name="prototypes")(unit(x))
 
 
 class DINO(UnlabelledModel):
@@ -112,7 +105,7 @@ class DINO(UnlabelledModel):
     @property
     def units(self) -> Size:
         """The grid of what is hidden or not, (height, width): the encoder's last map."""
-        (h, w), (p, q) = self.img_size, geometry_of(self.encoder).blocks[-1].stride
+        (h, w), (p, q) = self.img_size, self.stride
         return h // p, w // q
 
     @property
@@ -146,7 +139,7 @@ class DINO(UnlabelledModel):
 
     def _wrong_masks(self) -> Faults:
         faults = Faults()
-        (h, w), (p, q) = self.img_size, geometry_of(self.encoder).blocks[-1].stride
+        (h, w), (p, q) = self.img_size, self.stride
         if self.patch_weight > 0 and (h % p or w % q):
             near = near_multiples((h, w), (p, q))
             faults.append(

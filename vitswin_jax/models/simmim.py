@@ -14,7 +14,6 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from vitswin_jax.core.choices import near_multiples
-from vitswin_jax.models.geometry import geometry_of
 from vitswin_jax.models.masked import MaskedModel, Reconstruction, enlarge
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.relative import table_init
@@ -52,11 +51,6 @@ class SimMIM(MaskedModel):
     mask_patch: int = 32
     mask_ratio: float = 0.6
     norm_window: int | None = None
-
-    @property
-    def stride(self) -> Size:
-        """The pixels per cell of the encoder's last map, (height, width)."""
-        return geometry_of(self.encoder).blocks[-1].stride
 
     @property
     def units(self) -> Size:

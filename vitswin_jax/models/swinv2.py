@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -21,7 +20,7 @@ from vitswin_jax.models.swin import Swin
 from vitswin_jax.models.swin_block import SwinBlock
 from vitswin_jax.nn.attention import MASKED
 from vitswin_jax.nn.block import SelfAttention
-from vitswin_jax.nn.layers import pair
+from vitswin_jax.nn.layers import pair, unit
 from vitswin_jax.nn.relative import ContinuousPositionBias, bounded, log_spaced_coordinates
 from vitswin_jax.nn.windows import Size, relative_position_index
 
@@ -65,14 +64,8 @@ class CosineAttention(CpbAttention):
         init = nn.initializers.constant(math.log(10.0))
         scale = self.param("logit_scale", init, (self.num_heads, 1, 1), jnp.float32)
         scale = jnp.exp(jnp.minimum(scale, MAX_LOGIT_SCALE))
-        q = _normalize(q) * jnp.expand_dims(scale, range(q.ndim - 3))
-        return q.astype(v.dtype), _normalize(k).astype(v.dtype), v
-
-
-def _normalize(x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-    """Returns x / max(|x|, 1e-12) in float32; finite, and so its gradient, at 0: pad tokens."""
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-24))
+        q = unit(q) * jnp.expand_dims(scale, range(q.ndim - 3))
+        return q.astype(v.dtype), unit(k).astype(v.dtype), v
 
 
 class SwinV2Block(SwinBlock):

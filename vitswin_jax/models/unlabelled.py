@@ -31,6 +31,11 @@ class UnlabelledModel(nn.Module):
         return self.encoder.in_chans
 
     @property
+    def stride(self) -> Size:
+        """The pixels per cell of the encoder's last map, (height, width)."""
+        return geometry_of(self.encoder).blocks[-1].stride
+
+    @property
     def scan(self) -> bool:
         """Whether the encoder's blocks are stacked."""
         return self.encoder.scan

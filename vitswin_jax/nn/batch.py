@@ -41,6 +41,7 @@ def names_a_true_class(
     return (named == targets.max(-1)).astype(jnp.float32)
 
 
-def mean_where(values: Float[Array, " b"], mask: Float[Array, " b"]) -> Float[Array, ""]:
-    """Returns the mean of the values whose mask is 1; 0 where there is none."""
-    return (values * mask).sum() / jnp.maximum(mask.sum(), 1.0)
+def mean_where(values: Float[Array, "b *k"], mask: Float[Array, " b"]) -> Float[Array, "*k"]:
+    """Returns the mean of the rows whose mask is 1; 0 where there is none."""
+    weights = mask.reshape(-1, *(1,) * (values.ndim - 1))
+    return (values * weights).sum(0) / jnp.maximum(mask.sum(), 1.0)

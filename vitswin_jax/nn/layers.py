@@ -22,6 +22,12 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
+def unit(x: Float[Array, "*b d"], *, axis: int = -1) -> Float[Array, "*b d"]:
+    """Returns x / max(|x|, 1e-12) in float32; finite, and so its gradient, at 0: pad tokens."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(axis, keepdims=True), 1e-24))
+
+
 class LayerNorm(nn.Module):
     """Layer normalisation in float32 (arXiv:1607.06450, eq. 4); parameters `scale` and `bias`."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict
 
-from vitswin_jax.core.goodput import read_goodput
+from vitswin_jax.core.goodput import clock, read_goodput
 from vitswin_jax.core.json import read_json
 from vitswin_jax.core.rows import STEP, read_rows
 from vitswin_jax.core.types import UserError
@@ -105,9 +105,7 @@ def pace(series: Mapping[str, Series], workdir: str | os.PathLike[str]) -> list[
     """Returns how long a run took, how fast it was and what for, by name; [] where no row says."""
     facts = []
     if "time/seconds" in series:
-        seconds = round(series["time/seconds"][1][-1])
-        minutes, rest = divmod(seconds, 60)
-        facts.append(("duration", f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"))
+        facts.append(("duration", clock(series["time/seconds"][1][-1])))
     if "images_per_second" in series:
         rate = statistics.median(series["images_per_second"][1])
         facts.append(("speed", f"{rate:,.0f} images/s (median)"))

@@ -90,10 +90,7 @@ class Pace(NamedTuple):
 
 def parse(text: str) -> Pace | None:
     """Returns the pace that a heartbeat has, None for one that has none yet."""
-    if not text:
-        return None
-    steps, took, device, save, wait, compute, probe, least = json.loads(text)
-    return Pace(steps, took, device, save, wait, compute, probe, least)
+    return Pace(*json.loads(text)) if text else None
 
 
 class Straggler(NamedTuple):
@@ -141,9 +138,9 @@ def judge(hosts: Mapping[int, Pace]) -> Straggler | None:
             if late and own - others > _EXCESS * step:
                 without = max(step - (own - others), min(compute, step), 1e-9)
                 found.append(Straggler(host, cause, step / without, own, others, does))
-    if not found and (slow := _slow_device(hosts)) is not None:
-        return slow
-    return max(found, key=lambda each: each.seconds - each.others, default=None)
+    if not found:
+        return _slow_device(hosts)
+    return max(found, key=lambda each: each.seconds - each.others)
 
 
 def _slow_device(hosts: Mapping[int, Pace]) -> Straggler | None:

@@ -13,6 +13,7 @@ from vitswin_jax.data.augment.transforms import TrainTransform
 from vitswin_jax.data.augment.views import MultiCrop, Views
 from vitswin_jax.data.pipeline import EvalBatches, Transform
 from vitswin_jax.data.sources.splits import Subset
+from vitswin_jax.models.pretraining import METHODS
 from vitswin_jax.train.keep.workdir import flatten
 from vitswin_jax.train.optim.ema import Ema, Momentum
 from vitswin_jax.train.run.plan import Plan, due
@@ -63,8 +64,8 @@ def model_section(config: Mapping[str, Any]) -> dict[str, Any] | None:
     if section["method"] is None:
         if given:
             raise UserError(
-                f"{', '.join(given)} needs pretrain.method, which is None; set it to "
-                "'simmim' or 'mae'."
+                f"{', '.join(given)} needs pretrain.method, which is None; set it to one of "
+                f"{', '.join(METHODS)}."
             )
         return None
     flat = flatten(config)

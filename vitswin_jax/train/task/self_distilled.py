@@ -18,9 +18,10 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from vitswin_jax.core.types import Params
-from vitswin_jax.models.dino import DINO, Projected, unit
+from vitswin_jax.models.dino import DINO, Projected
 from vitswin_jax.models.masked import draw_masks
 from vitswin_jax.nn.batch import infer, mean_where
+from vitswin_jax.nn.layers import unit
 from vitswin_jax.train.task.task import apply_in_training
 
 _ROUNDS = 3  # of Sinkhorn and Knopp, as in DINOv2
@@ -235,10 +236,9 @@ class SelfDistilled:
         outputs. `spread_entropy` is that of their mean: 0 if it names one output for all images.
         """
         mask = targets["mask"]
-        mean = (logits["target"] * mask[:, None]).sum(0) / jnp.maximum(mask.sum(), 1.0)
         return {
             "target_entropy": mean_where(logits["entropy"], mask),
-            "spread_entropy": _entropy(mean),
+            "spread_entropy": _entropy(mean_where(logits["target"], mask)),
         }
 
     def train_only(self, updates: Params, step: Int[Array, ""]) -> Params:
