@@ -195,7 +195,7 @@ class Card:
 
     @property
     def _start(self) -> str | None:
-        """What a run's weights started from, as `init_from` names it."""
+        """The weights that a run started from, by the name in `init_from`."""
         start = self.metadata.provenance.get("init_from") or None
         return start.get("init_from") if isinstance(start, Mapping) else start
 
