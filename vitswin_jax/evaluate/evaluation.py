@@ -13,11 +13,6 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Shaped
 from scipy.special import expit, log_softmax
-from sklearn.metrics import (
-    average_precision_score,
-    confusion_matrix,
-    precision_recall_fscore_support,
-)
 
 from vitswin_jax.core.types import Batch, Params, UserError
 from vitswin_jax.data.augment.transforms import Preprocess
@@ -194,6 +189,8 @@ def summarize(
 
     Raises UserError where the classes of model and dataset do not fit, or a logit is not finite.
     """
+    from sklearn.metrics import confusion_matrix  # 1 s to import, once a command evaluates
+
     several = labels > 0 if labels.ndim == 2 else None
     if several is not None:
         labels = likeliest_of_several(logits, labels)
@@ -248,6 +245,8 @@ def _confidence_and_losses(
 
 
 def _mean_precision(several: np.ndarray, logits: np.ndarray) -> float:
+    from sklearn.metrics import average_precision_score
+
     there = several.any(0)  # of a class without examples there is none
     return float(average_precision_score(several[:, there], logits[:, there], average="macro"))
 
@@ -278,6 +277,8 @@ def _rank(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def _per_class(
     labels: np.ndarray, predictions: np.ndarray, class_names: Sequence[str]
 ) -> tuple[ClassScore, ...]:
+    from sklearn.metrics import precision_recall_fscore_support
+
     precision, recall, _, examples = precision_recall_fscore_support(
         labels, predictions, labels=np.arange(len(class_names)), zero_division=np.nan
     )

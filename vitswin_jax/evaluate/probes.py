@@ -10,8 +10,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from vitswin_jax.core.choices import Faults
 
@@ -169,6 +167,9 @@ def _with_bias(x: np.ndarray) -> np.ndarray:
 
 
 def _fitted_accuracy(train: Features, test: Features, c: float) -> float:
+    from sklearn.exceptions import ConvergenceWarning  # 1 s to import
+    from sklearn.linear_model import LogisticRegression
+
     model = LogisticRegression(C=c, max_iter=1000)
     with warnings.catch_warnings():
         # One that needs more turns is judged, as all are, by images that it was not trained on.

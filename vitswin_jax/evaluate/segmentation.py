@@ -13,8 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Integer
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from vitswin_jax.core.choices import Faults
 from vitswin_jax.core.types import UserError
@@ -57,6 +55,9 @@ def fit_segmenter(
     out. Raises UserError for masks of other classes, or of another number of images.
     """
     check_masks(features, masks, num_classes)
+    from sklearn.exceptions import ConvergenceWarning  # 1 s to import
+    from sklearn.linear_model import LogisticRegression
+
     labels = patch_classes(masks, features.shape[1:3], num_classes=num_classes).reshape(-1)
     x = np.asarray(features, np.float64).reshape(-1, features.shape[-1])[labels != IGNORED]
     labels = labels[labels != IGNORED]
