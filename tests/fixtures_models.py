@@ -2,6 +2,7 @@
 
 import functools
 
+import applied
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,7 @@ def apply():
     """Applies a model, compiled as one program."""
 
     def apply(model, params, images, **options):
-        return jax.jit(functools.partial(model.apply, **options))({"params": params}, images)
+        return applied.apply(model, {"params": params}, images, **options)
 
     return apply
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from applied import apply
 
 VIT = {"depth": 2, "num_classes": 5}
 SMALL = {"embed_dim": 48, "num_heads": 4, "img_size": 32, "patch_size": 8}
@@ -144,7 +145,7 @@ def write_case(case, folder):
     vitswin_jax.save_pretrained(folder / case, model, variables, format=format, metadata=metadata)
     images = rng.standard_normal((2, *size, model.in_chans), np.float32)
     with jax.default_matmul_precision("highest"):
-        logits = jax.jit(model.apply)(variables, images)
+        logits = apply(model, variables, images)
     picture = rng.integers(0, 256, (90, 120, 3), np.uint8)
     pixels = preprocess(picture)
     np.savez(folder / f"{case}.npz", images=images, logits=logits, picture=picture, pixels=pixels)

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from kinds import mostly_long
 
 from configs import base, swin_finetune, transfer, tutorial, vit_finetune
 from vitswin_jax.core.types import UserError
@@ -43,10 +44,10 @@ ARGUMENTS = {  # a few of each recipe's; every one of them that is another model
     "vit_s16": ["90"],
 }  # fmt: skip
 RECIPES = [(name, arg) for name, args in ARGUMENTS.items() for arg in args]
-BUILT = [  # `make test` builds the first of each recipe, and `make test-all` all
-    pytest.param(name, arg, marks=[pytest.mark.long] * (arg != ARGUMENTS[name][0]))
-    for name, arg in RECIPES
-]
+BUILT = mostly_long(  # the first of each, but of Swins one
+    RECIPES,
+    [(n, args[0]) for n, args in ARGUMENTS.items() if n not in ("simmim", "swin_22k", "swin")],
+)
 
 
 def get_config(name, *arg):

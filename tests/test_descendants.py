@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from fixtures_train import ROOT
 from flax.traverse_util import unflatten_dict
+from kinds import mostly_long
 from PIL import Image
 from safetensors.numpy import load_file
 from sklearn.datasets import load_digits
@@ -87,7 +88,6 @@ HEADLESS = {
     "naflex": "huggingface",
 }
 """Formats that have a family without a head only."""
-SHORT = {"dinov3"}
 """What every run tries; the others are long."""
 
 
@@ -144,7 +144,7 @@ def train_and_resume(config, workdir):
 
 
 def names():
-    return [pytest.param(name, marks=[pytest.mark.long] * (name not in SHORT)) for name in FAMILIES]
+    return mostly_long(FAMILIES, [])
 
 
 @pytest.mark.parametrize("name", names())

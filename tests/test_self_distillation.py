@@ -68,6 +68,7 @@ def finished(tmp_path_factory):
     return workdir, train_and_evaluate(make_config(), workdir)
 
 
+@pytest.mark.long
 def test_a_run_leaves_its_teacher_and_where_it_looked(finished):
     workdir, result = finished
     assert str(result).startswith("vit  dino  test loss ")

@@ -133,7 +133,7 @@ def test_killing_a_run_at_any_moment_loses_nothing(
     broken = tmp_path / "broken"
     dice = random.Random(family)
     kills = 0
-    for moment in (1, 2, 4):
+    for moment in (1, 4):
         with subprocess.Popen(
             train_command(broken, *more, family=family),
             stdout=subprocess.DEVNULL,
@@ -166,13 +166,10 @@ def without_times(rows):
     return sorted(kept, key=lambda row: (row["step"], "test/loss" in row))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("number", "name"),
-    [
-        (signal.SIGINT, "Ctrl-C"),
-        pytest.param(signal.SIGTERM, "SIGTERM", marks=pytest.mark.long),
-        pytest.param(signal.SIGHUP, "SIGHUP", marks=pytest.mark.long),
-    ],
+    [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM"), (signal.SIGHUP, "SIGHUP")],
 )
 def test_a_signal_saves_and_the_same_command_goes_on(
     train, train_command, environment, unbroken, tmp_path, number, name

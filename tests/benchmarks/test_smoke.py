@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from kinds import mostly_long
 from xla_flags import UNOPTIMISED
 
 from vitswin_jax import create_model
@@ -75,8 +76,6 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
 NEEDS = {"gpu_plan": "jax_plugins", "gpu_registers": "jax_plugins", "zoo": "timm"}
 """Scripts of which only the line that refuses is tried, and the package that they need."""
 RUN_BY_OTHERS = {"gpu_rows", "gpu_runs", "input_peers", "suites"}
-SHORT = {*NEEDS, "throughput"}
-"""Scripts that `make test` runs; `make test-all` runs all."""
 
 
 def test_every_script_is_here():
@@ -85,7 +84,7 @@ def test_every_script_is_here():
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.long] * (name not in SHORT)) for name in TABLES],
+    mostly_long(TABLES, NEEDS),
 )
 def test_it_prints_its_table(name):
     refused = name in NEEDS

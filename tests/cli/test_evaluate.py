@@ -7,6 +7,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from applied import apply
 from flax.traverse_util import unflatten_dict
 from PIL import Image
 
@@ -348,7 +349,7 @@ def test_probabilities_are_averaged_over_sizes_and_mirrors(vitswin, workdir, dig
         preprocess = dataclasses.replace(load_metadata(workdir).preprocess, img_size=size)
         images = np.stack([preprocess(record["image"]) for record in records])
         for each in (images, images[:, :, ::-1]):
-            logits = jax.jit(model.apply)(variables, each)
+            logits = apply(model, variables, each)
             probabilities.append(np.asarray(jax.nn.softmax(logits), np.float64))
     mean = np.mean(probabilities, 0)
     assert found["top1"] == (mean.argmax(-1) == labels).mean()

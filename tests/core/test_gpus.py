@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from kinds import mostly_long
 
 from vitswin_jax.core.gpus import JAX_DECIDES, take_memory_as_needed
 
@@ -22,7 +23,10 @@ print(first)
 """
 
 
-@pytest.mark.parametrize("chosen", [{}, {"XLA_PYTHON_CLIENT_PREALLOCATE": "true"}])
+CHOSEN = [{}, {"XLA_PYTHON_CLIENT_PREALLOCATE": "true"}]
+
+
+@pytest.mark.parametrize("chosen", mostly_long(CHOSEN, [{}]))
 def test_a_command_takes_memory_as_needed_unless_the_user_decides(chosen):
     """Of the environment at the moment when jax is first imported."""
     others = {name: text for name, text in os.environ.items() if name not in JAX_DECIDES}

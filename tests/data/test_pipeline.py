@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kinds import mostly_long
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.data import pipeline
@@ -129,7 +130,7 @@ def test_threads_do_not_change_the_stream(digits, threads):
     )
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", mostly_long([1, 2], [2]))
 def test_workers_do_not_change_the_stream(digits, workers):
     options = {"batch_size": 32, "transform": AUGMENTED, "seed": 7}
     alone = take(digits["train"], 6, **options)
@@ -356,7 +357,7 @@ def test_a_program_that_ends_amid_training_ends_at_once_and_in_silence(program):
     assert_ends(worker)
 
 
-@pytest.mark.parametrize("make", ["train", "eval"])
+@pytest.mark.parametrize("make", mostly_long(["train", "eval"], ["train"]))
 def test_who_has_read_all_waits_for_no_worker(digits, make):
     """Of batches that are in a pipe for longer than their reader takes: no more may be in it."""
     if make == "eval":

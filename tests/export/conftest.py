@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from applied import apply
 from flax.traverse_util import unflatten_dict
 
 from vitswin_jax.data.augment.transforms import Preprocess
@@ -84,6 +85,6 @@ def forward():
     def forward(program, images):
         variables = {"params": unflatten_dict(dict(program.params), sep="/")}
         with jax.default_matmul_precision("highest"):
-            return np.asarray(jax.jit(program.model.apply)(variables, images))
+            return np.asarray(apply(program.model, variables, images))
 
     return forward

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import safetensors.numpy
+from kinds import mostly_long
 
 import vitswin_jax
 from vitswin_jax.core.types import UserError
@@ -94,7 +95,7 @@ for name in sys.argv[2:]:
 
 @pytest.mark.parametrize(
     "family",
-    [pytest.param(family, marks=[pytest.mark.long] * (family != "vit")) for family in CLAIMS],
+    mostly_long(CLAIMS, ["vit"]),
 )
 def test_claims_take_neither_time_nor_memory(tmp_path, files, family):
     paths = [

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
+from kinds import mostly_long
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.geometry import geometry_of, window_tokens
@@ -41,6 +42,9 @@ CASES = {
     "swin_moe": ("swin_moe", V2 | {"moe_stages": ()}),
     "swin_mlp": ("swin_mlp", SWIN | {"window_clip": "per_axis"}),
 }  # fmt: skip
+
+LONG = {"two heads", "mean", "swin that rolls first", "swin of one window", "swinv2_cr", "swin_moe"}
+SHORT = [case for case in CASES if case not in LONG]
 
 
 class Pass:
@@ -117,7 +121,7 @@ def test_every_family_is_a_case():
     assert {family for family, _ in CASES.values()} == set(FAMILIES)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_long(CASES, SHORT))
 def test_blocks_are_those_that_run_on_the_tokens_that_they_have(case):
     model, run = passed(case)
     assert [block.name for block in run.geometry.blocks] == list(run.inputs)
@@ -130,7 +134,7 @@ def test_blocks_are_those_that_run_on_the_tokens_that_they_have(case):
     assert run.patches.shape[1:3] == run.geometry.grid
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_long(CASES, SHORT))
 def test_a_token_changes_those_of_its_window(case):
     """The middle of the map: no shifted window round it reaches over the map's edge."""
     _, run = passed(case)
@@ -139,7 +143,7 @@ def test_a_token_changes_those_of_its_window(case):
         assert run.changed[block.name] == set(row[row >= 0].tolist()), block.name
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_long(CASES, SHORT))
 def test_a_pixel_changes_its_own_patch(case):
     model, run = passed(case)
     if run.geometry.filters is None:
@@ -153,7 +157,7 @@ def test_a_pixel_changes_its_own_patch(case):
     assert kernel.shape == (down, across, 3, model.embed_dim)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_long(CASES, SHORT))
 def test_positions_are_what_the_first_block_gets_more_than_patches(case):
     _, run = passed(case)
     first = run.geometry.blocks[0]
@@ -163,7 +167,7 @@ def test_positions_are_what_the_first_block_gets_more_than_patches(case):
     np.testing.assert_allclose(added, np.broadcast_to(want, added.shape), atol=1e-6)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_long(CASES, SHORT))
 def test_weights_and_biases_are_sown_as_the_geometry_says(case):
     _, run = passed(case)
     sown = flatten_dict(run.sown, sep="/")
@@ -180,7 +184,7 @@ def test_weights_and_biases_are_sown_as_the_geometry_says(case):
     )
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_long(CASES, SHORT))
 def test_features_read_the_tokens_that_are_pooled(case):
     _, run = passed(case)
     last, pooling = run.geometry.blocks[-1], run.geometry.pooling

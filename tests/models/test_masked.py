@@ -9,6 +9,7 @@ import masked_torch
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
+from kinds import mostly_long
 
 from vitswin_jax.models.masked import cut_patches, draw_masks, enlarge, join_patches
 from vitswin_jax.models.pretraining import create_pretraining
@@ -42,7 +43,7 @@ def assert_equal(ours, theirs):
     gradients.assert_near(grads, theirs, tol=1e-4)
 
 
-@pytest.mark.parametrize("name", masked_torch.CASES)
+@pytest.mark.parametrize("name", mostly_long(masked_torch.CASES, ["mae_vit", "simmim_swinv2"]))
 def test_loss_and_gradients_are_those_of_another_implementation(name):
     goldens, shapes = np.load(masked_torch.GOLDENS), parameter_shapes(create(name))
     grads = gradients.divide(goldens[f"{name}:grads"], shapes)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from applied import apply
 
 from vitswin_jax import create_model
 from vitswin_jax.core.types import UserError
@@ -112,8 +113,8 @@ def test_scan_equals_loop(random_params):
     assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(
         jnp.shape, random_params(scanned, images)
     )
-    want = jax.jit(model.apply)({"params": params}, images)
-    got = jax.jit(scanned.apply)({"params": stacked}, images)
+    want = apply(model, {"params": params}, images)
+    got = apply(scanned, {"params": stacked}, images)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 

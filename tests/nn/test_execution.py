@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from kinds import mostly_long
 
 from vitswin_jax import create_model
 from vitswin_jax.core.types import UserError
@@ -61,8 +62,11 @@ FAMILIES = [
 ]
 
 
-@pytest.mark.parametrize("qkv", ["joint", "apart"])
-@pytest.mark.parametrize("fields", FAMILIES)
+WAYS = [(fields, qkv) for fields in FAMILIES for qkv in ("joint", "apart")]
+SHORT = [({}, "apart"), *((fields, "joint") for fields in FAMILIES)]
+
+
+@pytest.mark.parametrize(("fields", "qkv"), mostly_long(WAYS, SHORT))
 def test_a_model_padded_once_has_its_numbers_and_gradients(flash_here, random_params, fields, qkv):
     model = create_model(
         "vit",

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from applied import apply
 
 from vitswin_jax import create_model
 from vitswin_jax.core.types import UserError
@@ -97,8 +98,8 @@ def test_scan_equals_loop_wherever_positions_stand(random_params, kind, place):
     model, scanned = create(), create(scan=True)
     images = random_images(2)
     params = random_params(model, images)
-    want = jax.jit(model.apply)({"params": params}, images)
-    got = jax.jit(scanned.apply)({"params": stack_blocks(params)}, images)
+    want = apply(model, {"params": params}, images)
+    got = apply(scanned, {"params": stack_blocks(params)}, images)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
+from kinds import mostly_long
 
 from vitswin_jax import create_model
 from vitswin_jax.core.types import UserError
@@ -112,18 +113,18 @@ OTHERS = {
     "swinv2": [(1, 8, 1), (4, 1, 2), (1, 4, 2)],
     **{family: [(2, 2, 2)] for family in DESCENDANTS if family != "dinov3"},
 }
-MESHES = [  # `make test` divides each family along all axes at once
+SHORT = [  # `make test` divides three families along all axes at once, and two slices
+    *((family, (2, 2, 2)) for family in ("swin", "swin_moe", "dinov3")),
+    ("vit", (1, 2, 2, 2)),
+]
+MESHES = [
     *((family, (2, 2, 2)) for family in (*MODELS, "dinov3")),
-    *((family, (1, 2, 2, 2)) for family in ("vit", "swin_moe")),  # two slices of four
-    *(
-        pytest.param(family, shape, marks=pytest.mark.long)
-        for family, shapes in OTHERS.items()
-        for shape in shapes
-    ),
+    *((family, (1, 2, 2, 2)) for family in ("vit", "swin_moe")),
+    *((family, shape) for family, shapes in OTHERS.items() for shape in shapes),
 ]
 
 
-@pytest.mark.parametrize(("family", "shape"), MESHES, ids=str)
+@pytest.mark.parametrize(("family", "shape"), mostly_long(MESHES, SHORT), ids=str)
 def test_no_mesh_changes_what_a_step_gives(family, shape):
     """With dropout and stochastic depth; (8, 1, 1), mixing and AdamW are test_steps'."""
     close = functools.partial(np.testing.assert_allclose, atol=1e-5)

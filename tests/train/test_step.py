@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from kinds import mostly_long
 
 from vitswin_jax import create_model
 from vitswin_jax.core.types import UserError
@@ -114,7 +115,8 @@ def test_eight_devices_give_what_one_gives_with_adamw():
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), one[1], eight[1])
 
 
-@pytest.mark.parametrize("quantize", ["fp8", pytest.param("int8", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("quantize", ["fp8", "int8"])
 def test_eight_devices_quantise_as_one_does(quantize):
     """A scale is of a whole row, wherever its parts lie. Sums of another order change few codes."""
     mesh = {"fsdp": 2, "tensor": 2}
@@ -124,7 +126,9 @@ def test_eight_devices_quantise_as_one_does(quantize):
     assert np.abs(one[0] - eight[0]).max() < 0.1 * apart
 
 
-@pytest.mark.parametrize(("devices", "mesh"), [(1, {}), (4, {"fsdp": 2})])
+@pytest.mark.parametrize(
+    ("devices", "mesh"), mostly_long([(1, {}), (4, {"fsdp": 2})], [(4, {"fsdp": 2})])
+)
 def test_accumulated_parts_equal_the_whole_batch(devices, mesh):
     """Padding rows included: parts weigh what they hold, not one over their number."""
     whole, parts = (run("vit", devices=devices, mesh=mesh, accum_steps=n) for n in (1, 4))

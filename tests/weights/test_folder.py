@@ -7,6 +7,8 @@ import jax
 import numpy as np
 import pytest
 import timm_models
+from applied import apply
+from kinds import mostly_long
 
 import vitswin_jax
 from vitswin_jax.core.types import UserError
@@ -27,7 +29,7 @@ SHORT = {"timm-vit", "timm-beit", "timm-swin_small", "huggingface-vit", "hugging
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(case, marks=[pytest.mark.long] * (case not in SHORT)) for case in folders.CASES],
+    mostly_long(folders.CASES, SHORT),
 )
 def test_a_folder_comes_back_without_any_hint(case, tmp_path):
     model, metadata = folders.write_case(case, tmp_path)
@@ -51,7 +53,7 @@ def test_a_folder_comes_back_without_any_hint(case, tmp_path):
             arrays[key] for key in ("images", "logits", "picture", "pixels")
         )
     with jax.default_matmul_precision("highest"):
-        got = jax.jit(opened.model.apply)(opened.variables, images)
+        got = apply(opened.model, opened.variables, images)
     assert float(np.abs(got - want).max()) <= 2e-5 * want.std()
     np.testing.assert_allclose(opened.preprocess(picture), pixels, atol=1e-4)
 

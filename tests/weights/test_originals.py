@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import parity
 import pytest
+from applied import apply
 
 import vitswin_jax
 from vitswin_jax.core.types import UserError
@@ -106,7 +107,7 @@ def test_an_originals_file_gives_what_timms_model_gives(name, tmp_path):
     if "core" in name:  # whose projection has no bias
         want = want - parity.make_state(case["entries"])["head.bias"]
     with jax.default_matmul_precision("highest"):
-        got = jax.jit(model.apply)(variables, parity.make_images(7, 2, *case["size"]))
+        got = apply(model, variables, parity.make_images(7, 2, *case["size"]))
     assert np.abs(np.asarray(got, np.float64) - want).max() <= TOLERANCE * want.std()
 
 

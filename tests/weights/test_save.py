@@ -1,6 +1,5 @@
 """Weights with metadata: what is saved comes back, bit for bit, and misfits are named."""
 
-import functools
 import json
 import logging
 
@@ -8,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from applied import apply
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 import vitswin_jax
@@ -49,7 +49,7 @@ def images_of(model, batch=2):
 
 
 def logits_of(model, variables, images):
-    return jax.jit(functools.partial(model.apply, train=False))(variables, images)
+    return apply(model, variables, images)
 
 
 @pytest.fixture(params=["vit", "swin"])

@@ -6,7 +6,6 @@ become a file of its own, which the same rules read, for reading only moves numb
 """
 
 import copy
-import functools
 import sys
 import warnings
 
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
+from applied import apply
 from flax.traverse_util import flatten_dict
 
 import vitswin_jax
@@ -142,7 +142,7 @@ def their_logits(model, images):
 
 def our_outputs(model, variables, images, **options):
     with jax.default_matmul_precision("highest"):
-        return jax.jit(functools.partial(model.apply, **options))(variables, images)
+        return apply(model, variables, images, **options)
 
 
 def draw_batch(config, seed=0):
@@ -171,7 +171,7 @@ def their_logits_and_gradients(model, images, labels, dtype):
 
 def our_logits_and_gradients(model, variables, images, labels):
     def loss(variables, images):
-        logits = model.apply(variables, images, train=False)
+        logits = apply(model, variables, images)
         picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)
         return -picked.mean(), logits
 
@@ -299,7 +299,7 @@ def test_image_towers_are_transformers(case, tmp_path):
     (pooled * torch.from_numpy(weights)).sum().backward()
 
     def weighted(images):
-        features = model.apply(variables, images, method="features")
+        features = apply(model, variables, images, method="features")
         return (features * weights).sum(), features
 
     with jax.default_matmul_precision("highest"):

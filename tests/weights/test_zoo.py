@@ -12,6 +12,8 @@ import numpy as np
 import parity
 import pytest
 import safetensors.numpy
+from applied import apply
+from kinds import mostly_long
 
 import vitswin_jax
 from vitswin_jax.core.types import UserError
@@ -33,7 +35,7 @@ TOLERANCE = 2e-5  # of the standard deviation; the fixtures' own, ten roundings 
 
 
 def case_params(names):
-    return [pytest.param(name, marks=[pytest.mark.long] * (name not in SHORT)) for name in names]
+    return mostly_long(names, SHORT)
 
 
 def write(case, folder, *, config=True):
@@ -70,7 +72,7 @@ def test_a_folder_gives_the_originals_outputs_and_is_written_back(name, tmp_path
     with np.load(GOLDENS / "zoo.npz") as arrays:
         want = arrays[name]
     with jax.default_matmul_precision("highest"):
-        got = jax.jit(model.apply)(variables, parity.make_images(7, 2, *case["size"]))
+        got = apply(model, variables, parity.make_images(7, 2, *case["size"]))
     assert got.shape == want.shape
     assert np.abs(np.asarray(got, np.float64) - want).max() <= TOLERANCE * want.std()
     if name in READ_ONLY:

@@ -61,6 +61,7 @@ def test_preparing_is_silent_and_leaves_nothing_behind(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.long
 def test_two_processes_may_prepare_at_once(tmp_path):
     script = (
         "import sys; from vitswin_jax.data.sources.open import open_source\n"

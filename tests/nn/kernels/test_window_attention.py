@@ -15,6 +15,7 @@ import pytest
 from jax.extend import core
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from kinds import mostly_long
 
 from vitswin_jax import create_model
 from vitswin_jax.core.types import UserError
@@ -133,15 +134,15 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_the_plain_one():
         assert error <= 1.5 * plain_error
 
 
-@pytest.mark.parametrize(
-    ("family", "fields"),
-    [
-        ("swin", {}),
-        ("swin", {"pad_before_roll": False}),
-        ("swinv2", {"pretrained_window_sizes": (0,)}),
-        ("swin_moe", {"pretrained_window_sizes": (0,), "moe_stages": ()}),
-    ],
-)
+SWINS = [
+    ("swin", {}),
+    ("swinv2", {"pretrained_window_sizes": (0,)}),
+    ("swin", {"pad_before_roll": False}),
+    ("swin_moe", {"pretrained_window_sizes": (0,), "moe_stages": ()}),
+]
+
+
+@pytest.mark.parametrize(("family", "fields"), mostly_long(SWINS, SWINS[:2]))
 def test_a_model_gives_its_numbers_and_gradients(monkeypatch, random_params, family, fields):
     """Pad tokens have the projection's bias, and Swin V2 its cosines and temperatures."""
     interpreted = functools.partial(execution._mix_fused, interpret=True)

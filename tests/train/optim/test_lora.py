@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
+from kinds import mostly_long
 
 from vitswin_jax import create_model
 from vitswin_jax.core.types import UserError
@@ -57,9 +58,10 @@ def make(family, *, scan=False):
     return params, adapted, unflatten_dict(moved)
 
 
-@pytest.mark.parametrize(
-    ("family", "scan"), [("vit", False), ("vit", True), ("swin", True), ("swinv2", False)]
-)
+WAYS = [("vit", False), ("swin", True), ("vit", True), ("swinv2", False)]
+
+
+@pytest.mark.parametrize(("family", "scan"), mostly_long(WAYS, WAYS[:2]))
 def test_fresh_adapters_change_no_bit(family, scan):
     params, adapted, _ = make(family, scan=scan)
     merged = merge_lora(adapted, LORA)

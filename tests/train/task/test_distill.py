@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from applied import apply
 from PIL import Image
 
 from vitswin_jax import create_model
@@ -108,7 +109,7 @@ def step_gradients(student_fields, **changes):
     state, metrics = step(state, shard_batch(batch, mesh), jax.random.key(0), constants)
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, jax.device_get(state.params))
     images = normalize(jnp.asarray(batch["image"]), mean=HALF, std=HALF)
-    said = jax.jit(teacher.apply)({"params": teacher_params}, images)
+    said = apply(teacher, {"params": teacher_params}, images)
     return float(metrics["loss"]), moved, np.asarray(said, np.float64)
 
 
@@ -131,9 +132,9 @@ def test_without_the_token_the_same_logits_learn_both():
 def test_heads_are_what_the_logits_are_the_mean_of():
     model, params = random_model(dist_token=True)
     images = jax.random.normal(jax.random.key(3), (2, 8, 8, 3))
-    heads = jax.jit(functools.partial(model.apply, method="heads"))({"params": params}, images)
+    heads = apply(model, {"params": params}, images, method="heads")
     assert heads.shape == (2, 2, 5) and not np.allclose(heads[:, 0], heads[:, 1])
-    logits = jax.jit(model.apply)({"params": params}, images)
+    logits = apply(model, {"params": params}, images)
     np.testing.assert_allclose(logits, (heads[:, 0] + heads[:, 1]) / 2, rtol=1e-6)
 
 

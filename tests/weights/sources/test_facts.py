@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from applied import apply
 from parity import GOLDENS
 
 import vitswin_jax
@@ -45,7 +46,7 @@ def describe(folder, architecture="vit_tiny_patch16_224", **args):
 
 def same_logits(ours, theirs, size):
     images = np.random.default_rng(1).normal(size=(2, *_pair(size), 3)).astype(np.float32)
-    a, b = (jax.jit(model.apply)(variables, images) for model, variables in (ours, theirs))
+    a, b = (apply(model, variables, images) for model, variables in (ours, theirs))
     return float(np.abs(a - b).max()) < 1e-5
 
 
@@ -236,7 +237,7 @@ def test_swins_with_windows_that_are_no_squares(tmp_path, case, by):
         args["window_clip"] = "never"
     model, variables = vitswin_jax.load_pretrained(path, **args)
     with jax.default_matmul_precision("highest"):
-        got = jax.jit(model.apply)(variables, golden["images"])
+        got = apply(model, variables, golden["images"])
     want = golden["logits"]
     assert np.abs(got - want).max() / want.std() < 2e-5
 

@@ -4,10 +4,10 @@ import logging
 import pickle
 import zipfile
 
-import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from applied import apply
 from flax.traverse_util import unflatten_dict
 
 import vitswin_jax
@@ -62,7 +62,7 @@ def make(kind, folder, seed=0):
 
 def logits(model, variables):
     images = np.random.default_rng(9).normal(size=(2, model.img_size, model.img_size, 3))
-    return np.asarray(jax.jit(model.apply)(variables, images.astype(np.float32)))
+    return np.asarray(apply(model, variables, images.astype(np.float32)))
 
 
 def without_head(state):
