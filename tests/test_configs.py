@@ -30,6 +30,7 @@ ARGUMENTS = {  # a few of each recipe's; every one of them that is another model
     "mim_digits": ["simmim,vit", "simmim,swin", "mae,vit", "dino,vit", "dino,swin"],
     "positions": ["none", "2d,input", "1d,every", "relative,shared"],
     "simmim": ["swin", "swinv2", "vit", "swin,finetune", "vit,finetune"],
+    "speedrun": ["fashion,vit", "fashion,swin"],
     "swin": ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256",
              "swin_mlp_tiny_c24_patch4_window8_256"],
     "swin_22k": ["swin_tiny_patch4_window7_224", "swinv2_base_window12_192",
@@ -114,7 +115,7 @@ def test_a_recipe_builds_its_model_its_optimizer_and_a_batch(name, arg):
     batches.close()
     height, width = run.preprocess.img_size
     views = (2,) if config.pretrain.method == "dino" else ()
-    assert batch["image"].shape == (16, *views, height, width, 3)
+    assert batch["image"].shape == (16, *views, height, width, config.model.in_chans)
     assert np.ptp(np.asarray(batch["image"])) > 0
 
     def step(key):
@@ -174,6 +175,7 @@ def test_a_key_that_nothing_reads_raises(section):
         ("mim_digits", "mae,swin"),
         ("positions", "relative,input"),
         ("simmim", "swin,tune"),
+        ("speedrun", "mnist,vit"),
         ("swin", "swin_large_patch4_window7_224"),
         ("swin_22k", "vit_base_patch16_224"),
         ("swin_finetune", "swin_tiny"),

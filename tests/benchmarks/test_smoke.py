@@ -58,6 +58,11 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
         *(rf"\| vit \| {kind} \| .*" for kind in KINDS),
     ],
     "scaling": [TINY, COMPARED.replace("NAME", "ours")],
+    "speedrun": [
+        rf"\| vit \| 0 \| {NUMBER} \| 1\.0 \| validation, 32 \| {NUMBER} % \| .*",
+        r"\| vit \| mean of 1 \| .*",
+        r".*, \d+ cores; vitswin_jax .*",
+    ],
     "stops": [r" *1 .* s  ended .* s later .*", r"1 signals, 0 faults, \d runs .*", "kept"],
     "throughput": [TINY, *(COMPARED.replace("NAME", name) for name in ("ours", "products"))],
     "week": [
