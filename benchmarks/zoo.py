@@ -4,7 +4,8 @@
 
 Needs timm, transformers and PyTorch beside this package. Each architecture is built by its library
 with random weights, its own widths and one block (Swin: four stages), saved as the library saves
-it, and loaded here as a bare file, as a file with its name, and as a folder with its configuration.
+it, and loaded here as a bare file, as a file that is called by the name of its model, as a file
+with its name as an argument, and as a folder with its configuration.
 A model that is loaded has to give the outputs of its original, to 2e-5 of their standard deviation
 or, of a deep one, to twice what the original's own float32 is off its float64, and to
 be written back with the same tensors. Tags are the published weights of an architecture.
@@ -49,7 +50,7 @@ TIMM = (
     "swin_transformer_v2", "beit", "eva", "vision_transformer_relpos", "swin_transformer_v2_cr",
 )  # fmt: skip
 TOLERANCE = 2e-5  # of the standard deviation of the outputs
-WAYS = ("file", "named", "folder")
+WAYS = ("file", "path", "named", "folder")
 UNREAD = ("relative_position_index", "relative_coords_table", "attn_mask", "mask_token")
 SIZES: dict[str, Any] = {
     "hidden_size": 96, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 6,
@@ -99,7 +100,7 @@ class Result:
         if of == "wrong":
             return any(line.startswith("WRONG") for line in self.lines.values())
         if of == "refused":
-            return not self.count("wrong") and any(way in self.lines for way in ("named", "folder"))
+            return not self.count("wrong") and any(way in self.lines for way in WAYS[1:])
         return self.written if of == "written" else of in self.read
 
 
@@ -132,7 +133,8 @@ def outputs(model: torch.nn.Module, images: np.ndarray, *, pool: str | None = No
 
 def load(way: str, folder: Path, name: str | None) -> tuple[Any, Any] | str:
     """Returns a model and its variables, or the line that refuses it."""
-    path = folder if way == "folder" else folder / "bare.safetensors"
+    files = {"folder": folder, "path": folder / "bare" / f"{name}.safetensors"}
+    path = files.get(way, folder / "bare.safetensors")
     try:
         return vitswin_jax.load_pretrained(path, name if way == "named" else None)
     except UserError as error:
@@ -288,6 +290,7 @@ def try_timm(name: str, folder: Path, *, quick: bool) -> Result:
     (folder / "bare").mkdir()
     (folder / "model.safetensors").rename(folder / "bare" / "bare.safetensors")
     os.link(folder / "bare" / "bare.safetensors", folder / "model.safetensors")
+    os.link(folder / "model.safetensors", folder / "bare" / f"{name}.safetensors")
     (folder / "bare" / "bare.safetensors").rename(folder / "bare.safetensors")
     known = parts_of(model) in PARTS and quick
     PARTS.add(parts_of(model))
@@ -310,11 +313,11 @@ def try_transformers(name: str, folder: Path) -> Result:
 
 def table(results: dict[str, list[Result]]) -> list[str]:
     """Returns the table of docs/weights.md."""
-    columns = ("file", "named", "folder", "written", "refused", "wrong")
+    columns = ("file", "path", "named", "folder", "written", "refused", "wrong")
     lines = [
-        "| file of timm | tags | bare file | with a name | hub folder | written back | refused "
-        "| wrong |",
-        "|" + " --- |" * 8,
+        "| file of timm | tags | bare file | called so | with a name | hub folder | written back "
+        "| refused | wrong |",
+        "|" + " --- |" * 9,
     ]
     total: Counter[str] = Counter()
     for family, rows in results.items():

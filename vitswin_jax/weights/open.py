@@ -256,7 +256,8 @@ def open_pretrained(
             (`augreg/B_16-...`; `vitswin models --sources` lists them) or a name of the hub
             (`hf-hub:org/name[@revision]`), which is downloaded once. `FILE@KEY` chooses one of
             several copies of a model, as in `checkpoint.pth.tar@state_dict`.
-        name: the variant (`model_names`); it supplies only what the file does not show.
+        name: the variant (`model_names`); it supplies only what the file does not show. None: the
+            variant that `config.json`, the file or the file's own name (`VARIANT.pth`) states.
         num_classes: None: as in the file. 0: no head. Another number than in the file gives a new
             head of zeros, unless the source maps its classes.
         img_size: pixels, int or (height, width). None: as in the file. Another size resizes

@@ -64,6 +64,55 @@ def test_each_fact_is_taken_from_the_first_that_has_it(tmp_path):
         load(path, embed_dim=768)
 
 
+CLIP = {"pre_norm": True, "patch_bias": False}
+
+
+@pytest.fixture
+def logged(caplog):
+    caplog.set_level(logging.INFO, "vitswin_jax")
+    return caplog
+
+
+def named(path, name):
+    """Gives a file a name, and returns its new path."""
+    return path.rename(path.with_name(name))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".openai.safetensors"])
+def test_the_name_of_a_file_says_what_no_tensor_shows(tmp_path, logged, suffix):
+    """The activation and the norms' epsilon of OpenAI's CLIP."""
+    model, variables, path = write(tmp_path, act="quick_gelu", norm_eps=1e-5, **CLIP)
+    path = named(path, "vit_base_patch32_clip_quickgelu_224" + suffix)
+    assert same_logits((model, variables), vitswin_jax.load_pretrained(path), 32)
+    (line,) = [line for line in logged.messages if "no tensor" in line]
+    assert line.endswith(f"that of {path.stem}, by its name")
+    with pytest.raises(UserError, match="does not show which activation"):
+        vitswin_jax.load_pretrained(named(path, "mine.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "name", ["swin_tiny_patch4_window7_224", "eva02_tiny_patch14_224", "hiera_base_224", "vit"]
+)
+def test_another_name_of_a_file_changes_nothing(tmp_path, logged, name):
+    """Of another family, of other parts, of a model of other libraries, of a family."""
+    model, variables, path = write(tmp_path)
+    path = named(path, name + ".safetensors")
+    assert same_logits((model, variables), vitswin_jax.load_pretrained(path), 32)
+    said = [line for line in logged.messages if "is not what its name says" in line]
+    assert len(said) == ("_patch" in name)
+
+
+def test_all_else_comes_before_the_name_of_a_file(tmp_path):
+    _, _, path = write(tmp_path, **CLIP)
+    path = named(path, "vit_base_patch32_clip_quickgelu_224.safetensors")
+    load = vitswin_jax.load_pretrained
+    for given in (load(path, "vit_base_patch32_clip_224"), load(path, act="gelu")):
+        assert given[0].act == "gelu"
+    describe(tmp_path, "vit_base_patch32_clip_224")
+    assert load(path)[0].act == load(tmp_path / path.name)[0].act == "quick_gelu"  # of a model.*
+    assert load(named(path, "model.safetensors"))[0].act == "gelu"
+
+
 @pytest.mark.parametrize(
     ("fields", "args"),
     [

@@ -3,7 +3,8 @@
 A fact is taken from the first of these that has it: the tensors, the arguments of the caller, the
 configuration beside the file, the name, the source's own default. Arguments and configurations that
 contradict the tensors raise, and so does an architecture of a configuration that has other parts; a
-name gives way, with one line in the log.
+name gives way, with one line in the log. The name is the caller's, the one in the file, or that of
+the file itself where its tensors have that model's parts.
 """
 
 from __future__ import annotations
@@ -115,17 +116,8 @@ class Facts:
                     f"num_classes={classes}"
                 )
         faults.check(f"{path}: ")
-        known = {**self._config, **self.asked}
-        differ = {
-            key: f"{key}={fields[key]!r}, not {value!r}"
-            for key, value in self._row.items()
-            if key in fields and key not in known and not _same(key, value, fields[key])
-        }
-        kinds = [
-            text
-            for key, text in differ.items()
-            if key not in ADAPTED and not _is_size(self._row[key])
-        ]
+        differ = self._differences(fields)
+        kinds = self.other_parts(fields)
         if kinds and self.stated is not None and self.stated.variant is not None:
             raise UserError(
                 f"{path}: {self.stated.origin} states the architecture {self.stated.variant!r}, "
@@ -133,6 +125,22 @@ class Facts:
             )
         if differ:
             log.info("%s: differs from %s: %s", path, self.name, ", ".join(differ.values()))
+
+    def other_parts(self, fields: Fields) -> list[str]:
+        """Returns how `fields` differ from the variant's in more than sizes."""
+        return [
+            text
+            for key, text in self._differences(fields).items()
+            if key not in ADAPTED and not _is_size(self._row[key])
+        ]
+
+    def _differences(self, fields: Fields) -> dict[str, str]:
+        known = {**self._config, **self.asked}
+        return {
+            key: f"{key}={fields[key]!r}, not {value!r}"
+            for key, value in self._row.items()
+            if key in fields and key not in known and not _same(key, value, fields[key])
+        }
 
 
 def own_name(path: Path, architecture: str | None) -> str | None:
@@ -149,6 +157,20 @@ def own_name(path: Path, architecture: str | None) -> str | None:
         if other_library(architecture) is None:
             return None
         raise UserError(f"{path}: states as its architecture: {error}") from error
+
+
+def name_of_file(path: Path) -> str | None:
+    """Returns the variant that a file is called after, as `VARIANT.pth` or timm's `VARIANT.TAG.*`.
+
+    None for any other name, and for that of a family, which says nothing of a model's fields.
+    """
+    for name in (path.stem, path.name.partition(".")[0]):
+        try:
+            if resolve_name(name)[0] not in FAMILIES:
+                return name
+        except UserError:
+            continue
+    return None
 
 
 def choose_name(path: Path, name: str | None, stated: Stated | None) -> str | None:

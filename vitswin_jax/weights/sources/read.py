@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from vitswin_jax.weights.locate import Located
 from vitswin_jax.weights.shapes import parameter_shapes
 from vitswin_jax.weights.sources.config import Training, read_config
 from vitswin_jax.weights.sources.detect import Detected, detect
-from vitswin_jax.weights.sources.facts import Facts, choose_name, own_name
+from vitswin_jax.weights.sources.facts import Facts, choose_name, name_of_file, own_name
 from vitswin_jax.weights.sources.masked import Decoder, DecoderWeights, find_decoder
 from vitswin_jax.weights.sources.preprocess import images_of
 from vitswin_jax.weights.sources.rules import apply_rules
@@ -67,7 +68,7 @@ def read_original(
     path, stated = located.file, read_config(located.beside)
     given = name or located.variant or own_name(path, contents.architecture)
     name = choose_name(path, given, stated)
-    found = detect(path, contents, Facts(name, asked, stated), located.key)
+    name, found = _detect(located, contents, Facts(name, asked, stated))
     source, family = found.source, found.source.family
     if name is not None:
         check_family(path, f"{source.name} {family}", family, name)
@@ -99,6 +100,26 @@ def read_original(
         open_decoder,
         Training() if stated is None else stated.training,
     )
+
+
+def _detect(located: Located, contents: Contents, facts: Facts) -> tuple[str | None, Detected]:
+    """Returns the name of a file's model and what the file is.
+
+    Without a name among the facts, that of the file itself counts if its tensors agree with it.
+    """
+    path, called = located.file, name_of_file(located.file)
+    if facts.name is None and called is not None:
+        named = dataclasses.replace(facts, name=called)
+        try:
+            found = detect(path, contents, named, located.key)
+            same = found.source.family == family_of(create_model(called))
+        except UserError:  # of the name or of the file: what follows tells them apart
+            same = False
+        if same and not named.other_parts(found.fields):
+            log.info("%s: what no tensor shows is that of %s, by its name", path, called)
+            return called, found
+        log.info("%s: is not what its name says, which is not used", path)
+    return facts.name, detect(path, contents, facts, located.key)
 
 
 def check_family(path: Path, holds: str, family: str, name: str) -> None:
