@@ -33,6 +33,7 @@ import jax.numpy as jnp
 from gpu_plan import GPUS, machine
 
 from vitswin_jax.cli.table import format_table
+from vitswin_jax.nn.choices import TOKAMAX_KERNELS, Setting
 from vitswin_jax.nn.kernels.tokamax_attention import tokamax_attention
 from vitswin_jax.nn.kernels.window_attention import window_attention
 from vitswin_jax.nn.windows import Cut
@@ -152,6 +153,13 @@ def usage(kernel: str, side: int, dtype: str, gpu: str, ptxas: str) -> tuple[lis
     return sorted(found, reverse=True), compiled.memory_analysis().temp_size_in_bytes
 
 
+def takes(kernel: str, side: int, dtype: str, gpu: str) -> bool:
+    """Returns whether a kernel takes this work, by the package's table of what tokamax's take."""
+    setting = Setting("gpu", dtype, side**2 or TOKENS, 32 if side else 64, biased=side > 0)
+    setting = setting._replace(capability=float(GPUS[gpu]["major"]))
+    return kernel not in TOKAMAX_KERNELS or TOKAMAX_KERNELS[kernel](setting)
+
+
 def find_ptxas() -> str | None:
     """Returns the path of ptxas, or None."""
     spec = importlib.util.find_spec("nvidia")
@@ -183,8 +191,11 @@ def main() -> int:
     for kernel, gpu, dtype, side in itertools.product(
         args.kernel, args.gpu, args.dtype, args.window
     ):
-        found, temporaries = usage(kernel, side, dtype, gpu, args.ptxas)
         title = f"{kernel}, {gpu}, {dtype}, " + (f"{side}x{side}" if side else f"{TOKENS} tokens")
+        if not takes(kernel, side, dtype, gpu):
+            print(f"{title}\tthe kernel does not take it", file=sys.stderr, flush=True)
+            continue
+        found, temporaries = usage(kernel, side, dtype, gpu, args.ptxas)
         for name, *numbers in found:
             cells.append((title, name, *map(str, numbers), f"{temporaries / 1e6:.1f}"))
         print("\t".join(map(str, cells[-1])), file=sys.stderr, flush=True)
