@@ -31,6 +31,13 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
     ],
     "checkpoint": [r"vit_tiny.*: 0\.07 GB; .*", r"checkpoints .*restored .*", r"np\.save .*"],
     "compile": [TINY, COMPARED.replace("NAME", "ours"), COMPARED.replace("NAME", "scan=True")],
+    "deploy": [
+        r".*; 2 threads; onnxruntime .*",
+        *(
+            rf"\| `vit_tiny_patch16_224` \| 1 \| onnxruntime \| {kind} \| {NUMBER} \| .* \|"
+            for kind in ("float32", "int8", "int8-qdq")
+        ),
+    ],
     "gpu": [
         r'\{"check": "flash", .* "tokens": 197, "right": true, .*',
         r"vit_tiny_patch16_224, inference, batch 2, 32 px, float32 *",

@@ -42,6 +42,62 @@ def test_a_run_as_onnx_with_int8_and_its_accuracy(vitswin, workdir, digits, forw
     assert 0 < np.abs(rounded - logits).max() < 0.2 * logits.std()
 
 
+def test_8_bit_products_take_their_ranges_from_images(vitswin, workdir, digits, tmp_path):
+    """From a dataset's split or, without classes, from the images of a folder: as many, as near."""
+    folder, path = tmp_path / "photos", tmp_path / "digits.onnx"
+    folder.mkdir()
+    for i, image in enumerate(pixels_of(digits, 5)[0]):
+        Image.fromarray(image).save(folder / f"{i}.png")
+    said = []
+    for where in (("--calibrate", folder), ("--calibrate-split", "train[:40]")):
+        status, out, err = vitswin("export", workdir, path, "--quantize", "int8-qdq", *where)
+        assert (status, err) == (0, "")
+        said.append(out.splitlines())
+    assert said[0][0] == f"ranges of activations from 5 images of {folder}"
+    assert said[1][0] == "ranges of activations from 40 images of digits:train[:40]"
+    for lines in said:
+        assert lines[1].startswith(f"{path}: vit, int8 products, one scale for each output channel")
+        assert lines[3].startswith("largest difference from JAX, before activations are rounded: ")
+        assert lines[4].startswith("largest difference by int8: ")
+    assert said[0][4] != said[1][4]  # of other ranges
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "message"),
+    [
+        ("a.stablehlo", ("--quantize", "int8-qdq"), "writes ONNX, not stablehlo"),
+        ("a.onnx", ("--calibrate", "digits"), "--calibrate is for --quantize int8-qdq"),
+        (
+            "a.onnx",
+            ("--quantize", "int8", "--calibrate-split", "train"),
+            "--calibrate-split is for --quantize int8-qdq",
+        ),
+        ("a.onnx", ("--quantize", "int8-qdq", "--calibrate", "./none"), "./none"),
+    ],
+)
+def test_what_calibration_cannot_have_is_one_line(
+    vitswin, workdir, tmp_path, target, options, message
+):
+    status, out, err = vitswin("export", workdir, tmp_path / target, *options)
+    assert (status, out) == (1, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / target).exists()
+
+
+def test_weights_of_no_known_training_need_images_to_calibrate(vitswin, vit, tmp_path):
+    from vitswin_jax.weights.save import save_pretrained
+
+    weights = tmp_path / "weights.safetensors"
+    save_pretrained(weights, *vit)
+    status, _, err = vitswin("export", weights, tmp_path / "a.onnx", "--quantize", "int8-qdq")
+    assert status == 1
+    assert err == (
+        f"error: {weights}: does not state what it was trained on; name a dataset or a folder of "
+        "images with --calibrate.\n"
+    )
+
+
 def pixels_of(source, count):
     from vitswin_jax.data.decode import decode_image
 

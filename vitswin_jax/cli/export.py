@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vitswin_jax.cli.calibration import IMAGES, calibration_images
 from vitswin_jax.cli.inputs import (
     DATA_DIR_HELP,
     IMG_SIZE_HELP,
@@ -26,8 +27,9 @@ from vitswin_jax.core.terminal import say
 from vitswin_jax.core.types import Batch, UserError
 
 if TYPE_CHECKING:
-    from vitswin_jax.export.program import Program, Run
+    from vitswin_jax.export.program import Difference, Program, Run
 
+CALIBRATED = "int8-qdq"
 _FORMATS = ("onnx", "stablehlo")  # each a module of vitswin_jax.export, and a suffix
 
 
@@ -48,7 +50,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="Let the program take pixels in [0, 255] and normalise them.",
     )
-    add("--quantize", choices=("int8",), help="Store matrices as 8-bit integers and scales.")
+    add(
+        "--quantize",
+        choices=("int8", CALIBRATED),
+        help="int8: store matrices as 8-bit integers and scales, and compute in float32. "
+        f"{CALIBRATED} (ONNX only): multiply 8-bit integers, by QuantizeLinear and "
+        "DequantizeLinear at each product with a matrix.",
+    )
+    add(
+        "--calibrate",
+        metavar="DATASET",
+        help=f"With {CALIBRATED}, take the ranges of activations from up to {IMAGES} images of "
+        "this dataset or folder of images (default: the dataset of the training).",
+    )
+    add(
+        "--calibrate-split",
+        metavar="SPLIT",
+        help="Take these images from this split or part (default: as --split).",
+    )
     add(
         "--images",
         nargs="+",
@@ -74,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
     check_order(args, args.target)
     kind = _format(args.target, args.to)
     write, load = _exporter(kind)
+    _check_calibration(args, kind)
     from vitswin_jax.export.program import compare, make_program, sample_images
     from vitswin_jax.weights.open import open_pretrained
 
@@ -89,22 +109,52 @@ def run(args: argparse.Namespace) -> int:
         uint8=args.uint8,
     )
     plain = make()
-    program = make(quantize=True) if args.quantize else plain
+    program = make(quantize=True) if args.quantize == "int8" else plain
     images = np.concatenate([sample_images(program), *_read_images(program, args.images)])
-    difference = write(args.target, program, images=images)
+    lost: Difference | None
+    if args.quantize == CALIBRATED:
+        difference, lost, weights = _write_calibrated(args, program, images)
+    else:
+        difference = write(args.target, program, images=images)
+        lost = compare(plain.runner(), program.runner(), [images]) if args.quantize else None
+        weights = program.describe()["weights"]
     described = program.describe()
     size = target.stat().st_size
-    say(f"{args.target}: {described['name']}, {described['weights']}, {size / 1e6:,.2f} MB")
+    say(f"{args.target}: {described['name']}, {weights}, {size / 1e6:,.2f} MB")
     say(f"takes {described['input']}; gives {described['output']}")
-    say(f"largest difference from JAX: {difference}, over {len(images)} images")
-    if args.quantize:
-        lost = compare(plain.runner(), program.runner(), [images])
+    rounded = ", before activations are rounded" if args.quantize == CALIBRATED else ""
+    say(f"largest difference from JAX{rounded}: {difference}, over {len(images)} images")
+    if lost:
         held = sum(array.nbytes for array in plain.params.values()) / 1e6
         say(f"largest difference by int8: {lost}; as float32 the weights are {held:,.2f} MB")
     if args.dataset is not None:
         runs = {"the weights in JAX": plain.runner(), str(args.target): load(args.target)}
         _print_accuracy(args, program, runs)
     return 0
+
+
+def _check_calibration(args: argparse.Namespace, kind: str) -> None:
+    """Raises UserError for options of calibration that the others contradict."""
+    if args.quantize == CALIBRATED and kind != "onnx":
+        raise UserError(
+            f"--quantize {CALIBRATED} writes ONNX, not {kind}; use --to onnx, or --quantize int8."
+        )
+    for option in ("calibrate", "calibrate_split"):
+        if getattr(args, option) is not None and args.quantize != CALIBRATED:
+            name = f"--{option.replace('_', '-')}"
+            raise UserError(f"{name} is for --quantize {CALIBRATED}, which is not given; add it.")
+
+
+def _write_calibrated(
+    args: argparse.Namespace, program: Program, images: np.ndarray
+) -> tuple[Difference, Difference, str]:
+    """Writes DST with 8-bit products; returns both differences, and a phrase on the weights."""
+    from vitswin_jax.export.calibrated import DESCRIBED, export_calibrated
+
+    source, pixels = calibration_images(args, program)
+    say(f"ranges of activations from {len(pixels)} images of {source}")
+    differences = export_calibrated(args.target, program, program.take(pixels), images=images)
+    return *differences, DESCRIBED
 
 
 def _format(target: str, asked: str | None) -> str:

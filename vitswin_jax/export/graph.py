@@ -42,9 +42,15 @@ class Value:
 class Graph:
     """Collects nodes and constants; equal constants are stored once."""
 
-    def __init__(self, *, quantized: Collection[str] = ()) -> None:
+    def __init__(self, *, quantized: Collection[str] = (), deep_products: bool = False) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
+        self.deep_products = deep_products
+        """Whether rows that a stored matrix multiplies have a batch axis, of 1 at least.
+
+        onnxruntime makes one node, Gemm, of a product of two matrices and an addition; it has no
+        Gemm from 8-bit numbers to float32, but such a product (MatMulIntegerToFloat).
+        """
         self._quantized = quantized  # parameters whose matrices are stored as int8
         self._constants: dict[tuple[Any, ...], str] = {}
         self._names: dict[str, int] = {}

@@ -71,13 +71,17 @@ def read_description(path: str | os.PathLike[str]) -> dict[str, Any]:
     return {prop.key: json.loads(prop.value) for prop in model.metadata_props}
 
 
-def to_onnx(program: Program) -> onnx.ModelProto:
-    """Returns a program as an ONNX model that is no file yet."""
+def to_onnx(program: Program, *, deep_products: bool = False, **described: Any) -> onnx.ModelProto:
+    """Returns a program as an ONNX model that is no file yet.
+
+    `deep_products` is for products that become 8-bit ones (`Graph`); `described` goes into the
+    metadata.
+    """
     names = list(program.params)
     traced = jax.make_jaxpr(
         lambda arrays, x: program.apply(dict(zip(names, arrays, strict=True)), x)
     )(list(program.params.values()), program.image_spec())
-    graph = Graph(quantized=program.codes)
+    graph = Graph(quantized=program.codes, deep_products=deep_products)
     weights = [
         Value(array.shape, array=array, parameter=name) for name, array in program.params.items()
     ]
@@ -104,7 +108,7 @@ def to_onnx(program: Program) -> onnx.ModelProto:
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=_IR,
     )
-    described = program.describe(opset=OPSET)
+    described = program.describe(opset=OPSET, **described)
     helper.set_model_props(model, {key: json.dumps(value) for key, value in described.items()})
     onnx.checker.check_model(model)
     return model

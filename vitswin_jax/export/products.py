@@ -50,12 +50,13 @@ def _times_matrix(
     (x, summed, _), (weights, weights_summed, _) = side, matrix
     inputs = _product(x.shape[axis] for axis in summed)
     rows = tuple(x.shape[axis] for axis in free)
-    x = graph.reshape(graph.transpose(x, (*free, *summed)), (*rows, inputs))
+    outer = (1, *rows) if graph.deep_products and len(rows) == 1 else rows
+    x = graph.reshape(graph.transpose(x, (*free, *summed)), (*outer, inputs))
     sides = tuple(weights.shape[axis] for axis in outputs)
     weights = graph.transpose(weights, (*weights_summed, *outputs))
     weights = graph.reshape(weights, (inputs, _product(sides)))
     weights = graph.weight(weights, axis=1)
-    product = graph.add("MatMul", x, weights, shape=(*rows, _product(sides)))
+    product = graph.add("MatMul", x, weights, shape=(*outer, _product(sides)))
     return graph.reshape(product, (*rows, *sides))
 
 
