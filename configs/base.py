@@ -239,6 +239,8 @@ def _run() -> dict[str, object]:
         "keep_every_examples": placeholder(int),
         "patience": placeholder(int),  # end after N evaluations without a better one; None: off
         "final": "last",  # or "best": the checkpoint that becomes model.safetensors
+        "local_dir": "",  # folder on each host's own disk for more frequent saves; "": none
+        "local_seconds": 60.0,  # interval of these saves (docs/hosts.md)
     }
 
 

@@ -1,14 +1,19 @@
 """Small runs on the digits, in a process of their own where that is the point."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from xla_flags import UNOPTIMISED
 
 ROOT = Path(__file__).parents[1]
+PROGRESS = ("step", "trains", "left out:", "resumed:", "compil")  # how lines begin that tell it
+OWN_MOUNTS = ("unshare", "--user", "--map-root-user", "--mount")
 
 TINY = {
     "optim.epochs": 0.4,
@@ -90,3 +95,19 @@ def train(train_command, environment):
         )
 
     return train
+
+
+def may_mount():
+    """Whether this system lets a process have file systems of its own."""
+    if shutil.which("unshare") is None:
+        return False
+    mount = [*OWN_MOUNTS, "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return subprocess.run(mount, capture_output=True, check=False).returncode == 0
+
+
+def assert_same_weights(one, other):
+    """Compares two runs' final parameters bit for bit."""
+    ours, theirs = (load_file(Path(workdir) / "model.safetensors") for workdir in (one, other))
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)

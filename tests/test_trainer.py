@@ -5,17 +5,14 @@ import os
 import random
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from documents import Reader
-from fixtures_train import ROOT
-from safetensors.numpy import load_file
+from fixtures_train import OWN_MOUNTS, PROGRESS, ROOT, assert_same_weights, may_mount
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vitswin_jax import load_metadata, load_pretrained
@@ -25,15 +22,6 @@ from vitswin_jax.trainer import train_and_evaluate
 
 STEPS = 8  # what the cut-down recipe comes to
 PROFILE = "--profile=2:4"
-PROGRESS = ("step", "trains", "left out:", "resumed:", "compil")  # how lines begin that tell it
-
-
-def assert_same_weights(one, other):
-    """Compares two runs' final parameters bit for bit."""
-    ours, theirs = (load_file(Path(workdir) / "model.safetensors") for workdir in (one, other))
-    assert ours.keys() == theirs.keys()
-    for name, array in ours.items():
-        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
 
 
 def read_rows(workdir):
@@ -215,17 +203,6 @@ def test_a_killed_worker_ends_the_run_in_a_line(train_command, environment, tmp_
     (line,) = [line for line in told.splitlines() if not line.startswith(PROGRESS)]
     assert process.returncode == 1
     assert line.startswith("error: a data worker (process ") and "memory" in line
-
-
-OWN_MOUNTS = ("unshare", "--user", "--map-root-user", "--mount")
-
-
-def may_mount():
-    """Whether this system lets a process have file systems of its own."""
-    if shutil.which("unshare") is None:
-        return False
-    mount = [*OWN_MOUNTS, "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
-    return subprocess.run(mount, capture_output=True, check=False).returncode == 0
 
 
 @pytest.mark.long

@@ -159,8 +159,12 @@ class Results:
         if (plan.evaluates_at(step) and not stops) or stop.on_request:
             self._tested = self.test(state, step, each=stop.before_each)
         ends = stop.on_request or self._exhausted(step)
+        local = self._checkpoints.local
+        due = local is not None and local.due(step)
         if plan.saves_at(step) or stop.stops or ends:
             self._save(state, step)
+        elif due:
+            self._save(state, step, local=True)
         if stop.stops and not ends:
             raise stop.error(step, plan.total_steps)
         if stop.on_request:
@@ -235,8 +239,13 @@ class Results:
         )
         return True
 
-    def _save(self, state: TrainState, step: int, *, again: bool = False) -> None:
-        """Starts to save a state with what it was tested with, in place of its own if `again`."""
+    def _save(
+        self, state: TrainState, step: int, *, again: bool = False, local: bool = False
+    ) -> None:
+        """Starts to save a state with what it was tested with, in place of its own if `again`.
+
+        A `local` set is only on each host's own disk.
+        """
         window = self._recorder.settle()  # raises rather than that broken numbers are saved
         self._checkpoints.save(
             state,
@@ -245,7 +254,10 @@ class Results:
             window=window,
             best=self._best,
             again=again,
+            local=local,
         )
+        if local:
+            self._recorder.saved_locally()
 
     def _write(self, params: Params, tested: Tested) -> None:
         """Writes weights and report; the first host does, and all raise where it cannot."""

@@ -28,6 +28,7 @@ from vitswin_jax.train.keep.callbacks import Callbacks
 from vitswin_jax.train.keep.checkpoint import Checkpoints
 from vitswin_jax.train.keep.claim import check_name, claimed
 from vitswin_jax.train.keep.journal import Journal
+from vitswin_jax.train.keep.local import LocalSets, identity
 from vitswin_jax.train.keep.metrics import Recorder
 from vitswin_jax.train.keep.request import Requests
 from vitswin_jax.train.keep.services import Logged, check_loggers, make_loggers
@@ -114,6 +115,7 @@ def train(
     weights, evaluator = make_evaluation(run, shardings, scores=scores, features=features_step)
     callbacks = Callbacks(run.own.callbacks)
     requests = Requests(workdir, callbacks)
+    local = local_sets(config, begin)
     with (
         stopping(requests) as stop,
         Checkpoints(
@@ -123,6 +125,7 @@ def train(
             every=plan.keep_every,
             data=data,
             facts=facts_of(config, run, command),
+            local=local,
         ) as checkpoints,
         profiled(compiled, profile, workdir / PROFILE) as train_step,
     ):
@@ -158,7 +161,7 @@ def train(
             contextlib.closing(recorder),
             contextlib.closing(run.make_train_batches(step, plan.total_steps)) as batches,
         ):
-            journal.begin(step)
+            journal.begin(step, local=checkpoints.restored_locally)
             ended = results.resume(state, step)
             for batch in () if ended else recorder.inputs(batches):
                 state, metrics = train_step(state, batch, step_key, *constants)
@@ -170,7 +173,10 @@ def train(
         if plan.final == "best":
             state = checkpoints.restore_best(layout)
     recorder.written()
-    return results.finish(state)
+    outcome = results.finish(state)
+    if local is not None:
+        local.remove()
+    return outcome
 
 
 class Begun(NamedTuple):
@@ -227,6 +233,21 @@ def begun(
         with raising_together():
             check_shared(path)
         yield Begun(run, layout, path, data)
+
+
+def local_sets(config: ConfigDict, begin: Begun) -> LocalSets | None:
+    """Returns the run's sets on this host's own disk; None where the config names no folder."""
+    plan = begin.run.plan
+    if not plan.local_dir:
+        return None
+    return LocalSets(
+        plan.local_dir,
+        begin.workdir,
+        owner=identity(begin.workdir, config.to_dict()),
+        data=begin.data,
+        seconds=plan.local_seconds,
+        total_steps=plan.total_steps,
+    )
 
 
 def create(run: Run, key: jax.Array) -> TrainState:

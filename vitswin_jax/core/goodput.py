@@ -30,6 +30,8 @@ WAIT = "wait"
 """The part of `DEVICE` in which the host only waited for its devices."""
 TIME, BEGAN, FROM, ENDED = "time", "began", "from", "ended"
 """Unix time of a row; of the process's start; the step from which it trains; 1 after results."""
+LOCAL = "local"
+"""1 in the row of a save to the host's own disk, and with `FROM` of a restore from there."""
 
 _LONGEST = 1e9  # seconds that one row may state; more is damage
 Row = tuple[int, int, Mapping[str, float]]
@@ -59,6 +61,10 @@ class Process:
     rows: list[Row] = field(default_factory=list)
     stepped: float | None = None
     """Unix time of the row of its first step."""
+    local_saves: int = 0
+    """Saves to the host's own disk."""
+    local_restores: int = 0
+    """1 if it resumed from the host's own disk."""
 
     @property
     def last_step(self) -> int:
@@ -104,6 +110,12 @@ class Goodput:
     steps_repeated: int
     recoveries: Sequence[float]
     """Of each restart, the seconds from the last row before it to its first new step."""
+    starts: Sequence[float]
+    """Of each process that trained, the seconds from its start to its first step."""
+    local_saves: int
+    """Saves to the hosts' own disks."""
+    local_restores: int
+    """Restarts from them."""
 
     @property
     def share(self) -> float:
@@ -117,6 +129,10 @@ class Goodput:
             parts.append(counted(self.restarts, "restart"))
         if self.steps_repeated:
             parts.append(f"{counted(self.steps_repeated, 'step')} repeated")
+        if self.local_saves:
+            parts.append(counted(self.local_saves, "local save"))
+        if self.local_restores:
+            parts.append(counted(self.local_restores, "local restore"))
         shares = {
             "input": self.spent[INPUT],
             "saves": self.spent[SAVE],
@@ -138,6 +154,9 @@ class Goodput:
             for name, seconds in once.items()
             if seconds >= _LEAST * self.total
         ]
+        if self.starts:
+            middle = _seconds(statistics.median(self.starts))
+            parts.append(f"from a start to the first step {middle}")
         if self.recoveries:
             middle = _seconds(statistics.median(self.recoveries))
             parts.append(f"from a stop to the next step {middle}")
@@ -180,6 +199,9 @@ def read_processes(workdir: Path, host: int) -> list[Process]:
         process = processes[-1]
         if FROM in row:
             process.first_step = step = row[STEP]
+            process.local_restores = int(row.get(LOCAL) == 1)
+        else:
+            process.local_saves += int(row.get(LOCAL) == 1)
         before, step = min(step, row[STEP]), row[STEP]
         process.last = max(process.last, now)
         process.rows.append((before, step, {kind: _number(row, kind) for kind in (*SPENT, WAIT)}))
@@ -279,4 +301,7 @@ def goodput_of(processes: Sequence[Process]) -> Goodput | None:
         restarts=len(lived) - 1,
         steps_repeated=steps,
         recoveries=recoveries,
+        starts=[each.stepped - each.began for each in lived if each.stepped is not None],
+        local_saves=sum(process.local_saves for process in lived),
+        local_restores=sum(process.local_restores for process in lived),
     )

@@ -22,11 +22,12 @@ import jax
 from vitswin_jax.core.signals import end
 from vitswin_jax.core.terminal import printable
 from vitswin_jax.core.types import UserError
+from vitswin_jax.train.hosts.meeting import Meeting
 from vitswin_jax.train.hosts.port import connect
 
 _WORDS = "vitswin_jax/word/"
 _SIGNS = "vitswin_jax/alive/"
-_PLACES = "vitswin_jax/stop/"
+_STOPS, _SAVES = "vitswin_jax/stop/", "vitswin_jax/save/"
 _GRACE = 1.0  # seconds for a host to end by an error of its own, when all fail alike
 _LINGER = 3.0  # seconds that host 0, who keeps the store, lets the others read it
 _PATIENCE = 3.0  # seconds for the store to take what a host says that ends at once
@@ -40,8 +41,9 @@ class Watch:
     """Stops and ends this process, one of several hosts, with the others.
 
     `client` is the coordination service's at `address`, `lost_after` is in seconds. The hosts say
-    words, which all hear in one order: None, that all ends well; `stop` with a signal's number; and
-    a `line` with a `status`, by which each host ends.
+    words, which all hear in one order: None, that all ends well; `stop` with a signal's number, and
+    `save`, which call a meeting; `at`, the place of one; and a `line` with a `status`, by which
+    each host ends.
     """
 
     def __init__(
@@ -55,9 +57,9 @@ class Watch:
         self._stood = 0.0  # seconds that this process did not run, at most at once
         self._left = threading.Event()
         self._speaks = threading.Lock()  # held by who ends this process
-        self._places = threading.Condition()
-        self._place, self._limit = 0, 0  # that the loop has come to, and may not pass
-        self._last: int | None = None
+        self._place = 0  # that the loop has come to
+        meetings = (Meeting(client, folder, host, hosts) for folder in (_STOPS, _SAVES))
+        self._stops, self._saves = meetings
         self.stop: int | None = None
         """The number of the signal that asked any host to stop."""
         self.pace = ""
@@ -106,13 +108,22 @@ class Watch:
 
         The hosts stop at the first place that none has passed when all have heard of the stop.
         """
-        with self._places:
-            self._place += 1
-            if self.stop is None:
-                return False
-            while self._last is None and self._place >= self._limit:
-                self._places.wait()
-            return self._last is not None and self._place >= self._last
+        self._place += 1
+        return self._stops.is_at(self._place)
+
+    def saves_here(self, step: int, *, due: bool) -> bool:
+        """Returns whether all hosts save after this step; every host asks after each step.
+
+        Where it is `due` on host 0, the hosts save after the first step that none has passed when
+        all have heard of it. They save together, so that all have before the next is due.
+        """
+        if due and self._host == 0 and not self._saves.asked:
+            self._saves.asked = True
+            self._say({"save": True})
+        here = self._saves.is_at(step)
+        if here:
+            self._saves.adjourn()
+        return here
 
     def paces(self) -> dict[int, str]:
         """Returns the newest line of each host, on host 0; elsewhere none."""
@@ -133,10 +144,7 @@ class Watch:
             if word is None:
                 self._left.set()
                 return
-            if "stop" in word:
-                self._begin_stop(word["stop"])
-            if self.stop is not None and self._last is None:
-                self._agree()
+            self._meet(word)
             if _FAILS in word:
                 if word.get("waits"):
                     time.sleep(_GRACE)
@@ -146,7 +154,8 @@ class Watch:
 
     def _hear(self, sign: str) -> Any:
         """Gives a sign of life, and returns the next word, or {} where there is none yet."""
-        waits = self._period if self.stop is None or self._last is not None else 0.1
+        hurries = self._host == 0 and (self._stops.pending or self._saves.pending)
+        waits = 0.1 if hurries else self._period
         try:
             sign = f"{sign} {self.pace}"
             self._client.key_value_set(f"{_SIGNS}{self._host}", sign, allow_overwrite=True)
@@ -208,23 +217,18 @@ class Watch:
         thread.start()
         thread.join(_PATIENCE)
 
-    def _begin_stop(self, number: int) -> None:
-        """Lets the loop come no further than the place after the one where it is."""
-        with self._places:
-            if self.stop is not None:
-                return
-            self.stop, self._limit = number, self._place + 1
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            self._client.key_value_set(f"{_PLACES}{self._host}", str(self._limit))
-
-    def _agree(self) -> None:
-        """Learns the last place, once all hosts have said how far they come."""
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            limits = [int(limit) for _, limit in self._client.key_value_dir_get(_PLACES)]
-            if len(limits) == self._hosts:
-                with self._places:
-                    self._last = max(limits)
-                    self._places.notify_all()
+    def _meet(self, word: Mapping[str, Any]) -> None:
+        """Hears of meetings and of their places; on host 0, says where one is."""
+        if "stop" in word and self.stop is None:
+            self.stop = word["stop"]
+            self._stops.call()
+        if "save" in word:
+            self._saves.call()
+        for name, meeting in {"stop": self._stops, "save": self._saves}.items():
+            if name == word.get("meeting"):
+                meeting.agree(word["at"])
+            elif self._host == 0 and meeting.pending and (at := meeting.collect()) is not None:
+                self._say({"meeting": name, "at": at})
 
     def _end(self, word: Mapping[str, Any]) -> NoReturn:
         sys.stdout.flush()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
-import logging
 import re
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +22,8 @@ from vitswin_jax.core.types import UserError
 from vitswin_jax.train.hosts.join import check_same, raising_together
 from vitswin_jax.train.hosts.stragglers import WAITED
 from vitswin_jax.train.keep.best import Best, score
+from vitswin_jax.train.keep.hushed import hush_tracebacks
+from vitswin_jax.train.keep.local import LocalSets, Restored
 from vitswin_jax.train.keep.metrics import Window
 from vitswin_jax.train.keep.stored import (
     FINGERPRINT,
@@ -62,13 +63,15 @@ class Checkpoints:
         every: int | None = None,
         data: Mapping[str, Any] | None = None,
         facts: Mapping[str, Any] | None = None,
+        local: LocalSets | None = None,
     ) -> None:
         """`data` is the fingerprint of what the run trains on (`data.fingerprint`).
 
         `facts` are plain data that every checkpoint states: what makes weights of it
-        (`weights.formats.orbax`), and the counts of the schedule.
+        (`weights.formats.orbax`), and the counts of the schedule. `local` has newer sets.
         """
         self._folder, self._data, self._facts = folder.resolve(), data, facts or {}
+        self.local = local
         policies = [
             managers.LatestN(newest),
             managers.BestN(get_metric_fn=score, n=best, keep_checkpoints_without_metrics=False),
@@ -93,8 +96,13 @@ class Checkpoints:
         """The best evaluation before the restored checkpoint; older versions recorded none."""
         return Best(*self.restored.get("best") or ())
 
+    @property
+    def restored_locally(self) -> bool:
+        """Whether the state was read from a host's own disk."""
+        return self.restored.get("owner") is not None
+
     def __enter__(self) -> Checkpoints:
-        self._unhush = _hush_tracebacks()
+        self._unhush = hush_tracebacks()
         return self
 
     def __exit__(
@@ -104,6 +112,8 @@ class Checkpoints:
         trace: TracebackType | None,
     ) -> None:
         try:
+            if self.local is not None:
+                self.local.close()
             if self._opened is not None:
                 self.wait()
                 self._opened.close()
@@ -135,22 +145,27 @@ class Checkpoints:
         window: Window = (),
         best: Best | None = None,
         again: bool = False,
+        local: bool = False,
     ) -> None:
         """Starts to write a state; where its step is on disk, it is left, or replaced if `again`.
 
         `metrics` is what it was tested with, if it was, and `window` has the metrics of steps that
-        are not logged yet. Raises UserError where it, or the one before, cannot be written.
+        are not logged yet. Where `local`, it is only written to each host's own disk. Raises
+        UserError where it, or the one before, cannot be written.
         """
         step = int(state.step)
-        if step == self._manager.latest_step():
-            if not again:
-                return
-            self._manager.delete(step)
         metrics = dict(metrics or {})
         data = {"next_batch": next_batch, FINGERPRINT: self._data}
         about = {**self._facts, "step": step, "data": data, "metrics": metrics}
         about["window"] = [list(each) for each in window]
         about["best"] = None if best is None or not best.step else list(best)
+        if local and self.local is not None:
+            self.local.save(state, about)
+            return
+        if step == self._manager.latest_step():
+            if not again:
+                return
+            self._manager.delete(step)
         meta = seal({**about, "arrays": describe(state)})
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees_of(state).items()}
         began = time.monotonic()
@@ -187,34 +202,47 @@ class Checkpoints:
     ) -> tuple[TrainState, int]:
         """Returns the newest whole checkpoint, laid out by `layout`, and its data's next batch.
 
-        Where there is none at all it returns what `create` does, and 0. Newer ones that are damaged
-        are named and renamed. Raises UserError where all are damaged, or for another model's.
+        A newer set on the hosts' own disks is taken instead. Where there is none at all it returns
+        what `create` does, and 0. Newer ones that are damaged are named and renamed. Raises
+        UserError where all are damaged, or for another model's.
         """
         steps = steps_in(self._folder)
         check_same({f"steps in {self._folder}": steps})  # a network's folder may be late somewhere
-        if not steps:
-            return create(), 0
-        state, meta = self._first_whole(steps, layout)
-        self.restored |= meta
-        return state, meta["data"]["next_batch"]
+        local = self.local
+        newer = None if local is None else functools.partial(local.restore, layout)
+        found = self._first_whole(steps, layout, newer=newer or (lambda after: None))
+        if found is not None:
+            self.restored |= found[1]
+        state, step = (create(), 0) if found is None else (found[0], found[1]["data"]["next_batch"])
+        if local is not None:
+            local.begin(step)
+        return state, step
 
     def restore_best(self, layout: TrainState) -> TrainState:
         """Returns the best whole checkpoint, without what is the optimizer's."""
         self.wait()
         best = self._manager.best_step()
         steps = sorted(self._manager.all_steps(), key=lambda step: (step != best, -step))
-        state, _ = self._first_whole(steps, layout, leave_out=("opt_state",))
-        return state
+        found = self._first_whole(steps, layout, leave_out=("opt_state",))
+        assert found is not None  # the run has saved
+        return found[0]
 
     def _first_whole(
-        self, steps: Iterable[int], layout: TrainState, *, leave_out: Iterable[str] = ()
-    ) -> tuple[TrainState, dict[str, Any]]:
+        self,
+        steps: Iterable[int],
+        layout: TrainState,
+        *,
+        leave_out: Iterable[str] = (),
+        newer: Callable[[int], Restored | None] = lambda after: None,
+    ) -> Restored | None:
         """Returns the first of some checkpoints that is whole; sets damaged ones aside.
 
-        Of the checkpoints after it in `steps`, only the metadata is read.
+        A state by `newer`, which is asked for one after each step, is taken instead. Of the
+        checkpoints after what is taken in `steps`, only the metadata is read.
         """
         found, damaged = None, {}
         for step in steps:
+            found = found or newer(step)
             folder = self._folder / str(step)
             try:
                 with agreed():
@@ -225,12 +253,15 @@ class Checkpoints:
                     found = read_state(folder, meta, needed), meta
             except DamagedError as error:
                 damaged[folder] = str(error)
-        if found is None:
+        found = found or newer(0)
+        if found is None and damaged:
             each = "; ".join(f"{folder.name} ({reason})" for folder, reason in damaged.items())
             raise UserError(
                 f"{self._folder}: every checkpoint is damaged: {each}. Remove the folder to start "
                 "again, or choose another --workdir."
             )
+        if found is None:
+            return None
         for folder, reason in damaged.items():
             aside = _set_aside(folder)
             log.warning(
@@ -263,30 +294,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).splitlines()[0].rpartition(": ")[2].partition(" [")[0]
-
-
-def _hush_tracebacks() -> Callable[[], None]:
-    """Keeps off the screen what Orbax's threads print of an error that is raised as one line.
-
-    Orbax waits for the first write that fails; of the others, asyncio logs each exception that
-    nobody asked for. Returns a function that ends this.
-    """
-
-    def is_line(record: logging.LogRecord) -> bool:
-        return not record.exc_info
-
-    def show(unraisable: Any) -> None:
-        # Of writes that were given up with the one that failed.
-        if not re.search("Event loop is closed|was never awaited", str(unraisable.exc_value)):
-            before(unraisable)
-
-    def undo() -> None:
-        sys.unraisablehook = before
-        for each in loggers:
-            each.removeFilter(is_line)
-
-    before, loggers = sys.unraisablehook, [logging.getLogger(name) for name in ("absl", "asyncio")]
-    for each in loggers:
-        each.addFilter(is_line)
-    sys.unraisablehook = show
-    return undo

@@ -20,6 +20,7 @@ from vitswin_jax.train.keep.same_data import check_same_data, read_recorded, wri
 from vitswin_jax.train.keep.workdir import (
     ACCEPTED,
     DATASET,
+    LOCAL,
     LOGGED,
     MAY_CHANGE,
     PROFILE,
@@ -30,7 +31,7 @@ from vitswin_jax.train.keep.workdir import (
 )
 from vitswin_jax.weights.runs import BEST, CHECKPOINTS, CONFIG, METRICS, WEIGHTS
 
-OURS = (CONFIG, METRICS, START, ACCEPTED, LOGGED, WEIGHTS, BEST, REPORT)
+OURS = (CONFIG, METRICS, START, ACCEPTED, LOCAL, LOGGED, WEIGHTS, BEST, REPORT)
 """Files that only the run of a folder writes."""
 _SHOWN, _LENGTH = 8, 60  # differences of configs in a message, and characters of a value
 

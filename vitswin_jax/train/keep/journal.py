@@ -20,6 +20,7 @@ from vitswin_jax.core.goodput import (
     ENDED,
     FROM,
     INPUT,
+    LOCAL,
     SAVE,
     START,
     TIME,
@@ -136,11 +137,12 @@ class Journal:
         if says and self._host == 0 and self._workdir is not None:
             log.info("goodput %s.", read_goodput(self._workdir))
 
-    def begin(self, step: int) -> None:
-        """Notes that the process trains from `step` on."""
+    def begin(self, step: int, *, local: bool = False) -> None:
+        """Notes that the process trains from `step` on, as read from a `local` set or not."""
         self._step = step
         self.laps.lap(START)
-        self._write({FROM: step})
+        marks: dict[str, float] = {FROM: step}
+        self._write(marks | {LOCAL: 1} if local else marks)
 
     def advance(self, step: int) -> None:
         """Notes a step, which was just sent; writes a row if one is due, and at the first step."""
@@ -150,6 +152,10 @@ class Journal:
             self._first = False
             self._written = now
             self._write({})
+
+    def saved_locally(self) -> None:
+        """Notes a save to the host's own disk."""
+        self._write({LOCAL: 1})
 
     def settle(self) -> None:
         """Writes a row, as before a checkpoint of the step: what it has is then known."""

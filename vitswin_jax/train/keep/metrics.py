@@ -181,6 +181,11 @@ class Recorder:
         """Counts the time since the last lap as saving: of an evaluation's weights and page."""
         self._laps.lap(SAVE)
 
+    def saved_locally(self) -> None:
+        """Counts a set on the hosts' own disks, and the time since the last lap as saving."""
+        self._laps.lap(SAVE)
+        self._journal.saved_locally()
+
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         """Writes the numbers of an evaluation that has just ended."""
         self.evaluated()

@@ -37,7 +37,7 @@ def describe(state: TrainState) -> dict[str, list[Any]]:
     They are what tells another model's checkpoint from a damaged one, and a damaged array from a
     whole one: Orbax compresses without a checksum, and a flipped bit of its files loads silently.
     """
-    arrays = _leaves(trees_of(state))
+    arrays = leaves_of(trees_of(state))
     sums = jax.device_get(checksums(arrays))
     return {path: [*_kind(leaf), int(sums[path])] for path, leaf in arrays.items()}
 
@@ -45,7 +45,7 @@ def describe(state: TrainState) -> dict[str, list[Any]]:
 def check_same_arrays(folder: Path, meta: Mapping[str, Any], layout: TrainState) -> None:
     """Raises UserError for a checkpoint of another model or optimizer, with all that differs."""
     theirs = {path: kind for path, (*kind, _) in meta["arrays"].items()}
-    ours = {path: _kind(leaf) for path, leaf in _leaves(trees_of(layout)).items()}
+    ours = {path: _kind(leaf) for path, leaf in leaves_of(trees_of(layout)).items()}
     wrong = [f"{path} is not in it" for path in sorted(ours.keys() - theirs.keys())]
     wrong += [f"nothing takes {path}" for path in sorted(theirs.keys() - ours.keys())]
     wrong += [
@@ -68,7 +68,15 @@ def read_state(folder: Path, meta: Mapping[str, Any], layout: TrainState) -> Tra
     """
     with agreed():
         restored = {name: _read_tree(folder / name, t) for name, t in trees_of(layout).items()}
-    sums = jax.device_get(checksums(_leaves(restored)))
+    return checked(restored, meta, layout)
+
+
+def checked(restored: Mapping[str, Any], meta: Mapping[str, Any], layout: TrainState) -> TrainState:
+    """Returns a state of trees that were read, by item; raises DamagedError on every host alike.
+
+    It does where an array is not what it was.
+    """
+    sums = jax.device_get(checksums(leaves_of(restored)))
     changed = [path for path, total in sums.items() if int(total) != meta["arrays"][path][2]]
     if changed:
         others = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
@@ -133,7 +141,8 @@ def _in_short(error: Exception) -> str:
     return text.partition(" [tensorstore_spec=")[0].partition(" [source locations=")[0]
 
 
-def _leaves(tree: Any) -> dict[str, Any]:
+def leaves_of(tree: Any) -> dict[str, Any]:
+    """Returns the leaves of a tree by path, in the tree's order."""
     return {path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 

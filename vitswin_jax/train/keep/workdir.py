@@ -20,6 +20,8 @@ REPORT = "report.html"
 PROFILE = "profile"
 START = "start.json"
 ACCEPTED = "accepted_data.json"
+LOCAL = "local.json"
+"""A name of the run, by which it finds its sets on the disks of its hosts."""
 LOGGED = "loggers.json"
 """What each service of `config.loggers` calls the run."""
 STOP = "stop"
@@ -52,6 +54,8 @@ MAY_CHANGE = (  # keys that change how long a run is, how it computes or reports
     "run.keep_checkpoints",
     "run.keep_best",
     "run.final",
+    "run.local_dir",
+    "run.local_seconds",
     *(f"run.{what}_{unit}" for what in CADENCES for unit in UNITS),
 )
 
@@ -91,6 +95,8 @@ ADDED: Mapping[str, Any] = {
     "augment.local_scale": [0.05, 0.4],
     "augment.blur": [0.0, 0.0, 0.0],
     "augment.solarize": [0.0, 0.0, 0.0],
+    "run.local_dir": "",
+    "run.local_seconds": 60.0,
 }
 """Keys that were added to configs, each with the value that means what runs did before it."""
 

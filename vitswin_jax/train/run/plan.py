@@ -83,6 +83,9 @@ class Plan:
     keep_every: int | None = None
     final: str = "last"
     patience: int | None = None
+    local_dir: str = ""
+    """A folder on each host's disk for the sets of `train.keep.local`, "" for none."""
+    local_seconds: float = 60.0
 
     def logs_at(self, step: int) -> bool:
         """Returns whether metrics are logged after `step`."""
@@ -140,7 +143,8 @@ def make_plan(
     kept = {
         key: run.pop(key, None) for key in ("keep_checkpoints", "keep_best", "final", "patience")
     }
-    faults += _wrong_kept(**kept)
+    local = {"local_dir": run.pop("local_dir", ""), "local_seconds": run.pop("local_seconds", 60.0)}
+    faults += _wrong_kept(**kept) + _wrong_local(**local)
     faults.check()
     steps |= _shortened(by_recipe, steps)
     if run:
@@ -155,6 +159,7 @@ def make_plan(
         eval_every=steps["eval"],
         checkpoint_every=steps["checkpoint"],
         **kept,
+        **local,
         keep_every=steps["keep_every"],
         batch_size=batch_size,
         steps_per_epoch=num_examples / batch_size,
@@ -188,6 +193,16 @@ def _wrong_kept(
     faults.need(keep_best >= 0, f"run.keep_best={keep_best} must be 0 or more")
     faults += wrong_choice("run.final", final, FINALS)
     faults.need(keep_best or final != "best", "run.final='best' needs run.keep_best above 0")
+    return faults
+
+
+def _wrong_local(*, local_dir: str, local_seconds: float) -> Faults:
+    faults = Faults()
+    faults.need(
+        "://" not in local_dir and "\0" not in local_dir,
+        f"run.local_dir={local_dir} must be a folder on the disk of each host",
+    )
+    faults.need(0 < local_seconds < math.inf, f"run.local_seconds={local_seconds} must be above 0")
     return faults
 
 
