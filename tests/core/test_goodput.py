@@ -41,7 +41,9 @@ def test_a_run_without_a_log_has_none(tmp_path):
 def test_a_whole_run(write):
     goodput = read_goodput(write(*process(1000.0, 0, done=1)))
     assert (goodput.total, goodput.productive, goodput.share) == (18.0, 10.0, 10 / 18)
-    assert str(goodput) == "55.6 %: compile 2.0 s, saves 5.6 %, starts 5.0 s"
+    assert str(goodput) == (
+        "55.6 %: compile 2.0 s, saves 5.6 %, starts 5.0 s, from a start to the first step 17 s"
+    )
 
 
 def test_steps_that_are_taken_again_are_lost_and_the_time_between_counts(write):
@@ -55,7 +57,18 @@ def test_steps_that_are_taken_again_are_lost_and_the_time_between_counts(write):
     assert goodput.recoveries == [30 + 7 + 1]
     assert sum(goodput.spent.values()) + goodput.productive + goodput.repeated + 30 == 90
     assert str(goodput).startswith("44.4 %: compile 4.0 s, 1 restart, 5 steps repeated, saves 1.1")
-    assert "from a stop to the next step 38 s" in str(goodput)
+    assert goodput.starts == [7 + 10, 7 + 1]
+    assert "from a start to the first step 12 s, from a stop to the next step 38 s" in str(goodput)
+
+
+def test_saves_to_hosts_own_disks_and_restarts_from_there_are_counted(write):
+    before = process(0.0, 0, take=((10, 10.0),))
+    before += [{"step": step, "time": 17.0 + step, "local": 1} for step in (12, 14)]
+    after = process(60.0, 14, done=1)
+    after[1]["local"] = 1
+    goodput = read_goodput(write(*before, *after))
+    assert (goodput.local_saves, goodput.local_restores) == (2, 1)
+    assert "1 restart, 2 local saves, 1 local restore, " in str(goodput)
 
 
 def test_of_a_row_that_a_checkpoint_divides_the_steps_before_it_are_kept(write):

@@ -232,7 +232,7 @@ class LocalSets:
         return list(reasons.items())
 
     def _judge(self, step: int) -> tuple[str, int]:
-        """Returns why this host's file of a step is of no use, or "", and a sum of its checksums."""
+        """Returns why this file of a step is of no use, or "", and a sum of its checksums."""
         try:
             meta = read_set_meta(self._files[step])
         except DamagedError as error:
