@@ -57,7 +57,7 @@ Restored = tuple[TrainState, dict[str, Any]]
 
 
 def identity(workdir: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Returns what tells this run's sets from others': a name of the run, and a digest of its keys.
+    """Returns the marks of a run's sets: a name of the run, and a digest of its config.
 
     The name is random, in a file of the workdir, so that a new run in the same place has another
     one. `config` is plain data; its keys that may change during a run do not count. All hosts call

@@ -68,7 +68,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def read_set_meta(path: Path) -> dict[str, Any]:
-    """Returns what is sealed with a set; raises DamagedError."""
+    """Returns the facts that are sealed with a set; raises DamagedError."""
     with _opened(path) as file:
         text = (file.metadata() or {}).get(_META, "")
     try:
@@ -82,24 +82,20 @@ def read_set_meta(path: Path) -> dict[str, Any]:
 
 def read_parts(path: Path, layout: Any) -> Any:
     """Returns trees of arrays, of which each device is given its part; raises DamagedError."""
-    arrays = []
     with _opened(path) as file:
-        there = set(file.keys())
-        for name, leaf in leaves_of(layout).items():
-            parts: dict[str, np.ndarray] = {}
-            for index in leaf.sharding.addressable_devices_indices_map(leaf.shape).values():
-                key = _name(name, leaf.shape, index)
-                if key not in there:
-                    raise DamagedError("it does not have this host's parts")
-                if key not in parts:
-                    parts[key] = part = file.get_tensor(key)
-                    if (part.dtype, part.shape) != (
-                        leaf.dtype,
-                        leaf.sharding.shard_shape(leaf.shape),
-                    ):
-                        raise DamagedError("it is damaged")
-            read = lambda index, name=name, leaf=leaf, parts=parts: parts[  # noqa: E731
-                _name(name, leaf.shape, index)
-            ]
-            arrays.append(jax.make_array_from_callback(leaf.shape, leaf.sharding, read))
+        arrays = [_read_array(file, name, leaf) for name, leaf in leaves_of(layout).items()]
     return jax.tree.unflatten(jax.tree.structure(layout), arrays)
+
+
+def _read_array(file: Any, path: str, leaf: Any) -> jax.Array:
+    shape, kind = leaf.shape, (leaf.dtype, leaf.sharding.shard_shape(leaf.shape))
+    indices = leaf.sharding.addressable_devices_indices_map(shape).values()
+    names = {_name(path, shape, index) for index in indices}
+    if not names <= set(file.keys()):
+        raise DamagedError("it does not have this host's parts")
+    parts = {name: file.get_tensor(name) for name in names}
+    if any((part.dtype, part.shape) != kind for part in parts.values()):
+        raise DamagedError("it is damaged")
+    return jax.make_array_from_callback(
+        shape, leaf.sharding, lambda index: parts[_name(path, shape, index)]
+    )
