@@ -90,12 +90,12 @@ def read_parts(path: Path, layout: Any) -> Any:
 def _read_array(file: Any, path: str, leaf: Any) -> jax.Array:
     shape, kind = leaf.shape, (leaf.dtype, leaf.sharding.shard_shape(leaf.shape))
     indices = leaf.sharding.addressable_devices_indices_map(shape).values()
-    names = {_name(path, shape, index) for index in indices}
+    names = {_name(path, shape, index) for index in indices if index is not None}
     if not names <= set(file.keys()):
         raise DamagedError("it does not have this host's parts")
     parts = {name: file.get_tensor(name) for name in names}
     if any((part.dtype, part.shape) != kind for part in parts.values()):
         raise DamagedError("it is damaged")
     return jax.make_array_from_callback(
-        shape, leaf.sharding, lambda index: parts[_name(path, shape, index)]
+        shape, leaf.sharding, lambda index: parts[_name(path, shape, index or ())]
     )
