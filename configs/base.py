@@ -182,12 +182,15 @@ def _pretrain() -> dict[str, object]:
 
 
 def _distill() -> dict[str, object]:
-    """Distillation from a teacher (train.run.prepare.make_distillation)."""
+    """Distillation from a teacher (train.run.distil.make_distillation; docs/finetune.md)."""
     return {
-        "teacher": placeholder(str),  # weights with the classes of the data; None: off
+        "teacher": placeholder(str),  # weights with the classes of the data, or any; None: off
         "kind": "hard",  # the teacher's class, or "soft": its probabilities
-        "alpha": 0.5,  # the teacher's share of the loss, in [0, 1]
+        "alpha": 0.5,  # the teacher's share of the loss, in [0, 1]; features, 1: without labels
         "temperature": 1.0,  # of "soft", above 0
+        "features": placeholder(str),  # "token", "patches", "both", of any teacher; None: logits
+        "loss": "cosine",  # of features: "cosine", "smooth_l1"
+        "beta": 1.0,  # of "smooth_l1": the difference from which it is linear, above 0
     }
 
 

@@ -22,6 +22,7 @@ FINETUNING = {
 }  # fmt: skip
 CHANGES = {  # recipe -> its argument -> keys with their values
     "digits": {family: BRIEF | model for family, model in SMALLER.items()},
+    "distill_digits": {family: PRETRAINING | model for family, model in SMALLER.items()},
     "mim_digits": {
         argument: PRETRAINING | SMALLER[argument.partition(",")[2]]
         for argument in ("simmim,vit", "simmim,swin", "mae,vit", "dino,vit")

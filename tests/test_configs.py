@@ -24,6 +24,8 @@ ARGUMENTS = {  # a few of each recipe's; every one of them that is another model
     "deit3": ["deit3_small_patch16_224"],
     "digits": ["vit", "swin"],
     "dino": ["vit_small_patch16_224", "vit_small_patch16_224,ibot"],
+    "distill": ["vit_tiny_patch16_224"],
+    "distill_digits": ["vit", "swin"],
     "finetune_digits": ["digits", "scratch", "finetune", "lora"],
     "folder": ["vit_tiny_patch16_224"],
     "mae": ["vit_base_patch16_224", "vit_base_patch16_224,finetune"],
@@ -60,7 +62,7 @@ def small(config):
     digits = config.data.dataset if config.data.dataset.startswith("digits") else "digits"
     config.data.update(dataset=digits, train_split="train", test_split="test")
     config.data.update(batch_size=16, eval_batch_size=8, workers=0)
-    config.init_from = config.compare_to = None
+    config.init_from = config.compare_to = config.distill.features = None
     config.mesh.data = 1
     config.optim.accum_steps = min(config.optim.accum_steps, 2)
     if config.optim.epochs and config.optim.warmup_steps:

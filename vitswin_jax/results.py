@@ -23,6 +23,9 @@ from vitswin_jax.evaluate.probes import Features, probe
 from vitswin_jax.evaluate.reconstruction import reconstruction_step
 from vitswin_jax.evaluate.step import Metrics, eval_step, mean_scores
 from vitswin_jax.explain.emergence import write_attention_report
+from vitswin_jax.models.pretraining import describe_method
+from vitswin_jax.models.unlabelled import UnlabelledModel
+from vitswin_jax.nn.params import PROJECTIONS
 from vitswin_jax.report.pages import write_report
 from vitswin_jax.report.reconstruction import write_pretraining_report
 from vitswin_jax.report.results import PretrainingResult, Result
@@ -33,11 +36,14 @@ from vitswin_jax.train.keep.metrics import Recorder
 from vitswin_jax.train.keep.workdir import REPORT
 from vitswin_jax.train.run.announce import SCHEDULE, changed_keys
 from vitswin_jax.train.run.compile import Evaluator
+from vitswin_jax.train.run.distil import METHOD
 from vitswin_jax.train.run.prepare import Run
 from vitswin_jax.train.state import TrainState
+from vitswin_jax.train.task.features import FeaturesOnly, LabelsAndFeatures
 from vitswin_jax.train.task.masked import Masked
 from vitswin_jax.train.task.self_distilled import SelfDistilled
 from vitswin_jax.train.task.supervised import Supervised
+from vitswin_jax.train.task.task import Task
 from vitswin_jax.weights.files import describe
 from vitswin_jax.weights.formats.orbax import WEIGHTS as IN_CHECKPOINTS
 from vitswin_jax.weights.runs import BEST, WEIGHTS
@@ -83,20 +89,31 @@ def score_unlabelled(
 ) -> Tested:
     """Tests a model without labels by its loss and the probes."""
     numbers = mean_scores(outputs) | probed()
-    named = (config.model.name, config.pretrain.method, numbers["test/loss"], len(run.test))
+    assert run.unlabelled is not None  # as the task says
+    method = describe_run(config, run)
+    named = (config.model.name, run.unlabelled.method, numbers["test/loss"], len(run.test))
     return Tested(
         step,
         numbers,
-        {"numbers": numbers, "batches": run.test_batches, "step": step},
+        {"numbers": numbers, "batches": run.test_batches, "step": step, "method": method},
         functools.partial(PretrainingResult, *named),
     )
+
+
+def describe_run(config: ConfigDict, run: Run) -> dict[str, Any]:
+    """Returns the method of a run without labels and its settings, as plain data."""
+    if isinstance(run.model, UnlabelledModel):
+        return describe_method(run.model)
+    keys = ("teacher", "features", "loss", "beta")
+    return {"method": METHOD} | {key: config.distill[key] for key in keys}
 
 
 @dataclass(frozen=True)
 class Pair:
     """The evaluation and the page of one kind of training."""
 
-    scores: Callable[..., Metrics]
+    scores: Callable[..., Metrics] | None
+    """None: the task's own, which reads the teacher."""
     test: Callable[..., Tested]
     write_page: Callable[..., Path]
 
@@ -105,7 +122,16 @@ PAIRS = {
     Supervised: Pair(eval_step, score_classes, write_report),
     Masked: Pair(reconstruction_step, score_unlabelled, write_pretraining_report),
     SelfDistilled: Pair(agreement_step, score_unlabelled, write_attention_report),
+    LabelsAndFeatures: Pair(eval_step, score_classes, write_report),
+    FeaturesOnly: Pair(None, score_unlabelled, write_attention_report),
 }
+
+
+def scoring(task: Task, teacher: Params | None) -> dict[str, Any]:
+    """Returns the evaluation step of a task, `scores`, and the `teacher` if the step reads it."""
+    if isinstance(task, FeaturesOnly):
+        return {"scores": task.score, "teacher": teacher}
+    return {"scores": PAIRS[type(task)].scores}
 
 
 class Results:
@@ -262,7 +288,8 @@ class Results:
     def _write(self, params: Params, tested: Tested) -> None:
         """Writes weights and report; the first host does, and all raise where it cannot."""
         run, workdir = self._run, self._workdir
-        params = multihost_utils.process_allgather(params, tiled=True)  # whole, on the host
+        own = {root: tree for root, tree in params.items() if root != PROJECTIONS}
+        params = multihost_utils.process_allgather(own, tiled=True)  # whole, on the host
         with raising_together():
             if jax.process_index() != 0:
                 return

@@ -21,7 +21,7 @@ from vitswin_jax.core.version import __version__
 from vitswin_jax.data.fingerprint import fingerprint
 from vitswin_jax.evaluate.step import features_step
 from vitswin_jax.report.runs import check_comparable
-from vitswin_jax.results import PAIRS, Outcome, Results, facts_of
+from vitswin_jax.results import Outcome, Results, facts_of, scoring
 from vitswin_jax.train.hosts.join import check_same, raising_together
 from vitswin_jax.train.hosts.signals import stop_in_the_loop, stopping
 from vitswin_jax.train.keep.callbacks import Callbacks
@@ -111,8 +111,9 @@ def train(
     teacher = load_teacher(run)
     compiled = make_steps(run, shardings, jax.tree.map(lambda leaf: leaf.sharding, teacher))
     constants = () if teacher is None else (teacher,)
-    scores = PAIRS[type(options.task)].scores
-    weights, evaluator = make_evaluation(run, shardings, scores=scores, features=features_step)
+    weights, evaluator = make_evaluation(
+        run, shardings, features=features_step, **scoring(options.task, teacher)
+    )
     callbacks = Callbacks(run.own.callbacks)
     requests = Requests(workdir, callbacks)
     local = local_sets(config, begin)

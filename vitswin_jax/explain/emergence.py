@@ -1,4 +1,4 @@
-"""The report of self-distillation: where the model looks, and how that has come about.
+"""The report of distillation without labels: where the model looks, and how that has come about.
 
 Each evaluation leaves its attention maps in the workdir, so that the page has those before it.
 """
@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import matplotlib
 import numpy as np
@@ -22,7 +23,7 @@ from vitswin_jax.core.types import Batch, Params
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.data.channels import as_rgb
 from vitswin_jax.explain.attention import attention_maps, on_image, received
-from vitswin_jax.models.unlabelled import UnlabelledModel
+from vitswin_jax.models.unlabelled import encoder_of
 from vitswin_jax.report import figures
 from vitswin_jax.report.reconstruction import SMALL, write_unlabelled_report
 
@@ -34,7 +35,7 @@ _PICTURE = re.compile(r"(\d+)\.png")
 
 
 def last_attention(
-    model: UnlabelledModel,
+    model: nn.Module,
     params: Params,
     images: UInt8[np.ndarray, "b h w c"],
     preprocess: Preprocess,
@@ -44,9 +45,8 @@ def last_attention(
     The query is the class token if the features are its output, and else the mean over all places;
     the heads are averaged.
     """
-    found = attention_maps(
-        model.encoder, {"params": params["encoder"]}, preprocess.normalize(images)
-    )
+    encoder, own = encoder_of(model, params)
+    found = attention_maps(encoder, {"params": own}, preprocess.normalize(images))
     layer = found.layers[-1]
     maps = received(layer, query=found.query).mean(1)
     size = images.shape[1:3]
@@ -69,7 +69,7 @@ def chosen(steps: list[int]) -> list[int]:
 def write_attention_report(
     path: str | os.PathLike[str],
     *,
-    model: UnlabelledModel,
+    model: nn.Module,
     params: Params,
     batches: Iterable[Batch],
     preprocess: Preprocess,
@@ -77,7 +77,9 @@ def write_attention_report(
     step: int,
     **page: Any,
 ) -> Path:
-    """Writes the report of a self-distilled model (`write_unlabelled_report`); returns `path`.
+    """Writes the report of a model that features were learned by (`write_unlabelled_report`).
+
+    Returns `path`.
 
     The first of the evaluation `batches` has the images that are shown. Their attention maps are
     written to the workdir's folder `attention`, and the page has some of those that are there.

@@ -10,7 +10,7 @@ import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import flax.linen as nn
 import numpy as np
@@ -70,6 +70,17 @@ class Pooling:
     """Share of the mean over all patches; the first tokens have the rest."""
     attention: str | None = None
     """Module whose attention pools instead, if there is one."""
+
+
+class Outputs(NamedTuple):
+    """All that one pass of a model gives: what a student learns of a teacher."""
+
+    logits: Float[Array, "b k"]
+    """The `features` where the model has no head."""
+    features: Float[Array, "b d"]
+    """What the head reads, float32."""
+    patches: Float[Array, "b i j c"]
+    """The last map, normed where a norm follows the last block."""
 
 
 @dataclass(frozen=True)

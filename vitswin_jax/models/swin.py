@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from vitswin_jax.core.choices import Faults, divisors, wrong_choice
 from vitswin_jax.core.types import UserError
-from vitswin_jax.models.geometry import BlockGeometry, Geometry
+from vitswin_jax.models.geometry import BlockGeometry, Geometry, Outputs
 from vitswin_jax.models.stages import PatchMerging, Stage
 from vitswin_jax.models.swin_block import SwinBlock, WindowAttention
 from vitswin_jax.nn.block import BlockOptions
@@ -203,15 +203,18 @@ class Swin(nn.Module):
         self, images: Float[Array, "b h w channels"], *, train: bool = False
     ) -> Float[Array, "b k"]:
         """Classifies normalised images of any size: float32 logits, or features without a head."""
-        x = self.features(images, train=train)
-        return self.head(x) if self.num_classes else x
+        return self.outputs(images, train=train).logits
+
+    def outputs(self, images: Float[Array, "b h w channels"], *, train: bool = False) -> Outputs:
+        """Returns the logits, the `features` and the normed last map, of one pass."""
+        features, patches = self.encode(self.embed_patches(images), train=train)
+        return Outputs(self.head(features) if self.num_classes else features, features, patches)
 
     def features(
         self, images: Float[Array, "b h w channels"], *, train: bool = False
     ) -> Float[Array, "b c"]:
         """Returns the pooled embedding: the mean of the normed last map, float32."""
-        (x,) = self.feature_maps(images, train=train, blocks=(-1,), norm=True)
-        return x.mean((1, 2)).astype(jnp.float32)
+        return self.encode(self.embed_patches(images), train=train)[0]
 
     def feature_maps(
         self,

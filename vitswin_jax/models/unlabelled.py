@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vitswin_jax.core.choices import Faults
+from vitswin_jax.core.types import Params
 from vitswin_jax.models.geometry import geometry_of
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.windows import Size
@@ -68,6 +69,13 @@ def with_encoder(model: nn.Module, **fields: Any) -> nn.Module:
     if isinstance(model, UnlabelledModel):
         return model.clone(encoder=model.encoder.clone(**fields))
     return model.clone(**fields)
+
+
+def encoder_of(model: nn.Module, params: Params) -> tuple[nn.Module, Params]:
+    """Returns the model that gives features, and its parameters: an encoder, or the model."""
+    if isinstance(model, UnlabelledModel):
+        return model.encoder, params["encoder"]
+    return model, params
 
 
 def divide_encoder(named: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from vitswin_jax.core.choices import Faults
 from vitswin_jax.core.types import UserError
+from vitswin_jax.models.geometry import Outputs
 from vitswin_jax.models.resnet import Numerics, ResNet
 from vitswin_jax.models.vit_base import ViTFields
 from vitswin_jax.models.vit_block import Block
@@ -113,12 +114,23 @@ class ViT(ViTFields):
 
         They are what distillation trains one by one (DeiT, section 4); `__call__` is their mean.
         """
-        pooled = self._pool(self._tokens(images, train=train)[0], train=train)
+        return self._classify(self._pool(self._tokens(images, train=train)[0], train=train))
+
+    def _classify(self, pooled: Float[Array, "b heads d"]) -> Float[Array, "b heads k"]:
         if not self.num_classes:
             return pooled
         if self._heads == 2:
             return jnp.stack([self.head(pooled[:, 0]), self.head_dist(pooled[:, 1])], axis=1)
         return self.head(pooled)
+
+    def outputs(self, images: Float[Array, "b h w channels"], *, train: bool = False) -> Outputs:
+        """Returns the logits, the `features` and the last map of images, of one pass."""
+        x = self._tokens(images, train=train)[0]
+        pooled = self._pool(x, train=train)
+        patches = self._final_norm(x)[:, self.num_prefix_tokens :]
+        _, h, w, _ = images.shape
+        grid = patches.reshape(len(patches), *self.grid_of((h, w)), -1)
+        return Outputs(self._classify(pooled).mean(1), pooled.mean(1), grid)
 
     def features(
         self, images: Float[Array, "b h w channels"], *, train: bool = False

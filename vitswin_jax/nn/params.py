@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from jax.sharding import PartitionSpec as P
 
+PROJECTIONS = "distill"
+"""Root of the parameters that distillation trains beside a model's; no weights file has them."""
+
 
 class Facts(NamedTuple):
     """Facts about a parameter for optimizers, the mesh, adapters and int8."""
@@ -65,6 +68,7 @@ PARAMETERS: tuple[Facts, ...] = (
     Facts(r"decoder/kernel", P(None, None, "fsdp"), 1.0),  # SimMIM's, (1, 1, c, k)
     Facts(r"(patch_)?projection/(hidden_\d|bottleneck|prototypes)/kernel",  # DINO's, (c, k)
           P("fsdp"), 1.0),
+    Facts(rf"{PROJECTIONS}/\w+/kernel", P("fsdp"), 1.0),  # (c, teacher's c)
     Facts(r"router/kernel", decay=1.0),
     Facts(r"router/(proj/kernel|sim_matrix|temperature)"),  # Swin-MoE's cosine router
     Facts(r"cpb_mlp/(fc[12]/kernel|fc1/bias)"),  # Swin V2's position biases

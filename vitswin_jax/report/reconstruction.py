@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
@@ -20,8 +21,7 @@ from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.data.channels import as_rgb
 from vitswin_jax.evaluate.reconstruction import reconstruct
 from vitswin_jax.models.masked import MaskedModel, Reconstruction, enlarge
-from vitswin_jax.models.pretraining import describe_method
-from vitswin_jax.models.unlabelled import UnlabelledModel
+from vitswin_jax.models.unlabelled import encoder_of
 from vitswin_jax.report import curves, figures
 from vitswin_jax.report.page import percent, template
 from vitswin_jax.report.pages import environment, head, of_hosts
@@ -106,10 +106,11 @@ def write_unlabelled_report(
     name: str,
     *,
     title: str,
-    model: UnlabelledModel,
+    model: nn.Module,
     params: Params,
     numbers: Mapping[str, float],
     step: int,
+    method: Mapping[str, Any],
     source: Source,
     workdir: str | os.PathLike[str],
     command: str | None,
@@ -119,7 +120,7 @@ def write_unlabelled_report(
 ) -> Path:
     """Writes the report of a model that was pre-trained without labels; returns `path`.
 
-    The template called `name` is given what is `shown` of the method, besides what all have.
+    The template called `name` is given what is `shown` of the `method`, besides what all have.
     `numbers` has the loss of the test images of `source`, and the accuracies of probes in [0, 1].
     Raises UserError if the file cannot be written.
     """
@@ -135,13 +136,15 @@ def write_unlabelled_report(
             if key in numbers
         },
         "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,}",
-        "of the encoder": f"{sum(x.size for x in jax.tree.leaves(params['encoder'])):,}",
     }
+    encoder, own = encoder_of(model, params)
+    if encoder is not model:
+        first["of the encoder"] = f"{sum(leaf.size for leaf in jax.tree.leaves(own)):,}"
     series = read_metrics(workdir)
-    encoder, method = type(model.encoder).__name__, describe_method(model)
     page = template(name).render(
         title=f"{method['method']}: {title}",
-        subtitle=f"{encoder} on {source.name}, {len(source):,} images, whose labels it never saw",
+        subtitle=f"{type(encoder).__name__} on {source.name}, {len(source):,} images, whose labels "
+        "it never saw",
         command=command,
         numbers=first.items(),
         curves=[*curves.curves(series), *of_hosts(workdir)],

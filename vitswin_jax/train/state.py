@@ -165,6 +165,8 @@ def _init(
     if params is None:
         images = jnp.zeros((1, *image_shape), jnp.float32)
         params = fill_head_biases(model.init(init_key, images)["params"], head_bias)
+    if task is not None:
+        params = {**params, **task.parameters(jax.random.fold_in(init_key, 1))}
     if lora is not None:
         params = add_lora(params, lora, lora_key)
     return new_state(params, tx, lora=lora, ema=ema, task=task)

@@ -90,6 +90,9 @@ ADDED: Mapping[str, Any] = {
             "koleo_weight",
         )
     ),
+    "distill.features": None,
+    "distill.loss": "cosine",
+    "distill.beta": 1.0,
     "augment.local_crops": 0,
     "augment.local_size": None,
     "augment.local_scale": [0.05, 0.4],

@@ -21,7 +21,7 @@ from jaxtyping import Array, Key
 from vitswin_jax.core.choices import Faults
 from vitswin_jax.core.types import Params, UserError
 from vitswin_jax.nn.adapters import SCANNED, A, B, merge_adapters
-from vitswin_jax.nn.params import facts
+from vitswin_jax.nn.params import PROJECTIONS, facts
 
 # U(-1/√n, 1/√n) for n inputs, as the authors' code draws A; B is zero.
 _draw_a = variance_scaling(1 / 3, "fan_in", "uniform", in_axis=0, out_axis=1)
@@ -100,14 +100,19 @@ def merge_lora(params: Params, lora: Lora) -> Params:
 
 
 def split(params: Params, lora: Lora | None) -> tuple[Params, Params]:
-    """Returns (trained, frozen) parameters; without `lora` all are trained."""
+    """Returns (trained, frozen) parameters; without `lora` all are trained.
+
+    Those that distillation trains beside the model always are.
+    """
     if lora is None:
         return params, {}
     flat = flatten_dict(params, sep="/")
     trained = {
         path: leaf
         for path, leaf in flat.items()
-        if path.rpartition("/")[2] in (A, B) or re.fullmatch(lora.train, path)
+        if path.rpartition("/")[2] in (A, B)
+        or path.startswith(f"{PROJECTIONS}/")
+        or re.fullmatch(lora.train, path)
     }
     frozen = {path: leaf for path, leaf in flat.items() if path not in trained}
     return unflatten_dict(trained, sep="/"), unflatten_dict(frozen, sep="/")

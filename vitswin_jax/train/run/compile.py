@@ -69,10 +69,12 @@ def make_evaluation(
     *,
     scores: Callable[..., Metrics],
     features: Callable[..., Metrics],
+    teacher: Params | None = None,
 ) -> tuple[Callable[[TrainState], Params], Evaluator]:
     """Returns a function from a state to the parameters to evaluate and save, and the evaluator.
 
-    `scores` and `features` are evaluation steps of parameters, batch, `model`, `mean` and `std`.
+    `scores` and `features` are evaluation steps of parameters, batch, `model`, `mean` and `std`. If
+    there is a `teacher`, the parameters of `scores` are those of "student" and "teacher".
     """
     ema, preprocess = run.options.ema, run.preprocess
     weights, param_shardings = make_weights(
@@ -82,10 +84,17 @@ def make_evaluation(
     )
     how = {"model": run.model, "mean": preprocess.mean, "std": preprocess.std}
 
-    def compiled(step: Callable[..., Metrics]) -> Predict:
+    def compiled(step: Callable[..., Metrics], shardings: Params) -> Predict:
         jitted = compile_for_hosts(
-            functools.partial(step, **how), mesh=run.mesh, param_shardings=param_shardings
+            functools.partial(step, **how), mesh=run.mesh, param_shardings=shardings
         )
         return lambda params, batch: jitted(params, shard_batch(batch, run.mesh))
 
-    return weights, Evaluator(compiled(scores), compiled(features))
+    probed = compiled(features, param_shardings)
+    if teacher is None:
+        return weights, Evaluator(compiled(scores, param_shardings), probed)
+    theirs = jax.tree.map(lambda leaf: leaf.sharding, teacher)
+    both = compiled(scores, {"student": param_shardings, "teacher": theirs})
+    return weights, Evaluator(
+        lambda params, batch: both({"student": params, "teacher": teacher}, batch), probed
+    )

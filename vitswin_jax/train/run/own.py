@@ -20,6 +20,7 @@ from vitswin_jax.train.keep.callbacks import Callback
 from vitswin_jax.train.keep.loggers import Logger
 from vitswin_jax.train.optim.groups import Groups
 from vitswin_jax.train.optim.optimizers import own_tx
+from vitswin_jax.train.run.unlabelled import Unlabelled
 from vitswin_jax.train.task.losses import Loss
 
 if TYPE_CHECKING:
@@ -69,11 +70,11 @@ class Own:
             )
         faults.check()
 
-    def check_method(self, method: str | None) -> None:
-        """Raises UserError if a method without labels would leave something unused."""
-        if method is not None and (self.loss is not None or self.metrics):
+    def check_labels(self, unlabelled: Unlabelled | None) -> None:
+        """Raises UserError if a run without labels would leave something unused."""
+        if unlabelled is not None and (self.loss is not None or self.metrics):
             raise UserError(
-                f"pretrain.method={method!r} reads no labels, so it takes no loss and no metrics."
+                f"{unlabelled.why} reads no labels, so it takes no loss and no metrics."
             )
 
     def scores(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

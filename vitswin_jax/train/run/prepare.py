@@ -26,6 +26,7 @@ from vitswin_jax.nn.quantized import SCHEMES, multiplies_codes
 from vitswin_jax.train.optim.ema import make_ema
 from vitswin_jax.train.optim.lora import make_lora
 from vitswin_jax.train.optim.optimizers import make_optim
+from vitswin_jax.train.run.distil import check_distill, make_distillation, taught
 from vitswin_jax.train.run.dtype import with_dtype
 from vitswin_jax.train.run.inputs import Batches, Opener, make_inputs, open_data
 from vitswin_jax.train.run.own import (
@@ -39,9 +40,10 @@ from vitswin_jax.train.run.own import (
 )
 from vitswin_jax.train.run.plan import Plan, make_plan, split_fields
 from vitswin_jax.train.run.sizes import Schedule, make_sizes
-from vitswin_jax.train.run.start import Start, make_start, open_teacher, read_start
+from vitswin_jax.train.run.start import Start, make_start, read_start
 from vitswin_jax.train.run.unlabelled import (
     Probes,
+    Unlabelled,
     make_probes,
     make_task,
     make_views,
@@ -49,12 +51,9 @@ from vitswin_jax.train.run.unlabelled import (
 )
 from vitswin_jax.train.sharding import check_batch_size, create_mesh
 from vitswin_jax.train.step import StepOptions
-from vitswin_jax.train.task.distill import Distillation
 from vitswin_jax.train.task.erasing import Erasing
 from vitswin_jax.train.task.losses import make_loss
 from vitswin_jax.train.task.mixing import Mixing
-from vitswin_jax.train.task.supervised import Supervised
-from vitswin_jax.train.task.task import Task
 
 log = logger(__name__)
 
@@ -76,6 +75,7 @@ class Run:
     options: StepOptions
     head_bias: float
     teacher: Start | None
+    unlabelled: Unlabelled | None
     probes: Probes | None
     sizes: Schedule  # of training's images
     shapes: Mapping[str, tuple[int, ...]]  # of an example's pixels, by their keys in a batch
@@ -146,8 +146,9 @@ def prepare(
         train, class_weights=data.pop("class_weights"), own=own.loss, **loss
     )
     pretrain = model_section(config.to_dict())
-    own.check_method(config.pretrain.method)
-    start = open_start(config, train, workdir, pretrain)
+    unlabelled = check_distill(config.to_dict())
+    own.check_labels(unlabelled)
+    start = open_start(config, train, workdir, pretrain, unlabelled)
     preprocess = start.preprocess
     repeats = augment.pop("repeats")
     transform, views, erasing, mixing = build_augmentation(augment, preprocess, own=own.augment)
@@ -174,7 +175,7 @@ def prepare(
         repeats=repeats,
         **data,
     )
-    task: Task = Supervised(mixing, **objective, distillation=distillation)
+    task = taught(mixing, distillation, objective)
     average = make_ema(**config.ema)
     if pretrain is not None:
         task, own_average = make_task(pretrain["method"], start.model, transform, plan)
@@ -206,7 +207,8 @@ def prepare(
         teacher=teacher,
         sizes=sizes,
         shapes=shapes_of(transform),
-        probes=make_probes(train, test, make_test_batches, dict(config.pretrain)),
+        unlabelled=unlabelled,
+        probes=make_probes(train, test, make_test_batches, unlabelled, dict(config.pretrain)),
         own=own,
     )
 
@@ -272,17 +274,19 @@ def open_start(
     source: Source,
     workdir: Path | None,
     pretrain: dict[str, Any] | None = None,
+    unlabelled: Unlabelled | None = None,
 ) -> Start:
-    """Returns the start of a run: its model with the number of classes of the data, or no head.
+    """Returns the start of a run: its model with the number of classes of the data.
 
-    Raises UserError where the config names another number, and for weights that do not fit.
+    The model has no head if the run is `unlabelled`. Raises UserError where the config names
+    another number, and for weights that do not fit.
     """
     fields = config.model.to_dict()
-    name, classes = fields.pop("name"), len(source.class_names) if pretrain is None else 0
+    name, classes = fields.pop("name"), len(source.class_names) if unlabelled is None else 0
     if fields["num_classes"] not in (None, classes):
         why = f"{source.name} has {classes} classes; leave it None to take the data's."
-        if pretrain is not None:
-            why = f"pretrain.method={pretrain['method']!r} reads no labels; leave it None."
+        if unlabelled is not None:
+            why = f"{unlabelled.why} reads no labels; leave it None."
         raise UserError(f"model.num_classes={fields['num_classes']} but {why}")
     model = {
         "name": name,
@@ -298,26 +302,3 @@ def open_start(
         class_names=source.class_names,
         preprocess=config.preprocess.to_dict(),
     )
-
-
-def make_distillation(
-    source: Source,
-    student: Start,
-    *,
-    teacher: str | None,
-    kind: str,
-    alpha: float,
-    temperature: float,
-) -> tuple[Distillation | None, Start | None]:
-    """Returns `config.distill` as an object, and the teacher's weights; None without a teacher."""
-    if teacher is None:
-        return None, None
-    opened = open_teacher(
-        teacher,
-        class_names=source.class_names,
-        dtype=student.model.dtype,
-        in_chans=student.preprocess.channels,
-    )
-    theirs, given = opened.preprocess, student.preprocess
-    arguments = (theirs.mean, theirs.std, given.mean, given.std, kind, alpha, temperature)
-    return Distillation(opened.model, *arguments), opened

@@ -153,7 +153,7 @@ def make_start(
     file = weights.file
     fresh_head = False
     why: list[str] = []
-    if pretrain is None:
+    if pretrain is None and fields["num_classes"] != 0:
         fresh_head, why = _needs_head(weights, class_names)
     chosen, notes = reconcile(name, fields, weights.own, origin=str(file), fresh_head=fresh_head)
     model = _around(create_model(name, **{**fields, **chosen}), pretrain)
@@ -208,15 +208,17 @@ def reconcile(
 
 
 def open_teacher(
-    path: str, *, class_names: Sequence[str], dtype: DTypeLike, in_chans: int
+    path: str, *, class_names: Sequence[str] | None, dtype: DTypeLike, in_chans: int
 ) -> Start:
     """Returns a teacher, any weights as they are, to compute in `dtype` for `in_chans` channels.
 
-    Raises UserError where it tells other classes apart than the student's data has.
+    Raises UserError where it tells other classes apart than `class_names`, if they are given.
     """
     weights = open_pretrained(path, dtype=jnp.dtype(dtype), in_chans=in_chans)
     model, names = weights.model, weights.metadata.class_names
-    if model.num_classes != len(class_names) or names not in (None, tuple(class_names)):
+    if class_names is not None and (
+        model.num_classes != len(class_names) or names not in (None, tuple(class_names))
+    ):
         raise UserError(
             f"distill.teacher={path}: has {model.num_classes} classes, {_first(names or ())}, "
             f"but the data has {len(class_names)}, {_first(class_names)}."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,15 @@ ABOUT_LABELS: Mapping[str, Any] = {  # or about the classes that images show: ke
 
 FOR_DINO: Mapping[str, Any] = {"ema.decay": None, "data.img_sizes": ()}
 """What self-distillation does not take besides: the average is its teacher, and it has sizes."""
+
+
+class Unlabelled(NamedTuple):
+    """A run without labels."""
+
+    method: str
+    """Its name in results."""
+    why: str
+    """The keys of the config that say so."""
 
 
 @dataclass(frozen=True)
@@ -131,14 +140,15 @@ def make_probes(
     train: Source,
     test: Source,
     make_batches: Callable[[Source], EvalBatches],
+    unlabelled: Unlabelled | None,
     pretrain: Mapping[str, Any],
 ) -> Probes | None:
     """Returns the probes of `config.pretrain`, None if they are off or no class can be probed.
 
-    They learn from `probe_images` of the training images, spread evenly over all of them. Raises
-    UserError for numbers that are negative.
+    A run with labels has none. They learn from `probe_images` of the training images, spread evenly
+    over all of them. Raises UserError for numbers that are negative.
     """
-    if pretrain["method"] is None:
+    if unlabelled is None:
         return None
     probe_every, probe_images = pretrain["probe_every"], pretrain["probe_images"]
     if probe_every < 0 or probe_images < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,14 +18,8 @@ from vitswin_jax.train.task.losses import DISTILLATIONS, Loss
 
 
 @dataclass(frozen=True)
-class Distillation:
-    """A student's loss from a teacher, whose parameters the step is given.
-
-    The loss is (1 - alpha) of the labels' and alpha of `kind`, "soft" (with `temperature`) or
-    "hard". A student with a distillation token learns the labels by its class token's head and the
-    teacher by the other's; one without learns both by its logits. Raises UserError that lists what
-    is wrong.
-    """
+class Teacher:
+    """A trained model and the normalisation of images, the teacher's and the student's."""
 
     teacher: nn.Module
     mean: Triple
@@ -33,6 +28,40 @@ class Distillation:
     given_mean: Triple
     """With `given_std`: how the student's images were normalised."""
     given_std: Triple
+
+    def shown(self, images: Float[Array, "b h w c"]) -> Float[Array, "b i j c"]:
+        """Returns a student's images as the teacher takes them.
+
+        They are normalised again, by the teacher's own numbers. If the teacher takes another image
+        size, an antialiased cubic resizes them.
+        """
+        our_mean, our_std, their_mean, their_std = (
+            jnp.asarray(x, jnp.float32).reshape(1, 1, 1, -1)
+            for x in (self.given_mean, self.given_std, self.mean, self.std)
+        )
+        images = (images * our_std + our_mean - their_mean) / their_std
+        size = pair(self.teacher.img_size)
+        if images.shape[1:3] != size:
+            images = jax.image.resize(images, (len(images), *size, images.shape[-1]), "cubic")
+        return images
+
+    def ask(
+        self, params: Params, images: Float[Array, "b h w c"], *, method: str | None = None
+    ) -> Any:
+        """Returns the teacher's output for a student's images, as a constant."""
+        return jax.lax.stop_gradient(infer(self.teacher, params, self.shown(images), method=method))
+
+
+@dataclass(frozen=True)
+class Distillation(Teacher):
+    """A student's loss from a teacher's logits; the step is given the teacher's parameters.
+
+    The loss is (1 - alpha) of the labels' and alpha of `kind`, "soft" (with `temperature`) or
+    "hard". A student with a distillation token learns the labels by its class token's head and the
+    teacher by the other's; one without learns both by its logits. Raises UserError that lists what
+    is wrong.
+    """
+
     kind: str
     alpha: float
     temperature: float
@@ -46,21 +75,8 @@ class Distillation:
     def teacher_logits(
         self, params: Params, images: Float[Array, "b h w c"]
     ) -> Float[Array, "b k"]:
-        """Returns the teacher's logits for the student's images, augmented and mixed as they are.
-
-        The images are normalised anew, by the teacher's own numbers. If the teacher takes another
-        image size, an antialiased cubic resizes them.
-        """
-        our_mean, our_std, their_mean, their_std = (
-            jnp.asarray(x, jnp.float32).reshape(1, 1, 1, -1)
-            for x in (self.given_mean, self.given_std, self.mean, self.std)
-        )
-        images = (images * our_std + our_mean - their_mean) / their_std
-        size = pair(self.teacher.img_size)
-        if images.shape[1:3] != size:
-            images = jax.image.resize(images, (len(images), *size, images.shape[-1]), "cubic")
-        logits = infer(self.teacher, params, images)
-        return jax.lax.stop_gradient(logits)
+        """Returns the teacher's logits for the student's images, augmented and mixed."""
+        return self.ask(params, images)
 
     def loss(
         self,

@@ -130,6 +130,10 @@ class SelfDistilled:
         zeros = jnp.zeros(self.model.out_dim, jnp.float32)
         return {"center": zeros} | ({"patch_center": zeros} if self._hides else {})
 
+    def parameters(self, key: Key[Array, ""]) -> Params:
+        """Returns nothing beside the model's parameters, which have the head."""
+        return {}
+
     @property
     def _hides(self) -> bool:
         return self.model.patch_weight > 0

@@ -63,7 +63,7 @@ class Supervised(Plain):
         return {"rngs": {"dropout": key}, "method": "heads" if heads else None}
 
     def losses(
-        self, outputs: Array, part: dict[str, Array], guide: Params | None
+        self, outputs: Any, part: dict[str, Array], guide: Params | None
     ) -> tuple[Float[Array, " b"], Float[Array, "b k"]]:
         """Returns each example's weighted loss and the logits; `guide` is the teacher."""
         logits = outputs

@@ -18,6 +18,12 @@ class Task(Protocol):
     def begin(self) -> Any:
         """Returns the arrays that the task keeps from step to step, None without any."""
 
+    def parameters(self, key: Key[Array, ""]) -> Params:
+        """Returns what is trained beside the model's parameters, {} for nothing.
+
+        Checkpoints have it, and weights files do not.
+        """
+
     def guide(self, teacher: Params | None, average: Params | None, *, kept: Any, step: Any) -> Any:
         """Returns the input of `losses` besides the outputs, in this step."""
 
@@ -51,6 +57,10 @@ class Plain:
 
     def begin(self) -> None:
         """Returns nothing to keep."""
+
+    def parameters(self, key: Key[Array, ""]) -> Params:
+        """Returns nothing beside the model's parameters."""
+        return {}
 
     def guide(
         self, teacher: Params | None, average: Params | None, *, kept: None, step: Any

@@ -27,6 +27,7 @@ from vitswin_jax.core.json import read_json
 from vitswin_jax.core.seal import checksum_of, unsealed
 from vitswin_jax.core.types import Params, UserError
 from vitswin_jax.nn.adapters import merge_adapters
+from vitswin_jax.nn.params import PROJECTIONS
 from vitswin_jax.nn.scan import unstack_blocks
 from vitswin_jax.weights.formats.tensors import Tensor
 
@@ -164,6 +165,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for item in items:  # an average is of what is trained, and takes its place
         own = [path for path in meta["arrays"] if path.startswith(f"{item}/")]
         paths |= {path.removeprefix(f"{item}/"): (path, meta["arrays"][path]) for path in own}
+    paths = {path: x for path, x in paths.items() if not path.startswith(f"{PROJECTIONS}/")}
 
     def as_model(flat: Mapping[str, Any]) -> Params:
         params: Params = unflatten_dict(dict(flat), sep="/")
