@@ -1,4 +1,4 @@
-"""Runs that learn a teacher's features: what they leave, that stops change nothing, what it gains."""
+"""Runs that learn a teacher's features: what they leave, what stops change, what it gains."""
 
 import functools
 import json
@@ -33,7 +33,7 @@ from vitswin_jax.weights.formats.orbax import read_meta
 from vitswin_jax.weights.shapes import parameter_shapes
 
 ROOT = Path(__file__).parents[1]
-DINOV3 = {"img_size": 24, "patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2,
+DINOV3 = {"img_size": 24, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2,
           "pos_embed": "none", "rope_type": "centred", "rope_rotate_half": True, "reg_tokens": 4,
           "rope_temperature": 100.0, "init_values": 1e-5, "norm_eps": 1e-5, "qkv_bias": "qv",
           "num_classes": 0}  # fmt: skip
@@ -71,9 +71,7 @@ def teacher(tmp_path_factory):
     path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
     model = create_model("vit", **DINOV3)
     images = Preprocess((24, 24), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
-    save_pretrained(
-        path, model, {"params": random_params(model)}, metadata={"preprocess": images}
-    )
+    save_pretrained(path, model, {"params": random_params(model)}, metadata={"preprocess": images})
     return path
 
 
@@ -125,9 +123,7 @@ def test_a_run_broken_off_ends_with_the_same_bits(finished, teacher, tmp_path):
     (broken / "model.safetensors").unlink()
     shutil.rmtree(broken / "checkpoints" / "6")
     train_and_evaluate(make_config(teacher), broken)
-    ours, theirs = (
-        read_meta(each / "checkpoints" / "6")["arrays"] for each in (broken, workdir)
-    )
+    ours, theirs = (read_meta(each / "checkpoints" / "6")["arrays"] for each in (broken, workdir))
     assert ours == theirs
 
 
@@ -195,7 +191,10 @@ def test_devices_and_parts_of_a_batch_change_nothing(alpha, how):
         ({"distill.beta": -1.0}, r"beta=-1.0 must be above 0"),
         ({"distill.alpha": 0.0}, r"alpha=0.0 must be above 0"),
         ({"distill.kind": "soft"}, r"kind='soft' is not read with distill.features='both'"),
-        ({"distill.features": None, "distill.loss": "smooth_l1"}, r"needs distill.features, one of"),
+        (
+            {"distill.features": None, "distill.loss": "smooth_l1"},
+            r"needs distill.features, one of",
+        ),
         ({"pretrain.method": "simmim"}, r"teacher|has no teacher"),
         ({"augment.label_smoothing": 0.1}, r"reads no labels, so it cannot use augment.label_sm"),
         ({"model.num_classes": 10}, r"num_classes=10 but distill.alpha=1 .* reads no labels"),

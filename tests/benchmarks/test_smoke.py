@@ -38,6 +38,9 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
             for kind in ("float32", "int8", "int8-qdq")
         ),
     ],
+    "distil": [
+        *(rf"\| ViT \| {start} \| 2 \| {NUMBER} % \| .*" for start in ("from scratch", "taught")),
+    ],
     "gpu": [
         r'\{"check": "flash", .* "tokens": 197, "right": true, .*',
         r"vit_tiny_patch16_224, inference, batch 2, 32 px, float32 *",

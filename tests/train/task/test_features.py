@@ -97,7 +97,9 @@ def test_a_map_of_one_value_stays_so_on_every_grid():
 def test_what_cannot_be_is_all_said_at_once():
     with pytest.raises(UserError) as error:
         images = (*features_torch.THEIRS.values(), *features_torch.OURS.values())
-        FeatureDistillation(create_model("vit"), *images, features="tokens", loss="l2", beta=0.0, alpha=0.0)
+        FeatureDistillation(
+            create_model("vit"), *images, features="tokens", loss="l2", beta=0.0, alpha=0.0
+        )
     for part in ("features='tokens' must be", "loss='l2' must be", "beta=0.0", "alpha=0.0"):
         assert part in str(error.value)
     assert "\n" not in str(error.value)

@@ -44,7 +44,7 @@ METHOD = "features"
 
 
 def check_distill(config: Mapping[str, Any]) -> Unlabelled | None:
-    """Returns what a run without labels is; None for a run with labels.
+    """Returns the method of a run without labels; None for a run with labels.
 
     Raises UserError for keys of `config.distill` that nothing reads, and, without labels, for what
     other sections say about them.

@@ -102,14 +102,10 @@ class FeatureDistillation(Teacher):
 
     def projections(self, key: Key[Array, ""]) -> Params:
         """Returns the parameters of the linear layers, drawn."""
-        draw = nn.initializers.lecun_normal()
         keys = jax.random.split(key, len(self.widths))
         return {
             PROJECTIONS: {
-                name: {
-                    "kernel": draw(key, (ours, theirs), jnp.float32),
-                    "bias": jnp.zeros(theirs, jnp.float32),
-                }
+                name: nn.Dense(theirs).init(key, jnp.zeros((1, ours)))["params"]
                 for key, (name, ours, theirs) in zip(keys, self.widths, strict=True)
             }
         }
@@ -118,9 +114,7 @@ class FeatureDistillation(Teacher):
         """Returns a student's outputs, its features in the widths of the teacher's, float32."""
         layers, found = params[PROJECTIONS], of_outputs(outputs)
         features = {
-            name: jnp.matmul(found[name].astype(jnp.float32), layers[name]["kernel"])
-            + layers[name]["bias"]
-            for name in self.names
+            name: _linear(layers[name], found[name].astype(jnp.float32)) for name in self.names
         }
         return Learned(outputs.logits, features)
 
@@ -136,6 +130,10 @@ class FeatureDistillation(Teacher):
                 target = resize_patches(target, ours.shape[1:3])
             total += LOSSES[self.loss](ours, target, beta=self.beta)
         return total / len(self.names)
+
+
+def _linear(params: Params, x: Float[Array, "b *n c"]) -> Float[Array, "b *n d"]:
+    return nn.Dense(params["kernel"].shape[-1]).apply({"params": params}, x)
 
 
 def of_outputs(outputs: Outputs) -> dict[str, Any]:

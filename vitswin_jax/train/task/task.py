@@ -19,7 +19,7 @@ class Task(Protocol):
         """Returns the arrays that the task keeps from step to step, None without any."""
 
     def parameters(self, key: Key[Array, ""]) -> Params:
-        """Returns what is trained beside the model's parameters, {} for nothing.
+        """Returns the parameters that train beside the model's, {} for none.
 
         Checkpoints have it, and weights files do not.
         """
