@@ -23,6 +23,7 @@ from vitswin_jax.core.types import Batch, Params
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.data.channels import as_rgb
 from vitswin_jax.explain.attention import attention_maps, on_image, received
+from vitswin_jax.models.geometry import geometry_of
 from vitswin_jax.models.unlabelled import encoder_of
 from vitswin_jax.report import figures
 from vitswin_jax.report.reconstruction import SMALL, write_unlabelled_report
@@ -79,19 +80,19 @@ def write_attention_report(
 ) -> Path:
     """Writes the report of a model that features were learned by (`write_unlabelled_report`).
 
-    Returns `path`.
-
-    The first of the evaluation `batches` has the images that are shown. Their attention maps are
-    written to the workdir's folder `attention`, and the page has some of those that are there.
+    The first of the evaluation `batches` has the images that are shown. Their attention maps, if
+    the model has attention, are written to the workdir's folder `attention`, and the page has some
+    of those that are there. Returns `path`.
     """
     batch = next(iter(batches))
     images = np.asarray(batch["image"])[:_IMAGES][np.asarray(batch["mask"][:_IMAGES]) > 0]
     folder = Path(workdir) / ATTENTION
     with writing(folder):
         folder.mkdir(exist_ok=True)
-    maps = row_of_maps(last_attention(model, jax.device_get(params), images, preprocess))
-    with replacing(folder / f"{step}.png") as temporary:
-        Image.fromarray(maps).save(temporary, "PNG")
+    if geometry_of(encoder_of(model, params)[0]).attention is not None:
+        maps = row_of_maps(last_attention(model, jax.device_get(params), images, preprocess))
+        with replacing(folder / f"{step}.png") as temporary:
+            Image.fromarray(maps).save(temporary, "PNG")
     found = (_PICTURE.fullmatch(file.name) for file in folder.iterdir())
     known = [int(match[1]) for match in found if match and int(match[1]) <= step]
     rows = [{"name": "images", "picture": figures.picture(_side_by_side(images))}]

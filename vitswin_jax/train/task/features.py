@@ -133,7 +133,8 @@ class FeatureDistillation(Teacher):
 
 
 def _linear(params: Params, x: Float[Array, "b *n c"]) -> Float[Array, "b *n d"]:
-    return nn.Dense(params["kernel"].shape[-1]).apply({"params": params}, x)
+    projected: Any = nn.Dense(params["kernel"].shape[-1]).apply({"params": params}, x)
+    return projected
 
 
 def of_outputs(outputs: Outputs) -> dict[str, Any]:
