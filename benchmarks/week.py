@@ -111,10 +111,10 @@ def train(workdir: Path, told: Path, seen: Path, steps: int, topology: Topology)
     )
     from configs import digits
     from vitswin_jax.core.types import UserError
-    from vitswin_jax.train.run import prepare as run
+    from vitswin_jax.train.run import inputs
     from vitswin_jax.trainer import train_and_evaluate
 
-    make_train_iterator = run.make_train_iterator
+    make_train_iterator = inputs.make_train_iterator
 
     def observe(*args: Any, start_batch: int, **kwargs: Any) -> Iterator[Any]:
         with seen.open("a", buffering=1) as file:
@@ -128,7 +128,7 @@ def train(workdir: Path, told: Path, seen: Path, steps: int, topology: Topology)
             finally:
                 batches.close()
 
-    run.make_train_iterator = observe
+    inputs.make_train_iterator = observe
     log = logging.getLogger("vitswin_jax")
     log.addHandler(logging.StreamHandler())
     log.propagate = False

@@ -40,6 +40,7 @@ NEEDS = ("needs: network", "needs: gpu", "needs: tpu")
 ANY_NUMBER = "numbers: any"
 _FENCE = re.compile(r"(```+)(\w*) ?(.*)")
 _NUMBER = re.compile(r"\d[\d,]*(\.\d+)?(e[+-]?\d+)?")
+_OWN_DEVICES = re.compile(r"--topology[ =]cpu:")  # which a process has from its start
 _SHAPE = re.compile(r"^(\w+) = .*#.*?(\((?:\d+, ?)+\d*\))")
 
 
@@ -186,7 +187,7 @@ class Reader:
         words = shlex.split(command, comments=True)
         unquoted = re.sub(r"'[^']*'|\"[^\"]*\"| #.*", "", command)
         plain = not set("|&;<>$`") & set(unquoted)
-        if plain and words[0] == "vitswin":
+        if plain and words[0] == "vitswin" and not _OWN_DEVICES.search(command):
             return self._inside(vitswin, words[1:])
         if plain and words[0] == "python":
             return self._inside(_run_python, words[1:])

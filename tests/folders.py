@@ -135,7 +135,9 @@ def write_case(case, folder):
     variables = {"params": unflatten_dict(flat, sep="/")}
     index = sorted(CASES).index(case)
     size = pair(model.img_size)
-    preprocess = Preprocess(size, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), **CROPS[index % 3])
+    channels = model.in_chans
+    mean, std = (0.4, 0.5, 0.6, 0.7)[:channels], (0.2, 0.25, 0.3, 0.35)[:channels]
+    preprocess = Preprocess(size, mean, std, **CROPS[index % 3])
     classes = model.num_classes
     metadata = {
         "name": name,
@@ -143,10 +145,10 @@ def write_case(case, folder):
         "class_names": tuple(f"breed {i}" for i in range(classes)) if classes else None,
     }
     vitswin_jax.save_pretrained(folder / case, model, variables, format=format, metadata=metadata)
-    images = rng.standard_normal((2, *size, model.in_chans), np.float32)
+    images = rng.standard_normal((2, *size, channels), np.float32)
     with jax.default_matmul_precision("highest"):
         logits = apply(model, variables, images)
-    picture = rng.integers(0, 256, (90, 120, 3), np.uint8)
+    picture = rng.integers(0, 256, (90, 120, channels), np.uint8)
     pixels = preprocess(picture)
     np.savez(folder / f"{case}.npz", images=images, logits=logits, picture=picture, pixels=pixels)
     return model, metadata

@@ -23,6 +23,11 @@ from vitswin_jax.train.keep.workdir import check_shared
 from vitswin_jax.trainer import train_and_evaluate
 
 
+def saved_steps(run):
+    """Returns the steps of a run's checkpoints, without one that is being written."""
+    return {int(path.name) for path in run.glob("checkpoints/*") if path.name.isdigit()}
+
+
 @pytest.fixture(scope="module")
 def one_host(make_config, tmp_path_factory):
     """The workdir of a run on one device of this process."""
@@ -121,11 +126,11 @@ def test_hosts_lost_and_stopped_lose_nothing(start, train, one_host, tmp_path):
     run = tmp_path / "run"
     config = run / "config.json"
     both = start(run, 2, *CHANGES)
-    wait_until(both, lambda: len(metrics_of(run)) > 2)
+    wait_until(both, lambda: len(metrics_of(run)) > 2 and saved_steps(run))
     both[1].kill()
     (line,) = errors(end(both)[:1])
     assert line.startswith("error: lost host 1; to resume from the last checkpoint, repeat")
-    saved = {int(path.name) for path in (run / "checkpoints").iterdir() if path.name.isdigit()}
+    saved = saved_steps(run)
     assert saved and max(saved) < STEPS
 
     begun = config.stat().st_mtime_ns
