@@ -4,10 +4,10 @@ python benchmarks/deploy.py [--model NAME ...] [--batch-size 1 8] [--threads 2] 
 
 Each model has random weights and is exported three times, as `vitswin export` does it: float32,
 `--quantize int8` and `--quantize int8-qdq`, whose ranges are of the two photos and the noise on
-which exports are compared. In each round every file runs once on the same images, in turns; the
-table has the median and the quartiles of a call. `--threads` is of each runtime. OpenVINO takes
-part if it is installed. Accuracy is another question: `vitswin export --dataset` measures it. The
-table is in docs/export.md.
+which exports are compared. In each round every file of a runtime runs once on the same images,
+in turns; the table has the median and the quartiles of a call. `--threads` is of each runtime.
+OpenVINO takes part if it is installed. Accuracy is another question, which
+`vitswin export --dataset` answers. The table is in docs/export.md.
 """
 
 import argparse
@@ -38,6 +38,8 @@ KINDS = ("float32", "int8", "int8-qdq")
 SMOKE = {"img_size": 32, "depth": 1, "num_classes": 10}
 
 Run = Callable[[np.ndarray], object]
+Key = tuple[str, str]
+"""A runtime and one of KINDS."""
 
 
 def write(kind: str, name: str, fields: dict[str, int], path: Path) -> None:
@@ -66,9 +68,9 @@ def open_openvino(path: Path, threads: int) -> Run:
     return lambda images: compiled([images])
 
 
-def measure(runs: dict[str, Run], images: np.ndarray, rounds: int) -> dict[str, list[float]]:
+def measure(runs: dict[Key, Run], images: np.ndarray, rounds: int) -> dict[Key, list[float]]:
     """Returns the milliseconds of each run's calls, in turns after one call that is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    times: dict[Key, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
             begin = time.perf_counter()
@@ -109,7 +111,10 @@ def rows_of(
         for batch in args.batch_size:
             shape = (batch, side, side, 3)
             images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-            times = measure(opened, images, args.rounds)
+            times = {}
+            for runtime in runtimes:  # one after the other: idle threads of one delay the other's
+                own = {key: run for key, run in opened.items() if key[0] == runtime}
+                times |= measure(own, images, args.rounds)
             for (runtime, kind), found in times.items():
                 low, middle, high = np.percentile(found, (25, 50, 75))
                 share = middle / np.median(times[runtime, "float32"])
@@ -131,6 +136,7 @@ def main() -> None:
     parser.add_argument("--batch-size", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runtime", nargs="+", choices=("onnxruntime", "OpenVINO"))
     parser.add_argument("--json", type=Path, help="writes every measurement")
     parser.add_argument("--smoke", action="store_true", help="a ViT of one block at 32 px")
     args = parser.parse_args()
@@ -141,6 +147,8 @@ def main() -> None:
     if openvino is not None:
         versions.append(f"OpenVINO {openvino.__version__.split('-')[0]}")
         runtimes["OpenVINO"] = open_openvino
+    if args.runtime:
+        runtimes = {name: start for name, start in runtimes.items() if name in args.runtime}
     load = f"load {os.getloadavg()[0]:.1f} at the start"
     print(f"{processor()}; {args.threads} threads; {', '.join(versions)}; {load}\n")
     print("| model | batch | runtime | file | MB | ms (quartiles) | of float32 |")
