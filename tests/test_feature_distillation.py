@@ -1,4 +1,4 @@
-"""Runs that learn a teacher's features: what they leave, what stops change, what it gains."""
+"""Runs that learn a teacher's features: what they leave, what stops and devices change."""
 
 import functools
 import json
@@ -211,42 +211,3 @@ def test_with_labels_the_student_has_a_head_and_a_teacher_without_one(teacher):
     assert run.model.num_classes == 10 and run.unlabelled is None and run.probes is None
     assert isinstance(run.options.task, LabelsAndFeatures)
     assert run.teacher.model.num_classes == 0
-
-
-@pytest.mark.long
-def test_a_student_of_features_has_better_neighbours_than_one_from_scratch(tmp_path):
-    """At equal steps: the teacher, a DINOv3 by its fields, learned the labels; the student none."""
-    sys.path.insert(0, str(ROOT))
-    from configs import digits
-
-    small = {"optim.warmup_epochs": 0.5, "run.eval_epochs": 100.0, "pretrain.probe_images": 1347}
-    trained = {"model.embed_dim": 32, "model.depth": 2, "model.num_heads": 2} | small
-    config = digits.get_config("vit")
-    own = {key: DINOV3[key] for key in DINOV3.keys() & {
-        "pos_embed", "rope_type", "rope_rotate_half", "reg_tokens", "rope_temperature", "norm_eps",
-        "qkv_bias"}}  # fmt: skip
-    config.update_from_flattened_dict(
-        trained | {f"model.{key}": value for key, value in own.items()} | {"optim.epochs": 12.0}
-    )
-    train_and_evaluate(config, tmp_path / "teacher")
-    neighbours = {}
-    for name, method in {"taught": {}, "scratch": {"distill.features": None,
-                                                   "distill.teacher": None}}.items():  # fmt: skip
-        changes = trained | {"optim.epochs": 1.0} | method
-        train_and_evaluate(make_config(tmp_path / "teacher", changes), tmp_path / name)
-        neighbours[name] = knn(tmp_path / name)
-    assert neighbours["taught"] > neighbours["scratch"] + 0.1
-
-
-def knn(workdir):
-    """The accuracy of nearest neighbours of a run's features, in [0, 1]."""
-    from sklearn.datasets import load_digits
-    from sklearn.neighbors import KNeighborsClassifier
-
-    model, variables = load_pretrained(workdir)
-    bunch = load_digits()
-    images = np.kron(bunch.images / 8 - 1, np.ones((2, 2)))[..., None].repeat(3, -1)
-    features = np.asarray(apply(model, variables, images.astype(np.float32), method="features"))
-    test = np.arange(len(images)) % 4 == 0
-    near = KNeighborsClassifier(20, metric="cosine").fit(features[~test], bunch.target[~test])
-    return near.score(features[test], bunch.target[test])
