@@ -180,23 +180,24 @@ def test_a_loop_of_the_shell_ends_where_a_command_always_fails_or_is_stopped():
 
 @pytest.mark.long
 def test_two_hosts_start_from_their_disks_if_both_have_the_set(start, tmp_path):
-    """Once as they were killed, and once without the sets of one of them."""
+    """Once as they were killed, and once with the sets of one of them damaged."""
     disk, run = tmp_path / "disk", tmp_path / "run"
     keys = [*CHANGES, *flags(LONG)]
     told = []
-    for lost in (False, True):
+    for damaged in (False, True):
         both = start(run, 2, *keys, *local(disk, 0.05))
         before = newest_set(disk)
         wait_until(both, lambda: min(newest_set(disk, host) for host in (0, 1)) > before + 3)  # noqa: B023
         both[1].kill()
         told.append(both[0].communicate(timeout=60)[1])
         assert "lost host 1" in told[-1], told[-1]
-        if lost:
-            shutil.rmtree(next(disk.glob("*/host-1")))
+        if damaged:
+            for path in disk.glob("*/host-1/*.safetensors"):
+                path.write_bytes(b"")
     ended = end(start(run, 2, *keys, *local(disk, 0.05)))
     assert [status for status, *_ in ended] == [0, 0], ended
     assert ": used, from " in told[1] and "local set" not in told[0]
-    assert ": passed over: host 1: it is missing." in ended[0][2]
+    assert ": passed over: host 1: it is damaged." in ended[0][2]
     assert "resumed:" not in ended[0][2]
     assert [status for status, *_ in end(start(tmp_path / "whole", 2, *keys))] == [0, 0]
     assert_same_weights(tmp_path / "whole", run)
