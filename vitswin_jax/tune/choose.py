@@ -185,7 +185,7 @@ def _try_sizes(
         ):
             break
         size, sees = better, sees_then
-    sees = seconds * flops / size.flops
+    sees = max(0.0, seconds) * flops / size.flops
     why = f"it sees about {sees:,.0f} images, {sees / images.count:.2g} times each."
     if len(sizes) > 1:
         seen = f"can see {enough:,.0f} images in its steps"
