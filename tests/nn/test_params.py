@@ -22,6 +22,7 @@ MODELS = {
                                      "swinv2_tiny_window8_256", "swinv2_cr_tiny_ns_224",
                                      "swin_mlp_tiny_c24_patch4_window8_256")},
     "pre_logits": (VIT, {"pre_logits": 64}),
+    "stem": (VIT, {"stem": (8, 16)}),
     "positions_by_axis": (VIT, {"pos_embed": "learned2d", "class_token": False,
                                 "global_pool": "avg"}),
     "positions_in_blocks": (VIT, {"pos_embed_at": "every"}),

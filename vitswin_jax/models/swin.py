@@ -21,7 +21,14 @@ from vitswin_jax.models.stages import PatchMerging, Stage
 from vitswin_jax.models.swin_block import SwinBlock, WindowAttention
 from vitswin_jax.nn.block import BlockOptions
 from vitswin_jax.nn.execution import FOR_WINDOWS
-from vitswin_jax.nn.layers import LayerNorm, PatchEmbed, check_channels, create_head, pair
+from vitswin_jax.nn.layers import (
+    LayerNorm,
+    PatchEmbed,
+    check_channels,
+    check_stem,
+    create_head,
+    pair,
+)
 from vitswin_jax.nn.mlp import Mlp, check_gates
 from vitswin_jax.nn.relative import table_init
 from vitswin_jax.nn.scan import drop_path_schedule
@@ -44,7 +51,9 @@ class Swin(nn.Module):
     `img_size` where a stage's map is smaller is `window_clip` (`windows.WINDOW_CLIPS`). Images of
     another size are padded to the windows decided at creation. `ape` adds a learned absolute
     position embedding after the patch norm, and then images must have `img_size`. One window size
-    per stage (Swin-S3) is a tuple of pairs. `init_std` is of all kernels; the official 0.02 suits
+    per stage (Swin-S3) is a tuple of pairs. `stem` has the widths of 3x3 convolutions before the
+    patches (`layers.ConvStem`), for small images and short runs; only native files have it.
+    `init_std` is of all kernels; the official 0.02 suits
     widths from 96 on, and narrower models learn faster from about 1 / sqrt(embed_dim).
     `attn_impl` is "auto" or one of `execution.WINDOWS`: "fused" and "tokamax" for GPUs, "pairs" for
     TPUs.
@@ -67,6 +76,7 @@ class Swin(nn.Module):
     norm_eps: float = 1e-5
     ape: bool = False
     patch_norm: bool = True
+    stem: tuple[int, ...] = ()
     window_clip: str = "per_axis"
     pad_before_roll: bool = True
     init_std: float = 0.02
@@ -96,6 +106,7 @@ class Swin(nn.Module):
         sizes = (pair(self.img_size), pair(self.patch_size), *self.window_sizes)
         if min(side for size in sizes for side in size) < 1:
             faults.append("img_size, window_size and patch_size must be at least 1")
+        faults += check_stem(self.stem, pair(self.patch_size))
         faults.need(self.in_chans > 0, f"in_chans={self.in_chans} must be at least 1")
         faults += wrong_choice("attn_impl", self.attn_impl, FOR_WINDOWS)
         faults += check_gates(self.act, [self._mlp_dim(stage) for stage in range(len(self.depths))])
@@ -130,6 +141,7 @@ class Swin(nn.Module):
             self.embed_dim,
             eps if self.patch_norm else None,
             dtype=self.dtype,
+            stem=self.stem,
         )
         if self.ape:
             shape = (1, *self.resolutions[0], self.embed_dim)
@@ -284,6 +296,7 @@ class Swin(nn.Module):
         return Geometry(
             tuple(blocks),
             evidence="norm",
+            filters=None if self.stem else "patch_embed/proj/kernel",
             attention="attn",
             biases=True,
             positions=(lambda params: params["absolute_pos_embed"][0]) if self.ape else None,

@@ -48,6 +48,7 @@ class ViT(ViTFields):
             self.norm_layer,
             self.patch_bias,
             dtype,
+            self.stem,
         )
         zeros, normal = nn.initializers.zeros_init(), nn.initializers.normal(0.02)
         if self.class_token:

@@ -17,7 +17,7 @@ from vitswin_jax.models.resnet import total_stride
 from vitswin_jax.models.vit_pool import GLOBAL_POOLS, describe_pooling
 from vitswin_jax.nn.block import NORM_PLACES, QKV_BIASES, BlockOptions
 from vitswin_jax.nn.execution import FOR_SEQUENCES
-from vitswin_jax.nn.layers import NORMS, pair
+from vitswin_jax.nn.layers import NORMS, check_stem, pair
 from vitswin_jax.nn.mlp import check_gates
 from vitswin_jax.nn.posemb import POS_EMBED_PLACES, POS_EMBEDS, create_positions
 from vitswin_jax.nn.relative import RELATIVE_MLPS
@@ -53,6 +53,9 @@ class ViTFields(nn.Module):
     A hybrid has `resnet_layers`, the depths of the ResNet's stages, and `patch_size` is then of
     patches of its map; `group_norm_eps`, `weight_var_eps` and `weight_std_eps` (the last two of
     `resnet.StdConv`) are timm's, and Google's are 1e-6, 0 and 1e-5.
+
+    `stem` has the widths of 3x3 convolutions before the patches (`layers.ConvStem`), for small
+    images and short runs. Patches keep their size in pixels. Only native files have it.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -89,6 +92,7 @@ class ViTFields(nn.Module):
     rope_ref_grid: tuple[int, int] | None = None
     rope_dtype: str = "float32"
     resnet_layers: tuple[int, ...] | None = None
+    stem: tuple[int, ...] = ()
     group_norm_eps: float = 1e-5
     weight_var_eps: float = 1e-8
     weight_std_eps: float = 0.0
@@ -117,6 +121,9 @@ class ViTFields(nn.Module):
         faults = Faults()
         faults += self.misfit(pair(self.img_size))
         faults.need(self.in_chans > 0, f"in_chans={self.in_chans} must be at least 1")
+        faults += check_stem(self.stem, pair(self.patch_size))
+        if self.stem and self.resnet_layers is not None:
+            faults.append(f"stem={self.stem} needs resnet_layers=None: one of them is first")
         if self.embed_dim % self.num_heads:
             faults.append(
                 f"embed_dim={self.embed_dim} is no multiple of num_heads={self.num_heads}, which "
@@ -253,7 +260,7 @@ class ViTFields(nn.Module):
             tuple(BlockGeometry(f"block_{i}", prefix=prefix, **where) for i in range(self.depth)),
             # A head that reads the class token sees no other token after the last block.
             evidence=f"block_{self.depth - 1}",
-            filters=None if hybrid else "patch_embed/proj/kernel",
+            filters=None if hybrid or self.stem else "patch_embed/proj/kernel",
             attention="attn",
             biases=self._biased,
             positions=positions if added else None,

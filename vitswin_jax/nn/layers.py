@@ -120,8 +120,58 @@ def check_channels(images: Float[Array, "b h w c"], in_chans: int) -> None:
         )
 
 
+def check_stem(stem: tuple[int, ...], patch_size: tuple[int, int]) -> list[str]:
+    """Returns a line for each fault of a model's field `stem`, and otherwise none."""
+    if any(width < 1 for width in stem):
+        return [f"stem={stem} must have widths of at least 1"]
+    stride = ConvStem.stride_of(stem)
+    if stem and any(side % stride for side in patch_size):
+        shown = "x".join(map(str, patch_size))
+        return [
+            f"stem={stem} halves the map {len(stem) - 1} time(s), so patch_size={shown} must be a "
+            f"multiple of {stride}"
+        ]
+    return []
+
+
+class ConvStem(nn.Module):
+    """3x3 convolutions before the patches, each with a norm and a GELU (arXiv:2106.14881).
+
+    The first keeps the size of the map, and each other halves it. The norm is LayerNorm over the
+    channels, because a BatchNorm has state.
+    """
+
+    widths: tuple[int, ...]
+    dtype: DTypeLike = jnp.float32
+
+    @staticmethod
+    def stride_of(widths: tuple[int, ...]) -> int:
+        """Returns the number of pixels along a side of a cell of the last map."""
+        return 2 ** max(len(widths) - 1, 0)
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
+        """Returns the last map; the stride must divide the sides of the images."""
+        for i, width in enumerate(self.widths):
+            x = nn.Conv(
+                width,
+                (3, 3),
+                strides=2 if i else 1,
+                padding=1,
+                use_bias=False,
+                dtype=self.dtype,
+                name=f"conv_{i}",
+            )(x)
+            x = xla.gelu(LayerNorm(1e-6, self.dtype, name=f"norm_{i}")(x))
+        return x
+
+
 class PatchEmbed(nn.Module):
-    """Cuts images into patches and projects them (ViT, eq. 1): a strided convolution."""
+    """Cuts images into patches and projects them (ViT, eq. 1): a strided convolution.
+
+    With `stem`, the widths of a `ConvStem`, patches are of its map. They have `patch_size` pixels
+    of the image all the same.
+    """
 
     patch_size: tuple[int, int]
     embed_dim: int
@@ -129,23 +179,34 @@ class PatchEmbed(nn.Module):
     norm_layer: str = "layernorm"
     use_bias: bool = True
     dtype: DTypeLike = jnp.float32
+    stem: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
-        """Returns a map of (h / patch, w / patch) embedded patches."""
-        x = (self._product if forms().patches == "product" else self._convolution)(images)
-        if self.norm_eps is not None:
-            x = NORMS[self.norm_layer](self.norm_eps, self.dtype, name="norm")(x)
-        return x
-
-    def _product(self, images: Array) -> Float[Array, "b i j d"]:
-        """Returns the product of each patch with the kernel, as the paper has it.
+        """Returns a map of (h / patch, w / patch) embedded patches.
 
         Pixels at the right and at the bottom that fill no patch are left out.
         """
         (p, q), (h, w) = self.patch_size, images.shape[1:3]
-        whole = images[:, : h // p * p, : w // q * q]
-        patches = rearrange(whole, "b (i p) (j q) c -> b i j p q c", p=p, q=q)
+        x = images[:, : h // p * p, : w // q * q]
+        if self.stem:
+            x = ConvStem(self.stem, self.dtype, name="stem")(x)
+        x = (self._product if forms().patches == "product" else self._convolution)(x)
+        if self.norm_eps is not None:
+            x = NORMS[self.norm_layer](self.norm_eps, self.dtype, name="norm")(x)
+        return x
+
+    @property
+    def _cells(self) -> tuple[int, int]:
+        """The sides of a patch in cells of the stem's map; without a stem, in pixels."""
+        p, q = self.patch_size
+        stride = ConvStem.stride_of(self.stem)
+        return p // stride, q // stride
+
+    def _product(self, images: Array) -> Float[Array, "b i j d"]:
+        """Returns the product of each patch with the kernel, as the paper has it."""
+        p, q = self._cells
+        patches = rearrange(images, "b (i p) (j q) c -> b i j p q c", p=p, q=q)
         return Linear(
             (p, q, images.shape[-1], self.embed_dim),
             "...pqc,pqcd->...d",
@@ -157,8 +218,8 @@ class PatchEmbed(nn.Module):
     def _convolution(self, images: Array) -> Float[Array, "b i j d"]:
         return nn.Conv(
             self.embed_dim,
-            self.patch_size,
-            strides=self.patch_size,
+            self._cells,
+            strides=self._cells,
             padding="VALID",
             use_bias=self.use_bias,
             dtype=self.dtype,

@@ -63,6 +63,8 @@ PARAMETERS: tuple[Facts, ...] = (
     Facts(r"head(_dist)?/kernel", P("fsdp"), 1.0, _MATRIX, ("int8",)),  # (c, k), for any k
     Facts(r"patch_embed/proj/kernel",  # (h, w, 3, c)
           P(None, None, None, "fsdp"), 1.0, ((-4, -3, -2), (-1,)), ("int8",)),
+    Facts(r"patch_embed/stem/conv_\d+/kernel",  # (3, 3, c, d)
+          P(None, None, None, "fsdp"), 1.0, ((-4, -3, -2), (-1,)), ("muon",)),
     Facts(r"(root_conv|downsample_conv|conv\d)/kernel", P(None, None, None, "fsdp"), 1.0),
     Facts(r"decoder/(embed|pred)/kernel", P("fsdp"), 1.0),  # MAE's, (c, k)
     Facts(r"decoder/kernel", P(None, None, "fsdp"), 1.0),  # SimMIM's, (1, 1, c, k)

@@ -16,7 +16,12 @@ from vitswin_jax.weights.formats.tensors import Tensor, shapes_of
 Size = tuple[int, int]
 HEADS = ("head", "head_dist")
 _TABLE = "relative_position_bias_table"
-_FIRST_CONVOLUTIONS = ("patch_embed/proj/kernel", "backbone/root_conv/kernel")
+_FIRST_CONVOLUTIONS = (
+    "backbone/root_conv/kernel",
+    "patch_embed/stem/conv_0/kernel",
+    "patch_embed/proj/kernel",
+)
+"""The first one that a model has reads the image; the others read its map."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ def adapt(
     adapted, changed = _adapt_parts(adapted, shapes)
     notes += changed
     resized: dict[str, list[str]] = {}
-    for name in adapted.keys() & shapes.keys():
+    of_maps = [name for name in _FIRST_CONVOLUTIONS if name in shapes][1:]
+    for name in adapted.keys() & shapes.keys() - set(of_maps):
         change = _change(name, adapted[name].shape, old, new, methods)
         if change is not None:
             text, function = change

@@ -62,11 +62,15 @@ def only(*free: str, **allowed: tuple[Any, ...]) -> Mapping[str, tuple[Any, ...]
     return {name: values for name, values in plain.items() if name not in free} | allowed
 
 
+_OURS = {"stem": ((),)}
+"""Fields that no original's code has, with the value that is as good as without."""
+
+
 def misfits(holds: Mapping[str, tuple[Any, ...]], fields: Mapping[str, Any]) -> list[str]:
     """Returns the fields with values that a code, of which `holds` are all, cannot have."""
     return [
         field
-        for field, values in holds.items()
+        for field, values in {**holds, **_OURS}.items()
         if field in fields and fields[field] not in values
         if SOME not in values or not fields[field]
     ]
