@@ -22,14 +22,16 @@ DATA = {  # a dataset of TFDS; mean and deviation are of its training pixels, in
 IMAGES = {"img_size": 28, "in_chans": 1}
 MODELS = {
     "vit": {
+        "stem": (24, 48, 96),
         "patch_size": 4,
         "embed_dim": 96,
-        "depth": 6,
+        "depth": 4,
         "num_heads": 3,
         "class_token": False,
         "global_pool": "avg",
     },
     "swin": {
+        "stem": (32, 48),
         "patch_size": 2,
         "embed_dim": 48,
         "depths": (2, 4),
