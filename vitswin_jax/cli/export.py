@@ -53,9 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--quantize",
         choices=("int8", CALIBRATED),
-        help="int8: store matrices as 8-bit integers and scales, and compute in float32. "
-        f"{CALIBRATED} (ONNX only): multiply 8-bit integers, by QuantizeLinear and "
-        "DequantizeLinear at each product with a matrix.",
+        help="Store matrices as 8-bit integers and compute in float32 (int8), or, in ONNX only, "
+        f"also multiply 8-bit integers, by QuantizeLinear and DequantizeLinear ({CALIBRATED}).",
     )
     add(
         "--calibrate",
