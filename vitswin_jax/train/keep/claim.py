@@ -158,7 +158,7 @@ def _writing(workdir: Path) -> Iterator[None]:
 def _check_same_run(path: Path, config: Mapping[str, Any], may_change: Collection[str]) -> None:
     ours = flatten(config)
     try:
-        theirs = as_written_now(read_json(path, {"type": "object"}), ours)
+        theirs = plain(as_written_now(read_json(path, {"type": "object"}), ours))
     except UserError as error:
         text = str(error).rstrip(".")
         raise UserError(f"{text}; remove it to resume by the config of this command.") from error
