@@ -114,8 +114,7 @@ def make_distillation(
     images = (opened.model, theirs.mean, theirs.std, given.mean, given.std)
     if features is None:
         return Distillation(*images, kind, alpha, temperature), opened
-    learned = FeatureDistillation(*images, features, loss, beta, alpha)
-    widths = widths_of(learned.names, student.model, opened.model)
+    widths = widths_of(FEATURES[features], student.model, opened.model)
     return FeatureDistillation(*images, features, loss, beta, alpha, widths), opened
 
 

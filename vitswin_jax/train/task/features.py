@@ -142,13 +142,8 @@ def of_outputs(outputs: Outputs) -> dict[str, Any]:
     return {"token": outputs.features, "patches": outputs.patches}
 
 
-def _call(key: Key[Array, ""]) -> dict[str, Any]:
-    return {"rngs": {"dropout": key}, "method": "outputs"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelsAndFeatures(Supervised):
-    """Classification by labels, and a teacher's features beside them."""
+class Projecting(Plain):
+    """A task that trains the projections of its `features` beside the model."""
 
     features: FeatureDistillation
 
@@ -158,7 +153,7 @@ class LabelsAndFeatures(Supervised):
 
     def call(self, key: Key[Array, ""], model: nn.Module) -> dict[str, Any]:
         """Asks for features beside the logits."""
-        return _call(key)
+        return {"rngs": {"dropout": key}, "method": "outputs"}
 
     def forward(
         self, key: Key[Array, ""], model: nn.Module, params: Params, part: dict[str, Array]
@@ -166,6 +161,13 @@ class LabelsAndFeatures(Supervised):
         """Applies the model and the projections to the images."""
         outputs, sown = super().forward(key, model, params, part)
         return self.features.project(params, outputs), sown
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsAndFeatures(Projecting, Supervised):
+    """Classification by labels, and a teacher's features beside them."""
+
+    features: FeatureDistillation
 
     def losses(
         self, outputs: Learned, part: dict[str, Array], guide: Params | None
@@ -179,15 +181,11 @@ class LabelsAndFeatures(Supervised):
 
 
 @dataclass(frozen=True)
-class FeaturesOnly(Plain):
+class FeaturesOnly(Projecting):
     """Training by a teacher's features, without labels."""
 
     features: FeatureDistillation
     mixing: Mixing = NO_MIXING
-
-    def parameters(self, key: Key[Array, ""]) -> Params:
-        """Returns the projections."""
-        return self.features.projections(key)
 
     def targets(
         self, key: Key[Array, ""], images: Array, batch: dict[str, Array], model: nn.Module
@@ -196,17 +194,6 @@ class FeaturesOnly(Plain):
         mask = batch["mask"]
         images, _ = mix(key, images, jnp.zeros((len(mask), 1)), mask, self.mixing)
         return {"image": images, "mask": mask}
-
-    def call(self, key: Key[Array, ""], model: nn.Module) -> dict[str, Any]:
-        """Asks for features."""
-        return _call(key)
-
-    def forward(
-        self, key: Key[Array, ""], model: nn.Module, params: Params, part: dict[str, Array]
-    ) -> tuple[Learned, Any]:
-        """Applies the model and the projections to the images."""
-        outputs, sown = super().forward(key, model, params, part)
-        return self.features.project(params, outputs), sown
 
     def losses(
         self, outputs: Learned, part: dict[str, Array], guide: Params | None
