@@ -26,6 +26,17 @@ TINY = {
     "augment.mixup_alpha": 0.2,
     "augment.cutmix_alpha": 1.0,
 }
+UNLABELLED = {  # 6 steps, with two evaluations and three checkpoints
+    "optim.epochs": 0.0,
+    "optim.total_steps": 6,
+    "data.eval_batch_size": 64,
+    "run.log_steps": 2,
+    "run.eval_epochs": 0.0,
+    "run.eval_steps": 3,
+    "run.checkpoint_epochs": 0.0,
+    "run.checkpoint_steps": 2,
+    "pretrain.probe_images": 100,
+}
 MODELS = {
     "vit": {"embed_dim": 16, "depth": 2, "num_heads": 2},
     "swin": {"embed_dim": 8, "num_heads": (2, 2), "depths": (2, 1)},

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from applied import apply
+from fixtures_train import UNLABELLED
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load_file
 
@@ -37,21 +38,12 @@ DINOV3 = {"img_size": 24, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_hea
           "pos_embed": "none", "rope_type": "centred", "rope_rotate_half": True, "reg_tokens": 4,
           "rope_temperature": 100.0, "init_values": 1e-5, "norm_eps": 1e-5, "qkv_bias": "qv",
           "num_classes": 0}  # fmt: skip
-TINY = {
+TINY = UNLABELLED | {
     "model.embed_dim": 16,
     "model.depth": 2,
     "model.num_heads": 2,
-    "optim.epochs": 0.0,
-    "optim.total_steps": 6,
     "optim.warmup_epochs": 0.02,
     "data.batch_size": 16,
-    "data.eval_batch_size": 64,
-    "run.log_steps": 2,
-    "run.eval_epochs": 0.0,
-    "run.eval_steps": 3,
-    "run.checkpoint_epochs": 0.0,
-    "run.checkpoint_steps": 2,
-    "pretrain.probe_images": 100,
 }
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from fixtures_train import UNLABELLED
 from flax.traverse_util import flatten_dict
 from kinds import mostly_long
 from safetensors.numpy import load_file
@@ -33,19 +34,8 @@ from vitswin_jax.trainer import train_and_evaluate
 from vitswin_jax.weights.load import load_pretraining
 
 ROOT = Path(__file__).parents[1]
-STEPS = 6
-TINY = {
-    "optim.epochs": 0.0,
-    "optim.total_steps": STEPS,
-    "optim.warmup_epochs": 0.1,
-    "data.eval_batch_size": 64,
-    "run.log_steps": 2,
-    "run.eval_epochs": 0.0,
-    "run.eval_steps": 3,
-    "run.checkpoint_epochs": 0.0,
-    "run.checkpoint_steps": 2,
-    "pretrain.probe_images": 100,
-}
+STEPS = UNLABELLED["optim.total_steps"]
+TINY = UNLABELLED | {"optim.warmup_epochs": 0.1}
 VIT = {"model.embed_dim": 16, "model.depth": 2, "model.num_heads": 2}
 SWIN = {"model.embed_dim": 8, "model.num_heads": (2, 2), "model.depths": (2, 1)}
 CASES = {

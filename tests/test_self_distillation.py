@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from fixtures_train import UNLABELLED
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
 
@@ -31,21 +32,12 @@ from vitswin_jax.weights.formats.orbax import read_meta
 from vitswin_jax.weights.load import load_pretraining
 
 ROOT = Path(__file__).parents[1]
-TINY = {
+TINY = UNLABELLED | {
     "model.embed_dim": 16,
     "model.depth": 2,
     "model.num_heads": 2,
-    "optim.epochs": 0.0,
-    "optim.total_steps": 6,
     "optim.warmup_epochs": 0.02,
     "data.batch_size": 16,
-    "data.eval_batch_size": 64,
-    "run.log_steps": 2,
-    "run.eval_epochs": 0.0,
-    "run.eval_steps": 3,
-    "run.checkpoint_epochs": 0.0,
-    "run.checkpoint_steps": 2,
-    "pretrain.probe_images": 100,
     "pretrain.out_dim": 16,
     "pretrain.freeze_last_layer_epochs": 0.02,  # 2 steps
     "augment.local_crops": 2,

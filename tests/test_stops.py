@@ -1,6 +1,5 @@
 """Signals: a run, and every other command, ends with one line, and nothing is lost."""
 
-import importlib.util
 import os
 import pty
 import random
@@ -11,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from scripts import script
 from xla_flags import UNOPTIMISED
 
 ROOT = Path(__file__).parents[1]
@@ -19,11 +19,8 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def stops():
     """benchmarks/stops.py, which sends the signals."""
-    spec = importlib.util.spec_from_file_location("stops", ROOT / "benchmarks" / "stops.py")
-    module = sys.modules["stops"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["stops"]
+    with script("stops") as module:
+        yield module
 
 
 SMALL = {"model.depth": 1, "optim.total_steps": 14}

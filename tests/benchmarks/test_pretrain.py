@@ -1,22 +1,18 @@
 """The benchmark of few labels: what chooses its rates, and what its table is of."""
 
-import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "pretrain.py"
+from scripts import script
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("pretrain", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with script("pretrain") as module:
+        yield module
 
 
 def pixels(folder):

@@ -2,25 +2,21 @@
 
 import csv
 import gzip
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from scripts import script
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "speedrun.py"
 RUN = {"family": "vit", "seed": 0, "split": "validation", "length": "--minutes=30", "keys": []}
 WHERE = {"machine": "M", "cores": 2, "python": "3", "jax": "0", "vitswin_jax": "1", "commit": "c"}
 
 
 @pytest.fixture(scope="module")
 def speedrun():
-    spec = importlib.util.spec_from_file_location("speedrun", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with script("speedrun") as module:
+        yield module
 
 
 def rows(table):

@@ -1,24 +1,17 @@
 """The simulated week: what it would not let pass. (The week itself takes minutes.)"""
 
-import importlib.util
 import itertools
 import json
 import random
-import sys
-from pathlib import Path
 
 import pytest
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "week.py"
+from scripts import script
 
 
 @pytest.fixture(scope="module")
 def week():
-    spec = importlib.util.spec_from_file_location("week", SCRIPT)
-    module = sys.modules["week"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["week"]
+    with script("week") as module:
+        yield module
 
 
 @pytest.fixture
