@@ -14,7 +14,6 @@ the folder with its four .gz files) and written as a folder of PNGs into `--fold
 """
 
 import argparse
-import gzip
 import json
 import os
 import subprocess
@@ -25,13 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
+from fashion import DEBIAN, SPLITS, read_split
 from PIL import Image
 
 from vitswin_jax import load_metadata
 
 ROOT = Path(__file__).parents[1]
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 FASHION = """\"\"\"Fashion-MNIST by hand: the digits' ViT at 28 pixels, with flips.\"\"\"
 
 from configs import base, digits
@@ -54,16 +52,11 @@ SMOKE_MINUTES = 0.6
 def write_fashion(source: Path, folder: Path) -> Path:
     """Writes Fashion-MNIST as class folders of PNGs, unless they are there; returns the folder."""
     done = folder / "done"
-    for split, name in () if done.exists() else (("train", "train"), ("test", "t10k")):
-        images, labels = (
-            np.frombuffer(gzip.decompress((source / f"{name}-{part}-ubyte.gz").read_bytes()), "u1")
-            for part in ("images-idx3", "labels-idx1")
-        )
+    for split in () if done.exists() else SPLITS:
+        images, labels = read_split(source, split)
         for label in range(10):
             (folder / "data" / split / str(label)).mkdir(parents=True, exist_ok=True)
-        for i, (image, label) in enumerate(
-            zip(images[16:].reshape(-1, 28, 28), labels[8:], strict=True)
-        ):
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
             Image.fromarray(image).save(folder / "data" / split / str(label) / f"{i:05}.png")
     done.touch()
     return folder / "data"

@@ -20,7 +20,6 @@ docs/pretrain.md.
 """
 
 import argparse
-import gzip
 import json
 import statistics
 import sys
@@ -31,6 +30,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from fashion import DEBIAN, read_split
 from ml_collections import ConfigDict
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -45,7 +45,7 @@ from vitswin_jax.trainer import train_and_evaluate
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-FASHION = Path("/usr/share/datasets/fashion-mnist")
+FASHION = DEBIAN
 A_CLASS, STEPS = 10, 300  # labelled images, and steps on them
 UNLABELLED, VALIDATED, TESTED = 10_000, 1_500, 2_000  # images at most
 PEAK_LRS = (2e-3, 6e-3)
@@ -93,13 +93,9 @@ def read_images(dataset: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
         bunch = load_digits()
         images, test = (bunch.images * 255 / 16).astype(np.uint8), np.arange(1797) % 4 == 0
         return images[~test], bunch.target[~test], images[test], bunch.target[test]
-    parts = []
-    for name in ("train", "t10k"):
-        for kind, offset in (("images-idx3", 16), ("labels-idx1", 8)):
-            data = gzip.decompress((FASHION / f"{name}-{kind}-ubyte.gz").read_bytes())
-            array = np.frombuffer(data, np.uint8, offset=offset)
-            parts.append(array.reshape(-1, 28, 28) if offset == 16 else array)
-    return parts[0][:UNLABELLED], parts[1][:UNLABELLED], parts[2][:TESTED], parts[3][:TESTED]
+    images, labels = read_split(FASHION, "train")
+    test_images, test_labels = read_split(FASHION, "test")
+    return images[:UNLABELLED], labels[:UNLABELLED], test_images[:TESTED], test_labels[:TESTED]
 
 
 def write_split(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:

@@ -39,21 +39,20 @@ from typing import Any
 
 import jax
 import numpy as np
+from fashion import DEBIAN, SIDE, SPLITS, read_split
 from PIL import Image
 
 from vitswin_jax.core.rows import read_rows
 from vitswin_jax.core.version import __version__
 
 ROOT = Path(__file__).parents[1]
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-SPLITS = (("train", "train"), ("test", "t10k"))
 VALIDATED, SHUFFLED_BY = 5_000, 0
 CHOOSING, FINAL = "validation", "test"
 TABLES = {CHOOSING: "choosing.csv", FINAL: "final.csv"}
 """Images of a run by what it is tested on."""
 SMOKE_IMAGES = 96, 32
 SMOKE = ["--model.depth=1", "--model.embed_dim=16", "--model.num_heads=2", "--data.batch_size=16"]
-SIDE, CLASSES = 28, 10
+CLASSES = 10
 MINUTES = "--minutes"
 OVER = 1.02
 """Times the limit, from which a run is marked as too long."""
@@ -61,20 +60,11 @@ OVER = 1.02
 Run = dict[str, Any]
 
 
-def read_split(source: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the images uint8 (n, 28, 28) and the labels (n,) of a pair of idx files."""
-    images, labels = (
-        np.frombuffer(gzip.decompress((source / f"{name}-{part}-ubyte.gz").read_bytes()), "u1")
-        for part in ("images-idx3", "labels-idx1")
-    )
-    return images[16:].reshape(-1, SIDE, SIDE), labels[8:]
-
-
 def write_noise(source: Path) -> None:
     """Writes idx files of random images, for `--smoke`."""
     rng = np.random.default_rng(0)
     source.mkdir(parents=True)
-    for (_, name), count in zip(SPLITS, SMOKE_IMAGES, strict=True):
+    for name, count in zip(SPLITS.values(), SMOKE_IMAGES, strict=True):
         images = rng.integers(0, 256, (count, SIDE, SIDE), "u1")
         labels = (np.arange(count) % CLASSES).astype("u1")
         for part, header, array in (("images-idx3", 16, images), ("labels-idx1", 8, labels)):
@@ -92,8 +82,8 @@ def write_images(source: Path, folder: Path, *, validated: int) -> None:
     if all(path.exists() for path in tables.values()):
         return
     lines: dict[str, list[str]] = {kind: ["path,label,split"] for kind in tables}
-    for split, name in SPLITS:
-        images, labels = read_split(source, name)
+    for split in SPLITS:
+        images, labels = read_split(source, split)
         (folder / split).mkdir(parents=True, exist_ok=True)
         order = np.random.default_rng(SHUFFLED_BY).permutation(len(images))
         chosen_by = set(order[-validated:].tolist())

@@ -33,9 +33,9 @@ def test_choosing_sees_no_test_image_and_learns_from_none_that_it_is_tested_on(s
     originals = {
         split: [
             (image.tobytes(), int(label))
-            for image, label in zip(*speedrun.read_split(tmp_path / "idx", name), strict=True)
+            for image, label in zip(*speedrun.read_split(tmp_path / "idx", split), strict=True)
         ]
-        for split, name in (("train", "train"), ("test", "t10k"))
+        for split in speedrun.SPLITS
     }
     chosen = []
     for folder in ("a", "b"):
@@ -59,7 +59,7 @@ def test_idx_files_are_read_as_images_and_labels(speedrun, tmp_path):
         ("labels-idx1", bytes(8) + b"\3\7"),
     ):
         (tmp_path / f"t10k-{part}-ubyte.gz").write_bytes(gzip.compress(data))
-    images, labels = speedrun.read_split(tmp_path, "t10k")
+    images, labels = speedrun.read_split(tmp_path, "test")
     assert (images[1, 0, 0], images[1, 27, 27]) == (784 % 256, 1567 % 256)
     assert labels.tolist() == [3, 7]
 
