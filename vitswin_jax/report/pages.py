@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from vitswin_jax.core.atomic import replacing
 from vitswin_jax.core.goodput import read_hosts
-from vitswin_jax.core.types import Params, Source, UserError
+from vitswin_jax.core.types import Params, Source, UserError, counted
 from vitswin_jax.core.version import __version__
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.evaluate.evaluation import Evaluation
@@ -227,11 +227,10 @@ def head(
 
 def environment() -> list[tuple[str, str]]:
     """Returns the versions that a page states."""
-    device = jax.devices()[0]
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     return [
         ("vitswin_jax", __version__),
         ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
-        ("devices", f"{jax.device_count()} × {device.device_kind} ({device.platform})"),
+        ("devices", f"{counted(jax.device_count(), 'device')} ({jax.devices()[0].device_kind})"),
         *((package, metadata.version(package)) for package in packages),
     ]
