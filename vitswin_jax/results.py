@@ -147,7 +147,6 @@ class Results:
         run: Run,
         workdir: Path,
         *,
-        weights: Callable[[TrainState], Params],
         evaluator: Evaluator,
         checkpoints: Checkpoints,
         recorder: Recorder,
@@ -156,8 +155,7 @@ class Results:
     ) -> None:
         """`facts` are what the run says at its start, for the page."""
         self._config, self._run, self._workdir = config, run, workdir
-        self._weights, self._evaluator = weights, evaluator
-        self._checkpoints, self._recorder = checkpoints, recorder
+        self._evaluator, self._checkpoints, self._recorder = evaluator, checkpoints, recorder
         self._facts = [*facts, ("changed keys", changed_keys(config))]
         self._command = command
         self._pair = PAIRS[type(run.options.task)]
@@ -205,7 +203,7 @@ class Results:
         """Returns the outcome of the state that the run ends with; tests it if nothing has."""
         step = int(state.step)
         if self._tested is None or self._tested.step != step or not self._written:
-            params = self._weights(state)
+            params = self._evaluator.weights(state)
             self._tested = self._score(params, step, iter)
             self._recorder.evaluated()
             self._write(params, self._tested)
@@ -217,7 +215,7 @@ class Results:
         Raises UserError where a number of the steps before is not finite.
         """
         self._recorder.settle()
-        params = self._weights(state)
+        params = self._evaluator.weights(state)
         try:
             tested = self._score(params, step, each)
         except InterruptedEvaluation:

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +40,7 @@ from vitswin_jax.train.run.announce import (
     announce_schedule,
     facts_of_start,
 )
-from vitswin_jax.train.run.compile import make_evaluation, make_steps
+from vitswin_jax.train.run.compile import Evaluator, make_evaluation, make_steps
 from vitswin_jax.train.run.dtype import with_dtype
 from vitswin_jax.train.run.own import NONE, Own
 from vitswin_jax.train.run.prepare import Run, prepare
@@ -91,43 +91,23 @@ def train_and_evaluate(
     with begun(config, workdir, accept_changed_data=accept_changed_data, own=own) as begin:
         journal = Journal(begin.workdir, began=began)
         with journal.written():
-            return train(config, begin, journal, command=command, profile=profile)
+            return train(begin, journal, command=command, profile=profile)
 
 
 def train(
-    config: ConfigDict,
-    begin: Begun,
-    journal: Journal,
-    *,
-    command: str | None,
-    profile: tuple[int, int] | None,
+    begin: Begun, journal: Journal, *, command: str | None, profile: tuple[int, int] | None
 ) -> Outcome:
     """Trains a run that has begun, from its newest checkpoint on, and tests it."""
-    run, layout, workdir, data = begin
-    plan, options = run.plan, run.options
-    log.info("%s.", describe_trained(layout, lora=options.lora, groups=options.groups))
+    config, run, layout, workdir, _ = begin
+    log.info("%s.", describe_trained(layout, lora=run.options.lora, groups=run.options.groups))
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, layout)
-    teacher = load_teacher(run)
-    compiled = make_steps(run, shardings, jax.tree.map(lambda leaf: leaf.sharding, teacher))
-    constants = () if teacher is None else (teacher,)
-    weights, evaluator = make_evaluation(
-        run, shardings, features=features_step, **scoring(options.task, teacher)
-    )
+    compiled, evaluator, constants = compile_run(run, layout)
     callbacks = Callbacks(run.own.callbacks)
     requests = Requests(workdir, callbacks)
-    local = local_sets(config, begin)
+    local = local_sets(begin)
     with (
         stopping(requests) as stop,
-        Checkpoints(
-            workdir / CHECKPOINTS,
-            newest=plan.keep_checkpoints,
-            best=plan.keep_best,
-            every=plan.keep_every,
-            data=data,
-            facts=facts_of(config, run, command),
-            local=local,
-        ) as checkpoints,
+        checkpoints_of(begin, local, command) as checkpoints,
         profiled(compiled, profile, workdir / PROFILE) as train_step,
     ):
         journal.laps.lap(START)
@@ -136,22 +116,11 @@ def train(
         facts = facts_of_start(run, step=step)
         announce(facts)
         announce_schedule(config, run, checkpoints.restored.get(SCHEDULE), step=step)
-        logged = Logged(workdir, step, flatten(config.to_dict()), config.project)
-        recorder = Recorder(
-            workdir,
-            plan,
-            run.schedule,
-            start_step=step,
-            window=checkpoints.restored["window"],
-            more_loggers=functools.partial(make_loggers, config.loggers, logged, run.own.loggers),
-            callbacks=callbacks,
-            journal=journal,
-        )
+        recorder = recorder_of(begin, step, checkpoints, callbacks=callbacks, journal=journal)
         results = Results(
             config,
             run,
             workdir,
-            weights=weights,
             evaluator=evaluator,
             checkpoints=checkpoints,
             recorder=recorder,
@@ -160,7 +129,7 @@ def train(
         )
         with (
             contextlib.closing(recorder),
-            contextlib.closing(run.make_train_batches(step, plan.total_steps)) as batches,
+            contextlib.closing(run.make_train_batches(step, run.plan.total_steps)) as batches,
         ):
             journal.begin(step, local=checkpoints.restored_locally)
             ended = results.resume(state, step)
@@ -171,7 +140,7 @@ def train(
                 if results.after(state, step, stop):
                     break
         requests.forget()
-        if plan.final == "best":
+        if run.plan.final == "best":
             state = checkpoints.restore_best(layout)
     recorder.written()
     outcome = results.finish(state)
@@ -183,6 +152,8 @@ def train(
 class Begun(NamedTuple):
     """A run that is prepared, and whose folder is claimed."""
 
+    config: ConfigDict
+    """As it was given: "auto" is not yet the device's dtype in it."""
     run: Run
     layout: TrainState
     workdir: Path
@@ -206,8 +177,8 @@ def begun(
             check_comparable(config.to_dict(), config.compare_to)
         if jax.process_index() == 0:
             check_loggers(config.loggers)
-        config = with_dtype(config, jax.devices()[0], path)
-        run = prepare(config, path, own=own)
+        typed = with_dtype(config, jax.devices()[0], path)
+        run = prepare(typed, path, own=own)
         layout = state_layout(run.model, run.tx, **run.state)
         data = fingerprint(run.train, run.test)
     check_same(run.facts)
@@ -223,7 +194,7 @@ def begun(
         with raising_together():
             claims = claimed(
                 path,
-                config.to_dict(),
+                typed.to_dict(),
                 data,
                 accept_changed_data=accept_changed_data,
                 labelled=isinstance(run.options.task, Supervised),
@@ -233,10 +204,55 @@ def begun(
             save_start(path, run.start)
         with raising_together():
             check_shared(path)
-        yield Begun(run, layout, path, data)
+        yield Begun(config, run, layout, path, data)
 
 
-def local_sets(config: ConfigDict, begin: Begun) -> LocalSets | None:
+def compile_run(
+    run: Run, layout: TrainState
+) -> tuple[Callable[..., Any], Evaluator, tuple[Params, ...]]:
+    """Returns the train step, the evaluator, and what the step takes besides: a teacher, if any."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, layout)
+    teacher = load_teacher(run)
+    compiled = make_steps(run, shardings, jax.tree.map(lambda leaf: leaf.sharding, teacher))
+    evaluator = make_evaluation(
+        run, shardings, features=features_step, **scoring(run.options.task, teacher)
+    )
+    return compiled, evaluator, () if teacher is None else (teacher,)
+
+
+def checkpoints_of(begin: Begun, local: LocalSets | None, command: str | None) -> Checkpoints:
+    """Returns the run's checkpoints, as its plan keeps them."""
+    plan = begin.run.plan
+    return Checkpoints(
+        begin.workdir / CHECKPOINTS,
+        newest=plan.keep_checkpoints,
+        best=plan.keep_best,
+        every=plan.keep_every,
+        data=begin.data,
+        facts=facts_of(begin.config, begin.run, command),
+        local=local,
+    )
+
+
+def recorder_of(
+    begin: Begun, step: int, checkpoints: Checkpoints, *, callbacks: Callbacks, journal: Journal
+) -> Recorder:
+    """Returns the recorder of the run's metrics after `step`, with the config's and own loggers."""
+    config, run, _, workdir, _ = begin
+    logged = Logged(workdir, step, flatten(config.to_dict()), config.project)
+    return Recorder(
+        workdir,
+        run.plan,
+        run.schedule,
+        start_step=step,
+        window=checkpoints.restored["window"],
+        more_loggers=functools.partial(make_loggers, config.loggers, logged, run.own.loggers),
+        callbacks=callbacks,
+        journal=journal,
+    )
+
+
+def local_sets(begin: Begun) -> LocalSets | None:
     """Returns the run's sets on this host's own disk; None where the config names no folder."""
     plan = begin.run.plan
     if not plan.local_dir:
@@ -244,7 +260,7 @@ def local_sets(config: ConfigDict, begin: Begun) -> LocalSets | None:
     return LocalSets(
         plan.local_dir,
         begin.workdir,
-        owner=identity(begin.workdir, config.to_dict()),
+        owner=identity(begin.workdir, begin.config.to_dict()),
         data=begin.data,
         seconds=plan.local_seconds,
         total_steps=plan.total_steps,

@@ -23,9 +23,12 @@ Predict = Callable[[Params, Batch], Metrics]
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Compiled functions of parameters and this host's rows of a batch."""
+    """Compiled functions of an evaluation."""
 
+    weights: Callable[[TrainState], Params]
+    """From a state to the parameters to evaluate and save."""
     scores: Predict
+    """Of parameters and this host's rows of a batch, as `features` is."""
     features: Predict
 
 
@@ -70,8 +73,8 @@ def make_evaluation(
     scores: Callable[..., Metrics],
     features: Callable[..., Metrics],
     teacher: Params | None = None,
-) -> tuple[Callable[[TrainState], Params], Evaluator]:
-    """Returns a function from a state to the parameters to evaluate and save, and the evaluator.
+) -> Evaluator:
+    """Returns the compiled functions of a run's evaluations.
 
     `scores` and `features` are evaluation steps of parameters, batch, `model`, `mean` and `std`. If
     there is a `teacher`, the parameters of `scores` are those of "student" and "teacher".
@@ -92,9 +95,9 @@ def make_evaluation(
 
     probed = compiled(features, param_shardings)
     if teacher is None:
-        return weights, Evaluator(compiled(scores, param_shardings), probed)
+        return Evaluator(weights, compiled(scores, param_shardings), probed)
     theirs = jax.tree.map(lambda leaf: leaf.sharding, teacher)
     both = compiled(scores, {"student": param_shardings, "teacher": theirs})
-    return weights, Evaluator(
-        lambda params, batch: both({"student": params, "teacher": teacher}, batch), probed
+    return Evaluator(
+        weights, lambda params, batch: both({"student": params, "teacher": teacher}, batch), probed
     )
