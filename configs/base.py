@@ -267,7 +267,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     # Weights to start from: a file of any source, a run's workdir or a published name
-    # (train.run.start). None: parameters are drawn at random.
+    # (train.run.reconcile). None: parameters are drawn at random.
     config.init_from = placeholder(str)
     # The workdir of a run with the same test split, which the report compares with this run.
     config.compare_to = placeholder(str)

@@ -19,7 +19,8 @@ from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.models.registry import model_kwargs
 from vitswin_jax.train.optim.ema import Ema
 from vitswin_jax.train.optim.optimizers import make_tx
-from vitswin_jax.train.run.start import make_start, read_start, reconcile, save_start
+from vitswin_jax.train.run.reconcile import reconcile
+from vitswin_jax.train.run.start import make_start, read_start, save_start
 from vitswin_jax.train.sharding import create_mesh
 from vitswin_jax.train.state import create_state
 from vitswin_jax.trainer import train_and_evaluate

@@ -16,6 +16,6 @@ def test_a_device_that_emulates_8_bit_products_is_named_in_one_line(
 ):
     device = SimpleNamespace(platform="gpu", device_kind="A card", compute_capability=capability)
     with caplog.at_level(logging.INFO):
-        assert check_quantize(name, device) == name
+        check_quantize(name, device)
     assert len(caplog.messages) == lines
     assert all("quantize=fp8" in line and "A card" in line for line in caplog.messages)

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -24,6 +24,7 @@ from vitswin_jax.data.pipeline import EvalBatches, Transform, shapes_of
 from vitswin_jax.data.sources.labels import make_class_weights
 from vitswin_jax.nn.quantized import SCHEMES, multiplies_codes
 from vitswin_jax.train.optim.ema import make_ema
+from vitswin_jax.train.optim.groups import Groups
 from vitswin_jax.train.optim.lora import make_lora
 from vitswin_jax.train.optim.optimizers import make_optim
 from vitswin_jax.train.run.distil import check_distill, make_distillation, taught
@@ -33,6 +34,7 @@ from vitswin_jax.train.run.own import (
     NONE,
     Augment,
     LossFunction,
+    Optimizer,
     Own,
     OwnTransform,
     own_loss,
@@ -40,7 +42,7 @@ from vitswin_jax.train.run.own import (
 )
 from vitswin_jax.train.run.plan import Plan, make_plan, split_fields
 from vitswin_jax.train.run.sizes import Schedule, make_sizes
-from vitswin_jax.train.run.start import Start, make_start, read_start
+from vitswin_jax.train.run.start import Start, open_start
 from vitswin_jax.train.run.unlabelled import (
     Probes,
     Unlabelled,
@@ -133,10 +135,9 @@ def prepare(
     mesh = create_mesh(**config.mesh, devices=devices)
     device = mesh.devices.flat[0]
     config = with_dtype(config, device, workdir)
-    quantize = check_quantize(config.quantize, device)
-    data, loss, augment, optim = (
-        dict(config[section]) for section in ("data", "loss", "augment", "optim")
-    )
+    check_quantize(config.quantize, device)
+    data, loss = dict(config.data), dict(config.loss)
+    augment, optim = dict(config.augment), dict(config.optim)
     for name in ("batch_size", "eval_batch_size"):
         check_batch_size(f"data.{name}", data[name], mesh)
     opener = opener or functools.partial(open_data, dataset=own.dataset)
@@ -145,29 +146,21 @@ def prepare(
     objective = build_objective(
         train, class_weights=data.pop("class_weights"), own=own.loss, **loss
     )
-    pretrain = model_section(config.to_dict())
-    unlabelled = check_distill(config.to_dict())
+    pretrain, unlabelled = model_section(config.to_dict()), check_distill(config.to_dict())
     own.check_labels(unlabelled)
     start = open_start(config, train, workdir, pretrain, unlabelled)
-    preprocess = start.preprocess
-    repeats = augment.pop("repeats")
-    transform, views, erasing, mixing = build_augmentation(augment, preprocess, own=own.augment)
-    transform = make_views(transform, views, config.pretrain.method)
-
+    preprocess, repeats = start.preprocess, augment.pop("repeats")
+    augmented = build_augmentation(augment, preprocess, config.pretrain.method, own=own.augment)
     plan = make_plan(
         optim, dict(config.run), num_examples=len(train), batch_size=data["batch_size"]
     )
     accum_steps = optim.pop("accum_steps")
-    schedule, tx, groups = make_optim(optim | plan.schedule_counts())
-    rate: optax.Schedule | None = schedule
-    if own.optimizer is not None:
-        rate, tx = own_optimizer(own.optimizer, schedule, groups)
+    rate, tx, groups = build_optimizer(optim | plan.schedule_counts(), own=own.optimizer)
     check_batch_size("data.batch_size / optim.accum_steps", data["batch_size"] // accum_steps, mesh)
-    distillation, teacher = make_distillation(train, start, **config.distill)
     sizes = make_sizes(data.pop("img_sizes"), start.model, steps_per_epoch=plan.steps_per_epoch)
     make_train_batches, make_test_batches = make_inputs(
         train,
-        transform=transform,
+        transform=augmented.transform,
         sizes=sizes,
         preprocess=preprocess,
         mesh=mesh,
@@ -175,22 +168,17 @@ def prepare(
         repeats=repeats,
         **data,
     )
-    task = taught(mixing, distillation, objective)
-    average = make_ema(**config.ema)
-    if pretrain is not None:
-        task, own_average = make_task(pretrain["method"], start.model, transform, plan)
-        average = own_average or average
-    options = StepOptions(
-        task,
+    options, teacher = build_options(
+        config,
+        train,
+        start,
+        plan,
+        augmented,
+        objective=objective,
+        pretrain=pretrain,
         aux_weight=aux_weight,
-        mean=preprocess.mean,
-        std=preprocess.std,
         accum_steps=accum_steps,
         groups=groups,
-        lora=make_lora(**config.lora),
-        ema=average,
-        erasing=erasing,
-        quantize=quantize,
     )
     return Run(
         mesh=mesh,
@@ -206,19 +194,43 @@ def prepare(
         head_bias=head_bias,
         teacher=teacher,
         sizes=sizes,
-        shapes=shapes_of(transform),
+        shapes=shapes_of(augmented.transform),
         unlabelled=unlabelled,
         probes=make_probes(train, test, make_test_batches, unlabelled, dict(config.pretrain)),
         own=own,
     )
 
 
+def check_quantize(name: str, device: Any) -> None:
+    """Raises UserError for an unknown `config.quantize`.
+
+    Logs a line where the jax.Device has no such products.
+    """
+    one_of("quantize", name, ("none", *SCHEMES))
+    if name != "none" and not multiplies_codes(name, device):
+        log.info(
+            "quantize=%s: XLA emulates 8-bit products on this device (%s): the results are "
+            "those of quantised training, without a gain in time or memory.",
+            name,
+            device.device_kind,
+        )
+
+
+class Augmentation(NamedTuple):
+    """Of each image in the workers, of each on the device, and of pairs of images."""
+
+    transform: Transform
+    erasing: Erasing
+    mixing: Mixing
+
+
 def build_augmentation(
-    section: dict[str, Any], preprocess: Preprocess, *, own: Augment | None
-) -> tuple[Transform, Views, Erasing, Mixing]:
+    section: Mapping[str, Any], preprocess: Preprocess, method: str | None, *, own: Augment | None
+) -> Augmentation:
     """Divides `config.augment` among what reads it; raises one UserError for all that is wrong.
 
-    A user's `own` function is in place of the transform of each image.
+    A user's `own` function is in place of the transform of each image. The `method` of a run
+    without labels may take several views.
     """
     kinds = (TrainTransform, Views, Erasing, Mixing)
     parts = split_fields(section, *kinds)
@@ -233,8 +245,9 @@ def build_augmentation(
     colours = [key for key in ("color_jitter", "hue", "grayscale") if section.get(key)]
     if preprocess.channels == 1 and colours:
         log.info("augment: images of one channel have no hue and saturation (%s).", listed(colours))
-    transform, *others = built
-    return (transform if own is None else OwnTransform(own, preprocess), *others)
+    transform, views, erasing, mixing = built
+    transform = transform if own is None else OwnTransform(own, preprocess)
+    return Augmentation(make_views(transform, views, method), erasing, mixing)
 
 
 def build_objective(
@@ -253,52 +266,47 @@ def build_objective(
     return {"loss": loss, "class_weights": make_class_weights(train, class_weights)}
 
 
-def check_quantize(name: str, device: Any) -> str:
-    """Returns `config.quantize`; logs a line where the jax.Device has no such products.
+def build_optimizer(
+    section: Mapping[str, Any], *, own: Optimizer | None
+) -> tuple[optax.Schedule | None, optax.GradientTransformation, Groups]:
+    """Returns the learning rate by step, the optimizer and its groups; a user's `own` if given.
 
-    Raises UserError for an unknown name.
+    The rate is None where only a user's optimizer knows it.
     """
-    one_of("quantize", name, ("none", *SCHEMES))
-    if name != "none" and not multiplies_codes(name, device):
-        log.info(
-            "quantize=%s: XLA emulates 8-bit products on this device (%s): the results are "
-            "those of quantised training, without a gain in time or memory.",
-            name,
-            device.device_kind,
-        )
-    return name
+    schedule, tx, groups = make_optim(section)
+    if own is None:
+        return schedule, tx, groups
+    return *own_optimizer(own, schedule, groups), groups
 
 
-def open_start(
+def build_options(
     config: ConfigDict,
-    source: Source,
-    workdir: Path | None,
-    pretrain: dict[str, Any] | None = None,
-    unlabelled: Unlabelled | None = None,
-) -> Start:
-    """Returns the start of a run: its model with the number of classes of the data.
+    train: Source,
+    start: Start,
+    plan: Plan,
+    augmented: Augmentation,
+    *,
+    objective: Mapping[str, Any],
+    pretrain: Mapping[str, Any] | None,
+    **fields: Any,
+) -> tuple[StepOptions, Start | None]:
+    """Returns the options of the train step, and the weights of its teacher; None without one.
 
-    The model has no head if the run is `unlabelled`. Raises UserError where the config names
-    another number, and for weights that do not fit.
+    `fields` are those of the options that no section here gives.
     """
-    fields = config.model.to_dict()
-    name, classes = fields.pop("name"), len(source.class_names) if unlabelled is None else 0
-    if fields["num_classes"] not in (None, classes):
-        why = f"{source.name} has {classes} classes; leave it None to take the data's."
-        if unlabelled is not None:
-            why = f"{unlabelled.why} reads no labels; leave it None."
-        raise UserError(f"model.num_classes={fields['num_classes']} but {why}")
-    model = {
-        "name": name,
-        "fields": fields | {"num_classes": classes},
-        "pretrain": pretrain,
-    }
-    begun = None
-    if config.init_from is not None and workdir is not None:
-        begun = read_start(workdir, **model)
-    return begun or make_start(
-        config.init_from,
-        **model,
-        class_names=source.class_names,
-        preprocess=config.preprocess.to_dict(),
+    distillation, teacher = make_distillation(train, start, **config.distill)
+    task, average = taught(augmented.mixing, distillation, objective), make_ema(**config.ema)
+    if pretrain is not None:
+        task, own_average = make_task(pretrain["method"], start.model, augmented.transform, plan)
+        average = own_average or average
+    options = StepOptions(
+        task,
+        mean=start.preprocess.mean,
+        std=start.preprocess.std,
+        lora=make_lora(**config.lora),
+        ema=average,
+        erasing=augmented.erasing,
+        quantize=config.quantize,
+        **fields,
     )
+    return options, teacher
