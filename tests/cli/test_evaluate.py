@@ -365,10 +365,10 @@ def test_probabilities_are_averaged_over_sizes_and_mirrors(vitswin, workdir, dig
 def test_at_one_size_all_is_of_the_weights_at_that_size(vitswin, workdir, monkeypatch, tmp_path):
     """The page, too, and no comparison with an accuracy that was published for another size."""
     seen = []
-    written = evaluate._write_report
+    written = evaluate.write_page
     monkeypatch.setattr(
         evaluate,
-        "_write_report",
+        "write_page",
         lambda *args, **kept: seen.append(args[2]) or written(*args, **kept),
     )
     page = tmp_path / "at8.html"
