@@ -7,16 +7,16 @@ from hypothesis import strategies as st
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.weights.formats.tensors import Tensor
-from vitswin_jax.weights.sources import detect, rules
+from vitswin_jax.weights.sources import detect, layouts, rules
 from vitswin_jax.weights.sources.rules import Rule, apply_rules, fill, match, write_rules
 
 RULES = (
-    Rule("stem.weight", "stem/kernel", rules.conv),
+    Rule("stem.weight", "stem/kernel", layouts.conv),
     Rule("layers.{i}.{n:norm[12]}.weight", "block_{i}/{n}/scale"),
-    Rule("layers.{i+1}.down.weight", "block_{i}/down/kernel", rules.dense),
+    Rule("layers.{i+1}.down.weight", "block_{i}/down/kernel", layouts.dense),
     Rule(("layers.{i}.q.weight", "layers.{i}.k.weight", "layers.{i}.v.weight"),
-         "block_{i}/qkv/kernel", rules.dense),
-    Rule("layers.{i}.proj.weight", "block_{i}/proj/kernel", rules.dense_out),
+         "block_{i}/qkv/kernel", layouts.dense),
+    Rule("layers.{i}.proj.weight", "block_{i}/proj/kernel", layouts.dense_out),
     Rule("{b:index|mask}", None),
 )  # fmt: skip
 SHAPES = {

@@ -11,17 +11,8 @@ from typing import Any
 
 from vitswin_jax.weights import resize
 from vitswin_jax.weights.formats.tensors import Tensors
-from vitswin_jax.weights.sources.rules import (
-    Rule,
-    affine,
-    conv,
-    dense,
-    dense_out,
-    norm,
-    row,
-    unbatched,
-    vector,
-)
+from vitswin_jax.weights.sources.layouts import conv, dense, dense_out, row, unbatched, vector
+from vitswin_jax.weights.sources.rules import Rule, affine, norm
 from vitswin_jax.weights.sources.source import (
     CLIP,
     UNSEEN,

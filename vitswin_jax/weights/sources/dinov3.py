@@ -14,15 +14,8 @@ import numpy as np
 from vitswin_jax.core.types import UserError
 from vitswin_jax.nn.rotary import Rotary
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors
-from vitswin_jax.weights.sources.rules import (
-    Rule,
-    affine,
-    conv,
-    dense,
-    dense_out,
-    norm,
-    vector,
-)
+from vitswin_jax.weights.sources.layouts import conv, dense, dense_out, vector
+from vitswin_jax.weights.sources.rules import Rule, affine, norm
 from vitswin_jax.weights.sources.source import (
     IMAGENET,
     SOME,

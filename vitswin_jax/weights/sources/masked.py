@@ -21,19 +21,10 @@ from vitswin_jax.weights import resize
 from vitswin_jax.weights.formats.read import Contents
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors
 from vitswin_jax.weights.sources import vit_fields
+from vitswin_jax.weights.sources.layouts import conv, dense, dense_out, vector
 from vitswin_jax.weights.sources.preprocess import beit_preprocess
 from vitswin_jax.weights.sources.roots import Root
-from vitswin_jax.weights.sources.rules import (
-    Rule,
-    affine,
-    conv,
-    dense,
-    dense_out,
-    gather,
-    match,
-    norm,
-    vector,
-)
+from vitswin_jax.weights.sources.rules import Rule, affine, gather, match, norm
 from vitswin_jax.weights.sources.source import (
     Fields,
     Hints,

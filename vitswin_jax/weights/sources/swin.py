@@ -12,20 +12,18 @@ from typing import Any
 
 from vitswin_jax.weights import resize
 from vitswin_jax.weights.sources import swin_fields
-from vitswin_jax.weights.sources.preprocess import timm_preprocess
-from vitswin_jax.weights.sources.rules import (
-    Rule,
-    affine,
+from vitswin_jax.weights.sources.layouts import (
     conv,
     dense,
     dense_out,
     grouped,
-    norm,
     same,
     stacked,
     tokens,
     vector,
 )
+from vitswin_jax.weights.sources.preprocess import timm_preprocess
+from vitswin_jax.weights.sources.rules import Rule, affine, norm
 from vitswin_jax.weights.sources.source import BUFFERS, Source
 from vitswin_jax.weights.sources.vit_fields import based
 

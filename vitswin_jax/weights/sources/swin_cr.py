@@ -9,17 +9,9 @@ import numpy as np
 
 from vitswin_jax.models.swinv2_cr import extra_norms
 from vitswin_jax.weights.formats.tensors import Tensors
+from vitswin_jax.weights.sources.layouts import conv, dense, dense_out, vector
 from vitswin_jax.weights.sources.preprocess import timm_preprocess
-from vitswin_jax.weights.sources.rules import (
-    Rule,
-    affine,
-    conv,
-    dense,
-    dense_out,
-    norm,
-    rename,
-    vector,
-)
+from vitswin_jax.weights.sources.rules import Rule, affine, norm, rename
 from vitswin_jax.weights.sources.source import Fields, Hints, Named, Source, count
 from vitswin_jax.weights.sources.swin import BLOCK_, STAGE_, TIMM
 from vitswin_jax.weights.sources.swin_fields import Prepared, common_fields, hinted_windows

@@ -13,16 +13,8 @@ import numpy as np
 from vitswin_jax.weights import resize
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors
 from vitswin_jax.weights.sources import swin, swin_fields
-from vitswin_jax.weights.sources.rules import (
-    Rule,
-    affine,
-    conv,
-    dense,
-    dense_out,
-    norm,
-    rename,
-    vector,
-)
+from vitswin_jax.weights.sources.layouts import conv, dense, dense_out, vector
+from vitswin_jax.weights.sources.rules import Rule, affine, norm, rename
 from vitswin_jax.weights.sources.source import (
     BUFFERS,
     IMAGENET,

@@ -16,17 +16,8 @@ import numpy as np
 from vitswin_jax.core.types import UserError
 from vitswin_jax.weights import resize
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors
-from vitswin_jax.weights.sources.rules import (
-    Rule,
-    affine,
-    conv,
-    dense,
-    dense_out,
-    norm,
-    row,
-    unbatched,
-    vector,
-)
+from vitswin_jax.weights.sources.layouts import conv, dense, dense_out, row, unbatched, vector
+from vitswin_jax.weights.sources.rules import Rule, affine, norm
 from vitswin_jax.weights.sources.source import (
     CLIP,
     HALF,

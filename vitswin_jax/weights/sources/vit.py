@@ -12,18 +12,9 @@ from typing import Any
 
 from vitswin_jax.weights import resize
 from vitswin_jax.weights.sources import vit_fields
+from vitswin_jax.weights.sources.layouts import conv, dense, dense_out, map_vector, row, vector
 from vitswin_jax.weights.sources.preprocess import timm_preprocess
-from vitswin_jax.weights.sources.rules import (
-    Rule,
-    affine,
-    conv,
-    dense,
-    dense_out,
-    map_vector,
-    norm,
-    row,
-    vector,
-)
+from vitswin_jax.weights.sources.rules import Rule, affine, norm
 from vitswin_jax.weights.sources.source import HALF, IMAGENET, SOME, UNSEEN, Source, only
 
 # fmt: off
