@@ -19,12 +19,13 @@ from vitswin_jax.weights.sources.source import (
     Fields,
     Hints,
     Named,
+    Prepared,
     Source,
     only,
     patch_fields,
 )
 from vitswin_jax.weights.sources.towers import with_bias
-from vitswin_jax.weights.sources.vit_fields import Prepared, describe_vit
+from vitswin_jax.weights.sources.vit_fields import describe_vit
 
 COMPUTED = "sincos2d_mae"
 HEADS = {1024: 8, 1536: 12, 2048: 16, 3072: 24}

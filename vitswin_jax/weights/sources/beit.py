@@ -20,8 +20,8 @@ from vitswin_jax.weights.sources.masked import (
 from vitswin_jax.weights.sources.preprocess import beit_preprocess
 from vitswin_jax.weights.sources.rules import Rule, norm
 from vitswin_jax.weights.sources.source import SOME, Source, only
-from vitswin_jax.weights.sources.vit import BLOCK_, huggingface_rules
-from vitswin_jax.weights.sources.vit_fields import under
+from vitswin_jax.weights.sources.vit_prepare import under
+from vitswin_jax.weights.sources.vit_rules import BLOCK_, huggingface_rules
 
 
 def _rules(base: str) -> tuple[Rule, ...]:

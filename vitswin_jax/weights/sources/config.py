@@ -1,6 +1,6 @@
 """Configurations beside a weights file: the facts in timm's and transformers' `config.json`.
 
-`timm_config.py` and `transformers_config.py` give their keys our names. A key that changes what the
+`timm_config.py`, `transformers_config.py` and `transformers_processor.py` give their keys our names. A key that changes what the
 model computes, with a value that no model here can have, raises: no other model takes its place.
 """
 
@@ -16,7 +16,7 @@ from vitswin_jax.core.types import with_tuples
 from vitswin_jax.weights.formats.native import KEY as OWN
 from vitswin_jax.weights.formats.native import TRAINING_SCHEMA
 from vitswin_jax.weights.hub import CONFIG, PROCESSOR
-from vitswin_jax.weights.sources import timm_config, transformers_config
+from vitswin_jax.weights.sources import timm_config, transformers_config, transformers_processor
 from vitswin_jax.weights.sources.source import Source
 
 SCHEMAS: Mapping[str, Any] = {
@@ -28,7 +28,7 @@ SCHEMAS: Mapping[str, Any] = {
             OWN: {"type": "object", "properties": TRAINING_SCHEMA},
         },
     },
-    PROCESSOR: {"type": "object", "properties": transformers_config.PROCESSOR_SCHEMA},
+    PROCESSOR: {"type": "object", "properties": transformers_processor.PROCESSOR_SCHEMA},
 }
 """What has to be true of each file before anything is read from it."""
 
@@ -92,6 +92,6 @@ def read_config(folder: Path | None) -> Stated | None:
     images = None
     if PROCESSOR in found:
         place = str(folder / PROCESSOR)
-        images = transformers_config.images(found[PROCESSOR], origin=place)
+        images = transformers_processor.images(found[PROCESSOR], origin=place)
     stated = transformers_config.stated(config, origin=origin)
     return Stated(origin, images=images, training=training, **stated)

@@ -23,11 +23,12 @@ from vitswin_jax.weights.sources.source import (
     Fields,
     Hints,
     Named,
+    Prepared,
     Source,
     only,
     query_value_biases,
 )
-from vitswin_jax.weights.sources.vit_fields import PERIODS, Prepared, describe_vit
+from vitswin_jax.weights.sources.vit_fields import PERIODS, describe_vit
 
 ROTARY: Mapping[str, Any] = {
     "rope_type": "centred", "rope_temperature": 100.0, "rope_rotate_half": True,

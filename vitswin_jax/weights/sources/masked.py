@@ -35,7 +35,7 @@ from vitswin_jax.weights.sources.source import (
     patch_fields,
     square,
 )
-from vitswin_jax.weights.sources.vit import TIMM_RULES
+from vitswin_jax.weights.sources.vit_rules import TIMM_RULES
 
 TABLE = "relative_position_bias_table"
 MAE_HEADS = 16  # of every published decoder (models_mae.py)

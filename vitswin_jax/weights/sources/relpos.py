@@ -13,8 +13,9 @@ from vitswin_jax.weights.sources.masked import TABLE, table_size
 from vitswin_jax.weights.sources.preprocess import timm_preprocess
 from vitswin_jax.weights.sources.rules import Rule, affine
 from vitswin_jax.weights.sources.source import UNSEEN, Fields, Hints, Named, Source, only
-from vitswin_jax.weights.sources.vit import BLOCK, BLOCK_, PATCHES, TIMM_RULES
+from vitswin_jax.weights.sources.vit import PATCHES
 from vitswin_jax.weights.sources.vit_fields import describe_timm
+from vitswin_jax.weights.sources.vit_rules import BLOCK, BLOCK_, TIMM_RULES
 
 # fmt: off
 RULES = (

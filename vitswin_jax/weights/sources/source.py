@@ -18,6 +18,8 @@ from vitswin_jax.weights.sources.rules import Rule, gather
 Fields = dict[str, Any]
 Named = Mapping[str, list[Tensor]]
 """Our names to their tensors: what `describe` reads fields from."""
+Prepared = tuple[dict[str, Tensor], list[str]]
+"""Tensors under the names of the rules, and the names of those that nothing needs."""
 
 BUFFERS = ("relative_position_index", "relative_coords_table", "attn_mask")
 """How the names of tensors end that follow from sizes alone; their numbers are not read."""

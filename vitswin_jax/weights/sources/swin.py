@@ -25,7 +25,7 @@ from vitswin_jax.weights.sources.layouts import (
 from vitswin_jax.weights.sources.preprocess import timm_preprocess
 from vitswin_jax.weights.sources.rules import Rule, affine, norm
 from vitswin_jax.weights.sources.source import BUFFERS, Source
-from vitswin_jax.weights.sources.vit_fields import based
+from vitswin_jax.weights.sources.vit_prepare import based
 
 TABLE = "relative_position_bias_table"
 INDEX = "{b:relative_position_index|relative_coords_table}"

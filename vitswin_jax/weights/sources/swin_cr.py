@@ -12,9 +12,9 @@ from vitswin_jax.weights.formats.tensors import Tensors
 from vitswin_jax.weights.sources.layouts import conv, dense, dense_out, vector
 from vitswin_jax.weights.sources.preprocess import timm_preprocess
 from vitswin_jax.weights.sources.rules import Rule, affine, norm, rename
-from vitswin_jax.weights.sources.source import Fields, Hints, Named, Source, count
+from vitswin_jax.weights.sources.source import Fields, Hints, Named, Prepared, Source, count
 from vitswin_jax.weights.sources.swin import BLOCK_, STAGE_, TIMM
-from vitswin_jax.weights.sources.swin_fields import Prepared, common_fields, hinted_windows
+from vitswin_jax.weights.sources.swin_fields import common_fields, hinted_windows
 
 # fmt: off
 BLOCK = "stages.{i}.blocks.{j}."

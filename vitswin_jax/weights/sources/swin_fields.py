@@ -13,7 +13,15 @@ from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError
 from vitswin_jax.weights.formats.tensors import Tensor, Tensors
 from vitswin_jax.weights.sources.rules import rename
-from vitswin_jax.weights.sources.source import Fields, Hints, Named, count, patch_fields, square
+from vitswin_jax.weights.sources.source import (
+    Fields,
+    Hints,
+    Named,
+    Prepared,
+    count,
+    patch_fields,
+    square,
+)
 from vitswin_jax.weights.sources.swin_sizes import complete, find_sizes, image_size
 
 log = logger(__name__)
@@ -28,8 +36,6 @@ PRETRAINED_WINDOWS: dict[tuple[int, int], tuple[tuple[int, ...], ...]] = {
 
 V2_SIZES = {8: 256, 12: 192, 16: 256, 24: 384}
 """Window to image size, of published V2 models."""
-
-Prepared = tuple[dict[str, Tensor], list[str]]
 
 
 def describe_swin(named: Named, tensors: Tensors, hints: Hints) -> Fields:

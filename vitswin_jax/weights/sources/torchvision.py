@@ -22,11 +22,12 @@ from vitswin_jax.weights.sources.source import (
     Fields,
     Hints,
     Named,
+    Prepared,
     Source,
     only,
     query_value_biases,
 )
-from vitswin_jax.weights.sources.vit_fields import Prepared, describe_vit
+from vitswin_jax.weights.sources.vit_fields import describe_vit
 
 # fmt: off
 BLOCK, BLOCK_ = "encoder.layers.encoder_layer_{i}.", "block_{i}/"

@@ -25,10 +25,11 @@ from vitswin_jax.weights.sources.source import (
     Fields,
     Hints,
     Named,
+    Prepared,
     Source,
     only,
 )
-from vitswin_jax.weights.sources.vit_fields import Prepared, clip_activation, describe_vit
+from vitswin_jax.weights.sources.vit_fields import clip_activation, describe_vit
 
 # fmt: off
 BLOCK, BLOCK_ = "transformer.resblocks.{i}.", "block_{i}/"
