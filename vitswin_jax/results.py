@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from ml_collections import ConfigDict
 
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Batch, Params, UserError
-from vitswin_jax.core.version import __version__
 from vitswin_jax.data.pipeline import EvalBatches
 from vitswin_jax.evaluate.agreement import agreement_step
 from vitswin_jax.evaluate.evaluation import collect, summarize
@@ -34,18 +32,17 @@ from vitswin_jax.train.hosts.signals import InterruptedEvaluation, Stop
 from vitswin_jax.train.keep.checkpoint import Checkpoints
 from vitswin_jax.train.keep.metrics import Recorder
 from vitswin_jax.train.keep.workdir import REPORT
-from vitswin_jax.train.run.announce import SCHEDULE, changed_keys
+from vitswin_jax.train.run.announce import changed_keys
 from vitswin_jax.train.run.compile import Evaluator
 from vitswin_jax.train.run.distil import METHOD
 from vitswin_jax.train.run.prepare import Run
+from vitswin_jax.train.run.provenance import metadata_of
 from vitswin_jax.train.state import TrainState
 from vitswin_jax.train.task.features import FeaturesOnly, LabelsAndFeatures
 from vitswin_jax.train.task.masked import Masked
 from vitswin_jax.train.task.self_distilled import SelfDistilled
 from vitswin_jax.train.task.supervised import Supervised
 from vitswin_jax.train.task.task import Task
-from vitswin_jax.weights.files import describe
-from vitswin_jax.weights.formats.orbax import WEIGHTS as IN_CHECKPOINTS
 from vitswin_jax.weights.runs import BEST, WEIGHTS
 from vitswin_jax.weights.save import save_pretrained
 
@@ -310,31 +307,3 @@ class Results:
                 facts=self._facts,
                 **tested.page,
             )
-
-
-def metadata_of(config: ConfigDict, run: Run, command: str | None) -> dict[str, Any]:
-    """Returns the metadata of a run's weights files, without the step and its numbers."""
-    origin = None if run.start.origin is None else dataclasses.asdict(run.start.origin)
-    data = ("dataset", "data_dir", "train_split", "test_split", "holdout")
-    provenance = {key: config.data[key] for key in data} | {
-        "multi_label": run.train.multi_label,
-        "init_from": origin,
-        "seed": config.seed,
-        "command": command,
-        "version": __version__,
-    }
-    metadata = {"name": config.model.name, "preprocess": run.preprocess, "provenance": provenance}
-    if isinstance(run.options.task, Supervised):
-        metadata["class_names"] = run.train.class_names
-    return metadata
-
-
-def facts_of(config: ConfigDict, run: Run, command: str | None) -> dict[str, Any]:
-    """Returns the facts that each checkpoint of a run states besides its arrays."""
-    lora, ema = run.options.lora, run.options.ema
-    weights = {
-        "metadata": describe(run.model, metadata_of(config, run, command)).as_json(),
-        "average": ema is not None and ema.evaluate,
-        "adapters": None if lora is None else lora.scale,
-    }
-    return {IN_CHECKPOINTS: weights, SCHEDULE: run.plan.schedule_counts()}

@@ -21,7 +21,7 @@ from vitswin_jax.core.version import __version__
 from vitswin_jax.data.fingerprint import fingerprint
 from vitswin_jax.evaluate.step import features_step
 from vitswin_jax.report.runs import check_comparable
-from vitswin_jax.results import Outcome, Results, facts_of, scoring
+from vitswin_jax.results import Outcome, Results, scoring
 from vitswin_jax.train.hosts.join import check_same, raising_together
 from vitswin_jax.train.hosts.signals import stop_in_the_loop, stopping
 from vitswin_jax.train.keep.callbacks import Callbacks
@@ -44,6 +44,7 @@ from vitswin_jax.train.run.compile import Evaluator, make_evaluation, make_steps
 from vitswin_jax.train.run.dtype import with_dtype
 from vitswin_jax.train.run.own import NONE, Own
 from vitswin_jax.train.run.prepare import Run, prepare
+from vitswin_jax.train.run.provenance import facts_of
 from vitswin_jax.train.run.start import save_start
 from vitswin_jax.train.state import (
     TrainState,

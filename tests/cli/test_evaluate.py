@@ -11,7 +11,7 @@ from applied import apply
 from flax.traverse_util import unflatten_dict
 from PIL import Image
 
-from vitswin_jax.cli import evaluate
+from vitswin_jax.cli import scores
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.data.sources.open import open_source
 from vitswin_jax.evaluate.probes import Features, knn_accuracies
@@ -365,9 +365,9 @@ def test_probabilities_are_averaged_over_sizes_and_mirrors(vitswin, workdir, dig
 def test_at_one_size_all_is_of_the_weights_at_that_size(vitswin, workdir, monkeypatch, tmp_path):
     """The page, too, and no comparison with an accuracy that was published for another size."""
     seen = []
-    written = evaluate.write_page
+    written = scores.write_page
     monkeypatch.setattr(
-        evaluate,
+        scores,
         "write_page",
         lambda *args, **kept: seen.append(args[2]) or written(*args, **kept),
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitswin_jax.cli import probe
+from vitswin_jax.cli import probe, scores
 from vitswin_jax.cli.inputs import (
     DATA_DIR_HELP,
     MODEL_HELP,
@@ -21,14 +21,6 @@ from vitswin_jax.cli.inputs import (
 )
 from vitswin_jax.cli.scales import Scale, as_table, scales_of, summarize_each
 from vitswin_jax.cli.scales import add_arguments as add_scales
-from vitswin_jax.cli.scores import (
-    check_outputs,
-    page_of,
-    print_scores,
-    verdict_of,
-    write_figures,
-    write_page,
-)
 from vitswin_jax.core.terminal import say, say_json
 from vitswin_jax.core.types import UserError
 
@@ -127,8 +119,8 @@ def _score(
         source = reassess(source, args.real)
     match = match_classes(pretrained.metadata.class_names, pretrained.model.num_classes, source)
     workdir, which = workdir_of(args.weights) or (None, "")
-    page = page_of(args, source, workdir, which)
-    check_outputs(args, page)
+    page = scores.page_of(args, source, workdir, which)
+    scores.check_outputs(args, page)
     read = _make_reader(args, make_predict)
     found = [read(source, scale) for scale in scales]
     each, labels = [match.select(logits) for logits, _ in found], found[0][1]
@@ -139,19 +131,25 @@ def _score(
 
     evaluation = score(average_logits(each, several=args.real is None and labels.ndim == 2))
     averaged = summarize_each(scales, each, score)
-    verdict = verdict_of(evaluation, pretrained, judged=match.validation and len(scales) == 1)
+    verdict = scores.verdict_of(
+        evaluation, pretrained, judged=match.validation and len(scales) == 1
+    )
     if args.json:
         facts = {"dataset": source.name, "scored": match.note, "published": verdict or None}
         say_json(facts | evaluation.as_json() | ({"averaged": averaged} if averaged else {}))
     else:
-        print_scores(evaluation, title=f"{source.name}, {len(source):,} images", note=match.note)
+        scores.print_scores(
+            evaluation, title=f"{source.name}, {len(source):,} images", note=match.note
+        )
         say(*as_table(averaged), *(["", *verdict] if verdict else []))
     paths = []
     if page is not None:
         shown: dict[str, Any] = {"evaluation": evaluation, "source": source, "workdir": workdir}
-        paths.append(f"report: {write_page(args, page, pretrained, **shown)}")
+        paths.append(f"report: {scores.write_page(args, page, pretrained, **shown)}")
     if args.figures is not None:
-        written = write_figures(Path(args.figures), evaluation, source, pretrained.preprocess)
+        written = scores.write_figures(
+            Path(args.figures), evaluation, source, pretrained.preprocess
+        )
         paths += [f"figure: {path}" for path in written]
     if paths and not args.json:
         say("", *paths)

@@ -30,16 +30,7 @@ from vitswin_jax.train.optim.optimizers import make_optim
 from vitswin_jax.train.run.distil import check_distill, make_distillation, taught
 from vitswin_jax.train.run.dtype import with_dtype
 from vitswin_jax.train.run.inputs import Batches, Opener, make_inputs, open_data
-from vitswin_jax.train.run.own import (
-    NONE,
-    Augment,
-    LossFunction,
-    Optimizer,
-    Own,
-    OwnTransform,
-    own_loss,
-    own_optimizer,
-)
+from vitswin_jax.train.run.own import NONE, Own, OwnTransform, own_loss, own_optimizer
 from vitswin_jax.train.run.plan import Plan, make_plan, split_fields
 from vitswin_jax.train.run.sizes import Schedule, make_sizes
 from vitswin_jax.train.run.start import Start, open_start
@@ -143,19 +134,17 @@ def prepare(
     opener = opener or functools.partial(open_data, dataset=own.dataset)
     train, test = opener(data, seed=config.seed)
     head_bias, aux_weight = loss.pop("head_bias_init"), loss.pop("aux_weight")
-    objective = build_objective(
-        train, class_weights=data.pop("class_weights"), own=own.loss, **loss
-    )
+    objective = build_objective(train, class_weights=data.pop("class_weights"), own=own, **loss)
     pretrain, unlabelled = model_section(config.to_dict()), check_distill(config.to_dict())
     own.check_labels(unlabelled)
     start = open_start(config, train, workdir, pretrain, unlabelled)
     preprocess, repeats = start.preprocess, augment.pop("repeats")
-    augmented = build_augmentation(augment, preprocess, config.pretrain.method, own=own.augment)
+    augmented = build_augmentation(augment, preprocess, config.pretrain.method, own=own)
     plan = make_plan(
         optim, dict(config.run), num_examples=len(train), batch_size=data["batch_size"]
     )
     accum_steps = optim.pop("accum_steps")
-    rate, tx, groups = build_optimizer(optim | plan.schedule_counts(), own=own.optimizer)
+    rate, tx, groups = build_optimizer(optim | plan.schedule_counts(), own=own)
     check_batch_size("data.batch_size / optim.accum_steps", data["batch_size"] // accum_steps, mesh)
     sizes = make_sizes(data.pop("img_sizes"), start.model, steps_per_epoch=plan.steps_per_epoch)
     make_train_batches, make_test_batches = make_inputs(
@@ -225,11 +214,11 @@ class Augmentation(NamedTuple):
 
 
 def build_augmentation(
-    section: Mapping[str, Any], preprocess: Preprocess, method: str | None, *, own: Augment | None
+    section: Mapping[str, Any], preprocess: Preprocess, method: str | None, *, own: Own
 ) -> Augmentation:
     """Divides `config.augment` among what reads it; raises one UserError for all that is wrong.
 
-    A user's `own` function is in place of the transform of each image. The `method` of a run
+    A user's own function is in place of the transform of each image. The `method` of a run
     without labels may take several views.
     """
     kinds = (TrainTransform, Views, Erasing, Mixing)
@@ -246,18 +235,16 @@ def build_augmentation(
     if preprocess.channels == 1 and colours:
         log.info("augment: images of one channel have no hue and saturation (%s).", listed(colours))
     transform, views, erasing, mixing = built
-    transform = transform if own is None else OwnTransform(own, preprocess)
+    transform = transform if own.augment is None else OwnTransform(own.augment, preprocess)
     return Augmentation(make_views(transform, views, method), erasing, mixing)
 
 
-def build_objective(
-    train: Source, *, name: str, class_weights: Any, own: LossFunction | None
-) -> dict[str, Any]:
-    """Returns the loss, a user's `own` or by its name, and the class weights of `Supervised`.
+def build_objective(train: Source, *, name: str, class_weights: Any, own: Own) -> dict[str, Any]:
+    """Returns the loss, a user's own or by its name, and the class weights of `Supervised`.
 
     Raises UserError if images have several labels and the loss lets classes compete.
     """
-    loss = make_loss(name=name) if own is None else own_loss(own, len(train.class_names))
+    loss = make_loss(name=name) if own.loss is None else own_loss(own.loss, len(train.class_names))
     if train.multi_label and loss.competing:
         raise UserError(
             f"loss.name='{name}' but {train.name} has several labels per image; loss.name must "
@@ -267,16 +254,16 @@ def build_objective(
 
 
 def build_optimizer(
-    section: Mapping[str, Any], *, own: Optimizer | None
+    section: Mapping[str, Any], *, own: Own
 ) -> tuple[optax.Schedule | None, optax.GradientTransformation, Groups]:
-    """Returns the learning rate by step, the optimizer and its groups; a user's `own` if given.
+    """Returns the learning rate by step, the optimizer and its groups; a user's own if given.
 
     The rate is None where only a user's optimizer knows it.
     """
     schedule, tx, groups = make_optim(section)
-    if own is None:
+    if own.optimizer is None:
         return schedule, tx, groups
-    return *own_optimizer(own, schedule, groups), groups
+    return *own_optimizer(own.optimizer, schedule, groups), groups
 
 
 def build_options(

@@ -1,7 +1,8 @@
 """Configurations beside a weights file: the facts in timm's and transformers' `config.json`.
 
-`timm_config.py`, `transformers_config.py` and `transformers_processor.py` give their keys our names. A key that changes what the
-model computes, with a value that no model here can have, raises: no other model takes its place.
+`timm_config.py`, `transformers_config.py` and `transformers_processor.py` give their keys our
+names. A key that changes what the model computes, with a value that no model here can have, raises:
+no other model takes its place.
 """
 
 from __future__ import annotations

@@ -11,21 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitswin_jax.weights import resize
-from vitswin_jax.weights.sources import vit_prepare
+from vitswin_jax.weights.sources import vit_prepare, vit_rules
 from vitswin_jax.weights.sources.preprocess import timm_preprocess
 from vitswin_jax.weights.sources.rules import Rule
 from vitswin_jax.weights.sources.source import HALF, IMAGENET, SOME, UNSEEN, Source, only
 from vitswin_jax.weights.sources.vit_fields import describe_google, describe_timm, describe_vit
-from vitswin_jax.weights.sources.vit_rules import (
-    AIMV2_RULES,
-    EVA_APART_RULES,
-    EVA_GATED_RULES,
-    EVA_RULES,
-    TIMM_RULES,
-    google_rules,
-    huggingface_rules,
-    timm_hybrid_rules,
-)
 
 
 def _huggingface_source(
@@ -42,7 +32,7 @@ def _huggingface_source(
         format="huggingface",
         family="vit",
         marks=marks,
-        rules=huggingface_rules(base, **options),
+        rules=vit_rules.huggingface_rules(base, **options),
         describe=functools.partial(describe_vit, no_embed_class=registers),
         numerics={"act": "gelu", "norm_eps": 1e-6 if dinov2 else 1e-12},
         prepare=vit_prepare.based(base),
@@ -114,7 +104,7 @@ def _google_source(name: str, *marks: str, linen: bool) -> Source:
         format="google",
         family="vit",
         marks=marks,
-        rules=google_rules(linen=linen),
+        rules=vit_rules.google_rules(linen=linen),
         describe=describe_google,
         numerics={"act": "gelu_tanh", "norm_eps": 1e-6},
         prepare=vit_prepare.prepare_google,
@@ -125,7 +115,9 @@ def _google_source(name: str, *marks: str, linen: bool) -> Source:
     )
 
 
-def _timm_source(*marks: str, rules: tuple[Rule, ...] = TIMM_RULES, **fields: Any) -> Source:
+def _timm_source(
+    *marks: str, rules: tuple[Rule, ...] = vit_rules.TIMM_RULES, **fields: Any
+) -> Source:
     defaults: dict[str, Any] = {
         "name": "timm",
         "numerics": {"act": "gelu", "norm_eps": 1e-6, **UNSEEN},
@@ -196,12 +188,12 @@ SOURCES = (
     ),
     _timm_source(
         r"patch_embed\.backbone\.stem\.conv\.weight",
-        rules=timm_hybrid_rules("patch_embed.backbone.stem."),
+        rules=vit_rules.timm_hybrid_rules("patch_embed.backbone.stem."),
         holds=_timm_holds(resnet_layers=(SOME,)),
     ),
     _timm_source(
         r"patch_embed\.backbone\.conv\.weight",
-        rules=timm_hybrid_rules("patch_embed.backbone."),
+        rules=vit_rules.timm_hybrid_rules("patch_embed.backbone."),
         holds=_timm_holds(resnet_layers=((),)),
     ),
     # DINOv2's own files: timm's, which have the same names, have no mask token.
@@ -213,20 +205,20 @@ SOURCES = (
     ),
     _timm_source(  # AIMv2
         PATCHES, r"blocks\.0\.mlp\.fc1_g\.weight",
-        rules=AIMV2_RULES,
+        rules=vit_rules.AIMV2_RULES,
         holds=_timm_holds(act=("swiglu",), norm_layer=("rmsnorm",), patch_norm=(True,)),
     ),
     _timm_source(PATCHES, holds=_timm_holds()),
     _timm_source(
-        PATCHES, rules=EVA_RULES,
+        PATCHES, rules=vit_rules.EVA_RULES,
         holds=(
             *_eva_holds(rope_type=("none", "axial", "mixed")),
             *_eva_holds(act=("gelu",)),
         ),
     ),
-    _timm_source(PATCHES, rules=EVA_GATED_RULES, holds=_eva_holds(act=("swiglu",))),
+    _timm_source(PATCHES, rules=vit_rules.EVA_GATED_RULES, holds=_eva_holds(act=("swiglu",))),
     _timm_source(
-        rules=EVA_APART_RULES, marks=(PATCHES, r"blocks\.0\.attn\.q_proj\.weight"),
+        rules=vit_rules.EVA_APART_RULES, marks=(PATCHES, r"blocks\.0\.attn\.q_proj\.weight"),
         holds=_eva_holds(scale_mlp_norm=(True,), act=("swiglu",), qkv_bias=("qv", False)),
     ),
 )  # fmt: skip
