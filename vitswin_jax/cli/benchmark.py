@@ -94,11 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FIELD=VALUE,...",
         help="Measure this variant of ours too, such as scan=True,remat=full or accum_steps=2.",
     )
-    add(
-        "--products",
-        action="store_true",
-        help="Measure only the matrix products of a ViT too.",
-    )
+    add("--products", action="store_true", help="Measure only the matrix products of a ViT too.")
     add(
         "--rounds",
         type=_at_least_one,
@@ -106,11 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="Measure each contestant in N rounds (default: 7).",
     )
-    add(
-        "--json",
-        action="store_true",
-        help="Print every measurement, one JSON object per case.",
-    )
+    add("--json", action="store_true", help="Print every measurement, one JSON object per case.")
     add("--plot", type=Path, metavar="PNG", help="Draw every round into this picture.")
     add(
         "--trace",

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -19,22 +19,13 @@ from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import Batch, Source, UserError
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.data.augment.views import MultiCrop
-from vitswin_jax.data.sources.mixtures import MixtureSource, draw
+from vitswin_jax.data.order import AUGMENT, Key, TrainKeys, eval_keys, stream
 from vitswin_jax.data.workers import WorkerBatches
 
 log = logger(__name__)
 
-_SHUFFLE, _AUGMENT = 1, 2  # so that two uses of one seed draw unrelated numbers
 _MAX_THREADS = 8
 FEW, MOST = 10_000, 32
-
-
-class Key(NamedTuple):
-    """Names one showing of one record: all that its augmentation depends on."""
-
-    epoch: int
-    record: int
-    copy: int = 0
 
 
 @runtime_checkable
@@ -114,7 +105,7 @@ def make_train_iterator(
     one_of("on_unreadable", on_unreadable, ("raise", "skip"))
     if repeats < 1:
         raise UserError(f"repeats={repeats} must be 1 (off) or more.")
-    keys = _TrainKeys(_stream(source, seed), len(source), batch_size, rows, repeats)
+    keys = TrainKeys(stream(source, seed), len(source), batch_size, rows, repeats)
     augment = partial(_augment, transform, seed)
     load = _LoadBatch(source, augment, shapes_of(transform), on_unreadable)
     stop = sys.maxsize // batch_size if num_batches is None else start_batch + num_batches
@@ -139,7 +130,7 @@ def make_eval_batches(
     number. An unreadable image raises UserError: an accuracy is of the whole split.
     """
     rows = _host_rows(source, batch_size, host_index, host_count)
-    keys = partial(_eval_keys, len(source), batch_size, rows)
+    keys = partial(eval_keys, len(source), batch_size, rows)
     shapes = {"image": (*preprocess.img_size, preprocess.channels)}
     load = _LoadBatch(source, partial(_evaluate, preprocess), shapes, "raise")
     batches = grain.MapDataset.range(-(-len(source) // batch_size)).map(keys).map(load)
@@ -171,36 +162,6 @@ def _host_rows(source: Source, batch_size: int, host_index: int, host_count: int
         )
     rows = batch_size // host_count
     return range(host_index * rows, (host_index + 1) * rows)
-
-
-def _shuffled(length: int, seed: int, *, part: int = 0) -> grain.MapDataset:
-    """Returns the keys of all epochs in one row, each epoch shuffled anew; parts are unrelated."""
-    numbers = [seed, _SHUFFLE, part] if part else [seed, _SHUFFLE]
-    shuffle_seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
-    keys = grain.MapDataset.range(length).map_with_index(partial(_to_key, length))
-    return keys.shuffle(seed=shuffle_seed).repeat()
-
-
-def _stream(source: Source, seed: int) -> _Mixed | grain.MapDataset:
-    """Returns the keys of all that is shown, in order."""
-    if not isinstance(source, MixtureSource):
-        return _shuffled(len(source), seed)
-    streams = [_shuffled(len(part), seed, part=n) for n, part in enumerate(source.parts, 1)]
-    return _Mixed(streams, source.starts, source.weights)
-
-
-@dataclass(frozen=True)
-class _Mixed:
-    """The streams of a mixture's parts, drawn from by weight; record numbers are the mixture's."""
-
-    streams: Sequence[grain.MapDataset]
-    starts: Sequence[int]
-    weights: Sequence[int]
-
-    def __getitem__(self, position: int) -> Key:
-        part, place = draw(position, self.weights)
-        key = self.streams[part][place]
-        return Key(key.epoch, self.starts[part] + key.record)
 
 
 def _iterate(batches: grain.MapDataset, workers: int, threads: int | None) -> BatchIterator:
@@ -247,41 +208,13 @@ def _close(left: list[Iterator[Batch]], batches: grain.DatasetIterator) -> None:
 BatchIterator = ThreadBatches | WorkerBatches
 
 
-def _to_key(length: int, position: int, record: int) -> Key:
-    return Key(position // length, record)
-
-
-@dataclass(frozen=True)
-class _TrainKeys:
-    """Names the records in one host's rows of a global batch; the other rows cost nothing."""
-
-    stream: _Mixed | grain.MapDataset
-    length: int
-    batch_size: int
-    rows: range
-    repeats: int
-
-    def __call__(self, batch: int) -> list[Key]:
-        return [self._key(batch * self.batch_size + row) for row in self.rows]
-
-    def _key(self, position: int) -> Key:
-        epoch, place = divmod(position, self.length)
-        which, copy = divmod(place, self.repeats)
-        return self.stream[epoch * self.length + which]._replace(copy=copy)
-
-
-def _eval_keys(length: int, batch_size: int, rows: range, batch: int) -> list[Key | None]:
-    records = [batch * batch_size + row for row in rows]
-    return [Key(0, record) if record < length else None for record in records]
-
-
 Pixels = Mapping[str, np.ndarray]
 
 
 def _augment(transform: Transform, seed: int, image: bytes, key: Key, name: str) -> Pixels:
     # Counters 2**64 apart never meet: the lowest word counts the numbers drawn.
     philox = np.random.Philox(
-        key=np.array([seed, _AUGMENT], np.uint64),
+        key=np.array([seed, AUGMENT], np.uint64),
         counter=np.array([0, key.copy, key.epoch, key.record], np.uint64),
     )
     given = transform(image, np.random.Generator(philox), name=name)
