@@ -18,6 +18,7 @@ from vitswin_jax.core.rows import read_rows
 from vitswin_jax.core.types import UserError
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.data.sources.objects import open_objects
+from vitswin_jax.data.sources.splits import Dataset
 from vitswin_jax.models.registry import model_kwargs
 from vitswin_jax.report.results import PretrainingResult, Result
 from vitswin_jax.train.hosts.signals import StoppedError
@@ -171,14 +172,7 @@ def fit(
     objects = tuple(each for each in loggers if not isinstance(each, str))
     given = {"epochs": epochs, "batch-size": batch_size, "lr": lr, "img-size": img_size}
     chosen = make_config(model, recipe=recipe, init_from=init_from)
-    dataset = None
-    if isinstance(data, str | os.PathLike):
-        if test is not None or class_names is not None:
-            raise UserError("test and class_names are for data that are objects; a name has both.")
-        chosen.data.dataset = os.fspath(data)
-    else:
-        dataset = open_objects(data, test, class_names=class_names)
-        chosen.data.update(dataset=dataset.name, workers=0)  # threads: nothing is to be decoded
+    dataset = set_data(chosen, data, test=test, class_names=class_names)
     set_short(chosen, given | {"seed": seed})
     set_keys(chosen, config or {})
     if named:
@@ -233,6 +227,20 @@ def make_config(
     if init_from is not None:
         config.init_from = init_from
     return config
+
+
+def set_data(
+    config: ConfigDict, data: Any, *, test: Any, class_names: Sequence[str] | None
+) -> Dataset | None:
+    """Sets the data of a config; returns them as a dataset, None where they are the name of one."""
+    if isinstance(data, str | os.PathLike):
+        if test is not None or class_names is not None:
+            raise UserError("test and class_names are for data that are objects; a name has both.")
+        config.data.dataset = os.fspath(data)
+        return None
+    dataset = open_objects(data, test, class_names=class_names)
+    config.data.update(dataset=dataset.name, workers=0)  # threads: nothing is to be decoded
+    return dataset
 
 
 @contextlib.contextmanager
