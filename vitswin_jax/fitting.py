@@ -23,6 +23,7 @@ from vitswin_jax.models.registry import model_kwargs
 from vitswin_jax.report.results import PretrainingResult, Result
 from vitswin_jax.train.hosts.signals import StoppedError
 from vitswin_jax.train.keep.callbacks import Callbacks
+from vitswin_jax.train.keep.mirror import working_in
 from vitswin_jax.train.run.overrides import set_keys, set_short
 from vitswin_jax.train.run.own import (
     Augment,
@@ -247,7 +248,8 @@ def set_data(
 def _folder(workdir: str | os.PathLike[str] | None) -> Iterator[Path]:
     """Gives the run's folder, or one that is removed at the end."""
     if workdir is not None:
-        yield Path(workdir).expanduser()
+        with working_in(workdir) as folder:
+            yield Path(folder).expanduser()
         return
     with tempfile.TemporaryDirectory(prefix="vitswin_jax-") as folder:
         try:

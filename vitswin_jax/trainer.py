@@ -30,6 +30,7 @@ from vitswin_jax.train.keep.claim import check_name, claimed
 from vitswin_jax.train.keep.journal import Journal
 from vitswin_jax.train.keep.local import LocalSets, identity
 from vitswin_jax.train.keep.metrics import Recorder
+from vitswin_jax.train.keep.mirror import working_in
 from vitswin_jax.train.keep.request import Requests
 from vitswin_jax.train.keep.services import Logged, check_loggers, make_loggers
 from vitswin_jax.train.keep.timing import profiled
@@ -86,10 +87,14 @@ def train_and_evaluate(
     UserError for mistakes of the user, before it writes anything if it can, and StoppedError after
     Ctrl-C, SIGTERM or SIGHUP, once everything is saved.
     Each of several hosts (`joined`) calls this with the same config and workdir, and the first host
-    writes. A workdir is one run's at a time.
+    writes. A workdir is one run's at a time. A run with a workdir in an object store, such as
+    gs://bucket/runs/x, has one host (`train.keep.mirror`).
     """
     began = time.monotonic() if began is None else began
-    with begun(config, workdir, accept_changed_data=accept_changed_data, own=own) as begin:
+    with (
+        working_in(workdir) as folder,
+        begun(config, folder, accept_changed_data=accept_changed_data, own=own) as begin,
+    ):
         journal = Journal(begin.workdir, began=began)
         with journal.written():
             return train(begin, journal, command=command, profile=profile)

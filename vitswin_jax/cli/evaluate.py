@@ -113,12 +113,13 @@ def _score(
     from vitswin_jax.evaluate.evaluation import likeliest_of_several, make_predict, summarize
     from vitswin_jax.evaluate.scales import average_logits
     from vitswin_jax.weights.runs import workdir_of
+    from vitswin_jax.weights.stored import local_weights
 
     _check_scores(args, pretrained.model)
     if args.real is not None:
         source = reassess(source, args.real)
     match = match_classes(pretrained.metadata.class_names, pretrained.model.num_classes, source)
-    workdir, which = workdir_of(args.weights) or (None, "")
+    workdir, which = workdir_of(local_weights(args.weights)) or (None, "")
     page = scores.page_of(args, source, workdir, which)
     scores.check_outputs(args, page)
     read = _make_reader(args, make_predict)

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 from vitswin_jax.cli.place import choose_workdir
 from vitswin_jax.cli.recipe import Named
 from vitswin_jax.core.recipes import ANY_MODEL, FROM_WEIGHTS
-from vitswin_jax.core.terminal import logger
+from vitswin_jax.core.terminal import by_name, logger
 from vitswin_jax.core.types import UserError
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
+
+    from vitswin_jax.tune.choose import Task
 
 log = logger(__name__)
 
@@ -48,12 +50,8 @@ def train_in_minutes(
     args: argparse.Namespace, profile: tuple[int, int] | None, *, also: Sequence[str]
 ) -> Any:
     """Chooses, trains and returns the outcome; a run that was stopped resumes."""
-    from vitswin_jax.train.keep.metrics import seconds_until
-    from vitswin_jax.tune.choose import Task, choose
-    from vitswin_jax.tune.clock import Clock
-    from vitswin_jax.tune.within import last_step, resumed, train_within
-    from vitswin_jax.tune.write import RECIPE
-    from vitswin_jax.weights.runs import CONFIG, METRICS
+    from vitswin_jax.train.keep.mirror import working_in
+    from vitswin_jax.tune.choose import Task
 
     _check(args)
     named = Named.of(args, also=also)
@@ -75,12 +73,28 @@ def train_in_minutes(
         recipe=named.given,
         own_images=not any_model and not named.recipe.startswith(f"{FROM_WEIGHTS}:"),
     )
+    place = choose_workdir(args.workdir, args.name, task.make({}))
+    with working_in(place) as folder:
+        return _train(args, profile, task, Path(folder).expanduser())
+
+
+def _train(
+    args: argparse.Namespace, profile: tuple[int, int] | None, task: Task, workdir: Path
+) -> Any:
+    """Chooses and trains in a folder, or resumes the run that it has."""
+    from vitswin_jax.train.keep.metrics import seconds_until
+    from vitswin_jax.tune.choose import Task, choose
+    from vitswin_jax.tune.clock import Clock
+    from vitswin_jax.tune.within import last_step, resumed, train_within
+    from vitswin_jax.tune.write import RECIPE
+    from vitswin_jax.weights.runs import CONFIG, METRICS
+
     command = shlex.join(args.command)
-    workdir = Path(choose_workdir(args.workdir, args.name, task.make({}))).expanduser()
     clock = Clock(60 * args.minutes, getattr(args, "began", time.monotonic()))
     if (workdir / RECIPE).is_file() and (workdir / CONFIG).is_file():
         log.info("minutes: resumes with %s, which the earlier trial wrote.", workdir / RECIPE)
-        task = Task(functools.partial(make, recipe=str(workdir / RECIPE)), fixed, recipe=True)
+        make = functools.partial(task.make, recipe=str(workdir / RECIPE))  # type: ignore[call-arg]
+        task = Task(make, task.fixed, recipe=True)
         trained = seconds_until(workdir / METRICS, last_step(workdir))
         clock = Clock(clock.seconds, clock.begin - trained)
         choice = resumed(task, workdir, clock)
@@ -91,7 +105,12 @@ def train_in_minutes(
         )
     else:
         choice = choose(task, clock)
-        head = (f"Recipe that `{command}` chose.", "", f"vitswin train {workdir / RECIPE}", "")
+        head = (
+            f"Recipe that `{command}` chose.",
+            "",
+            by_name(f"vitswin train {workdir / RECIPE}"),
+            "",
+        )
         choice = replace(choice, reasons=(*head, *choice.reasons))
     options = {"profile": profile, "accept_changed_data": args.accept_changed_data}
     return train_within(task, choice, workdir, clock, command=command, **options)

@@ -84,7 +84,8 @@ def _page(weights: str) -> Path | None:
     """Returns the page of a run; None where the weights are no run's, or it has none."""
     from vitswin_jax.train.keep.workdir import REPORT
     from vitswin_jax.weights.runs import workdir_of
+    from vitswin_jax.weights.stored import local_weights
 
-    found = workdir_of(weights)
+    found = workdir_of(local_weights(weights))
     page = found and found[0] / REPORT
     return page if page and page.is_file() else None

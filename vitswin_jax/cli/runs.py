@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitswin_jax.cli.table import format_table
+from vitswin_jax.core.store import is_url
 from vitswin_jax.core.terminal import say, say_json
 from vitswin_jax.core.types import listed
 
@@ -31,13 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the runs below a folder and writes their page."""
     from vitswin_jax.report.overview import read_runs, write_overview
+    from vitswin_jax.weights.stored import local_numbers, send_page
 
-    overview = read_runs(args.folder, _trains)
+    folder = local_numbers(args.folder)
+    overview = read_runs(folder, _trains)
     page = args.page
     if page is None and not args.json:
-        page = str(Path(args.folder).expanduser() / PAGE)
+        page = str(Path(folder).expanduser() / PAGE)
     if page is not None:
         write_overview(page, overview, folder=args.folder)
+    if args.page is None and page is not None and is_url(args.folder):
+        page = send_page(args.folder, Path(page))
     if args.json:
         differences = overview.differences()
         rows = [
@@ -72,7 +77,10 @@ def _left_out(overview: Overview) -> list[str]:
 def _trains(workdir: Path) -> bool:
     """Returns whether a process trains in a workdir; only one that has a lock's file is asked."""
     from vitswin_jax.train.keep.lock import LOCK, MARKER, is_held
+    from vitswin_jax.weights.stored import trains_there
 
+    if (trains := trains_there(workdir)) is not None:
+        return trains
     if (workdir / MARKER).exists():
         return True
     lock = workdir / LOCK

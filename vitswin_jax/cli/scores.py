@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from vitswin_jax.cli.table import format_table
 from vitswin_jax.core.atomic import check_writable, writing
+from vitswin_jax.core.store import is_url
 from vitswin_jax.core.terminal import say
 from vitswin_jax.core.types import UserError
 from vitswin_jax.plan.variant_costs import variant_costs
@@ -155,8 +156,9 @@ def write_page(
 ) -> Path:
     """Writes the page of an evaluation; returns its path."""
     from vitswin_jax.report.pages import write_report
+    from vitswin_jax.weights.stored import send_page
 
-    return write_report(
+    write_report(
         page,
         title=f"{Path(args.weights).name} on {source.name}",
         model=pretrained.model,
@@ -167,3 +169,6 @@ def write_page(
         workdir=workdir,
         command=pretrained.provenance.get("command"),
     )
+    if args.output is None and is_url(args.weights):
+        send_page(args.weights.rpartition("@")[0] or args.weights, page)
+    return page

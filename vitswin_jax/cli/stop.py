@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from vitswin_jax.core.atomic import writing
+from vitswin_jax.core.store import is_url
 from vitswin_jax.core.terminal import say
 from vitswin_jax.core.types import UserError
 
@@ -23,6 +24,12 @@ def run(args: argparse.Namespace) -> int:
     from vitswin_jax.train.keep.workdir import STOP
     from vitswin_jax.weights.runs import CONFIG
 
+    if is_url(args.workdir):
+        from vitswin_jax.train.keep.lease import ask_to_stop
+
+        ask_to_stop(args.workdir)
+        say(f"{args.workdir}: the run evaluates, saves and ends after its next step.")
+        return 0
     workdir = Path(args.workdir).expanduser()
     if not (workdir / CONFIG).is_file():
         raise UserError(f"{workdir}: is no workdir of a run, which has a {CONFIG}.")

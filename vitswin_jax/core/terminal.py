@@ -20,6 +20,21 @@ _COLUMNS, _ROWS = 80, 20  # of a terminal that does not say
 _NARROW = 40  # columns below which a bar has room for its share only
 
 
+_SHOWN_AS: dict[str, str] = {}
+
+
+def show_as(place: object, name: str) -> None:
+    """Has lines name a place, such as a copy of what is in an object store, by another name."""
+    _SHOWN_AS[str(place)] = name
+
+
+def by_name(text: str) -> str:
+    """Returns a text with the names of `show_as` in place of their places."""
+    for place, name in _SHOWN_AS.items():
+        text = text.replace(place, name)
+    return text
+
+
 def printable(text: object) -> str:
     r"""Returns a text as one line with escapes for what cannot be printed.
 
@@ -35,7 +50,7 @@ def printable(text: object) -> str:
 def say(*lines: object, stream: Any = None) -> None:
     """Prints lines, on standard output if no stream is given; above a bar where one is shown."""
     stream = sys.stdout if stream is None else stream
-    _write("".join(f"{printable(line)}\n" for line in lines), stream)
+    _write("".join(f"{printable(by_name(str(line)))}\n" for line in lines), stream)
 
 
 def say_error(error: object) -> None:
@@ -136,7 +151,7 @@ def logger(name: str) -> logging.Logger:
 
 
 def _printed(record: logging.LogRecord) -> bool:
-    record.msg, record.args = printable(record.getMessage()), ()
+    record.msg, record.args = printable(by_name(record.getMessage())), ()
     return True
 
 

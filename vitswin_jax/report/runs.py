@@ -17,6 +17,7 @@ from vitswin_jax.core.rows import STEP, read_rows
 from vitswin_jax.core.types import UserError
 from vitswin_jax.report.curves import Series
 from vitswin_jax.weights.runs import CONFIG
+from vitswin_jax.weights.stored import local_numbers
 
 SAME_SPLIT = ("data.dataset", "data.test_split", "data.holdout", "seed")
 ACCURACY, LOSS = "test/accuracy", "test/loss"
@@ -66,8 +67,9 @@ def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
 
 def check_comparable(config: dict[str, Any], other: str | os.PathLike[str]) -> None:
     """Raises UserError unless a folder has a run that was evaluated on the same test split."""
+    other, named = local_numbers(other), other
     if ACCURACY not in read_metrics(other):
-        raise UserError(f"compare_to={other}: has no evaluations in a metrics.jsonl.")
+        raise UserError(f"compare_to={named}: has no evaluations in a metrics.jsonl.")
     ours, theirs = (flatten_dict(c, sep=".") for c in (config, read_config(other)))
     wrong = [
         f"{key} is {theirs.get(key)!r} there and {ours[key]!r} here"
@@ -76,13 +78,14 @@ def check_comparable(config: dict[str, Any], other: str | os.PathLike[str]) -> N
     ]
     if wrong:
         raise UserError(
-            f"compare_to={other}: was tested on other data, so results cannot be "
+            f"compare_to={named}: was tested on other data, so results cannot be "
             f"compared: {'; '.join(wrong)}."
         )
 
 
 def compare(workdir: str | os.PathLike[str], other: str | os.PathLike[str]) -> Comparison:
     """Compares the runs of two folders at the last step at which both were evaluated."""
+    named, other = (workdir, other), local_numbers(other)
     series = [read_metrics(folder) for folder in (workdir, other)]
     values = [{key: dict(zip(*s[key], strict=True)) for key in (ACCURACY, LOSS)} for s in series]
     common = set(values[0][ACCURACY]) & set(values[1][ACCURACY])
@@ -91,12 +94,12 @@ def compare(workdir: str | os.PathLike[str], other: str | os.PathLike[str]) -> C
     if step is not None:
         runs = tuple(
             Compared(
-                Path(folder).name,
+                Path(name).name,
                 read_config(folder).get("init_from") or "chance",
                 numbers[ACCURACY][step],
                 numbers[LOSS][step],
             )
-            for folder, numbers in zip((workdir, other), values, strict=True)
+            for name, folder, numbers in zip(named, (workdir, other), values, strict=True)
         )
     return Comparison(step, runs, (series[0][ACCURACY], series[1][ACCURACY]))
 

@@ -20,6 +20,7 @@ from vitswin_jax.weights.formats.read import FOLDER_FILES
 from vitswin_jax.weights.hub import HUB, download
 from vitswin_jax.weights.published import Published, find_published, near_published, published
 from vitswin_jax.weights.runs import WEIGHTS, is_run, newest_checkpoint, weights_of_run
+from vitswin_jax.weights.stored import local_weights
 
 log = logger(__name__)
 
@@ -56,9 +57,9 @@ def locate(path: str | os.PathLike[str]) -> Located:
     `PATH@KEY` one of several copies in a file. What is not in the cache is downloaded. Raises
     UserError where there is nothing, with the nearest name that is published.
     """
-    name = str(path)
+    name = local_weights(str(path))
     try:
-        path = Path(path).expanduser()
+        path = Path(name).expanduser()
         is_folder = path.is_dir()
     except (OSError, RuntimeError) as error:  # a name of 300 characters; ~somebody
         raise UserError(f"{listed([name])}: no such file or folder can be.") from error

@@ -241,8 +241,8 @@ def test_a_workdir_that_not_all_hosts_see_is_refused(tmp_path):
         check_shared(tmp_path, patience=0.0)
     (tmp_path / "config.json").write_text("{}")
     check_shared(tmp_path, patience=0.0)
-    with pytest.raises(UserError, match=r"gs://bucket/run: must be a folder; mount the bucket"):
-        check_name("gs://bucket/run")
+    with pytest.raises(UserError, match=r"ftp://host/run: must be a folder, gs://BUCKET/"):
+        check_name("ftp://host/run")
 
 
 MISUSES = [

@@ -107,7 +107,7 @@ def check_name(workdir: str | os.PathLike[str]) -> Path:
     """Returns a workdir as a path; raises UserError for what cannot be the path of a folder."""
     text = os.fspath(workdir)
     if "://" in text:
-        raise UserError(f"workdir {text}: must be a folder; mount the bucket (docs/hosts.md).")
+        raise UserError(f"workdir {text}: must be a folder, gs://BUCKET/PATH or s3://BUCKET/PATH.")
     reason = "it is empty" if not text else "it has a NUL character" if "\0" in text else ""
     try:
         path = Path(text).expanduser()
