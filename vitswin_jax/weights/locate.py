@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vitswin_jax.core.cache import cache_dir
+from vitswin_jax.core.store import is_url
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError, listed
 from vitswin_jax.weights.download import fetch, has_digest
@@ -57,7 +58,9 @@ def locate(path: str | os.PathLike[str]) -> Located:
     `PATH@KEY` one of several copies in a file. What is not in the cache is downloaded. Raises
     UserError where there is nothing, with the nearest name that is published.
     """
-    name = local_weights(str(path))
+    name = str(path)
+    if is_url(name):
+        name = local_weights(name)
     try:
         path = Path(name).expanduser()
         is_folder = path.is_dir()
