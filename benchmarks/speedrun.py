@@ -221,13 +221,17 @@ def table(runs: list[Run]) -> list[str]:
         own = [run for run in runs if run["family"] == family]
         cells = [spread([100 * run[column] for run in own]) for column in ("accuracy", "flips")]
         lines.append(f"| {family} | mean of {len(own)} | | | | {' | '.join(cells)} |")
-    lines += [""]
-    lines += dict.fromkeys(
+    return [*lines, "", *machines(runs)]
+
+
+def machines(runs: list[Run]) -> list[str]:
+    """Returns a line for each machine, version and commit of the runs."""
+    lines = (
         f"{run['machine']}, {run['cores']} cores; vitswin_jax {run['vitswin_jax']} at "
         f"{run['commit']}, jax {run['jax']}, Python {run['python']}"
         for run in runs
     )
-    return lines
+    return list(dict.fromkeys(lines))
 
 
 def spread(numbers: list[float]) -> str:

@@ -26,6 +26,11 @@ TINY = r"vit_tiny_patch16_224, inference, batch 1, 32 px, float32 \(load .*\)"
 KINDS = ("none", "fp8", "int8")
 COMPARED = rf"  NAME +{NUMBER} .*"
 TABLES = {  # script -> patterns of lines that it prints, in this order
+    "ablations": [
+        rf"\| vit \| the recipe \| 1 \| {NUMBER} % \|  \|",
+        rf"\| vit \| no positions \| 1 \| {NUMBER} % \| [+-]{NUMBER} \|",
+        r".*, \d+ cores; vitswin_jax .*",
+    ],
     "budget": [
         *(rf"\| digits \| 0 \| {by} \| {NUMBER} % \| .*" for by in ("chosen", "by hand")),
     ],
