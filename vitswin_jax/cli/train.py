@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the subcommand's arguments."""
     add_recipe(parser)
     add = parser.add_argument
-    add("--workdir", metavar="DIR", help="Keep the run in the folder DIR.")
+    add("--workdir", metavar="DIR", help="Keep the run in the folder DIR, or at gs:// or s3://.")
     add("--name", help="Keep the run in runs/NAME (default: runs/DATA-MODEL).")
     add(
         "--accept-changed-data",

@@ -21,7 +21,7 @@ def url(tmp_path, monkeypatch):
     monkeypatch.setattr(mirror, "PERIOD", 0.05)
     monkeypatch.setattr(mirror, "_LAST_TRIES", (0.0, 0.01))
     monkeypatch.setattr(lease, "PERIOD", 0.05)
-    monkeypatch.setattr(lease, "PATIENCE", 0.5)
+    monkeypatch.setattr(lease, "PATIENCE", 1.5)
     return f"memory://bucket{tmp_path}/x"
 
 
@@ -127,6 +127,20 @@ def test_an_error_of_the_run_is_the_one_that_is_raised(url, monkeypatch, caplog)
         save(folder, 3)
         raise UserError(f"{folder}: loss is nan")
     assert "permission is denied" in caplog.text
+
+
+def test_a_run_that_cannot_begin_holds_nothing(url, monkeypatch):
+    def refuse(self, files):
+        raise StoreError(f"{self.url}: cannot be read: the store answers with an error.")
+
+    with working_in(url) as folder:
+        save(folder, 3)
+    leave(url)
+    with monkeypatch.context() as broken:
+        broken.setattr(Store, "fetch", refuse)
+        with pytest.raises(StoreError, match="the store answers"), working_in(url):
+            pass
+    assert json.loads(Store(url).read(LEASE))["trains"] is False
 
 
 def test_messages_name_the_workdir_and_not_its_copy(url):

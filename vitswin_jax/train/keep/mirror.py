@@ -90,7 +90,12 @@ class Mirror:
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
         """Copies the workdir here, and what changes during the block, and at its end, there."""
-        self._begin()
+        try:
+            self._begin()
+        except BaseException:
+            with contextlib.suppress(UserError):
+                self._lease.give_up()
+            raise
         thread = threading.Thread(target=self._run, name="mirror", daemon=True)
         thread.start()
         failed = True
