@@ -11,6 +11,8 @@ from typing import Any
 
 import flax.linen as nn
 
+from vitswin_jax.nn.windows import Symbol
+
 EXECUTION: dict[str, Any] = {"attn_impl": "xla", "remat": "none"}
 """Fields of the same parameters and numbers, with their plainest values; a run may change them."""
 
@@ -45,10 +47,16 @@ def wrong_types(kind: type, fields: Mapping[str, Any]) -> list[str]:
     """
     hints = typing.get_type_hints(kind)
     return [
-        f"{name}={value!r} must be {getattr(hints[name], '__name__', hints[name])!s}"
+        f"{name}={value!r} must be {_shown(hints[name])}"
         for name, value in fields.items()
         if name in hints and not _fits(value, hints[name])
     ]
+
+
+def _shown(hint: Any) -> str:
+    """Returns a type as a user may set it: without the symbols of an open size (`windows.Side`)."""
+    symbol = f" | {Symbol.__module__}.{Symbol.__qualname__}"
+    return str(getattr(hint, "__name__", hint)).replace(symbol, "")
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -62,7 +70,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return len(parts) == len(value) and all(map(_fits, value, parts))
     if hint in _NUMBERS:
         return isinstance(value, _NUMBERS[hint]) and not isinstance(value, bool)
-    return isinstance(value, hint) if hint in (bool, str, types.NoneType) else True
+    return isinstance(value, hint) if hint in (bool, str, types.NoneType, Symbol) else True
 
 
 _NUMBERS: dict[Any, type] = {int: numbers.Integral, float: numbers.Real}

@@ -58,7 +58,7 @@ class ViTFields(nn.Module):
     images and short runs. Patches keep their size in pixels. Only native files have it.
     """
 
-    img_size: int | tuple[int, int] = 224
+    img_size: int | Size = 224
     patch_size: int | tuple[int, int] = 16
     in_chans: int = 3
     num_classes: int = 1000
@@ -173,7 +173,7 @@ class ViTFields(nn.Module):
         return self.pos_embed == "none"
 
     @property
-    def grid(self) -> tuple[int, int]:
+    def grid(self) -> Size:
         """The patch grid, (height, width) in tokens."""
         return self.grid_of(pair(self.img_size))
 

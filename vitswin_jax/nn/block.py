@@ -138,7 +138,7 @@ class SelfAttention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "*batch n c"],
-        mask: np.ndarray | None = None,
+        mask: np.ndarray | Array | None = None,
         *,
         bias: Float[Array, "heads n n"] | None = None,
         rotation: Rotation | None = None,
@@ -161,7 +161,7 @@ class SelfAttention(nn.Module):
         self,
         qkv: Float[Array, "3 *batch heads n d"],
         bias: Float[Array, "heads n n"] | None,
-        mask: np.ndarray | None,
+        mask: np.ndarray | Array | None,
         *,
         rotation: Rotation | None = None,
         attend: Callable[..., Array] = attend,

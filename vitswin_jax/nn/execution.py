@@ -30,7 +30,7 @@ from vitswin_jax.nn import choices, xla
 from vitswin_jax.nn.attention import goes_plain
 from vitswin_jax.nn.forms import forms, platform
 from vitswin_jax.nn.rotary import Rotation
-from vitswin_jax.nn.windows import Cut, Size, map_windows, pad_to_multiple
+from vitswin_jax.nn.windows import Cut, Side, Size, map_windows, pad_to_multiple
 
 MixWindows = Callable[..., Array]
 """Called with a `block.SelfAttention`, maps (b, h, w, c), a `Cut` and `train`; returns maps."""
@@ -71,7 +71,7 @@ def mix_cut(attention: nn.Module, x: Array, cut: Cut, *, train: bool) -> Array:
     return map_windows(functools.partial(attention, train=train), x, cut)
 
 
-def come_in_pairs(map_width: int, window_size: Size) -> bool:
+def come_in_pairs(map_width: Side, window_size: Size) -> bool:
     """Returns whether a map has an even number of windows across, and a pair fits the lanes."""
     across = -(-map_width // window_size[1])
     return across % 2 == 0 and 2 * window_size[0] * window_size[1] <= choices.LANES
@@ -96,7 +96,7 @@ def _mix_pairs(attention: nn.Module, x: Array, cut: Cut, *, train: bool) -> Arra
     if not come_in_pairs(x.shape[2], cut.window_size):
         return mix_cut(attention, x, cut, train=train)
 
-    def attend_pairs(tokens: Array, mask: np.ndarray | None) -> Array:
+    def attend_pairs(tokens: Array, mask: np.ndarray | Array | None) -> Array:
         def mix(qkv: Array) -> Array:
             bias = attention.position_bias()
             assert bias is not None  # as attention in windows has one
@@ -143,7 +143,7 @@ def _prepare(attention: nn.Module, qkv: Array) -> tuple[Array, float]:
 def _mix_tokamax(attention: nn.Module, x: Array, cut: Cut, *, train: bool) -> Array:
     from vitswin_jax.nn.kernels.tokamax_attention import tokamax_attention
 
-    def attend(tokens: Array, mask: np.ndarray | None) -> Array:
+    def attend(tokens: Array, mask: np.ndarray | Array | None) -> Array:
         def mix(qkv: Float[Array, "b windows n 3 heads d"]) -> Float[Array, "b windows n heads d"]:
             qkv, scale = _prepare(attention, qkv)
             bias = attention.position_bias()
@@ -163,7 +163,7 @@ class Sequences:
     """The attention of all blocks of a model on sequences of one length, chosen once."""
 
     implementation: str  # of `choices.SEQUENCES`
-    tokens: int
+    tokens: Side
 
     def pad(self, x: Float[Array, "*batch n c"]) -> Float[Array, "*batch m c"]:
         """Pads tokens once for all blocks, by zeros; no token attends to those that are added."""
@@ -216,7 +216,7 @@ class Execution:
 
     attn_impl: str = "xla"
 
-    def sequences(self, *, tokens: int, plain: bool, **facts: Any) -> Sequences:
+    def sequences(self, *, tokens: Side, plain: bool, **facts: Any) -> Sequences:
         """Returns how sequences of `tokens` are attended to; `facts` are `choices.Setting`'s.
 
         `plain` asks for the plain way: parameters are made, and weights are sown, by it on every

@@ -15,9 +15,10 @@ from jaxtyping import Array, Float
 from vitswin_jax.core.types import UserError
 from vitswin_jax.nn import xla
 from vitswin_jax.nn.forms import forms
+from vitswin_jax.nn.windows import Size
 
 
-def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+def pair(size: int | Size) -> Size:
     """Returns (height, width) for a size given as one number or as two."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 

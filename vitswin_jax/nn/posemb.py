@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from jax.export import is_symbolic_dim
 from jaxtyping import Array, Float, Int
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.nn.relative import RELATIVE_MLPS, mlp_biases
-from vitswin_jax.nn.windows import Size, relative_position_index
+from vitswin_jax.nn.windows import Side, Size, relative_position_index
 
 SINCOS = {"sincos2d": True, "sincos2d_mae": False}
 """`pos_embed` of fixed embeddings -> whether the last frequency is 1 / temperature."""
@@ -21,15 +23,14 @@ POS_EMBEDS = ("learned", "learned2d", *SINCOS, "relative", *RELATIVE_MLPS, "none
 POS_EMBED_PLACES = ("input", "every", "shared")
 
 
-@functools.lru_cache
 def sincos_2d(
-    height: int,
-    width: int,
+    height: Side,
+    width: Side,
     *,
     embed_dim: int,
     temperature: float = 10_000.0,
     endpoint: bool = True,
-) -> Float[np.ndarray, "1 n embed_dim"]:
+) -> Float[np.ndarray | Array, "1 n embed_dim"]:
     """Returns fixed 2-D sin-cos embeddings of a grid, row-major, as in big_vision and MoCo v3.
 
     Channels are sin(x w), cos(x w), sin(y w), cos(y w), each embed_dim / 4 wide, with frequencies
@@ -41,10 +42,24 @@ def sincos_2d(
         raise UserError(
             f"pos_embed='sincos2d' needs embed_dim a multiple of 4, >= 8, not {embed_dim}."
         )
-    bands = embed_dim // 4
-    frequency = temperature ** -np.linspace(0.0, 1.0, bands, endpoint=endpoint)
-    y, x = (axis.reshape(-1, 1) * frequency for axis in np.mgrid[:height, :width])
-    table = np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)
+    frequency = temperature ** -np.linspace(0.0, 1.0, embed_dim // 4, endpoint=endpoint)
+    symbols = is_symbolic_dim(height) or is_symbolic_dim(width)
+    return (_waves if symbols else _constant_waves)(height, width, tuple(frequency))
+
+
+@functools.lru_cache
+def _constant_waves(
+    height: int, width: int, frequency: tuple[float, ...]
+) -> Float[np.ndarray, "1 n c"]:
+    return np.asarray(_waves(height, width, frequency, np))
+
+
+def _waves(
+    height: Side, width: Side, frequency: tuple[float, ...], xp: Any = jnp
+) -> Float[np.ndarray | Array, "1 n c"]:
+    mesh = xp.meshgrid(xp.arange(height), xp.arange(width), indexing="ij")
+    y, x = (axis.reshape(-1, 1) * np.asarray(frequency)[None] for axis in mesh)
+    table = xp.concatenate([xp.sin(x), xp.cos(x), xp.sin(y), xp.cos(y)], axis=1)
     return table[None].astype(np.float32)
 
 

@@ -17,6 +17,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.export import is_symbolic_dim
 from jaxtyping import Array, Float
 
 from vitswin_jax.core.choices import Faults, wrong_choice
@@ -104,7 +105,8 @@ class Rotary:
         """
         if self.type in ("none", "mixed"):
             return None
-        return self._with_prefix(jnp.asarray(_axial_angles(self, grid, head_dim)), prefix)
+        angles = _angles if any(map(is_symbolic_dim, grid)) else _constant_angles
+        return self._with_prefix(jnp.asarray(angles(self, grid, head_dim)), prefix)
 
     def own_rotation(
         self, param: Callable[..., Array], grid: Size, prefix: int, heads: int, head_dim: int
@@ -138,31 +140,38 @@ class Rotary:
 
         return Rotation(layout(jnp.cos(angles)), layout(jnp.sin(angles)), self.rotate_half)
 
-    def _coordinates(self, grid: Size) -> list[Float[np.ndarray, " n"]]:
+    def _coordinates(self, grid: Size) -> list[Float[np.ndarray | Array, " n"]]:
         """Returns two coordinates of each patch, row-major, in the order of `grid_indexing`."""
-        axes = []
+        axes, offset = [], np.float32(self.grid_offset)
         for side, reference in zip(grid, self.ref_grid or grid, strict=True):
-            offset = np.float32(self.grid_offset)
+            xp: Any = jnp if is_symbolic_dim(side) else np
+            place = xp.arange(side, dtype=np.float32)
             if self.type == "centred":
-                place = (np.arange(0.5, side, dtype=np.float32) + offset) / np.float32(side)
+                place = (place + np.float32(0.5) + offset) / xp.float32(side)
                 axes.append(np.float32(2) * place - np.float32(1))
                 continue
-            place = np.arange(side, dtype=np.float32) + offset
+            place = place + offset
             if self.ref_grid is not None:
-                place = place / np.float32(side) * np.float32(reference)
+                place = place / xp.float32(side) * np.float32(reference)
             axes.append(place)
-        rows, columns = (x.reshape(-1) for x in np.meshgrid(*axes, indexing="ij"))
+        mesh = jnp.meshgrid if any(map(is_symbolic_dim, grid)) else np.meshgrid
+        rows, columns = (x.reshape(-1) for x in mesh(*axes, indexing="ij"))
         return [rows, columns] if self.grid_indexing == "ij" else [columns, rows]
 
 
 @functools.lru_cache(maxsize=32)
-def _axial_angles(rotary: Rotary, grid: Size, head_dim: int) -> Float[np.ndarray, "n half"]:
+def _constant_angles(rotary: Rotary, grid: Size, head_dim: int) -> Float[np.ndarray, "n half"]:
+    return np.asarray(_angles(rotary, grid, head_dim))
+
+
+def _angles(rotary: Rotary, grid: Size, head_dim: int) -> Float[np.ndarray | Array, "n half"]:
     """Returns the angle of each pair of channels of each patch, as float32 as the originals do."""
     periods = rotary.periods(head_dim)
-    turns = [axis[:, None] / periods for axis in rotary._coordinates(grid)]
+    turns = [axis[:, None] / periods[None] for axis in rotary._coordinates(grid)]
     if rotary.type == "centred":
         turns = [np.float32(2 * np.pi) * axis for axis in turns]
-    return np.concatenate(turns, axis=1).astype(np.float32)
+    xp: Any = jnp if any(map(is_symbolic_dim, grid)) else np
+    return xp.concatenate(turns, axis=1).astype(np.float32)
 
 
 def _random_frequencies(

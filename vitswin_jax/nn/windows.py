@@ -9,15 +9,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jax.export import is_symbolic_dim, symbolic_shape
+from jax.lax import slice_in_dim
 from jaxtyping import Array, Bool, Float, Int
 
 from vitswin_jax.core.choices import one_of
 
-Size = tuple[int, int]
+if TYPE_CHECKING:
+    Symbol = int
+    Side = int
+else:  # jax.export has no public name for the type of a symbol
+    Symbol = type(symbolic_shape("side")[0])
+    Side = int | Symbol
+Size = tuple[Side, Side]
+"""(height, width): numbers, or symbols in a program for images of any size."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +58,8 @@ def window_partition(
 
 
 def window_reverse(
-    windows: Float[Array, "b windows n c"], window_size: Size, *, height: int, width: int
-) -> Float[Array, "b {height} {width} c"]:
+    windows: Float[Array, "b windows n c"], window_size: Size, *, height: Side, width: Side
+) -> Float[Array, "b _ _ c"]:
     """Puts windows back into feature maps; the inverse of `window_partition`."""
     sh, sw = window_size
     return rearrange(
@@ -73,19 +84,34 @@ def relative_position_index(window_size: Size) -> Int[np.ndarray, "n n"]:
     return (dy + height - 1) * (2 * width - 1) + (dx + width - 1)
 
 
-@functools.lru_cache
 def shifted_window_mask(
-    height: int, width: int, *, window_size: Size, shift: Size
-) -> Bool[np.ndarray, "windows n n"]:
+    height: Side, width: Side, *, window_size: Size, shift: Size
+) -> Bool[np.ndarray | Array, "windows n n"]:
     """Returns the pairs of each window that may attend after the cyclic shift (Swin, fig. 4).
 
     The roll by -shift brings the first `shift` rows (columns) of the map to its far end, into
-    windows they share with rows that were never their neighbours: those pairs are False.
+    windows they share with rows that were never their neighbours: those pairs are False. An array
+    of NumPy's, or of JAX's where a side is a symbol.
     """
+    if is_symbolic_dim(height) or is_symbolic_dim(width):
+        return _shifted_mask(jnp, height, width, window_size, shift)
+    return _constant_mask(height, width, window_size, shift)
+
+
+@functools.lru_cache
+def _constant_mask(
+    height: int, width: int, window_size: Size, shift: Size
+) -> Bool[np.ndarray, "windows n n"]:
+    return np.asarray(_shifted_mask(np, height, width, window_size, shift))
+
+
+def _shifted_mask(
+    xp: ModuleType, height: Side, width: Side, window_size: Size, shift: Size
+) -> Bool[np.ndarray | Array, "windows n n"]:
     rolled_in = [
-        np.arange(size) >= size - step for size, step in zip((height, width), shift, strict=True)
+        xp.arange(size) >= size - step for size, step in zip((height, width), shift, strict=True)
     ]
-    region = 2 * rolled_in[0][:, None] + rolled_in[1]
+    region = 2 * rolled_in[0][:, None] + rolled_in[1][None]
     sh, sw = window_size
     regions = rearrange(region, "(i sh) (j sw) -> (i j) (sh sw)", sh=sh, sw=sw)
     return regions[:, :, None] == regions[:, None, :]
@@ -136,7 +162,8 @@ def fit_window(resolution: Size, window_size: Size, *, window_clip: str) -> tupl
 
 def pad_to_multiple(x: Float[Array, "b h w c"], multiple: Size) -> Float[Array, "b H W c"]:
     """Pads maps with zeros at the bottom and the right, to multiples of (height, width)."""
-    bottom, right = (-size % step for size, step in zip(x.shape[1:3], multiple, strict=True))
+    sides = zip(x.shape[1:3], multiple, strict=True)
+    bottom, right = (-(-size // step) * step - size for size, step in sides)
     if not (bottom or right):
         return x
     return jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0)))
@@ -147,16 +174,18 @@ def roll(x: Float[Array, "b h w c"], shift: Size) -> Float[Array, "b h w c"]:
 
     Slices and a concatenation, which every exporter knows; jnp.roll traces a nested jit.
     """
-    rows, columns = (-step % size for step, size in zip(shift, x.shape[1:3], strict=True))
-    if rows:
-        x = jnp.concatenate([x[:, rows:], x[:, :rows]], 1)
-    if columns:
-        x = jnp.concatenate([x[:, :, columns:], x[:, :, :columns]], 2)
+    for axis, step in enumerate(shift, 1):
+        if start := -step % x.shape[axis]:
+            first, last = (
+                slice_in_dim(x, start, None, axis=axis),
+                slice_in_dim(x, 0, start, axis=axis),
+            )
+            x = jnp.concatenate([first, last], axis)
     return x
 
 
 def map_windows(
-    attend: Callable[[Array, np.ndarray | None], Array],
+    attend: Callable[[Array, np.ndarray | Array | None], Array],
     x: Float[Array, "b h w c"],
     cut: Cut,
 ) -> Float[Array, "b h w c"]:
