@@ -117,6 +117,18 @@ def test_stablehlo_at_another_size_and_on_given_images(vitswin, workdir, tmp_pat
     assert path.stat().st_size > 10_000
 
 
+def test_a_run_as_onnx_for_images_of_any_size(vitswin, workdir, tmp_path):
+    path = tmp_path / "digits.onnx"
+    status, out, err = vitswin("export", workdir, path, "--any-size", "--uint8")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[1].startswith("takes images uint8 (batch, height, width, 3), in [0, 255]; gives")
+    assert " over 3 images and samples of " in lines[2]
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"images": np.zeros((2, 32, 48, 3), np.uint8)})
+    assert logits.shape == (2, 10)
+
+
 @pytest.mark.parametrize(
     ("target", "options", "message"),
     [
@@ -124,6 +136,11 @@ def test_stablehlo_at_another_size_and_on_given_images(vitswin, workdir, tmp_pat
             "a.tflite",
             (),
             "a.tflite: without --to, the suffix='tflite' must be one of onnx, stablehlo",
+        ),
+        (
+            "a.onnx",
+            ("--any-size", "--img-size", "32"),
+            "--any-size and --img-size cannot be given together",
         ),
         ("none/a.onnx", (), "cannot write "),
         ("run/model.safetensors", ("--to", "onnx"), "is the file to be exported"),

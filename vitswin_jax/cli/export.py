@@ -24,7 +24,7 @@ from vitswin_jax.cli.inputs import (
 )
 from vitswin_jax.core.choices import one_of
 from vitswin_jax.core.terminal import say
-from vitswin_jax.core.types import Batch, UserError
+from vitswin_jax.core.types import Batch, UserError, listed
 
 if TYPE_CHECKING:
     from vitswin_jax.export.program import Difference, Program, Run
@@ -45,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--model", metavar="NAME", help=MODEL_HELP)
     add("--img-size", type=image_size, metavar="N|HxW", help=IMG_SIZE_HELP)
+    add(
+        "--any-size",
+        action="store_true",
+        help="Leave height and width of the images open: a ViT resizes its table of positions, and "
+        "a Swin pads maps to whole windows.",
+    )
     add(
         "--uint8",
         action="store_true",
@@ -93,6 +99,11 @@ def run(args: argparse.Namespace) -> int:
     kind = _format(args.target, args.to)
     write, load = _exporter(kind)
     _check_calibration(args, kind)
+    if args.any_size and args.img_size is not None:
+        raise UserError(
+            "--any-size and --img-size cannot be given together: with --any-size the file takes "
+            "every size, and resizes tables from the size of the weights; leave one of them out."
+        )
     from vitswin_jax.export.program import compare, make_program, sample_images
     from vitswin_jax.weights.open import open_pretrained
 
@@ -106,6 +117,7 @@ def run(args: argparse.Namespace) -> int:
         pretrained.variables,
         metadata=pretrained.metadata,
         uint8=args.uint8,
+        resized=pretrained.methods.pos_embed if args.any_size else None,
     )
     plain = make()
     program = make(quantize=True) if args.quantize == "int8" else plain
@@ -121,8 +133,10 @@ def run(args: argparse.Namespace) -> int:
     size = target.stat().st_size
     say(f"{args.target}: {described['name']}, {weights}, {size / 1e6:,.2f} MB")
     say(f"takes {described['input']}; gives {described['output']}")
+    sizes = listed(f"{height}x{width}" for height, width in program.checked_sizes)
+    others = f" and samples of {sizes}" if sizes else ""
     rounded = ", before activations are rounded" if args.quantize == CALIBRATED else ""
-    say(f"largest difference from JAX{rounded}: {difference}, over {len(images)} images")
+    say(f"largest difference from JAX{rounded}: {difference}, over {len(images)} images{others}")
     if lost:
         held = sum(array.nbytes for array in plain.params.values()) / 1e6
         say(f"largest difference by int8: {lost}; as float32 the weights are {held:,.2f} MB")

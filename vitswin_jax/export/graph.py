@@ -1,12 +1,14 @@
 """An ONNX graph under construction: its nodes, constants, and the facts about each value.
 
-A shape is a tuple of numbers and, for what depends on the batch, of its symbol's text ("batch").
+A shape is a tuple of numbers and, for a side that depends on the images' shape, of its formula as
+JAX writes it: "batch", "rows*columns + 1". Symbols in it are the graph's `symbols`.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +21,6 @@ from vitswin_jax.export.quantize import quantize_channels
 
 Shape = tuple[int | str, ...]
 
-BATCH = "batch"
 IMAGES = "images"
 LOGITS = "logits"
 
@@ -42,7 +43,14 @@ class Value:
 class Graph:
     """Collects nodes and constants; equal constants are stored once."""
 
-    def __init__(self, *, quantized: Collection[str] = (), deep_products: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        symbols: Mapping[str, tuple[int, int]],
+        quantized: Collection[str] = (),
+        deep_products: bool = False,
+    ) -> None:
+        """Takes each symbol's axis of the images, and the number of its sides that make it 1."""
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.deep_products = deep_products
@@ -51,6 +59,7 @@ class Graph:
         onnxruntime makes one node, Gemm, of a product of two matrices and an addition; it has no
         Gemm from 8-bit numbers to float32, but such a product (MatMulIntegerToFloat).
         """
+        self._symbols = symbols
         self._quantized = quantized  # parameters whose matrices are stored as int8
         self._constants: dict[tuple[Any, ...], str] = {}
         self._names: dict[str, int] = {}
@@ -102,10 +111,15 @@ class Graph:
         numbers = [side for side in shape if not isinstance(side, str)]
         if value.array is not None and len(numbers) == len(shape):
             return Value(shape, array=value.array.reshape(numbers), parameter=value.parameter)
-        if len(shape) - len(numbers) > 1:
-            raise UserError(f"ONNX: no Reshape gives {shape}: two sides depend on the batch.")
-        sides = self.constant([-1 if isinstance(side, str) else side for side in shape])
-        return self.add("Reshape", value, sides, shape=shape)
+        # Reshape takes a 0 as the side that the value has, and one -1 as what is left.
+        before = dict(enumerate(value.shape))
+        sides = [
+            0 if isinstance(side, str) and before.get(axis) == side else side
+            for axis, side in enumerate(shape)
+        ]
+        if formulas := [side for side in sides if isinstance(side, str)]:
+            sides[sides.index(max(formulas, key=len))] = -1
+        return self.add("Reshape", value, self.sides(sides), shape=shape)
 
     def transpose(self, value: Value, order: Sequence[int]) -> Value:
         """Returns the value with its axes in another order."""
@@ -124,18 +138,12 @@ class Graph:
         numbers = [side for side in shape if not isinstance(side, str)]
         if value.array is not None and len(numbers) == len(shape):
             return Value(shape, array=np.broadcast_to(value.array, numbers))
-        if unknown := {side for side in shape if isinstance(side, str)} - {BATCH}:
-            raise UserError(f"ONNX: cannot broadcast to {', '.join(sorted(unknown))}.")
-        sides = [
-            self._batch() if isinstance(side, str) else self.constant([side]) for side in shape
-        ]
-        target = self.add("Concat", *sides, axis=0, shape=(len(shape),))
-        return self.add("Expand", value, target, shape=shape)
+        return self.add("Expand", value, self.sides(shape), shape=shape)
 
     def slice(
-        self, value: Value, starts: Sequence[int], stops: Shape, steps: Sequence[int]
+        self, value: Value, starts: Shape, stops: Shape, steps: Sequence[int], *, shape: Shape
     ) -> Value:
-        """Returns value[start:stop:step, ...]; what depends on the batch is never cut."""
+        """Returns value[start:stop:step, ...], which has `shape`."""
         cut = [
             axis
             for axis, side in enumerate(value.shape)
@@ -143,23 +151,63 @@ class Graph:
         ]
         if not cut:
             return value
-        shape, places = list(value.shape), []
-        for axis in cut:
-            start, stop, step = starts[axis], stops[axis], steps[axis]
-            if isinstance(shape[axis], str) or isinstance(stop, str):
-                raise UserError(f"ONNX: cannot cut axis {axis} of {value.shape}.")
-            shape[axis] = -(-(stop - start) // step)
-            places.append((int(start), int(stop), axis, int(step)))
-        names = [self.constant(numbers) for numbers in zip(*places, strict=True)]
-        return self.add("Slice", value, *names, shape=tuple(shape))
+        places = [(starts[axis], stops[axis], axis, int(steps[axis])) for axis in cut]
+        names = [self.sides(sides) for sides in zip(*places, strict=True)]
+        return self.add("Slice", value, *names, shape=shape)
 
-    def _batch(self) -> str:
-        key = ("batch",)
+    def sides(self, sides: Sequence[int | str]) -> str:
+        """Returns the name of a vector of sides, int64."""
+        if not any(isinstance(side, str) for side in sides):
+            return self.constant([int(side) for side in sides])
+        names = [self._side(side) for side in sides]
+        if len(names) == 1:
+            return names[0]
+        return self._once("Concat", *names, axis=0, shape=(len(names),))
+
+    def number(self, side: int | str) -> Value:
+        """Returns a side as a value without axes, int64."""
+        return self.add("Squeeze", self.sides([side]), self.constant([0]), shape=())
+
+    def _side(self, side: int | str) -> str:
+        """Returns the name of a vector of one side, a number or a formula."""
+        if not isinstance(side, str):
+            return self.constant([int(side)])
+        return self._formula(ast.parse(side.replace("^", "**"), mode="eval").body)
+
+    def _formula(self, formula: ast.expr) -> str:
+        if isinstance(formula, ast.Name):
+            axis, step = self._symbols[formula.id]
+            side = self._once("Shape", IMAGES, start=axis, end=axis + 1, shape=(1,))
+            return side if step == 1 else self._once("Div", side, self.constant([step]))
+        if isinstance(formula, ast.Constant) and isinstance(formula.value, int):
+            return self.constant([formula.value])
+        if isinstance(formula, ast.UnaryOp):  # - is the only one
+            return self._once("Neg", self._formula(formula.operand))
+        if isinstance(formula, ast.BinOp):
+            name, parts = type(formula.op).__name__, [formula.left, formula.right]
+        elif isinstance(formula, ast.Call):
+            name, parts = ast.unparse(formula.func), formula.args
+        else:
+            raise UserError(f"ONNX: a side of {ast.unparse(formula)} cannot be exported.")
+        left, right = (self._formula(part) for part in parts)
+        if name == "floordiv":  # ONNX rounds a quotient of integers to 0
+            left = self._once("Sub", left, self._once("Mod", left, right))
+        return self._once(_OPERATORS[name], left, right)
+
+    def _once(self, op: str, *inputs: str, shape: Shape = (1,), **attributes: Any) -> str:
+        """Returns the name of a node's output; equal nodes of sides are one."""
+        key = (op, *inputs, *attributes.values())
         if key not in self._constants:
-            node = self.add("Shape", IMAGES, start=0, end=1, shape=(1,))
-            self._constants[key] = node.name
+            self._constants[key] = self.add(op, *inputs, shape=shape, **attributes).name
         return self._constants[key]
 
     def _unique(self, name: str) -> str:
         count = self._names[name] = self._names.get(name, -1) + 1
         return f"{name}_{count}" if count else name
+
+
+_OPERATORS = {
+    "Add": "Add", "Sub": "Sub", "Mult": "Mul", "Pow": "Pow",
+    "floordiv": "Div", "mod": "Mod", "max": "Max", "min": "Min",
+}  # fmt: skip
+"""Names in formulas of sides -> operators of integers; the remainder has the divisor's sign."""

@@ -19,10 +19,19 @@ from onnx import helper
 
 from vitswin_jax.core.atomic import replacing
 from vitswin_jax.core.types import UserError
-from vitswin_jax.export import primitives, products
-from vitswin_jax.export.graph import BATCH, IMAGES, Graph, Shape, Value
+from vitswin_jax.export import fused, primitives, products
+from vitswin_jax.export.graph import IMAGES, Graph, Shape, Value
 from vitswin_jax.export.primitives import shape_of
-from vitswin_jax.export.program import Difference, Program, Run, check_export
+from vitswin_jax.export.program import (
+    BATCH,
+    COUNTS,
+    SIDES,
+    Difference,
+    Program,
+    Run,
+    check_export,
+)
+from vitswin_jax.models.open_size import step_of
 
 OPSET = 18
 """The operators' version; onnxruntime has it since 1.14."""
@@ -35,8 +44,10 @@ _HANDLERS = primitives.HANDLERS | products.HANDLERS
 _INLINED = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call")
 
 # What keeps a parameter's elements, or keeps them small: done without JAX even where all is known.
+# A side of the images is not known, though its equation has no input.
 _STRUCTURAL = (
     "reshape", "transpose", "squeeze", "broadcast_in_dim", "convert_element_type", "copy",
+    "dim_as_value",
 )  # fmt: skip
 
 
@@ -81,11 +92,14 @@ def to_onnx(program: Program, *, deep_products: bool = False, **described: Any) 
     traced = jax.make_jaxpr(
         lambda arrays, x: program.apply(dict(zip(names, arrays, strict=True)), x)
     )(list(program.params.values()), program.image_spec())
-    graph = Graph(quantized=program.codes, deep_products=deep_products)
+    graph = Graph(symbols=_symbols(program), quantized=program.codes, deep_products=deep_products)
     weights = [
         Value(array.shape, array=array, parameter=name) for name, array in program.params.items()
     ]
-    images = Value((BATCH, *program.image_shape), name=IMAGES)
+    spec = shape_of(program.image_spec().shape)
+    images = Value(program.dimensions, name=IMAGES)
+    if images.shape != spec:  # fails for images that patches do not divide
+        images = graph.add("Reshape", images, graph.sides(spec), shape=spec)
     with jax.default_matmul_precision("highest"):
         (logits,) = _inline(graph, traced.jaxpr, traced.consts, [*weights, images])
     graph.nodes.append(helper.make_node("Identity", [graph.name_of(logits)], [program.output]))
@@ -96,14 +110,11 @@ def to_onnx(program: Program, *, deep_products: bool = False, **described: Any) 
             f"{size / 1e9:.1f}; quantise them, or export to StableHLO."
         )
     element = helper.np_dtype_to_tensor_dtype(program.image_dtype)
-    ends = [
-        helper.make_tensor_value_info(IMAGES, element, images.shape),
-        helper.make_tensor_value_info(program.output, onnx.TensorProto.FLOAT, logits.shape),
-    ]
+    taken = helper.make_tensor_value_info(IMAGES, element, program.dimensions)
+    given = helper.make_tensor_value_info(program.output, onnx.TensorProto.FLOAT, logits.shape)
+    nodes, stored = fused.with_softmax(graph.nodes), graph.initializers
     model = helper.make_model(
-        helper.make_graph(
-            graph.nodes, program.metadata.name, ends[:1], ends[1:], graph.initializers
-        ),
+        helper.make_graph(nodes, program.metadata.name, [taken], [given], stored),
         producer_name="vitswin_jax",
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=_IR,
@@ -112,6 +123,13 @@ def to_onnx(program: Program, *, deep_products: bool = False, **described: Any) 
     helper.set_model_props(model, {key: json.dumps(value) for key, value in described.items()})
     onnx.checker.check_model(model)
     return model
+
+
+def _symbols(program: Program) -> dict[str, tuple[int, int]]:
+    """Returns the axis of the images, and the step of its side, of each symbol of `image_spec`."""
+    steps = zip(SIDES, COUNTS, step_of(program.model), strict=True)
+    counts = {count: (axis, step) for axis, (_, count, step) in enumerate(steps, 1)}
+    return {BATCH: (0, 1), SIDES[0]: (1, 1), SIDES[1]: (2, 1)} | counts
 
 
 def _inline(
@@ -132,7 +150,12 @@ def _inline(
         shapes = [shape_of(atom.aval.shape) for atom in eqn.outvars]
         if name in _INLINED:
             inner = next(p for p in eqn.params.values() if hasattr(p, "jaxpr"))
-            given: Value | list[Value] = _inline(graph, inner.jaxpr, inner.consts, taken)
+            given: Value | list[Value]
+            whole = None if _is_known(taken, shapes) else fused.handler_of(inner.jaxpr)
+            if whole is not None:
+                given = whole(graph, *primitives.wholes(graph, eqn, taken))
+            else:
+                given = _inline(graph, inner.jaxpr, inner.consts, taken)
         elif name in _HANDLERS and (name in _STRUCTURAL or not _is_known(taken, shapes)):
             given = _HANDLERS[name](graph, eqn, *taken)
         elif _is_known(taken, shapes):

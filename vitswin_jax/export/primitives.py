@@ -21,9 +21,15 @@ Handler = Callable[..., Value | list[Value]]
 _ELEMENTWISE = {
     "abs": "Abs",
     "add": "Add",
+    "and": "And",
+    "cos": "Cos",
     "div": "Div",
+    "eq": "Equal",
     "erf": "Erf",
     "exp": "Exp",
+    "ge": "GreaterOrEqual",
+    "gt": "Greater",
+    "le": "LessOrEqual",
     "log": "Log",
     "logistic": "Sigmoid",
     "lt": "Less",
@@ -31,7 +37,10 @@ _ELEMENTWISE = {
     "min": "Min",
     "mul": "Mul",
     "neg": "Neg",
+    "not": "Not",
+    "or": "Or",
     "pow": "Pow",
+    "sin": "Sin",
     "sqrt": "Sqrt",
     "sub": "Sub",
     "tanh": "Tanh",
@@ -140,8 +149,9 @@ def _stack(graph: Graph, eqn: Any, *values: Value) -> Value:
 
 def _slice(graph: Graph, eqn: Any, x: Value) -> Value:
     (x,) = wholes(graph, eqn, [x])
-    starts, stops = eqn.params["start_indices"], shape_of(eqn.params["limit_indices"])
-    return graph.slice(x, starts, stops, eqn.params["strides"] or [1] * len(starts))
+    starts, stops = (shape_of(eqn.params[name]) for name in ("start_indices", "limit_indices"))
+    steps = eqn.params["strides"] or [1] * len(starts)
+    return graph.slice(x, starts, stops, steps, shape=shape_of(eqn.outvars[0].aval.shape))
 
 
 def _split(graph: Graph, eqn: Any, x: Value) -> list[Value]:
@@ -151,7 +161,8 @@ def _split(graph: Graph, eqn: Any, x: Value) -> list[Value]:
     starts, stops = [0] * len(x.shape), list(x.shape)
     for size, out in zip(eqn.params.get("sizes") or itertools.repeat(1), eqn.outvars, strict=False):
         stops[axis] = starts[axis] + int(size)
-        part = graph.slice(x, tuple(starts), tuple(stops), steps)
+        shape = (*x.shape[:axis], int(size), *x.shape[axis + 1 :])
+        part = graph.slice(x, tuple(starts), tuple(stops), steps, shape=shape)
         parts.append(graph.reshape(part, shape_of(out.aval.shape)))
         starts[axis] = stops[axis]
     return parts
@@ -172,22 +183,41 @@ def _gather(graph: Graph, eqn: Any, x: Value, indices: Value) -> Value:
         starts[axis] = start
     sizes = shape_of(eqn.params["slice_sizes"])
     stops = tuple(
-        side if isinstance(side, str) else start + side
+        start + side if not isinstance(side, str) else f"{start} + {side}" if start else side
         for start, side in zip(starts, sizes, strict=True)
     )
-    return graph.reshape(graph.slice(x, starts, stops, [1] * len(starts)), shape)
+    part = graph.slice(x, tuple(starts), stops, [1] * len(starts), shape=sizes)
+    return graph.reshape(part, shape)
 
 
 def _pad(graph: Graph, eqn: Any, x: Value, fill: Value) -> Value:
-    config = [tuple(map(int, sides)) for sides in eqn.params["padding_config"]]
-    if any(between or low < 0 or high < 0 for low, high, between in config):
+    lows, highs, between = map(shape_of, zip(*eqn.params["padding_config"], strict=True))
+    fits = all(isinstance(high, str) or high >= 0 for high in highs)  # a formula's is no cut
+    if any(between) or not fits or any(isinstance(low, str) or low < 0 for low in lows):
         raise UserError(
             "ONNX: a pad can be exported only at the ends and without cutting; export to StableHLO."
         )
     (x, _) = wholes(graph, eqn, [x, fill])
-    ends = graph.constant([side[0] for side in config] + [side[1] for side in config])
+    ends = graph.sides([*lows, *highs])
     shape = shape_of(eqn.outvars[0].aval.shape)
     return graph.add("Pad", x, ends, fill, shape=shape)
+
+
+def _iota(graph: Graph, eqn: Any) -> Value:
+    """The numbers from 0 along an axis whose side is a formula."""
+    axis, shape = eqn.params["dimension"], shape_of(eqn.params["shape"])
+    ends = [Value((), array=np.asarray(end, np.int64)) for end in (0, 1)]
+    numbers = graph.add("Range", ends[0], graph.number(shape[axis]), ends[1], shape=(shape[axis],))
+    kind = helper.np_dtype_to_tensor_dtype(eqn.outvars[0].aval.dtype)
+    numbers = _apply(graph, "Cast", numbers, to=kind)
+    row = tuple(side if place == axis else 1 for place, side in enumerate(shape))
+    return graph.reshape(numbers, row)
+
+
+def _dim_as_value(graph: Graph, eqn: Any) -> Value:
+    (side,) = shape_of([eqn.params["dim"]])
+    kind = helper.np_dtype_to_tensor_dtype(eqn.outvars[0].aval.dtype)
+    return _apply(graph, "Cast", graph.number(side), to=kind)
 
 
 def _reduce(graph: Graph, eqn: Any, x: Value) -> Value:
@@ -204,9 +234,11 @@ HANDLERS: dict[str, Handler] = {
     "concatenate": _concatenate,
     "convert_element_type": _convert,
     "copy": _same,
+    "dim_as_value": _dim_as_value,
     "erfc": _erfc,
     "gather": _gather,
     "integer_pow": _integer_pow,
+    "iota": _iota,
     "pad": _pad,
     "reduce_max": _reduce,
     "reduce_sum": _reduce,

@@ -64,7 +64,7 @@ def _product(sides: Iterable[int | str]) -> int | str:
     """Returns the size of axes made one; text, where that depends on the batch."""
     sides = tuple(sides)
     if any(isinstance(side, str) for side in sides):
-        return "*".join(map(str, sides))
+        return "*".join(f"({side})" for side in sides if side != 1)
     return math.prod(sides)
 
 

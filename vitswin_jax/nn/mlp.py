@@ -30,7 +30,9 @@ def _gated(act: Callable[[Array], Array]) -> Callable[[Array], Array]:
     return gate
 
 
-def _gelu_tanh(x: Array) -> Array:
+@jax.jit  # which keeps its name in programs: export writes it as one function
+def gelu_tanh(x: Array) -> Array:
+    """Returns x / 2 (1 + tanh(√(2/π) (x + 0.044715 x³))), elementwise (arXiv:1606.08415)."""
     return jax.nn.gelu(x, approximate=True)
 
 
@@ -43,7 +45,7 @@ GATES: dict[str, Callable[[Array], Array]] = {  # arXiv:2002.05202; half the wid
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": xla.gelu,  # every PyTorch original
-    "gelu_tanh": _gelu_tanh,  # Google's JAX code
+    "gelu_tanh": gelu_tanh,  # Google's JAX code
     "quick_gelu": _quick_gelu,  # OpenAI's CLIP
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
