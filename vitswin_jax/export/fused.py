@@ -24,7 +24,7 @@ Nodes = Mapping[str, onnx.NodeProto]
 
 
 def handler_of(inner: Any) -> Handler | None:
-    """Returns what adds a function to a graph as a whole, given its jaxpr; None for others."""
+    """Returns the handler of a whole function, given its jaxpr; None for other functions."""
     made = {one.primitive.name for one in inner.eqns}
     name = inner.debug_info.func_name
     if name == "_layer_norm" and len(inner.invars) == 3 and "rsqrt" in made:
@@ -87,7 +87,17 @@ def with_softmax(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
         (weights,), (mixed,) = exp.output, division.output
         replaced[weights] = helper.make_node("Softmax", [logits], [weights], weights, axis=-1)
         replaced[mixed] = helper.make_node("Identity", [division.input[0]], [mixed], mixed)
-    return [replaced.get(node.output[0], node) for node in nodes]
+    return _read([replaced.get(node.output[0], node) for node in nodes])
+
+
+def _read(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Returns the nodes that the last one depends on; onnxruntime would compute the others too."""
+    needed, kept = set(nodes[-1].output), []
+    for node in reversed(nodes):
+        if needed & set(node.output):
+            kept.append(node)
+            needed |= set(node.input)
+    return kept[::-1]
 
 
 def _less_their_maximum(exp: onnx.NodeProto, made: Nodes) -> str | None:
