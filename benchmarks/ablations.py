@@ -1,4 +1,4 @@
-"""What each piece of the speedrun's recipe is worth: runs with one piece changed, at equal length.
+"""The worth of each piece of the speedrun's recipe: runs with one piece changed, at equal length.
 
 python benchmarks/ablations.py [--family vit swin] [--rows NAME ...] [--seeds 3] [--epochs 3]
     [--cores 2] [--keep FOLDER] [--source FOLDER] [--picture FILE.png] [--smoke]

@@ -1,13 +1,14 @@
-"""Time and size of exported files: float32, int8 weights, int8 products; onnxruntime and OpenVINO.
+"""Time and size of exported files: float32, unfused, int8; by onnxruntime and OpenVINO.
 
 python benchmarks/deploy.py [--model NAME ...] [--batch-size 1 8] [--threads 2] [--json FILE]
 
-Each model has random weights and is exported three times, as `vitswin export` does it: float32,
-`--quantize int8` and `--quantize int8-qdq`, whose ranges are of the two photos and the noise on
-which exports are compared. In each round every file of a runtime runs once on the same images,
-in turns; the table has the median and the quartiles of a call. `--threads` is of each runtime.
-OpenVINO takes part if it is installed. Accuracy is another question, which
-`vitswin export --dataset` answers. The table is in docs/export.md.
+Each model has random weights and is exported as `vitswin export` does it: float32, `--quantize
+int8` (weights) and `--quantize int8-qdq` (products), whose ranges are of the two photos and the
+noise on which exports are compared. "unfused" is float32 with layer norms, softmaxes and GELUs in
+the operations of JAX's program, which `export.fused` replaces. In each round every file of a
+runtime runs once on the same images, in turns; the table has the median and the quartiles of a
+call. `--threads` is of each runtime. OpenVINO takes part if it is installed. Accuracy is another
+question, which `vitswin export --dataset` answers. The table is in docs/export.md.
 """
 
 import argparse
@@ -18,12 +19,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import onnxruntime
 
 from vitswin_jax import create_model
 from vitswin_jax.benchmark.cases import random_variables
+from vitswin_jax.export import fused
 from vitswin_jax.export.calibrated import export_calibrated
 from vitswin_jax.export.onnx import export_onnx
 from vitswin_jax.export.program import make_program, sample_images
@@ -34,7 +37,7 @@ except ImportError:
     openvino = None
 
 MODELS = ("vit_small_patch16_224", "swin_tiny_patch4_window7_224")
-KINDS = ("float32", "int8", "int8-qdq")
+KINDS = ("float32", "unfused", "int8", "int8-qdq")
 SMOKE = {"img_size": 32, "depth": 1, "num_classes": 10}
 
 Run = Callable[[np.ndarray], object]
@@ -48,6 +51,9 @@ def write(kind: str, name: str, fields: dict[str, int], path: Path) -> None:
     program = make_program(model, random_variables(model), quantize=kind == "int8")
     if kind == "int8-qdq":
         export_calibrated(path, program, sample_images(program))
+    elif kind == "unfused":
+        with mock.patch.multiple(fused, handler_of=lambda inner: None, with_softmax=list):
+            export_onnx(path, program)
     else:
         export_onnx(path, program)
 

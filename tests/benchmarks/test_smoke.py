@@ -40,7 +40,7 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
         r".*; 2 threads; onnxruntime .*",
         *(
             rf"\| `vit_tiny_patch16_224` \| 1 \| onnxruntime \| {kind} \| {NUMBER} \| .* \|"
-            for kind in ("float32", "int8", "int8-qdq")
+            for kind in ("float32", "unfused", "int8", "int8-qdq")
         ),
     ],
     "distil": [

@@ -21,6 +21,7 @@ from vitswin_jax.models.swinv2 import SwinV2
 from vitswin_jax.models.swinv2_cr import SwinV2Cr
 from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.models.vit import ViT
+from vitswin_jax.nn.windows import Size
 
 FAMILIES: dict[str, type[nn.Module]] = {
     "vit": ViT,
@@ -89,7 +90,8 @@ def sized_fields(name: str) -> set[str]:
     """Returns the fields that are one number or (height, width), such as `img_size`."""
     hints = typing.get_type_hints(_family(name))
     kinds = {key: typing.get_args(hints[key]) for key in model_kwargs(name)}
-    return {key for key, each in kinds.items() if int in each and tuple[int, int] in each}
+    pairs = {Size, tuple[int, int]}
+    return {key for key, each in kinds.items() if int in each and pairs.intersection(each)}
 
 
 def _family(name: str) -> type[nn.Module]:
