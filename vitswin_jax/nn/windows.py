@@ -90,22 +90,14 @@ def shifted_window_mask(
     """Returns the pairs of each window that may attend after the cyclic shift (Swin, fig. 4).
 
     The roll by -shift brings the first `shift` rows (columns) of the map to its far end, into
-    windows they share with rows that were never their neighbours: those pairs are False. An array
-    of NumPy's, or of JAX's where a side is a symbol.
+    windows they share with rows that were never their neighbours: those pairs are False. The array
+    is NumPy's, of numbers, or JAX's, of symbols.
     """
-    if is_symbolic_dim(height) or is_symbolic_dim(width):
-        return _shifted_mask(jnp, height, width, window_size, shift)
-    return _constant_mask(height, width, window_size, shift)
+    symbolic = is_symbolic_dim(height) or is_symbolic_dim(width)
+    return (_mask_of_symbols if symbolic else _mask_of_numbers)(height, width, window_size, shift)
 
 
-@functools.lru_cache
-def _constant_mask(
-    height: int, width: int, window_size: Size, shift: Size
-) -> Bool[np.ndarray, "windows n n"]:
-    return np.asarray(_shifted_mask(np, height, width, window_size, shift))
-
-
-def _shifted_mask(
+def _mask(
     xp: ModuleType, height: Side, width: Side, window_size: Size, shift: Size
 ) -> Bool[np.ndarray | Array, "windows n n"]:
     rolled_in = [
@@ -115,6 +107,10 @@ def _shifted_mask(
     sh, sw = window_size
     regions = rearrange(region, "(i sh) (j sw) -> (i j) (sh sw)", sh=sh, sw=sw)
     return regions[:, :, None] == regions[:, None, :]
+
+
+_mask_of_symbols = functools.partial(_mask, jnp)
+_mask_of_numbers = functools.lru_cache(functools.partial(_mask, np))  # one constant for all blocks
 
 
 def _clip_per_axis(resolution: Size, window: Size) -> tuple[Size, Size]:
@@ -176,11 +172,8 @@ def roll(x: Float[Array, "b h w c"], shift: Size) -> Float[Array, "b h w c"]:
     """
     for axis, step in enumerate(shift, 1):
         if start := -step % x.shape[axis]:
-            first, last = (
-                slice_in_dim(x, start, None, axis=axis),
-                slice_in_dim(x, 0, start, axis=axis),
-            )
-            x = jnp.concatenate([first, last], axis)
+            first = slice_in_dim(x, start, None, axis=axis)
+            x = jnp.concatenate([first, slice_in_dim(x, 0, start, axis=axis)], axis)
     return x
 
 
