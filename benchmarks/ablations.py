@@ -40,7 +40,7 @@ Accuracies = dict[str, dict[int, float]]
 """By row and seed, in [0, 1]."""
 RECIPE = "the recipe"
 OTHER = ("--optim.consistent_rms=None",)
-"""What optimizers other than Muon do not read."""
+"""Turns off the key that only Muon reads."""
 BOTH: Mapping[str, Sequence[str]] = {
     RECIPE: (),
     "no mirror images": ("--augment.flip=False",),

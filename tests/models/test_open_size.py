@@ -1,4 +1,4 @@
-"""Which sizes of images a model takes as one function, and the model that it is at each of them."""
+"""A model is one function of images of any size, or names what fixes its size."""
 
 import pytest
 

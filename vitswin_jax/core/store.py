@@ -214,4 +214,4 @@ _KNOWN = (
     ),
     (r"SlowDown|InternalError|ServiceUnavailable|\b50[0-9]\b", "the store answers with an error"),
 )
-"""What clients' errors have in them, and what it means."""
+"""Patterns of the errors of stores' clients, and the reason that each shows."""

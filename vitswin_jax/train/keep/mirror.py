@@ -28,7 +28,7 @@ from vitswin_jax.train.keep.lease import Lease
 from vitswin_jax.train.keep.lock import locked
 from vitswin_jax.train.keep.workdir import STOP
 from vitswin_jax.weights.runs import CHECKPOINTS
-from vitswin_jax.weights.stored import LEASE, Sets, marker_of, sets_in, step_of
+from vitswin_jax.weights.stored import LEASE, Sets, files_of, marker_of, sets_in, step_of
 
 log = logger(__name__)
 
@@ -131,11 +131,8 @@ class Mirror:
 
     def _fetch(self) -> None:
         """Copies the workdir here; files of checkpoints that are not whole are left out."""
-        whole = {
-            f"{CHECKPOINTS}/{step}/{file}" for step, files in self._sets.items() for file in files
-        }
         plain = {name for name in self._there if step_of(name) is None}
-        files = {name: self.folder / name for name in sorted(plain | whole)}
+        files = {name: self.folder / name for name in sorted(plain | files_of(self._sets))}
         began = time.monotonic()
         self._store.fetch(files)
         for name in plain:
@@ -279,10 +276,7 @@ class Mirror:
         self._store.remove([marker_of(step) for step in gone])
         for step in gone:
             del self._sets[step]
-        kept = plain | {marker_of(step) for step in self._sets}
-        kept |= {
-            f"{CHECKPOINTS}/{step}/{file}" for step, files in self._sets.items() for file in files
-        }
+        kept = plain | files_of(self._sets) | {marker_of(step) for step in self._sets}
         self._store.remove(sorted(self._there - kept))
         self._there = kept
         self._sent = {name: seen for name, seen in self._sent.items() if name in plain}
