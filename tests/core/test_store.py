@@ -31,6 +31,16 @@ def test_objects_are_written_listed_read_and_removed(store, tmp_path):
     assert set(store.list()) == {"a/b.json"}
 
 
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "a//b"])
+def test_an_object_whose_name_leaves_a_folder_is_refused(store, name):
+    store.write("a/b", b"1")
+    files = store._files.store  # the client's own calls resolve such names; S3 keeps them
+    files[f"{store._root}/{name}"] = files[f"{store._root}/a/b"]
+    with pytest.raises(UserError, match="is no name of a file"):
+        store.list()
+    del files[f"{store._root}/{name}"]
+
+
 def test_a_changed_object_has_another_mark(store):
     store.write("a", b"1")
     before = store.list()["a"]

@@ -84,7 +84,7 @@ class Store:
             raise StoreError(f"{url}: cannot be opened: {_reason(error)}.") from error
 
     def list(self) -> dict[str, Stored]:
-        """Returns all objects by name."""
+        """Returns all objects by name; raises UserError for one that would leave a folder."""
         with self._asked("read"):
             self._files.invalidate_cache()
             try:
@@ -96,10 +96,15 @@ class Store:
             with self._asked("read"):
                 self._check_bucket()
         names = {path: path[len(self._root) :].lstrip("/") for path in found}
+        names = {path: name for path, name in names.items() if name and not name.endswith("/")}
+        for name in names.values():
+            if not {"", ".", ".."}.isdisjoint(name.split("/")):
+                raise UserError(
+                    f"{self.url}/{name}: is no name of a file below a folder; remove it."
+                )
         return {
             name: Stored(int(found[path]["size"] or 0), _mark(found[path]))
             for path, name in names.items()
-            if name and not name.endswith("/")
         }
 
     def _check_bucket(self) -> None:
