@@ -20,6 +20,7 @@ from vitswin_jax.core.types import Batch, Source, UserError
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.data.augment.views import MultiCrop
 from vitswin_jax.data.order import AUGMENT, Key, TrainKeys, eval_keys, stream
+from vitswin_jax.data.small import SmallImages
 from vitswin_jax.data.workers import WorkerBatches
 
 log = logger(__name__)
@@ -43,7 +44,7 @@ class Transform(Protocol):
     def fitted(self, img_size: Sequence[int]) -> Transform:
         """Returns the same for another image size."""
 
-    def __call__(self, image: bytes, rng: np.random.Generator, *, name: str) -> Any:
+    def __call__(self, image: Image, rng: np.random.Generator, *, name: str) -> Any:
         """Returns the augmented image or views; all randomness comes from `rng`."""
 
 
@@ -107,7 +108,8 @@ def make_train_iterator(
         raise UserError(f"repeats={repeats} must be 1 (off) or more.")
     keys = TrainKeys(stream(source, seed), len(source), batch_size, rows, repeats)
     augment = partial(_augment, transform, seed)
-    load = _LoadBatch(source, augment, shapes_of(transform), on_unreadable)
+    small = SmallImages(source, len(transform.mean), processes=max(1, workers))
+    load = _LoadBatch(small, augment, shapes_of(transform), on_unreadable)
     stop = sys.maxsize // batch_size if num_batches is None else start_batch + num_batches
     batches = grain.MapDataset.range(start_batch, stop).map(keys).map(load)
     return _iterate(batches, workers, threads)
@@ -132,7 +134,8 @@ def make_eval_batches(
     rows = _host_rows(source, batch_size, host_index, host_count)
     keys = partial(eval_keys, len(source), batch_size, rows)
     shapes = {"image": (*preprocess.img_size, preprocess.channels)}
-    load = _LoadBatch(source, partial(_evaluate, preprocess), shapes, "raise")
+    small = SmallImages(source, preprocess.channels, processes=max(1, workers))
+    load = _LoadBatch(small, partial(_evaluate, preprocess), shapes, "raise")
     batches = grain.MapDataset.range(-(-len(source) // batch_size)).map(keys).map(load)
     return EvalBatches(batches, workers, threads)
 
@@ -208,10 +211,13 @@ def _close(left: list[Iterator[Batch]], batches: grain.DatasetIterator) -> None:
 BatchIterator = ThreadBatches | WorkerBatches
 
 
+Image = bytes | np.ndarray
+"""An encoded image, or uint8 (h, w, c)."""
+
 Pixels = Mapping[str, np.ndarray]
 
 
-def _augment(transform: Transform, seed: int, image: bytes, key: Key, name: str) -> Pixels:
+def _augment(transform: Transform, seed: int, image: Image, key: Key, name: str) -> Pixels:
     # Counters 2**64 apart never meet: the lowest word counts the numbers drawn.
     philox = np.random.Philox(
         key=np.array([seed, AUGMENT], np.uint64),
@@ -221,7 +227,7 @@ def _augment(transform: Transform, seed: int, image: bytes, key: Key, name: str)
     return given if isinstance(given, Mapping) else {"image": given}
 
 
-def _evaluate(preprocess: Preprocess, image: bytes, key: Key, name: str) -> Pixels:
+def _evaluate(preprocess: Preprocess, image: Image, key: Key, name: str) -> Pixels:
     del key
     return {"image": preprocess.image(preprocess.decode(image, name=name))}
 
@@ -230,8 +236,8 @@ def _evaluate(preprocess: Preprocess, image: bytes, key: Key, name: str) -> Pixe
 class _LoadBatch:
     """Loads the records that `keys` name; the rows of None and of skipped images stay blank."""
 
-    source: Source
-    transform: Callable[[bytes, Key, str], Pixels]
+    small: SmallImages
+    transform: Callable[[Image, Key, str], Pixels]
     shapes: Mapping[str, tuple[int, ...]]  # of an image: (height, width, channels), or of its views
     on_unreadable: str
 
@@ -243,20 +249,22 @@ class _LoadBatch:
         )
         if "local" in self.shapes:
             batch["local"] = np.zeros((len(keys), *self.shapes["local"]), np.uint8)
-        for row, key in enumerate(keys):
-            if key is not None:
-                self._load(batch, row, key)
+        with self.small.turn():
+            for row, key in enumerate(keys):
+                if key is not None:
+                    self._load(batch, row, key)
         return batch
 
     def _no_labels(self, rows: int) -> np.ndarray:
-        if self.source.multi_label:
-            return np.zeros((rows, len(self.source.class_names)), np.float32)
+        source = self.small.source
+        if source.multi_label:
+            return np.zeros((rows, len(source.class_names)), np.float32)
         return np.zeros(rows, np.int32)
 
     def _load(self, batch: Batch, row: int, key: Key) -> None:
         try:
-            record: Any = self.source[key.record]
-            name = self.source.describe(key.record)
+            record = self.small.load(key.record)
+            name = self.small.source.describe(key.record)
             pixels = self.transform(record["image"], key, name)
         except UserError as error:
             if self.on_unreadable == "raise":
@@ -266,7 +274,7 @@ class _LoadBatch:
         batch["image"][row] = pixels["image"]
         if "local" in pixels:
             batch["local"][row] = pixels["local"]
-        if self.source.multi_label:
+        if self.small.source.multi_label:
             batch["label"][row, list(record["label"])] = 1
         else:
             batch["label"][row] = record["label"]

@@ -84,6 +84,8 @@ def pillow_resize(
     box: tuple[float, float, float, float] | None = None,
 ) -> UInt8[np.ndarray, "H W c"]:
     """Resizes `box` (left, top, right, bottom) of an image, or all of it, to (height, width)."""
+    if box is None and image.shape[:2] == tuple(size):
+        return image
     resample, to = Image.Resampling[interpolation.upper()], (size[1], size[0])
 
     def resize(image: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -47,13 +48,12 @@ def random_affine(
     xs = [a * x + b * y + c for x in (0, w) for y in (0, h)]
     ys = [-b * x + a * y + f for x in (0, w) for y in (0, h)]
     pad = 2 + math.ceil(max(0, -min(xs), max(xs) - w, -min(ys), max(ys) - h))
-    # np.pad(mode="edge") would take several times as long as the whole affine map.
-    rows = np.clip(np.arange(-pad, h + pad), 0, h - 1)
-    columns = np.clip(np.arange(-pad, w + pad), 0, w - 1)
     inverse = (a, b, c + pad, -b, a, f + pad)
 
-    def transform(padded: np.ndarray) -> np.ndarray:
+    def transform(pixels: np.ndarray) -> np.ndarray:
+        # np.pad(mode="edge") would take several times as long as the whole affine map.
+        padded = cv2.copyMakeBorder(pixels, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
         method, resample = Image.Transform.AFFINE, Image.Resampling.BILINEAR
         return np.asarray(Image.fromarray(padded).transform((w, h), method, inverse, resample))
 
-    return band_by_band(transform, image[rows[:, None], columns])
+    return band_by_band(transform, image)

@@ -97,15 +97,15 @@ class Preprocess:
                 changes[key] = (sum(value) / len(value),) * channels
         return dataclasses.replace(self, **changes)
 
-    def decode(self, data: bytes, *, name: str = "image") -> Pixels:
-        """Returns the pixels of an encoded image, of as many channels as this takes."""
-        return decode_image(data, name=name, channels=self.channels)
+    def decode(self, image: bytes | Pixels, *, name: str = "image") -> Pixels:
+        """Returns the pixels of an image, of as many channels as this takes if it is encoded."""
+        if isinstance(image, bytes):
+            return decode_image(image, name=name, channels=self.channels)
+        return image
 
     def __call__(self, image: bytes | Pixels) -> Float32[np.ndarray, "H W c"]:
         """Returns the model's input for an encoded or a decoded uint8 image."""
-        if isinstance(image, bytes):
-            image = self.decode(image)
-        return self.normalize(self.image(image))
+        return self.normalize(self.image(self.decode(image)))
 
     def image(self, image: Pixels) -> UInt8[np.ndarray, "H W c"]:
         """Returns the image, resized and cropped to `img_size`, uint8 in [0, 255].

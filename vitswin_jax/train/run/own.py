@@ -155,10 +155,10 @@ class OwnTransform:
         return dataclasses.replace(self, preprocess=changed)
 
     def __call__(
-        self, image: bytes, rng: np.random.Generator, *, name: str = "image"
+        self, image: bytes | np.ndarray, rng: np.random.Generator, *, name: str = "image"
     ) -> np.ndarray:
         """Returns the augmented image; raises UserError for what is no image of its channels."""
-        given = self.preprocess.decode(image, name=name)
+        given = np.array(self.preprocess.decode(image, name=name))  # which it may write into
         result = np.asarray(self.function(given, rng))
         if result.dtype != np.uint8 or result.ndim != 3 or result.shape[2] != given.shape[2]:
             raise UserError(
