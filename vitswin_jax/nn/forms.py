@@ -27,12 +27,17 @@ class Forms:
     norm: str = "keep_statistics"  # of each row; or "keep_standard": for the backward pass
     patches: str = "product"  # of all patches with the kernel; or "convolution"
     qkv: str = "apart"  # three products for queries, keys and values; or "joint": one
+    parts: str = "loop"  # over the parts of a batch; or "unrolled", one after the other
     tokamax: str = "mosaic"  # or "triton": the kernel that `attn_impl="tokamax"` tries first
 
 
-_TUNED_ON_CPU = Forms("keep_input", "einsum", "keep_standard", "convolution", "joint")
+_TPU = Forms("keep_input", "einsum", "keep_standard", "convolution", "joint")  # tuned on CPUs
 
-PLATFORMS: dict[str, Forms] = {"cpu": _TUNED_ON_CPU, "gpu": Forms(), "tpu": _TUNED_ON_CPU}
+PLATFORMS: dict[str, Forms] = {
+    "cpu": dataclasses.replace(_TPU, parts="unrolled"),
+    "gpu": Forms(),
+    "tpu": _TPU,
+}
 
 COMPILER_OPTIONS: dict[str, dict[str, bool | int]] = {
     "gpu": {

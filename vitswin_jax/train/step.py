@@ -22,6 +22,7 @@ from vitswin_jax.nn.quantized import quantized
 from vitswin_jax.train.optim.ema import Ema
 from vitswin_jax.train.optim.groups import Groups
 from vitswin_jax.train.optim.lora import Lora, join, model_params, split
+from vitswin_jax.train.parts import Sum, sum_over_parts
 from vitswin_jax.train.sharding import (
     batch_sharding,
     constrain_activations,
@@ -103,12 +104,11 @@ def _gradients(
     n = options.accum_steps
     parts = jax.tree.map(lambda x: rearrange(x, "(b part) ... -> part b ...", part=n), batch)
 
-    def add(total: Any, part: tuple[dict[str, Array], Array]) -> tuple[Any, Any]:
+    def of_part(trained: Params, part: tuple[dict[str, Array], Array]) -> tuple[Sum, Any]:
         (loss, logits), grads = grad(trained, fixed, part[0], weight, part[1])
-        return jax.tree.map(jnp.add, total, (loss, grads)), logits
+        return (loss, grads), logits
 
-    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, trained))
-    (loss, grads), logits = jax.lax.scan(add, zero, (parts, jax.random.split(key, n)))
+    (loss, grads), logits = sum_over_parts(of_part, trained, (parts, jax.random.split(key, n)))
     return loss, jax.tree.map(lambda x: rearrange(x, "part b ... -> (b part) ..."), logits), grads
 
 
