@@ -22,10 +22,10 @@ DATA = {  # a dataset of TFDS; mean and deviation are of its training pixels, in
 IMAGES = {"img_size": 28, "in_chans": 1}
 MODELS = {
     "vit": {
-        "stem": (24, 48, 96),
+        "stem": (24, 48, 48, 96),
         "patch_size": 4,
         "embed_dim": 96,
-        "depth": 4,
+        "depth": 3,
         "num_heads": 3,
         "class_token": False,
         "global_pool": "avg",
@@ -50,13 +50,13 @@ def get_config(arg: str = "fashion,vit") -> ConfigDict:
     return base.recipe(
         DATA[dataset],
         model={"name": family, **IMAGES, **MODELS[family]},
-        data={"batch_size": 128, "eval_batch_size": 250},
+        data={"batch_size": 64, "eval_batch_size": 250},
         preprocess={"crop_mode": "squash", "crop_fraction": 1.0},
         augment={"label_smoothing": 0.1},
         optim={
             "name": "muon",
             "consistent_rms": 0.2,
-            "peak_lr": 3e-3,
+            "peak_lr": 6e-3,
             "weight_decay": 0.05,
             "epochs": EPOCHS[family],
             "warmup_epochs": 1.0,

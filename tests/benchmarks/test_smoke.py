@@ -73,6 +73,7 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
         *(rf"\| vit \| {kind} \| .*" for kind in KINDS),
     ],
     "scaling": [TINY, COMPARED.replace("NAME", "ours")],
+    "small_images": [rf"\| 1 \| {NUMBER} \| {NUMBER} \| {NUMBER} \|"],
     "speedrun": [
         rf"\| vit \| 0 \| {NUMBER} \| 1\.0 \| validation, 32 \| {NUMBER} % \| .*",
         r"\| vit \| mean of 1 \| .*",

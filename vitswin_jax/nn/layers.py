@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import functools
 from collections.abc import Callable
 
@@ -129,7 +130,7 @@ def check_stem(stem: tuple[int, ...], patch_size: tuple[int, int]) -> list[str]:
     if stem and any(side % stride for side in patch_size):
         shown = "x".join(map(str, patch_size))
         return [
-            f"stem={stem} halves the map {len(stem) - 1} time(s), so patch_size={shown} must be a "
+            f"stem={stem} halves the map {stride.bit_length() - 1} time(s), so patch_size={shown} must be a "
             f"multiple of {stride}"
         ]
     return []
@@ -138,8 +139,8 @@ def check_stem(stem: tuple[int, ...], patch_size: tuple[int, int]) -> list[str]:
 class ConvStem(nn.Module):
     """3x3 convolutions before the patches, each with a norm and a GELU (arXiv:2106.14881).
 
-    The first keeps the size of the map, and each other halves it. The norm is LayerNorm over the
-    channels, because a BatchNorm has state.
+    A convolution that is wider than the one before halves the map, and the others keep its size.
+    The norm is LayerNorm over the channels, because a BatchNorm has state.
     """
 
     widths: tuple[int, ...]
@@ -148,7 +149,7 @@ class ConvStem(nn.Module):
     @staticmethod
     def stride_of(widths: tuple[int, ...]) -> int:
         """Returns the number of pixels along a side of a cell of the last map."""
-        return 2 ** max(len(widths) - 1, 0)
+        return 2 ** sum(wider > width for width, wider in itertools.pairwise(widths))
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
@@ -157,7 +158,7 @@ class ConvStem(nn.Module):
             x = nn.Conv(
                 width,
                 (3, 3),
-                strides=2 if i else 1,
+                strides=2 if width > self.widths[max(i - 1, 0)] else 1,
                 padding=1,
                 use_bias=False,
                 dtype=self.dtype,
