@@ -22,7 +22,7 @@ SIZES = {
     "swin_mlp": SWIN,
     "swin_moe": SWIN | {"pretrained_window_sizes": (0,), "moe_stages": (0,), "num_experts": 2},
 }
-STEM = (3, 5)
+STEM = (3, 5, 5)
 """The first width is that of the images' channels, which nothing may take it for."""
 
 
@@ -43,7 +43,8 @@ def by_hand(params, images):
             ],
             axis=-1,
         )
-        x = x[:, :: 1 + (i > 0), :: 1 + (i > 0)]
+        step = 1 + (i > 0 and kernel.shape[3] > kernel.shape[2])
+        x = x[:, ::step, ::step]
         x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
         x = x * params[f"norm_{i}"]["scale"] + params[f"norm_{i}"]["bias"]
         x = x * norm.cdf(x)
@@ -74,8 +75,9 @@ def test_a_model_with_a_stem_is_the_plain_model_on_the_stems_map(family, random_
     assert patch_filters(model, params) is None
 
 
-def test_each_convolution_after_the_first_halves_the_map():
-    for widths, side in (((), 16), ((2,), 16), ((2, 3), 8), ((2, 3, 4), 4)):
+def test_a_convolution_halves_the_map_if_it_is_wider_than_the_one_before():
+    sides = {(): 16, (2,): 16, (2, 3): 8, (2, 2): 16, (2, 3, 3): 8, (3, 2, 4): 8, (2, 3, 4): 4}
+    for widths, side in sides.items():
         images = jax.ShapeDtypeStruct((1, 16, 16, 3), np.float32)
         out, _ = jax.eval_shape(ConvStem(widths).init_with_output, jax.random.key(0), images)
         assert out.shape == (1, side, side, widths[-1] if widths else 3)
@@ -87,7 +89,7 @@ def test_each_convolution_after_the_first_halves_the_map():
     ("stem", "message"),
     [
         ((4, 0), r"stem=\(4, 0\) must have widths of at least 1"),
-        ((4, 4, 4, 4), r"halves the map 3 time\(s\), so patch_size=.* must be a multiple of 8"),
+        ((4, 5, 6, 7), r"halves the map 3 time\(s\), so patch_size=.* must be a multiple of 8"),
     ],
 )
 def test_a_stem_that_does_not_fit_is_one_line(family, stem, message):
@@ -117,5 +119,7 @@ def test_files_keep_a_stem_and_only_its_first_kernel_reads_other_channels(
     np.testing.assert_allclose(after["stem"]["conv_0"]["kernel"], summed, rtol=1e-6)
     np.testing.assert_array_equal(after["proj"]["kernel"], before["proj"]["kernel"])
     for other in ("timm", "huggingface", "microsoft" if family == "swin" else "google"):
-        with pytest.raises(UserError, match=rf"{other} cannot hold {family} with .*stem=\(3, 5\)"):
+        with pytest.raises(
+            UserError, match=rf"{other} cannot hold {family} with .*stem=\(3, 5, 5\)"
+        ):
             save_pretrained(tmp_path / other, model, {"params": params}, format=other)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import functools
+import itertools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -128,9 +128,9 @@ def check_stem(stem: tuple[int, ...], patch_size: tuple[int, int]) -> list[str]:
         return [f"stem={stem} must have widths of at least 1"]
     stride = ConvStem.stride_of(stem)
     if stem and any(side % stride for side in patch_size):
-        shown = "x".join(map(str, patch_size))
+        shown, halvings = "x".join(map(str, patch_size)), stride.bit_length() - 1
         return [
-            f"stem={stem} halves the map {stride.bit_length() - 1} time(s), so patch_size={shown} must be a "
+            f"stem={stem} halves the map {halvings} time(s), so patch_size={shown} must be a "
             f"multiple of {stride}"
         ]
     return []
