@@ -1,11 +1,11 @@
-"""What a small image costs the input pipeline: in the first epoch and later, by threads.
+"""What a small image costs the input pipeline, by epoch and threads.
 
 python benchmarks/small_images.py [--side 28] [--images 4000] [--threads 1 2 4] [--smoke]
 
 Prints the CPU time per image, in microseconds, of a pipeline that shifts and flips grey PNGs of
-`--side` pixels. "each epoch" is a pipeline that keeps no pixels and whose threads take no turns, as
-it is for large images; in "first" and "later" it decodes an image in the first epoch only, one
-thread at a time (vitswin_jax.data.small). The numbers are in docs/performance.md.
+`--side` pixels. In "decoded each time" it keeps no pixels, as it does of large images; in "first
+epoch" and "later" it is what a run has (vitswin_jax.data.small), but for the number of threads: a
+run has one. The numbers are in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -67,7 +67,11 @@ def main() -> None:
     args = parser.parse_args()
     if args.smoke:
         args.images, args.threads = BATCH, [1]
-    print("| threads | each epoch | first | later |", "| --- | --- | --- | --- |", sep="\n")
+    print(
+        "| threads | decoded each time | first epoch | later |",
+        "| --- | --- | --- | --- |",
+        sep="\n",
+    )
     with tempfile.TemporaryDirectory() as scratch:
         write_images(Path(scratch), args.images, args.side)
         for threads in args.threads:

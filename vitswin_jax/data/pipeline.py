@@ -112,7 +112,7 @@ def make_train_iterator(
     load = _LoadBatch(small, augment, shapes_of(transform), on_unreadable)
     stop = sys.maxsize // batch_size if num_batches is None else start_batch + num_batches
     batches = grain.MapDataset.range(start_batch, stop).map(keys).map(load)
-    return _iterate(batches, workers, threads)
+    return _iterate(batches, workers, threads or small.threads())
 
 
 def make_eval_batches(
@@ -137,7 +137,7 @@ def make_eval_batches(
     small = SmallImages(source, preprocess.channels, processes=max(1, workers))
     load = _LoadBatch(small, partial(_evaluate, preprocess), shapes, "raise")
     batches = grain.MapDataset.range(-(-len(source) // batch_size)).map(keys).map(load)
-    return EvalBatches(batches, workers, threads)
+    return EvalBatches(batches, workers, threads or small.threads())
 
 
 @dataclass(frozen=True)
@@ -249,10 +249,9 @@ class _LoadBatch:
         )
         if "local" in self.shapes:
             batch["local"] = np.zeros((len(keys), *self.shapes["local"]), np.uint8)
-        with self.small.turn():
-            for row, key in enumerate(keys):
-                if key is not None:
-                    self._load(batch, row, key)
+        for row, key in enumerate(keys):
+            if key is not None:
+                self._load(batch, row, key)
         return batch
 
     def _no_labels(self, rows: int) -> np.ndarray:

@@ -1,15 +1,12 @@
-"""Small images: decoded once in a run, and loaded by one thread at a time."""
+"""Small images: decoded once in a run, and loaded by one thread."""
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from vitswin_jax.core.types import Source
+from vitswin_jax.core.types import Source, UserError
 from vitswin_jax.data.decode import decode_image, jpeg_size
 
 SIDE = 64
@@ -27,38 +24,36 @@ class SmallImages:
     from the first epoch on, up to AT_MOST bytes in all `processes`. A JPEG is small by its header:
     other files stay encoded, since a crop may decode them reduced (`crop.cut_and_resize`). What an
     image looks like never depends on whether it is kept.
-
-    While images are small, `turn` lets in one thread at a time. Python's lock is held for nearly
-    all of their work, and two threads that contend for it take 2.6 times the CPU time of one
-    (Fashion-MNIST; benchmarks/input.py measures it).
     """
 
     def __init__(self, source: Source, channels: int, *, processes: int = 1) -> None:
         self.source = source
         self.channels = channels
-        self.processes = processes
         self._kept: dict[int, Any] = {}
         self._left = AT_MOST // processes
-        self._small = False
-        self._turn = threading.Lock()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles what a worker process needs; it decodes and keeps its own images."""
-        return partial(SmallImages, processes=self.processes), (self.source, self.channels)
+    def threads(self) -> int | None:
+        """Returns 1 if images are small: the first, the one in the middle and the last; else None.
 
-    def turn(self) -> contextlib.AbstractContextManager[Any]:
-        """Returns the context in which a thread loads a batch."""
-        return self._turn if self._small else contextlib.nullcontext()
+        Python runs one thread at a time, and all work on a small image is Python's. Two threads
+        take twice the CPU time of one (benchmarks/small_images.py).
+        """
+        last = len(self.source) - 1
+        try:
+            images = [self.source[index]["image"] for index in (0, last // 2, last)]
+        except UserError:  # which the run reports, or skips, in its turn
+            return None
+        return 1 if all(map(self._is_small, images)) else None
 
     def load(self, index: int) -> Any:
         """Returns a record, whose image is encoded or, if it is small, uint8 (h, w, c).
 
         Raises UserError, which names the record, if it cannot be read or decoded.
         """
-        kept = self._kept.get(index)
-        record = self.source[index] if kept is None else kept
-        self._small = kept is not None or self._is_small(record["image"])
-        if kept is not None or not self._small:
+        if index in self._kept:
+            return self._kept[index]
+        record: Any = self.source[index]
+        if not self._is_small(record["image"]):
             return record
         name = self.source.describe(index)
         pixels = decode_image(record["image"], name=name, channels=self.channels)
