@@ -37,7 +37,7 @@ def test_a_row_changes_its_keys_and_builds(family, name):
     assert logits.shape == (2, 10)
     jax.eval_shape(run.tx.init, variables["params"])
     batches = run.make_train_batches(0, 1)
-    assert next(batches)["image"].shape == (128, 28, 28, 1)
+    assert next(batches)["image"].shape == (recipe.data.batch_size, 28, 28, 1)
     batches.close()
 
 
