@@ -56,7 +56,7 @@ def test_shifted_windows_never_join_opposite_edges(size, window, shift):
     place = windows.window_partition(rolled, (window, window))[0]
     near = (jnp.abs(place[:, :, None] - place[:, None]) < window).all(-1)  # w n n
 
-    mask = windows.shifted_window_mask(*size, window_size=(window, window), shift=shift)
+    mask = windows.shifted_window_mask(size, window_size=(window, window), shift=shift)
     attention = WindowAttention(num_heads=2, window_size=(window, window))
     x = jax.random.normal(jax.random.key(0), (1, *mask.shape[:2], 6))
     params = attention.init(jax.random.key(1), x, train=False)

@@ -22,7 +22,8 @@ from PIL import Image
 from vitswin_jax.core.types import Params, UserError
 from vitswin_jax.models.geometry import BlockGeometry, Geometry, Tokens, geometry_of
 from vitswin_jax.nn.scan import unstack_blocks
-from vitswin_jax.nn.windows import Size, relative_position_index
+from vitswin_jax.nn.sides import Size
+from vitswin_jax.nn.windows import relative_position_index
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from vitswin_jax.explain.attention import LayerAttention, on_image
 from vitswin_jax.models.geometry import BlockGeometry
-from vitswin_jax.nn.windows import Size
+from vitswin_jax.nn.sides import Size
 from vitswin_jax.report.figures import cell_ticks, mosaic
 
 Pixels = UInt8[np.ndarray, "h w 3"]

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vitswin_jax.core.types import UserError
-from vitswin_jax.nn.windows import Side, Size
+from vitswin_jax.nn.sides import Side, Size
 from vitswin_jax.weights import resize
 
 _REACH = 3

@@ -33,7 +33,7 @@ from vitswin_jax.models.registry import family_of
 from vitswin_jax.nn.batch import infer
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.scan import unstack_blocks
-from vitswin_jax.nn.windows import Size
+from vitswin_jax.nn.sides import Size
 from vitswin_jax.weights.metadata import Metadata
 from vitswin_jax.weights.resize import Method, resize_pos_embed
 from vitswin_jax.weights.sources.preprocess import preprocess_of

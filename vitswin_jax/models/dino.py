@@ -22,7 +22,7 @@ from vitswin_jax.models.masked import enlarge
 from vitswin_jax.models.unlabelled import UnlabelledModel
 from vitswin_jax.nn.layers import unit
 from vitswin_jax.nn.relative import table_init
-from vitswin_jax.nn.windows import Size
+from vitswin_jax.nn.sides import Size
 
 CENTERINGS = ("mean", "sinkhorn")
 

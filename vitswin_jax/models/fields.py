@@ -11,7 +11,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from vitswin_jax.nn.windows import Symbol
+from vitswin_jax.nn.sides import Symbol
 
 EXECUTION: dict[str, Any] = {"attn_impl": "xla", "remat": "none"}
 """Fields of the same parameters and numbers, with their plainest values; a run may change them."""

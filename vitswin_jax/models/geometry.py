@@ -18,7 +18,8 @@ from einops import rearrange
 from jaxtyping import Array, Float, Int
 
 from vitswin_jax.core.types import Params, UserError
-from vitswin_jax.nn.windows import Cut, Size
+from vitswin_jax.nn.sides import Size
+from vitswin_jax.nn.windows import Cut
 
 Tokens = Int[np.ndarray, "windows n"]
 

@@ -24,7 +24,7 @@ from vitswin_jax.models.vit_block import Block
 from vitswin_jax.nn.block import BlockOptions
 from vitswin_jax.nn.layers import LayerNorm, pair
 from vitswin_jax.nn.posemb import sincos_2d
-from vitswin_jax.nn.windows import Size
+from vitswin_jax.nn.sides import Size
 
 _TOKEN_INIT = nn.initializers.normal(0.02)
 _MLP_RATIO = 4

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from vitswin_jax.models.unlabelled import UnlabelledModel
 from vitswin_jax.nn.layers import pair
-from vitswin_jax.nn.windows import Size
+from vitswin_jax.nn.sides import Size
 
 
 class Reconstruction(NamedTuple):

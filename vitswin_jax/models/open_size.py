@@ -13,7 +13,7 @@ from vitswin_jax.models.swin_moe import SwinMoe
 from vitswin_jax.models.vit_base import ViTFields
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.posemb import SINCOS
-from vitswin_jax.nn.windows import Size
+from vitswin_jax.nn.sides import Size
 
 _POSITIONS = ("learned", "none", *SINCOS)
 """`pos_embed` of ViTs whose positions follow the size: a table that is resized, or a formula."""

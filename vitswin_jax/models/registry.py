@@ -21,7 +21,7 @@ from vitswin_jax.models.swinv2 import SwinV2
 from vitswin_jax.models.swinv2_cr import SwinV2Cr
 from vitswin_jax.models.variants import VARIANTS
 from vitswin_jax.models.vit import ViT
-from vitswin_jax.nn.windows import Size
+from vitswin_jax.nn.sides import Size
 
 FAMILIES: dict[str, type[nn.Module]] = {
     "vit": ViT,

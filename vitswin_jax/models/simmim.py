@@ -17,7 +17,7 @@ from vitswin_jax.core.choices import near_multiples
 from vitswin_jax.models.masked import MaskedModel, Reconstruction, enlarge
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.relative import table_init
-from vitswin_jax.nn.windows import Size
+from vitswin_jax.nn.sides import Size
 
 
 def local_statistics(

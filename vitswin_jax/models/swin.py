@@ -32,7 +32,8 @@ from vitswin_jax.nn.layers import (
 from vitswin_jax.nn.mlp import Mlp, check_gates
 from vitswin_jax.nn.relative import table_init
 from vitswin_jax.nn.scan import drop_path_schedule
-from vitswin_jax.nn.windows import Cut, Size, fit_window, pad_to_multiple
+from vitswin_jax.nn.sides import Size
+from vitswin_jax.nn.windows import Cut, fit_window, pad_to_multiple
 
 
 def per_stage(

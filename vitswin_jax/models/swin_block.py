@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 
 from vitswin_jax.nn.block import ResidualBlock, SelfAttention
 from vitswin_jax.nn.relative import table_init
-from vitswin_jax.nn.windows import Cut, Size, relative_position_index
+from vitswin_jax.nn.sides import Size
+from vitswin_jax.nn.windows import Cut, relative_position_index
 
 
 class WindowAttention(SelfAttention):

@@ -19,7 +19,8 @@ from vitswin_jax.core.types import UserError
 from vitswin_jax.models.geometry import Geometry
 from vitswin_jax.models.swin import Swin
 from vitswin_jax.models.swin_block import SwinBlock
-from vitswin_jax.nn.windows import Size, pad_to_multiple, window_partition, window_reverse
+from vitswin_jax.nn.sides import Size
+from vitswin_jax.nn.windows import pad_to_multiple, window_partition, window_reverse
 
 
 class SpatialMlp(nn.Module):

@@ -21,7 +21,7 @@ from vitswin_jax.models.swin import Swin
 from vitswin_jax.models.swinv2 import CpbAttention
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.mlp import activation
-from vitswin_jax.nn.windows import Size
+from vitswin_jax.nn.sides import Size
 
 CAPACITIES = ("image", "batch")
 ROUTERS = ("linear", "cosine")

@@ -22,7 +22,8 @@ from vitswin_jax.nn.attention import MASKED
 from vitswin_jax.nn.block import SelfAttention
 from vitswin_jax.nn.layers import pair, unit
 from vitswin_jax.nn.relative import ContinuousPositionBias, bounded, log_spaced_coordinates
-from vitswin_jax.nn.windows import Size, relative_position_index
+from vitswin_jax.nn.sides import Size
+from vitswin_jax.nn.windows import relative_position_index
 
 MAX_LOGIT_SCALE = math.log(100.0)  # the temperature is at least 0.01 (section 3.2)
 

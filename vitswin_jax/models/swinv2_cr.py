@@ -16,7 +16,7 @@ from vitswin_jax.core.types import UserError
 from vitswin_jax.models.swin import Swin
 from vitswin_jax.models.swinv2 import CosineAttention, SwinV2Block
 from vitswin_jax.nn.relative import mlp_biases
-from vitswin_jax.nn.windows import Size
+from vitswin_jax.nn.sides import Size
 
 BIAS_DIM = 384  # channels of the MLP that makes biases
 

@@ -13,7 +13,7 @@ from vitswin_jax.core.choices import Faults
 from vitswin_jax.core.types import Params
 from vitswin_jax.models.geometry import geometry_of
 from vitswin_jax.nn.layers import pair
-from vitswin_jax.nn.windows import Size
+from vitswin_jax.nn.sides import Size
 
 
 class UnlabelledModel(nn.Module):

@@ -23,7 +23,7 @@ from vitswin_jax.models.vit_pool import AttentionPool, QueryPool, pool_tokens
 from vitswin_jax.nn.layers import PatchEmbed, check_channels, create_head, pair
 from vitswin_jax.nn.rotary import Rotary
 from vitswin_jax.nn.scan import apply_blocks, drop_path_schedule
-from vitswin_jax.nn.windows import Size
+from vitswin_jax.nn.sides import Size
 
 
 class ViT(ViTFields):

@@ -22,7 +22,7 @@ from vitswin_jax.nn.mlp import check_gates
 from vitswin_jax.nn.posemb import POS_EMBED_PLACES, POS_EMBEDS, create_positions
 from vitswin_jax.nn.relative import RELATIVE_MLPS
 from vitswin_jax.nn.rotary import Rotary, Rotation
-from vitswin_jax.nn.windows import Size
+from vitswin_jax.nn.sides import Size
 
 
 class ViTFields(nn.Module):

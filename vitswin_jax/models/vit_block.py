@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from vitswin_jax.nn.block import ResidualBlock, SelfAttention
 from vitswin_jax.nn.execution import Sequences
 from vitswin_jax.nn.rotary import Rotation
-from vitswin_jax.nn.windows import Size
+from vitswin_jax.nn.sides import Size
 
 
 class Block(ResidualBlock):

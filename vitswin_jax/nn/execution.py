@@ -30,7 +30,8 @@ from vitswin_jax.nn import choices, xla
 from vitswin_jax.nn.attention import goes_plain
 from vitswin_jax.nn.forms import forms, platform
 from vitswin_jax.nn.rotary import Rotation
-from vitswin_jax.nn.windows import Cut, Side, Size, map_windows, pad_to_multiple
+from vitswin_jax.nn.sides import Side, Size
+from vitswin_jax.nn.windows import Cut, map_windows, pad_to_multiple
 
 MixWindows = Callable[..., Array]
 """Called with a `block.SelfAttention`, maps (b, h, w, c), a `Cut` and `train`; returns maps."""

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from vitswin_jax.core.types import UserError
 from vitswin_jax.nn import xla
 from vitswin_jax.nn.forms import forms
-from vitswin_jax.nn.windows import Size
+from vitswin_jax.nn.sides import Size
 
 
 def pair(size: int | Size) -> Size:

@@ -9,12 +9,12 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jax.export import is_symbolic_dim
 from jaxtyping import Array, Float, Int
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.nn.relative import RELATIVE_MLPS, mlp_biases
-from vitswin_jax.nn.windows import Side, Size, relative_position_index
+from vitswin_jax.nn.sides import Side, Size, of_sides
+from vitswin_jax.nn.windows import relative_position_index
 
 SINCOS = {"sincos2d": True, "sincos2d_mae": False}
 """`pos_embed` of fixed embeddings -> whether the last frequency is 1 / temperature."""
@@ -43,21 +43,12 @@ def sincos_2d(
             f"pos_embed='sincos2d' needs embed_dim a multiple of 4, >= 8, not {embed_dim}."
         )
     frequency = temperature ** -np.linspace(0.0, 1.0, embed_dim // 4, endpoint=endpoint)
-    symbols = is_symbolic_dim(height) or is_symbolic_dim(width)
-    return (_waves if symbols else _constant_waves)(height, width, tuple(frequency))
+    return _waves((height, width), tuple(frequency))
 
 
-@functools.lru_cache
-def _constant_waves(
-    height: int, width: int, frequency: tuple[float, ...]
-) -> Float[np.ndarray, "1 n c"]:
-    return np.asarray(_waves(height, width, frequency, np))
-
-
-def _waves(
-    height: Side, width: Side, frequency: tuple[float, ...], xp: Any = jnp
-) -> Float[np.ndarray | Array, "1 n c"]:
-    mesh = xp.meshgrid(xp.arange(height), xp.arange(width), indexing="ij")
+@of_sides
+def _waves(xp: Any, size: Size, frequency: tuple[float, ...]) -> Float[np.ndarray | Array, "1 n c"]:
+    mesh = xp.meshgrid(*map(xp.arange, size), indexing="ij")
     y, x = (axis.reshape(-1, 1) * np.asarray(frequency)[None] for axis in mesh)
     table = xp.concatenate([xp.sin(x), xp.cos(x), xp.sin(y), xp.cos(y)], axis=1)
     return table[None].astype(np.float32)

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vitswin_jax.nn.windows import Size, relative_position_index
+from vitswin_jax.nn.sides import Size
+from vitswin_jax.nn.windows import relative_position_index
 
 table_init = nn.initializers.truncated_normal(0.02)
 

@@ -17,11 +17,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.export import is_symbolic_dim
 from jaxtyping import Array, Float
 
 from vitswin_jax.core.choices import Faults, wrong_choice
-from vitswin_jax.nn.windows import Size
+from vitswin_jax.nn.sides import Size, of_sides
 
 ROPE_TYPES = ("none", "axial", "centred", "mixed")
 INDEXINGS = ("ij", "xy")
@@ -105,8 +104,7 @@ class Rotary:
         """
         if self.type in ("none", "mixed"):
             return None
-        angles = _angles if any(map(is_symbolic_dim, grid)) else _constant_angles
-        return self._with_prefix(jnp.asarray(angles(self, grid, head_dim)), prefix)
+        return self._with_prefix(jnp.asarray(_angles(grid, self, head_dim)), prefix)
 
     def own_rotation(
         self, param: Callable[..., Array], grid: Size, prefix: int, heads: int, head_dim: int
@@ -118,7 +116,7 @@ class Rotary:
         """
         init = functools.partial(_random_frequencies, temperature=self.temperature)
         freqs = param("rope_freqs", init, (2, heads, head_dim // 2), jnp.float32)
-        first, second = (jnp.asarray(axis) for axis in self._coordinates(grid))
+        first, second = (jnp.asarray(axis) for axis in _coordinates(grid, self))
         freqs = jnp.asarray(freqs)[:, :, None]  # by axis, head and token
         angles = first[None, :, None] * freqs[0] + second[None, :, None] * freqs[1]
         return self._with_prefix(angles, prefix)
@@ -140,37 +138,36 @@ class Rotary:
 
         return Rotation(layout(jnp.cos(angles)), layout(jnp.sin(angles)), self.rotate_half)
 
-    def _coordinates(self, grid: Size) -> list[Float[np.ndarray | Array, " n"]]:
-        """Returns two coordinates of each patch, row-major, in the order of `grid_indexing`."""
-        axes, offset = [], np.float32(self.grid_offset)
-        for side, reference in zip(grid, self.ref_grid or grid, strict=True):
-            xp: Any = jnp if is_symbolic_dim(side) else np
-            place = xp.arange(side, dtype=np.float32)
-            if self.type == "centred":
-                place = (place + np.float32(0.5) + offset) / xp.float32(side)
-                axes.append(np.float32(2) * place - np.float32(1))
-                continue
-            place = place + offset
-            if self.ref_grid is not None:
-                place = place / xp.float32(side) * np.float32(reference)
-            axes.append(place)
-        mesh = jnp.meshgrid if any(map(is_symbolic_dim, grid)) else np.meshgrid
-        rows, columns = (x.reshape(-1) for x in mesh(*axes, indexing="ij"))
-        return [rows, columns] if self.grid_indexing == "ij" else [columns, rows]
+
+@of_sides
+def _coordinates(
+    xp: Any, grid: Size, rotary: Rotary
+) -> tuple[Float[np.ndarray | Array, " n"], Float[np.ndarray | Array, " n"]]:
+    """Returns two coordinates of each patch, row-major, in the order of `grid_indexing`."""
+    axes, offset = [], np.float32(rotary.grid_offset)
+    for side, reference in zip(grid, rotary.ref_grid or grid, strict=True):
+        place = xp.arange(side, dtype=np.float32)
+        if rotary.type == "centred":
+            place = (place + np.float32(0.5) + offset) / xp.float32(side)
+            axes.append(np.float32(2) * place - np.float32(1))
+            continue
+        place = place + offset
+        if rotary.ref_grid is not None:
+            place = place / xp.float32(side) * np.float32(reference)
+        axes.append(place)
+    rows, columns = (x.reshape(-1) for x in xp.meshgrid(*axes, indexing="ij"))
+    return (rows, columns) if rotary.grid_indexing == "ij" else (columns, rows)
 
 
-@functools.lru_cache(maxsize=32)
-def _constant_angles(rotary: Rotary, grid: Size, head_dim: int) -> Float[np.ndarray, "n half"]:
-    return np.asarray(_angles(rotary, grid, head_dim))
-
-
-def _angles(rotary: Rotary, grid: Size, head_dim: int) -> Float[np.ndarray | Array, "n half"]:
+@of_sides
+def _angles(
+    xp: Any, grid: Size, rotary: Rotary, head_dim: int
+) -> Float[np.ndarray | Array, "n half"]:
     """Returns the angle of each pair of channels of each patch, as float32 as the originals do."""
     periods = rotary.periods(head_dim)
-    turns = [axis[:, None] / periods[None] for axis in rotary._coordinates(grid)]
+    turns = [axis[:, None] / periods[None] for axis in _coordinates(grid, rotary)]
     if rotary.type == "centred":
         turns = [np.float32(2 * np.pi) * axis for axis in turns]
-    xp: Any = jnp if any(map(is_symbolic_dim, grid)) else np
     return xp.concatenate(turns, axis=1).astype(np.float32)
 
 

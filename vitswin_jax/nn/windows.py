@@ -9,26 +9,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jax.export import is_symbolic_dim, symbolic_shape
 from jax.lax import slice_in_dim
 from jaxtyping import Array, Bool, Float, Int
 
 from vitswin_jax.core.choices import one_of
-
-if TYPE_CHECKING:
-    Symbol = int
-    Side = int
-else:  # jax.export has no public name for the type of a symbol
-    Symbol = type(symbolic_shape("side")[0])
-    Side = int | Symbol
-Size = tuple[Side, Side]
-"""(height, width): numbers, or symbols in a program for images of any size."""
+from vitswin_jax.nn.sides import Side, Size, of_sides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,33 +74,20 @@ def relative_position_index(window_size: Size) -> Int[np.ndarray, "n n"]:
     return (dy + height - 1) * (2 * width - 1) + (dx + width - 1)
 
 
+@of_sides
 def shifted_window_mask(
-    height: Side, width: Side, *, window_size: Size, shift: Size
+    xp: Any, size: Size, window_size: Size, shift: Size
 ) -> Bool[np.ndarray | Array, "windows n n"]:
     """Returns the pairs of each window that may attend after the cyclic shift (Swin, fig. 4).
 
-    The roll by -shift brings the first `shift` rows (columns) of the map to its far end, into
-    windows they share with rows that were never their neighbours: those pairs are False. The array
-    is NumPy's, of numbers, or JAX's, of symbols.
+    The roll by -shift brings the first `shift` rows (columns) of a map of `size` to its far end,
+    into windows they share with rows that were never their neighbours: those pairs are False.
     """
-    symbolic = is_symbolic_dim(height) or is_symbolic_dim(width)
-    return (_mask_of_symbols if symbolic else _mask_of_numbers)(height, width, window_size, shift)
-
-
-def _mask(
-    xp: ModuleType, height: Side, width: Side, window_size: Size, shift: Size
-) -> Bool[np.ndarray | Array, "windows n n"]:
-    rolled_in = [
-        xp.arange(size) >= size - step for size, step in zip((height, width), shift, strict=True)
-    ]
+    rolled_in = [xp.arange(side) >= side - step for side, step in zip(size, shift, strict=True)]
     region = 2 * rolled_in[0][:, None] + rolled_in[1][None]
     sh, sw = window_size
     regions = rearrange(region, "(i sh) (j sw) -> (i j) (sh sw)", sh=sh, sw=sw)
     return regions[:, :, None] == regions[:, None, :]
-
-
-_mask_of_symbols = functools.partial(_mask, jnp)
-_mask_of_numbers = functools.lru_cache(functools.partial(_mask, np))  # one constant for all blocks
 
 
 def _clip_per_axis(resolution: Size, window: Size) -> tuple[Size, Size]:
@@ -190,10 +167,10 @@ def map_windows(
     pad_before_roll, back = cut.pad_before_roll, (-shift[0], -shift[1])
     x = pad_to_multiple(x, window_size) if pad_before_roll else roll(x, back)
     x = roll(x, back) if pad_before_roll else pad_to_multiple(x, window_size)
-    padded = x.shape[1:3]
+    padded = x.shape[1], x.shape[2]
     mask = None
     if any(shift):
-        mask = shifted_window_mask(*padded, window_size=window_size, shift=shift)
+        mask = shifted_window_mask(padded, window_size=window_size, shift=shift)
     windows = attend(window_partition(x, window_size), mask)
     x = window_reverse(windows, window_size, height=padded[0], width=padded[1])
     if pad_before_roll:

@@ -65,8 +65,8 @@ def window_buffers(model: nn.Module, kind: str) -> dict[str, np.ndarray]:
             table = log_spaced_coordinates(window, before)
             array = table.reshape(1, 2 * window[0] - 1, 2 * window[1] - 1, 2)
         elif any(shift):
-            padded = (n + -n % side for n, side in zip(block.size, window, strict=True))
-            may_attend = shifted_window_mask(*padded, window_size=window, shift=shift)
+            height, width = (n + -n % side for n, side in zip(block.size, window, strict=True))
+            may_attend = shifted_window_mask((height, width), window_size=window, shift=shift)
             array = np.where(may_attend, 0.0, MASKED).astype(np.float32)
         else:
             continue

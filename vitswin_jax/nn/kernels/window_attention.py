@@ -21,7 +21,8 @@ from jaxtyping import Array, Float
 from vitswin_jax.core.types import UserError
 from vitswin_jax.nn.choices import MOST_TOKENS
 from vitswin_jax.nn.kernels.window_kernel import WindowTask, backward, forward
-from vitswin_jax.nn.windows import Cut, Size
+from vitswin_jax.nn.sides import Size
+from vitswin_jax.nn.windows import Cut
 
 
 def window_attention(

@@ -22,7 +22,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array
 
-from vitswin_jax.nn.windows import Cut, Size
+from vitswin_jax.nn.sides import Size
+from vitswin_jax.nn.windows import Cut
 
 _TILE = 4096  # logits that a program's four warps hold: twice as many overflow their registers
 PROGRAMS = 1024  # started in all: two or three turns on what a large GPU runs at once

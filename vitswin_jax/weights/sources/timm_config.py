@@ -14,7 +14,7 @@ from vitswin_jax.models.registry import model_kwargs, resolve_name
 from vitswin_jax.models.tags import tags_of
 from vitswin_jax.nn.layers import pair
 from vitswin_jax.nn.mlp import GATES
-from vitswin_jax.nn.windows import Size
+from vitswin_jax.nn.sides import Size
 
 ACTIVATIONS = {
     "gelu": "gelu",
