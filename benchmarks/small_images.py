@@ -1,4 +1,4 @@
-"""What a small image costs the input pipeline, by epoch and threads.
+"""The cost of a small image in the input pipeline, by epoch and threads.
 
 python benchmarks/small_images.py [--side 28] [--images 4000] [--threads 1 2 4] [--smoke]
 
