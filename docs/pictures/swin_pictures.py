@@ -47,7 +47,7 @@ def windows() -> Figure:
 def mask() -> Figure:
     """The regions of a rolled map, and the masks of its four windows."""
     height, window, shift = 8, (4, 4), (2, 2)
-    allowed = shifted_window_mask(height, height, window_size=window, shift=shift)
+    allowed = shifted_window_mask((height, height), window_size=window, shift=shift)
     region = np.add.outer(2 * (np.arange(8) >= 6), np.arange(8) >= 6)
     figure = panels("8×8, M=4, s=2", *(f"mask[{i}]  16×16" for i in range(4)), height=2.1)
     colors = mpl.colors.ListedColormap(FOUR)
