@@ -112,7 +112,7 @@ def make_train_iterator(
     load = _LoadBatch(small, augment, shapes_of(transform), on_unreadable)
     stop = sys.maxsize // batch_size if num_batches is None else start_batch + num_batches
     batches = grain.MapDataset.range(start_batch, stop).map(keys).map(load)
-    return _iterate(batches, workers, threads or small.threads())
+    return _iterate(batches, workers, small.threads() if threads is None else threads)
 
 
 def make_eval_batches(
@@ -137,7 +137,7 @@ def make_eval_batches(
     small = SmallImages(source, preprocess.channels, processes=max(1, workers))
     load = _LoadBatch(small, partial(_evaluate, preprocess), shapes, "raise")
     batches = grain.MapDataset.range(-(-len(source) // batch_size)).map(keys).map(load)
-    return EvalBatches(batches, workers, threads or small.threads())
+    return EvalBatches(batches, workers, small.threads() if threads is None else threads)
 
 
 @dataclass(frozen=True)
