@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import itertools
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -147,18 +147,25 @@ class ConvStem(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @staticmethod
+    def strides_of(widths: tuple[int, ...]) -> list[int]:
+        """Returns the stride of each convolution."""
+        before = (*widths[:1], *widths)
+        return [2 if width > last else 1 for last, width in zip(before, widths, strict=False)]
+
+    @staticmethod
     def stride_of(widths: tuple[int, ...]) -> int:
         """Returns the number of pixels along a side of a cell of the last map."""
-        return 2 ** sum(wider > width for width, wider in itertools.pairwise(widths))
+        return math.prod(ConvStem.strides_of(widths))
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
         """Returns the last map; the stride must divide the sides of the images."""
-        for i, width in enumerate(self.widths):
+        strides = self.strides_of(self.widths)
+        for i, (width, stride) in enumerate(zip(self.widths, strides, strict=True)):
             x = nn.Conv(
                 width,
                 (3, 3),
-                strides=2 if width > self.widths[max(i - 1, 0)] else 1,
+                strides=stride,
                 padding=1,
                 use_bias=False,
                 dtype=self.dtype,
