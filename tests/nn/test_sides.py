@@ -1,4 +1,4 @@
-"""What depends on sides: NumPy's constant of numbers, the program's array of symbols."""
+"""Formulas of sides: a constant if they are numbers, computed by the program if symbols."""
 
 import jax
 import jax.numpy as jnp

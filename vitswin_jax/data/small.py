@@ -22,8 +22,8 @@ class SmallImages:
 
     To decode a PNG of 28 x 28 pixels takes more time than its augmentation, so its pixels are kept
     from the first epoch on, up to AT_MOST bytes in all `processes`. A JPEG is small by its header:
-    other files stay encoded, since a crop may decode them reduced (`crop.cut_and_resize`). What an
-    image looks like never depends on whether it is kept.
+    a larger one stays encoded, since a crop may decode it reduced (`crop.cut_and_resize`), and a
+    small one is decoded in full whether it is kept or not.
     """
 
     def __init__(self, source: Source, channels: int, *, processes: int = 1) -> None:

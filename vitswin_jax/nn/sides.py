@@ -1,7 +1,7 @@
 """The sides of maps: numbers, or symbols in a program for images of any size.
 
-What depends on sides alone is a constant of the program if they are numbers, and computed by it if
-they are symbols. Both are one formula, which `of_sides` gives NumPy or JAX.
+An array that depends only on the sides, such as a mask, is a constant of the program if they are
+numbers. If they are symbols, the program computes it. `of_sides` makes both of one formula.
 """
 
 from __future__ import annotations
