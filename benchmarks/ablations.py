@@ -68,6 +68,9 @@ ROWS: Mapping[str, Mapping[str, Sequence[str]]] = {
     },
     "swin": BOTH
     | {
+        "windows not shifted": ("--model.shift_windows=False",),
+        "no relative bias": ("--model.relative_bias=False",),
+        "absolute positions": ("--model.relative_bias=False", "--model.ape=True"),
         "absolute positions too": ("--model.ape=True",),
         "no convolutions": ("--model.stem=()",),
         "weights of 0.02 at the start": ("--model.init_std=0.02",),

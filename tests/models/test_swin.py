@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from einops import rearrange
 from kinds import mostly_long
 
-from vitswin_jax import create_model
+from vitswin_jax import create_model, load_pretrained, save_pretrained
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.swin import PatchMerging
 
@@ -55,6 +56,48 @@ def test_a_windowed_block_keeps_to_its_window_and_a_shifted_one_joins_neighbours
     shifted = np.zeros((8, 8), bool)
     shifted[:6, :6] = True  # the corner's window touches all four shifted ones, the edge none
     np.testing.assert_array_equal(reach(apply, model, params, images), shifted)
+
+
+def test_without_the_shift_all_blocks_keep_to_their_windows(apply, create):
+    model, params, images = create(depths=(2, 1), shift_windows=False)
+    windowed = np.zeros((8, 8), bool)
+    windowed[:4, :4] = True
+    np.testing.assert_array_equal(reach(apply, model, params, images), windowed)
+
+
+@pytest.mark.parametrize("attn_impl", ["xla", "pairs"])
+@pytest.mark.parametrize("relative_bias", [False, True])
+def test_only_the_bias_tells_places_of_a_window_apart(apply, create, relative_bias, attn_impl):
+    """One window is all of the map: without the bias, patches are a set (Vaswani et al., 3.5)."""
+    model, params, images = create(
+        depths=(2,),
+        num_heads=(2,),
+        window_size=8,
+        relative_bias=relative_bias,
+        attn_impl=attn_impl,
+    )
+    patches = rearrange(images, "b (i p) (j q) c -> b (i j) p q c", p=2, q=2)
+    mixed = patches[:, np.random.default_rng(0).permutation(64)]
+    mixed = rearrange(mixed, "b (i j) p q c -> b (i p) (j q) c", i=8)
+    before, after = (apply(model, params, x) for x in (images, mixed))
+    assert np.allclose(before, after, atol=1e-5) != relative_bias
+
+
+@pytest.mark.parametrize("name", ["swinv2", "swin_mlp", "swinv2_cr", "swin_moe"])
+def test_a_bias_that_is_no_table_cannot_be_left_out(name):
+    fields = {"num_heads": (2, 4), "depths": (1, 1), "embed_dim": 8, "relative_bias": False}
+    with pytest.raises(UserError, match=r"relative_bias=False: Swin.* cannot do without"):
+        create_model(name, **fields).check()
+
+
+@pytest.mark.parametrize("field", ["shift_windows", "relative_bias"])
+def test_only_native_files_have_a_swin_without_a_piece(create, tmp_path, field):
+    model, params, _ = create(**{field: False})
+    again, _ = load_pretrained(save_pretrained(tmp_path / "own", model, {"params": params}))
+    assert again == model
+    for other in ("timm", "huggingface", "microsoft"):
+        with pytest.raises(UserError, match=rf"{other} cannot hold swin with .*{field}=False"):
+            save_pretrained(tmp_path / other, model, {"params": params}, format=other)
 
 
 def test_a_normed_map_is_the_last_stages_alone(apply, create):

@@ -18,7 +18,7 @@ from vitswin_jax.core.choices import Faults, divisors, wrong_choice
 from vitswin_jax.core.types import UserError
 from vitswin_jax.models.geometry import BlockGeometry, Geometry, Outputs
 from vitswin_jax.models.stages import PatchMerging, Stage
-from vitswin_jax.models.swin_block import SwinBlock, WindowAttention
+from vitswin_jax.models.swin_block import SwinBlock, UnbiasedWindowAttention, WindowAttention
 from vitswin_jax.nn.block import BlockOptions
 from vitswin_jax.nn.execution import FOR_WINDOWS
 from vitswin_jax.nn.layers import (
@@ -53,9 +53,10 @@ class Swin(nn.Module):
     another size are padded to the windows decided at creation. `ape` adds a learned absolute
     position embedding after the patch norm, and then images must have `img_size`. One window size
     per stage (Swin-S3) is a tuple of pairs. `stem` has the widths of 3x3 convolutions before the
-    patches (`layers.ConvStem`), for small images and short runs; only native files have it.
-    `init_std` is of all kernels; the official 0.02 suits
-    widths from 96 on, and narrower models learn faster from about 1 / sqrt(embed_dim).
+    patches (`layers.ConvStem`), for small images and short runs. `shift_windows=False` and
+    `relative_bias=False` leave out the shift and the position bias, for ablations (table 4). Only
+    native files have these three. `init_std` is of all kernels; the official 0.02 suits widths from
+    96 on, and narrower models learn faster from about 1 / sqrt(embed_dim).
     `attn_impl` is "auto" or one of `execution.WINDOWS`: "fused" and "tokamax" for GPUs, "pairs" for
     TPUs.
     """
@@ -78,6 +79,8 @@ class Swin(nn.Module):
     ape: bool = False
     patch_norm: bool = True
     stem: tuple[int, ...] = ()
+    shift_windows: bool = True
+    relative_bias: bool = True
     window_clip: str = "per_axis"
     pad_before_roll: bool = True
     init_std: float = 0.02
@@ -110,6 +113,10 @@ class Swin(nn.Module):
         faults += check_stem(self.stem, pair(self.patch_size))
         faults.need(self.in_chans > 0, f"in_chans={self.in_chans} must be at least 1")
         faults += wrong_choice("attn_impl", self.attn_impl, FOR_WINDOWS)
+        faults.need(
+            self.relative_bias or type(self)._attention is Swin._attention,
+            f"relative_bias=False: {type(self).__name__} cannot do without; only Swin can",
+        )
         faults += check_gates(self.act, [self._mlp_dim(stage) for stage in range(len(self.depths))])
         faults.check()
 
@@ -189,7 +196,8 @@ class Swin(nn.Module):
         window, shift = fit_window(
             self.resolutions[stage], self.window_sizes[stage], window_clip=self.window_clip
         )
-        plain, shifted = (Cut(window, by, self.pad_before_roll) for by in ((0, 0), shift))
+        moved = shift if self.shift_windows else (0, 0)
+        plain, shifted = (Cut(window, by, self.pad_before_roll) for by in ((0, 0), moved))
         return plain, shifted
 
     @property
@@ -198,7 +206,8 @@ class Swin(nn.Module):
 
     def _attention(self, stage: int, window: Size) -> Callable[..., nn.Module]:
         heads = self.num_heads[stage]
-        return functools.partial(WindowAttention, heads, self._options, window_size=window)
+        module = WindowAttention if self.relative_bias else UnbiasedWindowAttention
+        return functools.partial(module, heads, self._options, window_size=window)
 
     def _mlp(self, stage: int, *, shifted: bool) -> Callable[..., nn.Module]:
         del shifted  # the same in both blocks of a pair
@@ -299,6 +308,6 @@ class Swin(nn.Module):
             evidence="norm",
             filters=None if self.stem else "patch_embed/proj/kernel",
             attention="attn",
-            biases=True,
+            biases=self.relative_bias,
             positions=(lambda params: params["absolute_pos_embed"][0]) if self.ape else None,
         )

@@ -5,6 +5,7 @@ Axes: b batch, h w map, n tokens of a window, c channels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,15 @@ class WindowAttention(SelfAttention):
         shape = (rows, self.num_heads)
         table = self.param("relative_position_bias_table", table_init, shape, jnp.float32)
         return jnp.moveaxis(table[relative_position_index(self.window_size)], -1, 0)
+
+
+class UnbiasedWindowAttention(WindowAttention):
+    """Attention in windows with B = 0: the row "no pos." of Swin's table 4."""
+
+    def position_bias(self) -> Float[Array, "heads n n"]:
+        """Returns zeros, which every backend takes."""
+        tokens = math.prod(self.window_size)
+        return jnp.zeros((self.num_heads, tokens, tokens))
 
 
 class SwinBlock(ResidualBlock):

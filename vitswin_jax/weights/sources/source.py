@@ -64,7 +64,7 @@ def only(*free: str, **allowed: tuple[Any, ...]) -> Mapping[str, tuple[Any, ...]
     return {name: values for name, values in plain.items() if name not in free} | allowed
 
 
-_OURS = {"stem": ((),)}
+_OURS = {"stem": ((),), "shift_windows": (True,), "relative_bias": (True,)}
 """Fields that no original's code has, with the value that is as good as without."""
 
 
