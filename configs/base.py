@@ -108,6 +108,7 @@ def _optim() -> dict[str, object]:
         "weight_decay": 0.05,  # of kernels only, by default
         "max_grad_norm": placeholder(float),  # clips the global norm of the gradients; None: off
         "accum_steps": 1,  # parts in which a batch is computed
+        "accum_at_once": False,  # at the same time: on CPUs faster for small images, more memory
         # Keys of the optimizer; None: its default. A key that it does not read raises.
         "b1": placeholder(float),
         "b2": placeholder(float),

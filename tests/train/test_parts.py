@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vitswin_jax.core.types import UserError
 from vitswin_jax.nn.forms import Forms, traced_for
-from vitswin_jax.train.parts import UNROLLED, sum_over_parts
+from vitswin_jax.train.parts import UNROLLED, check_parts, sum_over_parts
 
 INPUTS, WIDTH = 8, 256
 PARAMS = {
@@ -34,16 +35,19 @@ def parts_of(many, rows):
     return {"x": x, "weight": jnp.arange(many, dtype=jnp.float32)[:, None, None] + 1}
 
 
-def run(form, parts):
-    with traced_for(forms=Forms(parts=form)):
-        return jax.jit(lambda params, parts: sum_over_parts(of_part, params, parts))(PARAMS, parts)
+def summed(form, parts):
+    """Returns the jitted sum in a form, or of parts that do not wait."""
+    at_once = form == "at once"
+    with traced_for(forms=Forms(parts="loop" if at_once else form)):
+        how = jax.jit(lambda p, parts: sum_over_parts(of_part, p, parts, at_once=at_once))
+        return how.lower(PARAMS, parts)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, "at once"])
 @pytest.mark.parametrize("many", [1, 3, UNROLLED + 1])
 def test_the_sum_is_that_of_a_plain_loop(form, many):
     parts = parts_of(many, 4)
-    (loss, grads), outs = run(form, parts)
+    (loss, grads), outs = summed(form, parts).compile()(PARAMS, parts)
     each = [of_part(PARAMS, jax.tree.map(lambda x, i=i: x[i], parts)) for i in range(many)]
     np.testing.assert_allclose(loss, sum(value for (value, _), _ in each), rtol=1e-5)
     for name, grad in grads.items():
@@ -54,12 +58,39 @@ def test_the_sum_is_that_of_a_plain_loop(form, many):
 
 def test_few_parts_are_written_out_and_many_are_a_loop():
     def program(many):
-        with traced_for(forms=Forms(parts="unrolled")):
-            how = jax.jit(lambda params, parts: sum_over_parts(of_part, params, parts))
-            return how.lower(PARAMS, parts_of(many, 2)).as_text()
+        return summed("unrolled", parts_of(many, 2)).as_text()
 
     assert "stablehlo.while" not in program(UNROLLED)
     assert "stablehlo.while" in program(UNROLLED + 1)
+
+
+def test_parts_at_once_do_not_wait():
+    """On CPUs a part waits through a zero, made by a minimum, that depends on the one before."""
+    waiting, at_once = (summed(form, parts_of(4, 2)).as_text() for form in ("unrolled", "at once"))
+    assert waiting.count("stablehlo.minimum") == 3 * len(PARAMS)
+    assert "stablehlo.minimum" not in at_once
+    assert "stablehlo.while" not in at_once
+
+
+@pytest.mark.parametrize(
+    ("accum", "message"),
+    [
+        (
+            (0, False),
+            r"optim.accum_steps=0 must divide data.batch_size=12: one of 1, 2, 3, 4, 6 or 12",
+        ),
+        (
+            (5, False),
+            r"optim.accum_steps=5 must divide data.batch_size=12: one of 1, 2, 3, 4, 6 or 12",
+        ),
+        ((1, True), "optim.accum_at_once=True needs optim.accum_steps of 2 to 8, not 1"),
+        ((12, True), "optim.accum_at_once=True needs optim.accum_steps of 2 to 8, not 12"),
+    ],
+)
+def test_parts_that_cannot_be_are_one_line(accum, message):
+    steps, at_once = accum
+    with pytest.raises(UserError, match=message):
+        check_parts(12, accum_steps=steps, accum_at_once=at_once)
 
 
 @pytest.mark.xla_behaviour
@@ -68,10 +99,7 @@ def test_a_program_holds_the_activations_of_one_part(form):
     """Four parts take less than half of the memory of the whole batch."""
 
     def temporaries(many):
-        parts = parts_of(many, 8192 // many)
-        with traced_for(forms=Forms(parts=form)):
-            how = jax.jit(lambda params, parts: sum_over_parts(of_part, params, parts))
-            plan = how.lower(PARAMS, parts).compile().memory_analysis()
+        plan = summed(form, parts_of(many, 8192 // many)).compile().memory_analysis()
         return plan.temp_size_in_bytes
 
     assert temporaries(4) < 0.5 * temporaries(1)

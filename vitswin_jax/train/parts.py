@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from vitswin_jax.core.types import Params
+from vitswin_jax.core.choices import divisors
+from vitswin_jax.core.types import Params, UserError
 from vitswin_jax.nn import xla
 from vitswin_jax.nn.forms import forms
 
@@ -20,8 +21,26 @@ Sum = tuple[Array, Params]
 """A loss and its gradients."""
 
 
+def check_parts(batch_size: int, *, accum_steps: int, accum_at_once: bool) -> None:
+    """Raises UserError where a batch cannot be divided into so many parts."""
+    if accum_steps < 1 or batch_size % accum_steps:
+        raise UserError(
+            f"optim.accum_steps={accum_steps} must divide data.batch_size={batch_size}: one of "
+            f"{divisors(max(batch_size, 1))}."
+        )
+    if accum_at_once and not 2 <= accum_steps <= UNROLLED:
+        raise UserError(
+            f"optim.accum_at_once=True needs optim.accum_steps of 2 to {UNROLLED}, not "
+            f"{accum_steps}."
+        )
+
+
 def sum_over_parts(
-    function: Callable[[Params, Any], tuple[Sum, Any]], params: Params, parts: Any
+    function: Callable[[Params, Any], tuple[Sum, Any]],
+    params: Params,
+    parts: Any,
+    *,
+    at_once: bool = False,
 ) -> tuple[Sum, Any]:
     """Returns the sum of `function(params, part)[0]` over the parts, and each `[1]`, stacked.
 
@@ -29,17 +48,20 @@ def sum_over_parts(
     backend computes less efficiently within a loop, convolutions above all, so there up to UNROLLED
     parts are written out. Then each waits for the gradients of the one before, so that the program
     holds the activations of one part at a time.
+
+    With `at_once` all parts are written out on every platform, and none waits: XLA's CPU backend
+    computes them at the same time on several cores, and holds the activations of all.
     """
 
     def part(index: int) -> Any:
         return jax.tree.map(lambda x: x[index], parts)
 
     many = jax.tree.leaves(parts)[0].shape[0]
-    if forms().parts == "unrolled" and many <= UNROLLED:
+    if at_once or (forms().parts == "unrolled" and many <= UNROLLED):
         total, other = function(params, part(0))
         others = [other]
         for index in range(1, many):
-            after = jax.tree.map(xla.recompute_after, params, total[1])
+            after = params if at_once else jax.tree.map(xla.recompute_after, params, total[1])
             result, other = function(after, part(index))
             total = jax.tree.map(jnp.add, total, result)
             others.append(other)

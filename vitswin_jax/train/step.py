@@ -53,6 +53,7 @@ class StepOptions:
     mean: Triple = (0.5, 0.5, 0.5)
     std: Triple = (0.5, 0.5, 0.5)
     accum_steps: int = 1  # parts of a batch; their gradients add up to the batch's own
+    accum_at_once: bool = False  # whether no part waits for the one before
     groups: Groups = NO_GROUPS  # says which parameters are frozen and so have no gradient
     lora: Lora | None = None
     ema: Ema | None = None
@@ -108,7 +109,9 @@ def _gradients(
         (loss, logits), grads = grad(trained, fixed, part[0], weight, part[1])
         return (loss, grads), logits
 
-    (loss, grads), logits = sum_over_parts(of_part, trained, (parts, jax.random.split(key, n)))
+    (loss, grads), logits = sum_over_parts(
+        of_part, trained, (parts, jax.random.split(key, n)), at_once=options.accum_at_once
+    )
     return loss, jax.tree.map(lambda x: rearrange(x, "part b ... -> (b part) ..."), logits), grads
 
 

@@ -90,6 +90,7 @@ ADDED: Mapping[str, Any] = {
             "koleo_weight",
         )
     ),
+    "optim.accum_at_once": False,
     "distill.features": None,
     "distill.loss": "cosine",
     "distill.beta": 1.0,

@@ -27,6 +27,7 @@ from vitswin_jax.train.optim.ema import make_ema
 from vitswin_jax.train.optim.groups import Groups
 from vitswin_jax.train.optim.lora import make_lora
 from vitswin_jax.train.optim.optimizers import make_optim
+from vitswin_jax.train.parts import check_parts
 from vitswin_jax.train.run.distil import check_distill, make_distillation, taught
 from vitswin_jax.train.run.dtype import with_dtype
 from vitswin_jax.train.run.inputs import Batches, Opener, make_inputs, open_data
@@ -143,9 +144,11 @@ def prepare(
     plan = make_plan(
         optim, dict(config.run), num_examples=len(train), batch_size=data["batch_size"]
     )
-    accum_steps = optim.pop("accum_steps")
+    accum = {key: optim.pop(key) for key in ("accum_steps", "accum_at_once")}
+    check_parts(data["batch_size"], **accum)
     rate, tx, groups = build_optimizer(optim | plan.schedule_counts(), own=own)
-    check_batch_size("data.batch_size / optim.accum_steps", data["batch_size"] // accum_steps, mesh)
+    part_size = data["batch_size"] // accum["accum_steps"]
+    check_batch_size("data.batch_size / optim.accum_steps", part_size, mesh)
     sizes = make_sizes(data.pop("img_sizes"), start.model, steps_per_epoch=plan.steps_per_epoch)
     make_train_batches, make_test_batches = make_inputs(
         train,
@@ -166,7 +169,7 @@ def prepare(
         objective=objective,
         pretrain=pretrain,
         aux_weight=aux_weight,
-        accum_steps=accum_steps,
+        **accum,
         groups=groups,
     )
     return Run(
