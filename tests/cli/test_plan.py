@@ -143,6 +143,9 @@ def test_what_is_tried_begins_with_what_costs_least():
         mesh | remat,
         mesh | remat | parts,
     ]
+    config.optim.accum_at_once = True
+    tried = list(budgets.changes_that_save(config, open_topology("cpu:8")))
+    assert tried[:2] == [{"optim.accum_at_once": False}, parts | {"optim.accum_at_once": False}]
     config = read_recipe(
         RECIPE, [*KEYS, "--config.model.embed_dim=12", "--config.model.remat=full"]
     )

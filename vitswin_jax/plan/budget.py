@@ -203,9 +203,10 @@ def changes_that_save(
     Parts of a batch cost nothing but small products, rematerialisation a forward pass, fsdp
     traffic; of fsdp only the largest that divides the model.
     """
-    parts: list[dict[str, Any]] = [
-        {"optim.accum_steps": n} for n in (2, 4, 8) if n > config.optim.accum_steps
-    ]
+    at_once = config.optim.accum_at_once
+    waiting: dict[str, Any] = {"optim.accum_at_once": False} if at_once else {}
+    parts: list[dict[str, Any]] = [waiting] if waiting else []
+    parts += [{"optim.accum_steps": n} | waiting for n in (2, 4, 8) if n > config.optim.accum_steps]
     remat: dict[str, Any] = {} if config.model.remat in (True, "full") else {"model.remat": "full"}
     yield from parts
     if remat:
