@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Float
 
 from vitswin_jax.nn.attention import attend
@@ -288,8 +289,9 @@ _CACHED = 8 * 2**20
 def attend_in_cache(q: Array, k: Array, v: Array, **nothing: Any) -> Array:
     """Returns `attention.attend`; on CPU a few heads at a time: their logits stay in cache.
 
-    q, k and v are (*batch, heads, n, d), without biases and dropout. The backward pass computes the
-    logits again. The number of examples may be symbolic, as in jax.export.
+    Where those of one head are too many, it is a block of its queries at a time. q, k and v are
+    (*batch, heads, n, d), without biases and dropout. The backward pass computes the logits again.
+    The number of examples may be symbolic, as in jax.export.
     """
     if any(nothing.values()):
         raise ValueError("attend_in_cache takes no biases and no dropout.")
@@ -297,9 +299,30 @@ def attend_in_cache(q: Array, k: Array, v: Array, **nothing: Any) -> Array:
 
 
 def _attend_in_groups(q: Array, k: Array, v: Array) -> Array:
-    heads = math.prod(q.shape[-3:-2])
-    fit = max(_CACHED // (4 * q.shape[-2] * k.shape[-2]), 1)
+    heads, logits = math.prod(q.shape[-3:-2]), 4 * q.shape[-2] * k.shape[-2]
+    fit, blocks = max(_CACHED // logits, 1), -(-logits // _CACHED)
     at_once = max(count for count in range(1, heads + 1) if heads % count == 0 and count <= fit)
     groups = tuple(x.reshape(-1, at_once, *x.shape[-2:]) for x in (q, k, v))
-    one = jax.checkpoint(lambda group: attend(*group), prevent_cse=False)
-    return jax.lax.map(one, groups).reshape(*q.shape[:-1], v.shape[-1])
+    one = jax.checkpoint(attend, prevent_cse=False)
+
+    def of_group(group: tuple[Array, Array, Array]) -> Array:
+        return one(*group) if blocks == 1 else _attend_in_blocks(one, *group, blocks=blocks)
+
+    return jax.lax.map(of_group, groups).reshape(*q.shape[:-1], v.shape[-1])
+
+
+def _attend_in_blocks(
+    attend: Callable[..., Array],
+    q: Float[Array, "heads q d"],
+    k: Float[Array, "heads k d"],
+    v: Float[Array, "heads k d"],
+    *,
+    blocks: int,
+) -> Float[Array, "heads q d"]:
+    """Returns attention of equally many queries at a time; those that fill the last are cut off."""
+    n = q.shape[-2]
+    rows = -(-n // blocks)
+    filled = jnp.pad(q, ((0, 0), (0, rows * blocks - n), (0, 0)))
+    each = rearrange(filled, "h (block q) d -> block h q d", block=blocks)
+    mixed = jax.lax.map(lambda some: attend(some, k, v), each)
+    return rearrange(mixed, "block h q d -> h (block q) d")[:, :n]
