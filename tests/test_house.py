@@ -24,7 +24,7 @@ ARROWS = {
     "explain": "core nn models data weights report",
     "plan": "core nn models data weights train",
     "export": "core nn models data weights",
-    "benchmark": "core nn models data weights train plan",
+    "benchmark": "core nn models data weights train plan export",
     "results": "core nn models data weights train evaluate report explain",
     "trainer": "core nn models data weights train evaluate report results",
     "fitting": "core models data weights train report trainer",

@@ -73,6 +73,13 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
         *(rf"\| vit \| {kind} \| .*" for kind in KINDS),
     ],
     "scaling": [TINY, COMPARED.replace("NAME", "ours")],
+    "scoreboard": [
+        r"keras-hub: skipped; --peer keras-hub=PYTHON needs all of jax, keras_hub, optax\.",
+        r"\| \*\*vit_tiny_patch16_224, inference, batch 1, 32 px, float32\*\* \| .*",
+        rf"\| ours \| {NUMBER} \|  \|  \| {NUMBER} \| {NUMBER} \|",
+        rf"\| onnxruntime \| {NUMBER} \| {NUMBER} \| {NUMBER}e-\d+ \| {NUMBER} \| {NUMBER} \|",
+        r"Measured on .*, commit .*, 1 rounds\. Load after each row: .*",
+    ],
     "small_images": [rf"\| 1 \| {NUMBER} \| {NUMBER} \| {NUMBER} \|"],
     "speedrun": [
         rf"\| vit \| 0 \| {NUMBER} \| 1\.0 \| validation, 32 \| {NUMBER} % \| .*",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -20,14 +20,35 @@ from vitswin_jax.weights.save import save_pretrained
 TASKS = {"inference": 1, "train": 3}
 """The multiply-adds of a task, in forward passes: a backward pass takes two."""
 
-# Of `save_pretrained`: suffix, and what its readers compute whatever the file says.
-FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
-    "native": (".safetensors", {}),
-    "timm": (".safetensors", {"pad_before_roll": False}),
-    "huggingface": (".safetensors", {"norm_eps": 1e-12}),
-    "google": (".npz", {"act": "gelu_tanh"}),
+_TANH = {"act": "gelu_tanh"}
+_TIMM = {"pad_before_roll": False}
+_HUGGINGFACE = {"window_clip": "min"}
+_DEFAULTS = {**_HUGGINGFACE, "norm_eps": 1e-12}  # of transformers' ViTs
+
+
+class Form(NamedTuple):
+    """A format of `save_pretrained` as a peer reads it; without a suffix, a folder.
+
+    `fields` are what all its readers compute, and `own` what this peer computes whatever the file
+    says, so that our model is given it too.
+    """
+
+    format: str
+    suffix: str
+    fields: Mapping[str, Any] = {}
+    own: Mapping[str, Any] = {}
+
+
+FORMATS = {
+    "native": Form("native", ".safetensors"),
+    "timm": Form("timm", ".safetensors", _TIMM),
+    "timm-tanh": Form("timm", ".safetensors", _TIMM, _TANH),
+    "huggingface": Form("huggingface", "", _HUGGINGFACE),
+    "huggingface-defaults": Form("huggingface", "", _DEFAULTS),
+    "huggingface-tanh": Form("huggingface", "", _DEFAULTS, _TANH),
+    "google": Form("google", ".npz", _TANH),
 }
-_VIT_FIELDS = ("embed_dim", "depth", "num_heads", "mlp_ratio", "patch_size")
+_VIT_FIELDS = ("embed_dim", "depth", "num_heads", "mlp_ratio", "patch_size", "init_values")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +60,7 @@ class Case:
     batch_size: int = 8
     img_size: int | None = None
     dtype: str = "float32"
+    num_classes: int | None = None  # 0: the pooled features are compared
 
     @property
     def model(self) -> nn.Module:
@@ -48,12 +70,19 @@ class Case:
     @property
     def fields(self) -> dict[str, Any]:
         """The fields for `create_model`, besides the name."""
-        return {} if self.img_size is None else {"img_size": self.img_size}
+        fields = {"img_size": self.img_size, "num_classes": self.num_classes}
+        return {name: value for name, value in fields.items() if value is not None}
 
     @property
     def family(self) -> str:
         """The model's family: "vit", "swin", ..."""
         return family_of(self.model)
+
+    @property
+    def kind(self) -> str:
+        """The family, or "dinov2" for ViTs with DINOv2's layer scale, which fewer peers have."""
+        scaled = self.family == "vit" and self.model.init_values is not None
+        return "dinov2" if scaled else self.family
 
     @property
     def title(self) -> str:
@@ -67,28 +96,41 @@ class Case:
         return 2 * describe(self.model).multiply_adds * self.batch_size * TASKS[self.task]
 
 
-def write_case(case: Case, form: str, folder: Path) -> dict[str, Any]:
-    """Writes random weights in a format of `FORMATS`, and inputs; returns a worker's job."""
-    suffix, fields = FORMATS[form]
-    model = case.model
-    model = model.clone(**{key: value for key, value in fields.items() if hasattr(model, key)})
+def write_case(case: Case, form: str, folder: Path, *, program: bool = False) -> dict[str, Any]:
+    """Writes random weights in a format of `FORMATS`, and inputs; returns a worker's job.
+
+    With `program`, writes an ONNX file of the model too.
+    """
+    written, model = FORMATS[form], case.model
+    fields = {key: value for key, value in written.fields.items() if hasattr(model, key)}
+    if case.kind != "vit":
+        fields.pop("norm_eps", None)
+    model = model.clone(**fields)
     size = pair(model.img_size)
     rng = np.random.default_rng(0)
     images = rng.standard_normal((case.batch_size, *size, model.in_chans), np.float32)
-    labels = rng.integers(model.num_classes, size=case.batch_size, dtype=np.int32)
+    labels = rng.integers(model.num_classes or 1, size=case.batch_size, dtype=np.int32)
     np.savez(folder / "inputs.npz", images=images, labels=labels)
-    weights = folder / f"weights{suffix}"
-    save_pretrained(weights, model, random_variables(model), format=form)
+    weights = folder / f"weights{written.suffix}"
+    variables = random_variables(model)
+    save_pretrained(weights, model, variables, format=written.format)
+    if program:
+        from vitswin_jax.export.onnx import export_onnx
+        from vitswin_jax.export.program import make_program
+
+        export_onnx(folder / "program.onnx", make_program(model, variables))
     return {
         "name": case.name,
         "task": case.task,
         "dtype": case.dtype,
         "num_classes": model.num_classes,
         "img_size": case.img_size,
+        "program": str(folder / "program.onnx") if program else None,
         "fields": {field: getattr(model, field) for field in _VIT_FIELDS if hasattr(model, field)},
         "weights": str(weights),
         "inputs": str(folder / "inputs.npz"),
         "threads": cores(),  # XLA takes them all; torch must be given the number
+        "own": dict(written.own),
         "variant": {},
     }
 

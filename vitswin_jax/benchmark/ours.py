@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vitswin_jax.benchmark.peers import LEARNING_RATE, Job, Work, jax_inference, jax_training, serve
+from vitswin_jax.benchmark.peers.serve import serve
+from vitswin_jax.benchmark.peers.work import LEARNING_RATE, Job, Work, jax_inference, jax_training
 from vitswin_jax.core.heap import keep_freed_memory
 from vitswin_jax.nn.forms import compiler_options, forms, traced_for
 from vitswin_jax.train.optim.optimizers import make_optim
@@ -51,7 +52,7 @@ def _of_kind(variant: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 
 def _ours(job: Job) -> Work:
-    variant = dict(job["variant"])
+    variant = {**job["own"], **job["variant"]}
     accum_steps = variant.pop("accum_steps", 1) if job["task"] == "train" else 1
     model, variables = load_pretrained(
         job["weights"],
@@ -127,4 +128,4 @@ def products(job: Job) -> Work:
 WORKERS = {"ours": ours, "products": products}
 
 if __name__ == "__main__":
-    serve(WORKERS[sys.argv[1]])
+    serve(WORKERS[sys.argv[1]], ("jax", "flax"))

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from vitswin_jax.benchmark import peers as peers_module
 from vitswin_jax.benchmark.cases import Case, write_case
 from vitswin_jax.benchmark.peaks import peak_flops
 from vitswin_jax.benchmark.peers import PEERS
+from vitswin_jax.benchmark.peers import __file__ as peers_file
 from vitswin_jax.core.types import UserError
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
@@ -48,12 +48,19 @@ class Contestant:
         """The format of weights that it reads; None for whatever there is."""
         return PEERS[self.kind].reads if self.kind in PEERS else None
 
+    @property
+    def runs_program(self) -> bool:
+        """Whether it runs our ONNX file."""
+        return self.kind in PEERS and PEERS[self.kind].program
+
     def can_run(self, case: Case) -> bool:
         """Returns whether its library has the case's model, task and dtype."""
         if self.kind == "products":
             return case.task == "inference" and case.family == "vit"
         peer = PEERS.get(self.kind)
-        return peer is None or (case.family in peer.families and case.dtype in peer.dtypes)
+        return peer is None or (
+            case.kind in peer.families and case.dtype in peer.dtypes and case.task in peer.tasks
+        )
 
     @property
     def environment(self) -> dict[str, str]:
@@ -84,7 +91,7 @@ class Contestant:
     def command(self) -> list[str]:
         """The command that starts the worker."""
         if self.kind in PEERS:
-            return [self.python, str(peers_module.__file__), self.kind]
+            return [self.python, str(Path(peers_file).with_name("__main__.py")), self.kind]
         return [self.python, "-m", "vitswin_jax.benchmark.ours", self.kind]
 
 
@@ -153,7 +160,12 @@ class Worker:
 
 
 def run_case(
-    case: Case, contestants: Sequence[Contestant], *, rounds: int, trace: Path | None = None
+    case: Case,
+    contestants: Sequence[Contestant],
+    *,
+    rounds: int,
+    trace: Path | None = None,
+    strict: bool = True,
 ) -> list[dict[str, Any]]:
     """Returns the results of `measure`, once per format of weights that contestants read.
 
@@ -167,8 +179,11 @@ def run_case(
     results = []
     for form, group in groups.items():
         with tempfile.TemporaryDirectory() as folder:
-            job = write_case(case, form, Path(folder))
-            results.append(measure(case, job, group, Path(folder), rounds=rounds, trace=trace))
+            program = any(one.runs_program for one in group)
+            job = write_case(case, form, Path(folder), program=program)
+            results.append(
+                measure(case, job, group, Path(folder), rounds=rounds, trace=trace, strict=strict)
+            )
     return results
 
 
@@ -180,19 +195,30 @@ def measure(
     *,
     rounds: int,
     trace: Path | None,
+    strict: bool = True,
 ) -> dict[str, Any]:
     """Returns a case's facts and, by contestant, seconds a call, one number a round.
 
-    The order of turns alternates, and a first round is not counted. Raises UserError for a worker
-    that ends early, and for outputs that differ from the first contestant's by more than
-    `TOLERANCE`.
+    The order of turns alternates, and a first round is not counted. If `strict`, raises UserError
+    for a worker that ends early, and for outputs that differ from the first contestant's by more
+    than `TOLERANCE`. Otherwise the others are measured without it, and `refused` has its line.
     """
     workers: list[Worker] = []
+    distances: dict[str, float | None] = {}
+    refused: dict[str, str] = {}
     try:
-        workers.extend(Worker(contestant, job, folder) for contestant in contestants)
-        distances = differences(
-            case, contestants, {worker.name: worker.outputs for worker in workers}
-        )
+        for one in contestants:
+            try:
+                workers.append(Worker(one, job, folder))
+                outputs = {worker.name: worker.outputs for worker in (workers[0], workers[-1])}
+                distances |= differences(case, [contestants[0], one], outputs)
+            except UserError as error:
+                if strict or one is contestants[0]:
+                    raise
+                refused[one.name] = str(error)
+                for worker in [worker for worker in workers if worker.name == one.name]:
+                    worker.close()
+                    workers.remove(worker)
         runs: dict[str, list[dict[str, float]]] = {worker.name: [] for worker in workers}
         calls = {worker.name: 1 for worker in workers}
         for number in range(rounds + 1):
@@ -215,6 +241,7 @@ def measure(
         "pixels": math.prod(np.load(job["inputs"])["images"].shape[:3]),
         "flops": case.flops,
         "load": os.getloadavg()[0],
+        "refused": refused,
         "contestants": {
             worker.name: worker.facts
             | {

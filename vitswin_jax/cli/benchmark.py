@@ -157,7 +157,7 @@ def find_contestants(args: argparse.Namespace) -> list[Contestant]:
     found += [Contestant(text, "ours", variant=_variant(text)) for text in args.variant]
     if args.products:
         found.append(Contestant("products", "products"))
-    named = dict(_peer(text) for text in args.peer or [])
+    named = dict(named_peer(text) for text in args.peer or [])
     looked_for = {} if args.alone or named else dict.fromkeys(PEERS, sys.executable)
     for name, python in (looked_for | named).items():
         peer = Contestant(name, name, python, checkouts=tuple(args.checkout))
@@ -169,7 +169,8 @@ def find_contestants(args: argparse.Namespace) -> list[Contestant]:
     return found
 
 
-def _peer(text: str) -> tuple[str, str]:
+def named_peer(text: str) -> tuple[str, str]:
+    """Returns name and interpreter of NAME[=PYTHON]; raises UserError for no peer."""
     name, _, python = text.partition("=")
     return one_of("--peer", name, tuple(PEERS)), python or sys.executable
 
