@@ -58,6 +58,8 @@ def get_config(arg: str = "fashion,vit") -> ConfigDict:
             "consistent_rms": 0.2,
             "peak_lr": 6e-3,
             "weight_decay": 0.05,
+            "accum_steps": 4,  # parts of 16 images stay in a core's cache
+            "accum_at_once": True,
             "epochs": EPOCHS[family],
             "warmup_epochs": 1.0,
             "max_grad_norm": 1.0,
