@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tensorstore as ts
-from jax.experimental import multihost_utils
 
 from vitswin_jax.core.types import UserError
+from vitswin_jax.train.hosts.join import gather
 from vitswin_jax.train.optim.groups import path_of
 from vitswin_jax.train.state import TrainState
 from vitswin_jax.weights.formats.orbax import DamagedError, checksums
@@ -76,28 +76,32 @@ def checked(restored: Mapping[str, Any], meta: Mapping[str, Any], layout: TrainS
 
     It does where an array is not what it was.
     """
-    sums = jax.device_get(checksums(leaves_of(restored)))
-    changed = [path for path, total in sums.items() if int(total) != meta["arrays"][path][2]]
-    if changed:
-        others = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-        raise DamagedError(f"{changed[0]}{others} is not what was written")
+    with agreed():  # each host sums its own copy of an array that all have
+        sums = jax.device_get(checksums(leaves_of(restored)))
+        changed = [path for path, total in sums.items() if int(total) != meta["arrays"][path][2]]
+        if changed:
+            others = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+            raise DamagedError(f"{changed[0]}{others} is not what was written")
     step = jax.device_put(jnp.int32(meta["step"]), layout.step.sharding)
     return layout.replace(step=step, **restored)
 
 
 @contextlib.contextmanager
 def agreed() -> Iterator[None]:
-    """Raises DamagedError on all hosts if the block raises it on one; all hosts run the block."""
-    problem: DamagedError | None = None
+    """Raises DamagedError on all hosts if the block raises it on one; all hosts run the block.
+
+    If it is not the same on all, the message names the first host that has it.
+    """
+    why = ""
     try:
         yield
     except DamagedError as error:
-        problem = error
-    others = multihost_utils.process_allgather(jnp.asarray(problem is not None))
-    if problem is not None:
-        raise problem
-    if others.any():
-        raise DamagedError("another host cannot read it")
+        why = str(error)
+    told = gather(why)
+    if len(set(told)) > 1:
+        why = next(f"host {host}: {text}" for host, text in enumerate(told) if text)
+    if why:
+        raise DamagedError(why)
 
 
 def _read_tree(folder: Path, layout: Any) -> Any:
