@@ -245,6 +245,7 @@ def _run() -> dict[str, object]:
         "final": "last",  # or "best": the checkpoint that becomes model.safetensors
         "local_dir": "",  # folder on each host's own disk for more frequent saves; "": none
         "local_seconds": 60.0,  # interval of these saves (docs/hosts.md)
+        "local_copies": True,  # of several hosts, a neighbour of each keeps its saves too
     }
 
 

@@ -177,7 +177,10 @@ def test_a_loop_of_the_shell_ends_where_a_command_always_fails_or_is_stopped():
 
 @pytest.mark.long
 def test_two_hosts_start_from_their_disks_if_both_have_the_set(start, tmp_path):
-    """Once as they were killed, and once with the sets of one of them damaged."""
+    """Once as they were killed, and once with the sets of one of them damaged.
+
+    It then uses those of the other, which are on the same disk and have the same parts.
+    """
     disk, run = tmp_path / "disk", tmp_path / "run"
     keys = [*CHANGES, *flags(LONG)]
     told = []
@@ -194,8 +197,65 @@ def test_two_hosts_start_from_their_disks_if_both_have_the_set(start, tmp_path):
     ended = end(start(run, 2, *keys, *local(disk, 0.05)))
     assert [status for status, *_ in ended] == [0, 0], ended
     assert ": used, from " in told[1] and "local set" not in told[0]
-    assert ": passed over: host 1: it is damaged." in ended[0][2]
-    assert "resumed:" not in ended[0][2]
+    assert ": used, from " in ended[0][2] and ": passed over: " not in ended[0][2]
+    assert "resumed: after step " in ended[0][2]
     assert [status for status, *_ in end(start(tmp_path / "whole", 2, *keys))] == [0, 0]
     assert_same_weights(tmp_path / "whole", run)
     assert not list(disk.iterdir())
+
+
+def disks(tmp_path):
+    """Two folders in which hosts are started, so that a relative `run.local_dir` is one's own."""
+    folders = tmp_path / "a", tmp_path / "b"
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+    return folders
+
+
+def kill_after_copies(both, folders):
+    """Kills the second host when each disk has newer sets of both hosts; returns what was told."""
+
+    def newest():
+        return min(newest_set(folder / "disk", host) for folder in folders for host in (0, 1))
+
+    before = newest()
+    wait_until(both, lambda: newest() > before + 3)
+    both[1].kill()
+    told = both[0].communicate(timeout=60)[1]
+    both[1].communicate()
+    assert "lost host 1" in told, told
+    assert "has none:" not in told  # a neighbour's fault
+    return told
+
+
+@pytest.mark.long
+def test_a_host_whose_machine_was_replaced_gets_its_part_from_its_neighbour(start, tmp_path):
+    """Each host has a half of the state: once kept as it was, once with the hosts renumbered.
+
+    Then with the copy damaged, which is passed over.
+    """
+    run, folders = tmp_path / "run", disks(tmp_path)
+    keys = [*CHANGES, *flags(LONG), "--config.mesh.fsdp=2"]
+    there = [*keys, *local("disk", 0.05)]
+    kill_after_copies(start(run, 2, *there, folders=folders), folders)
+    shutil.rmtree(folders[1] / "disk")
+    told = kill_after_copies(start(run, 2, *there, folders=folders), folders)
+    assert ": used, from " in told and "; host 1 has its part from host 0." in told, told
+    shutil.rmtree(folders[0] / "disk")
+    folders = folders[::-1]  # the machine that is left is host 0 now
+    told = kill_after_copies(start(run, 2, *there, folders=folders), folders)
+    assert ": used, from " in told and "; host 1 has its part from host 0." in told, told
+    shutil.rmtree(folders[1] / "disk")
+    for path in folders[0].glob("disk/*/host-1/*.safetensors"):
+        content = bytearray(path.read_bytes())
+        content[-3] ^= 1
+        path.write_bytes(content)
+    ended = end(start(run, 2, *there, folders=folders))
+    assert [status for status, *_ in ended] == [0, 0], ended
+    lines = [line for line in ended[0][2].splitlines() if ": passed over: host 1: " in line]
+    why = "is not what was written (host 1 has its part from host 0)."
+    assert any(line.endswith(why) for line in lines), ended
+    assert ": used, from " not in ended[0][2]
+    assert [status for status, *_ in end(start(tmp_path / "whole", 2, *keys))] == [0, 0]
+    assert_same_weights(tmp_path / "whole", run)
+    assert not list(tmp_path.glob("*/disk/*"))

@@ -269,6 +269,7 @@ def local_sets(begin: Begun) -> LocalSets | None:
         owner=identity(begin.workdir, begin.config.to_dict()),
         data=begin.data,
         seconds=plan.local_seconds,
+        copies=plan.local_copies,
         total_steps=plan.total_steps,
     )
 

@@ -130,6 +130,11 @@ class Watch:
         seen = dict(self._seen)
         return {int(host): sign.partition(" ")[2] for host, (sign, _) in seen.items()}
 
+    def own_ip(self) -> str:
+        """Returns this host's address on its way to host 0; raises OSError where there is none."""
+        with connect(self._address, timeout=_PATIENCE) as probe:
+            return str(probe.getsockname()[0])
+
     def lose(self) -> NoReturn:
         """Ends this process where JAX's own client would."""
         if self._left.is_set() or not self._speaks.acquire(blocking=False):

@@ -10,11 +10,10 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,19 +23,28 @@ import numpy as np
 
 from vitswin_jax.core.atomic import replacing
 from vitswin_jax.core.json import read_json
-from vitswin_jax.core.seal import checksum_of, seal
+from vitswin_jax.core.seal import seal
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError
 from vitswin_jax.train.hosts import watch
 from vitswin_jax.train.hosts.join import gather
+from vitswin_jax.train.keep.copies import KEPT, Copies
 from vitswin_jax.train.keep.local_file import parts_of, read_parts, read_set_meta, write_set
 from vitswin_jax.train.keep.stored import (
-    FINGERPRINT,
     agreed,
     check_same_arrays,
     checked,
     describe,
     trees_of,
+)
+from vitswin_jax.train.keep.whole import (
+    Found,
+    SetsOf,
+    clear,
+    fault_of,
+    keep_newest,
+    look,
+    path_in,
 )
 from vitswin_jax.train.keep.workdir import DATASET, LOCAL, MAY_CHANGE, flatten
 from vitswin_jax.train.state import TrainState
@@ -44,9 +52,6 @@ from vitswin_jax.weights.formats.orbax import DamagedError
 
 log = logger(__name__)
 
-KEPT = 2
-"""Sets that a host keeps; it writes one more before it removes the oldest."""
-_FILE = re.compile(r"(0|[1-9][0-9]{0,17})\.safetensors")
 _RUN = {
     "type": "object",
     "required": ["run"],
@@ -82,7 +87,7 @@ class LocalSets:
 
     The file of a step has this host's parts of each array, and in its header what a checkpoint
     states, sealed, with the checksums of the whole arrays. The hosts save after the same steps. A
-    set is used if each host has its own parts of it on its disk.
+    set is used if each host has its own parts of it on its disk, or gets them from another host.
     """
 
     def __init__(
@@ -94,23 +99,24 @@ class LocalSets:
         data: Mapping[str, Any] | None,
         seconds: float,
         total_steps: int,
+        copies: bool = True,
     ) -> None:
         """`place` is a folder on each host's disk; `owner` is the run's `identity`.
 
-        A set is due each `seconds`. Sets of other data than `data`, a fingerprint, and those after
-        `total_steps` are not used.
+        A set is due each `seconds`. With `copies`, a neighbour of each host keeps its sets too.
+        Sets of other data than `data`, a fingerprint, and those after `total_steps` are not used.
         """
         text = os.path.abspath(workdir)  # noqa: PTH100, keeps links: of the name, not of the place
         name = f"{workdir.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
         self._run = Path(place).expanduser().resolve() / name
-        self._folder = self._run / f"host-{jax.process_index()}"
-        self._owner, self._data, self._total_steps = dict(owner), _as_json(data), total_steps
+        self._owner, self._sets = dict(owner), SetsOf(owner, data, total_steps)
+        self._shared = copies
+        self._copies: Copies | None = None
         self._seconds, self._last = seconds, time.monotonic()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="local-sets")
         self._writing: Future[None] | None = None
         self._warned = False
-        self._found: list[tuple[int, str]] | None = None
-        self._files: dict[int, Path] = {}
+        self._found: list[Found] | None = None
 
     def due(self, step: int) -> bool:
         """Returns whether to save after this step; every host asks after each step."""
@@ -141,7 +147,7 @@ class LocalSets:
 
     def _write(self, step: int, parts: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._path(step).parent.mkdir(parents=True, exist_ok=True)
             write_set(self._path(step), parts, meta)
         except (OSError, UserError) as error:
             if not self._warned:
@@ -154,16 +160,12 @@ class LocalSets:
                     str(reason).rstrip("."),
                 )
             return
-        steps = sorted(_steps_in(self._folder), reverse=True)
-        self._remove(steps[KEPT:])
+        keep_newest(self._run, jax.process_index(), KEPT)
+        if self._copies is not None:
+            self._copies.offer(step, self._path(step))
 
     def _path(self, step: int) -> Path:
-        return self._folder / f"{step}.safetensors"
-
-    def _remove(self, steps: Sequence[int]) -> None:
-        for step in steps:
-            with contextlib.suppress(OSError):
-                self._path(step).unlink()
+        return path_in(self._run, jax.process_index(), step)
 
     def restore(self, layout: TrainState, after: int) -> Restored | None:
         """Returns the newest whole set of a step later than `after`, and what it states, or None.
@@ -172,84 +174,59 @@ class LocalSets:
         set is offered once.
         """
         if self._found is None:
-            self._found = self._look()
-        while self._found and self._found[0][0] > after:
-            step, reason = self._found.pop(0)
+            if self._shared and jax.process_count() > 1:
+                self._copies = Copies(self._run, layout)
+            self._found = look(self._run, self._sets, layout, shared=self._copies is not None)
+        while self._found and self._found[0].step > after:
+            found = self._found.pop(0)
+            parts = ""
             try:
-                if reason:
-                    raise DamagedError(reason)
-                restored = self._read(step, layout)
+                if found.reason:
+                    raise DamagedError(found.reason)
+                parts = self._fetch(found) if found.gets else ""
+                restored = self._read(found.path, layout)
             except DamagedError as error:
-                log.info("local set of step %d: passed over: %s.", step, error)
+                more = f" ({parts})" if parts else ""
+                log.info("local set of step %d: passed over: %s%s.", found.step, error, more)
             else:
-                log.info("local set of step %d: used, from %s.", step, self._files[step].parent)
+                more = f"; {parts}" if parts else ""
+                place = found.path.parent
+                log.info("local set of step %d: used, from %s%s.", found.step, place, more)
                 return restored
         return None
 
     def begin(self, step: int) -> None:
         """Removes the sets that are later than the step from which the run resumes."""
-        self._remove([later for later in _steps_in(self._folder) if later > step])
-        with contextlib.suppress(OSError):
-            for path in self._folder.iterdir():  # what a killed process left
-                if not _FILE.fullmatch(path.name):
-                    path.unlink()
+        clear(self._run, step)
         self._last = time.monotonic()
 
     def close(self) -> None:
-        """Waits until all is written."""
+        """Waits until all is written here; a copy that is on its way is not kept."""
         self.wait()
         self._pool.shutdown()
+        if self._copies is not None:
+            self._copies.close()
 
     def remove(self) -> None:
-        """Removes the sets of a run that has ended with results."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self._run.rmdir()  # unless another process of this machine has sets in it
+        """Removes the sets of a run that has ended with results, on all hosts."""
+        shutil.rmtree(self._run, ignore_errors=True)
 
-    def _look(self) -> list[tuple[int, str]]:
-        """Returns the steps of the sets, the newest first, each with why it is not used, or "".
+    def _fetch(self, found: Found) -> str:
+        """Gets the parts of the hosts that have none from the others; returns who got whose.
 
-        A host may have another number than before, so it also takes the sets of the others that
-        its disk has, if they have its parts.
+        All hosts call it. Raises DamagedError on all where one got none.
         """
-        folders = [self._folder, *sorted(set(self._run.glob("host-*")) - {self._folder})]
-        for folder in folders:
-            for step in _steps_in(folder):
-                self._files.setdefault(step, folder / f"{step}.safetensors")
-        told = gather(json.dumps({str(step): self._judge(step) for step in self._files}))
-        hosts = [json.loads(text) for text in told]
-        reasons = {}
-        for step in sorted({int(step) for host in hosts for step in host}, reverse=True):
-            each = [host.get(str(step), ["is missing", 0]) for host in hosts]
-            wrong = [
-                f"host {host}: it {why}" if len(hosts) > 1 else f"it {why}"
-                for host, (why, _) in enumerate(each)
-                if why
-            ]
-            if not wrong and len({total for _, total in each}) > 1:
-                wrong = ["the hosts have different ones"]
-            reasons[step] = wrong[0] if wrong else ""
-        return list(reasons.items())
+        why, copies, here = "", self._copies, jax.process_index()
+        if copies is not None and here in found.gets:
+            why = copies.fetch(found) or fault_of(found.path, self._sets)
+        for host, fault in enumerate(gather(why)):
+            if fault:
+                raise DamagedError(f"host {host}: it {fault}")
+        return "; ".join(
+            f"host {host} has its part from host {at}" for host, (at, _) in found.gets.items()
+        )
 
-    def _judge(self, step: int) -> tuple[str, int]:
-        """Returns why this file of a step is of no use, or "", and a sum of its checksums."""
-        try:
-            meta = read_set_meta(self._files[step])
-        except DamagedError as error:
-            return str(error), 0
-        owner = meta["owner"]
-        if owner.get("run") != self._owner["run"]:
-            return "is of another run", 0
-        if owner.get("config") != self._owner["config"]:
-            return "is of another config", 0
-        if _as_json(meta["data"].get(FINGERPRINT)) != self._data:
-            return "is of other data", 0
-        if meta["step"] > self._total_steps:
-            return f"is later than the run's end, step {self._total_steps}", 0
-        return "", checksum_of(meta["arrays"])
-
-    def _read(self, step: int, layout: TrainState) -> Restored:
-        path = self._files[step]
+    def _read(self, path: Path, layout: TrainState) -> Restored:
         with agreed():
             meta = read_set_meta(path)
             try:
@@ -258,15 +235,3 @@ class LocalSets:
                 raise DamagedError("it is of another model or optimizer") from error
             trees = read_parts(path, trees_of(layout))
         return checked(trees, meta, layout), meta
-
-
-def _as_json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
-
-
-def _steps_in(folder: Path) -> list[int]:
-    try:
-        names = os.listdir(folder)  # noqa: PTH208, names only
-    except OSError:
-        return []
-    return [int(match[1]) for match in map(_FILE.fullmatch, names) if match]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,6 +48,26 @@ def _name(path: str, shape: Sequence[int], index: Sequence[slice]) -> str:
     return f"{path}[{','.join(f'{begin}:{end}' for begin, end in ranges)}]"
 
 
+def names_of(layout: Any) -> set[str]:
+    """Returns the names of this host's parts of trees of arrays."""
+    return {name for path, leaf in leaves_of(layout).items() for name in _names(path, leaf)}
+
+
+def bytes_of(layout: Any) -> int:
+    """Returns the size of this host's parts of trees of arrays, in bytes."""
+    return sum(
+        len(_names(path, leaf))
+        * math.prod(leaf.sharding.shard_shape(leaf.shape))
+        * leaf.dtype.itemsize
+        for path, leaf in leaves_of(layout).items()
+    )
+
+
+def _names(path: str, leaf: Any) -> set[str]:
+    indices = leaf.sharding.addressable_devices_indices_map(leaf.shape).values()
+    return {_name(path, leaf.shape, index) for index in indices if index is not None}
+
+
 def write_set(path: Path, parts: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
     """Writes the file of a set, whole or not at all; raises UserError where it cannot."""
     with replacing(path) as temporary:
@@ -80,6 +101,12 @@ def read_set_meta(path: Path) -> dict[str, Any]:
     return meta
 
 
+def read_set_names(path: Path) -> set[str]:
+    """Returns the names of the parts that a set has; raises DamagedError."""
+    with _opened(path) as file:
+        return set(file.keys())
+
+
 def read_parts(path: Path, layout: Any) -> Any:
     """Returns trees of arrays, of which each device is given its part; raises DamagedError."""
     with _opened(path) as file:
@@ -89,8 +116,7 @@ def read_parts(path: Path, layout: Any) -> Any:
 
 def _read_array(file: Any, path: str, leaf: Any) -> jax.Array:
     shape, kind = leaf.shape, (leaf.dtype, leaf.sharding.shard_shape(leaf.shape))
-    indices = leaf.sharding.addressable_devices_indices_map(shape).values()
-    names = {_name(path, shape, index) for index in indices if index is not None}
+    names = _names(path, leaf)
     if not names <= set(file.keys()):
         raise DamagedError("it does not have this host's parts")
     parts = {name: file.get_tensor(name) for name in names}

@@ -56,6 +56,7 @@ MAY_CHANGE = (  # keys that change how long a run is, how it computes or reports
     "run.final",
     "run.local_dir",
     "run.local_seconds",
+    "run.local_copies",
     *(f"run.{what}_{unit}" for what in CADENCES for unit in UNITS),
 )
 
@@ -101,6 +102,7 @@ ADDED: Mapping[str, Any] = {
     "augment.solarize": [0.0, 0.0, 0.0],
     "run.local_dir": "",
     "run.local_seconds": 60.0,
+    "run.local_copies": False,
 }
 """Keys that were added to configs, each with the value that means what runs did before it."""
 

@@ -86,6 +86,7 @@ class Plan:
     local_dir: str = ""
     """A folder on each host's disk for the sets of `train.keep.local`, "" for none."""
     local_seconds: float = 60.0
+    local_copies: bool = True
 
     def logs_at(self, step: int) -> bool:
         """Returns whether metrics are logged after `step`."""
@@ -145,6 +146,7 @@ def make_plan(
     }
     local = {"local_dir": run.pop("local_dir", ""), "local_seconds": run.pop("local_seconds", 60.0)}
     faults += _wrong_kept(**kept) + _wrong_local(**local)
+    copies = run.pop("local_copies", True)
     faults.check()
     steps |= _shortened(by_recipe, steps)
     if run:
@@ -160,6 +162,7 @@ def make_plan(
         checkpoint_every=steps["checkpoint"],
         **kept,
         **local,
+        local_copies=copies,
         keep_every=steps["keep_every"],
         batch_size=batch_size,
         steps_per_epoch=num_examples / batch_size,
