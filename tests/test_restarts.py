@@ -213,7 +213,7 @@ def disks(tmp_path):
 
 
 def kill_after_copies(both, folders):
-    """Kills the second host when each disk has newer sets of both hosts; returns what was told."""
+    """Kills host 1 when each disk has newer sets of both hosts; returns the lines of host 0."""
 
     def newest():
         return min(newest_set(folder / "disk", host) for folder in folders for host in (0, 1))
@@ -228,19 +228,34 @@ def kill_after_copies(both, folders):
     return told
 
 
-@pytest.mark.long
-def test_a_host_whose_machine_was_replaced_gets_its_part_from_its_neighbour(start, tmp_path):
-    """Each host has a half of the state: once kept as it was, once with the hosts renumbered.
+@pytest.fixture
+def halves():
+    """Flags of a run of which each of two hosts has a half of the state."""
+    return [*CHANGES, *flags(LONG), "--config.mesh.fsdp=2"]
 
-    Then with the copy damaged, which is passed over.
-    """
+
+@pytest.mark.long
+def test_a_host_whose_machine_was_replaced_gets_its_part_from_its_neighbour(
+    start, halves, tmp_path
+):
     run, folders = tmp_path / "run", disks(tmp_path)
-    keys = [*CHANGES, *flags(LONG), "--config.mesh.fsdp=2"]
-    there = [*keys, *local("disk", 0.05)]
+    there = [*halves, *local("disk", 0.05)]
     kill_after_copies(start(run, 2, *there, folders=folders), folders)
     shutil.rmtree(folders[1] / "disk")
-    told = kill_after_copies(start(run, 2, *there, folders=folders), folders)
+    ended = end(start(run, 2, *there, folders=folders))
+    assert [status for status, *_ in ended] == [0, 0], ended
+    told = ended[0][2]
     assert ": used, from " in told and "; host 1 has its part from host 0." in told, told
+    assert not list(tmp_path.glob("*/disk/*"))
+    assert [status for status, *_ in end(start(tmp_path / "whole", 2, *halves))] == [0, 0]
+    assert_same_weights(tmp_path / "whole", run)
+
+
+@pytest.mark.long
+def test_hosts_may_be_renumbered_and_a_damaged_copy_is_passed_over(start, halves, tmp_path):
+    run, folders = tmp_path / "run", disks(tmp_path)
+    there = [*halves, *local("disk", 0.05)]
+    kill_after_copies(start(run, 2, *there, folders=folders), folders)
     shutil.rmtree(folders[0] / "disk")
     folders = folders[::-1]  # the machine that is left is host 0 now
     told = kill_after_copies(start(run, 2, *there, folders=folders), folders)
@@ -256,6 +271,3 @@ def test_a_host_whose_machine_was_replaced_gets_its_part_from_its_neighbour(star
     why = "is not what was written (host 1 has its part from host 0)."
     assert any(line.endswith(why) for line in lines), ended
     assert ": used, from " not in ended[0][2]
-    assert [status for status, *_ in end(start(tmp_path / "whole", 2, *keys))] == [0, 0]
-    assert_same_weights(tmp_path / "whole", run)
-    assert not list(tmp_path.glob("*/disk/*"))
