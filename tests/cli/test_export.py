@@ -49,8 +49,11 @@ def test_8_bit_products_take_their_ranges_from_images(vitswin, workdir, digits, 
     for i, image in enumerate(pixels_of(digits, 5)[0]):
         Image.fromarray(image).save(folder / f"{i}.png")
     said = []
-    for where in (("--calibrate", folder), ("--calibrate-split", "train[:40]")):
-        status, out, err = vitswin("export", workdir, path, "--quantize", "int8-qdq", *where)
+    for kind, *where in (
+        ("int8-qdq", "--calibrate", folder),
+        ("int8-qdq-symmetric", "--calibrate-split", "train[:40]"),
+    ):
+        status, out, err = vitswin("export", workdir, path, "--quantize", kind, *where)
         assert (status, err) == (0, "")
         said.append(out.splitlines())
     assert said[0][0] == f"ranges of activations from 5 images of {folder}"
@@ -60,13 +63,22 @@ def test_8_bit_products_take_their_ranges_from_images(vitswin, workdir, digits, 
         assert lines[3].startswith("largest difference from JAX, before activations are rounded: ")
         assert lines[4].startswith("largest difference by int8: ")
     assert said[0][4] != said[1][4]  # of other ranges
+    assert ["all zero points 0" in lines[1] for lines in said] == [False, True]
 
 
 @pytest.mark.parametrize(
     ("target", "options", "message"),
     [
-        ("a.stablehlo", ("--quantize", "int8-qdq"), "writes ONNX, not stablehlo"),
-        ("a.onnx", ("--calibrate", "digits"), "--calibrate is for --quantize int8-qdq"),
+        (
+            "a.stablehlo",
+            ("--quantize", "int8-qdq-symmetric"),
+            "--quantize int8-qdq-symmetric writes ONNX, not stablehlo",
+        ),
+        (
+            "a.onnx",
+            ("--calibrate", "digits"),
+            "--calibrate is for --quantize int8-qdq or int8-qdq-symmetric",
+        ),
         (
             "a.onnx",
             ("--quantize", "int8", "--calibrate-split", "train"),

@@ -11,21 +11,27 @@ from onnx import numpy_helper
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.export.calibrated import export_calibrated
+from vitswin_jax.export.kinds import CALIBRATED
 from vitswin_jax.export.onnx import load_onnx, read_description, to_onnx
 from vitswin_jax.export.program import sample_images
 from vitswin_jax.export.quantize import quantize_channels
 
 
+@pytest.fixture(scope="module", name="kind", params=list(CALIBRATED))
+def kind_of(request):
+    return request.param
+
+
 @pytest.fixture(scope="module", params=mostly_long(["vit", "swin"], ["vit"]))
-def exported(request, make, tmp_path_factory):
+def exported(request, kind, make, tmp_path_factory):
     """A small model's program, its calibration images, the written model, both differences."""
     program = make(request.param)
     path = tmp_path_factory.mktemp("calibrated") / "model.onnx"
     images = np.random.default_rng(1).normal(size=(11, *program.image_shape)).astype(np.float32)
-    return program, images, path, export_calibrated(path, program, images)
+    return program, images, path, export_calibrated(path, program, images, kind=kind)
 
 
-def test_products_have_codes_of_weights_and_of_inputs(exported):
+def test_products_have_codes_of_weights_and_of_inputs(exported, kind):
     program, images, path, _ = exported
     model = onnx.load(path)
     made = {name: node for node in model.graph.node for name in node.output}
@@ -51,9 +57,39 @@ def test_products_have_codes_of_weights_and_of_inputs(exported):
         assert (codes == want).mean() > 0.99
         assert not zero.any()
         step, shift = (stored[x] for x in data.input[1:])
-        assert step == pytest.approx((high - low) / 255, rel=1e-5)
-        assert shift == round(-low / step)
-        assert shift.dtype == np.uint8
+        if kind == "int8-qdq":
+            assert step == pytest.approx((high - low) / 255, rel=1e-5)
+            assert shift == round(-low / step)
+            assert shift.dtype == np.uint8
+        else:
+            assert step == pytest.approx(max(high, -low) / 127, rel=1e-5)
+
+
+def test_symmetric_codes_are_what_tensorrt_takes(exported, kind):
+    """All int8 with zero points of 0; one scale for activations, one per output for weights."""
+    _, _, path, _ = exported
+    graph = onnx.load(path).graph
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    coded = [node for node in graph.node if node.op_type.endswith("quantizeLinear")]
+    coded += [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert len(coded) > 10
+    zeros = [stored[node.input[2]] for node in coded]
+    if kind == "int8-qdq":
+        assert any(zero.any() for zero in zeros)
+        return
+    for node, zero in zip(coded, zeros, strict=True):
+        scale = stored[node.input[1]]
+        assert (zero.dtype, scale.dtype) == (np.int8, np.float32)
+        assert not zero.any()
+        assert (scale > 0).all()
+        assert zero.shape == scale.shape
+        weights = stored.get(node.input[0])
+        if weights is None:
+            assert scale.shape == ()
+        else:
+            (axis,) = (item.i for item in node.attribute if item.name == "axis")
+            assert (weights.dtype, axis, scale.shape) == (np.int8, 1, weights.shape[1:])
+            assert weights.min() >= -127
 
 
 def ranges(program, images, dequantized, made):

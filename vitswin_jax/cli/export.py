@@ -25,11 +25,12 @@ from vitswin_jax.cli.inputs import (
 from vitswin_jax.core.choices import one_of
 from vitswin_jax.core.terminal import say
 from vitswin_jax.core.types import Batch, UserError, listed
+from vitswin_jax.export.kinds import CALIBRATED, KINDS, WEIGHTS
 
 if TYPE_CHECKING:
     from vitswin_jax.export.program import Difference, Program, Run
 
-CALIBRATED = "int8-qdq"
+_CALIBRATED = " or ".join(CALIBRATED)
 _FORMATS = ("onnx", "stablehlo")  # each a module of vitswin_jax.export, and a suffix
 
 
@@ -58,14 +59,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--quantize",
-        choices=("int8", CALIBRATED),
-        help="Store matrices as 8-bit integers and compute in float32 (int8), or, in ONNX only, "
-        f"also multiply 8-bit integers, by QuantizeLinear and DequantizeLinear ({CALIBRATED}).",
+        choices=KINDS,
+        help=f"Store matrices as 8-bit integers and compute in float32 ({WEIGHTS}), or, in ONNX "
+        f"only, also multiply 8-bit integers, by QuantizeLinear and DequantizeLinear "
+        f"({_CALIBRATED}: with a zero point for activations, or, for TensorRT, without).",
     )
     add(
         "--calibrate",
         metavar="DATASET",
-        help=f"With {CALIBRATED}, take the ranges of activations from up to {IMAGES} images of "
+        help=f"With {_CALIBRATED}, take the ranges of activations from up to {IMAGES} images of "
         "this dataset or folder of images (default: the dataset of the training).",
     )
     add(
@@ -120,10 +122,10 @@ def run(args: argparse.Namespace) -> int:
         resized=pretrained.methods.pos_embed if args.any_size else None,
     )
     plain = make()
-    program = make(quantize=True) if args.quantize == "int8" else plain
+    program = make(quantize=True) if args.quantize == WEIGHTS else plain
     images = np.concatenate([sample_images(program), *_read_images(program, args.images)])
     lost: Difference | None
-    if args.quantize == CALIBRATED:
+    if args.quantize in CALIBRATED:
         difference, lost, weights = _write_calibrated(args, program, images)
     else:
         difference = write(args.target, program, images=images)
@@ -135,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
     say(f"takes {described['input']}; gives {described['output']}")
     sizes = listed(f"{height}x{width}" for height, width in program.checked_sizes)
     others = f" and samples of {sizes}" if sizes else ""
-    rounded = ", before activations are rounded" if args.quantize == CALIBRATED else ""
+    rounded = ", before activations are rounded" if args.quantize in CALIBRATED else ""
     say(f"largest difference from JAX{rounded}: {difference}, over {len(images)} images{others}")
     if lost:
         held = sum(array.nbytes for array in plain.params.values()) / 1e6
@@ -148,26 +150,29 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_calibration(args: argparse.Namespace, kind: str) -> None:
     """Raises UserError for options of calibration that the others contradict."""
-    if args.quantize == CALIBRATED and kind != "onnx":
+    if args.quantize in CALIBRATED and kind != "onnx":
         raise UserError(
-            f"--quantize {CALIBRATED} writes ONNX, not {kind}; use --to onnx, or --quantize int8."
+            f"--quantize {args.quantize} writes ONNX, not {kind}; use --to onnx, or --quantize "
+            f"{WEIGHTS}."
         )
     for option in ("calibrate", "calibrate_split"):
-        if getattr(args, option) is not None and args.quantize != CALIBRATED:
+        if getattr(args, option) is not None and args.quantize not in CALIBRATED:
             name = f"--{option.replace('_', '-')}"
-            raise UserError(f"{name} is for --quantize {CALIBRATED}, which is not given; add it.")
+            raise UserError(f"{name} is for --quantize {_CALIBRATED}, which is not given; add it.")
 
 
 def _write_calibrated(
     args: argparse.Namespace, program: Program, images: np.ndarray
 ) -> tuple[Difference, Difference, str]:
     """Writes DST with 8-bit products; returns both differences, and a phrase on the weights."""
-    from vitswin_jax.export.calibrated import DESCRIBED, export_calibrated
+    from vitswin_jax.export.calibrated import export_calibrated
 
     source, pixels = calibration_images(args, program)
     say(f"ranges of activations from {len(pixels)} images of {source}")
-    differences = export_calibrated(args.target, program, program.take(pixels), images=images)
-    return *differences, DESCRIBED
+    differences = export_calibrated(
+        args.target, program, program.take(pixels), kind=args.quantize, images=images
+    )
+    return *differences, CALIBRATED[args.quantize].described
 
 
 def _format(target: str, asked: str | None) -> str:

@@ -4,7 +4,7 @@ QuantizeLinear and DequantizeLinear (QDQ) stand at both factors of each product 
 matrix. Runtimes make each such group one product of 8-bit codes. Weights have one scale for each
 output channel, as `quantize_channels` has them. The input of a product has one scale and one zero
 point, from the smallest and the largest value on calibration images (Krishnamoorthi 2018,
-arXiv:1806.08342, section 3.1).
+arXiv:1806.08342, section 3.1). `kinds.CALIBRATED` has the two forms of its codes.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from vitswin_jax.core.atomic import replacing
 from vitswin_jax.export.graph import IMAGES
+from vitswin_jax.export.kinds import CALIBRATED, Activations
 from vitswin_jax.export.onnx import load_onnx, to_onnx
 from vitswin_jax.export.program import Difference, Program, check_export, compare, sample_images
 
-DESCRIBED = "int8 products, one scale for each output channel and for each product's input"
 _BATCH = 8  # calibration images that run at once
 
 
@@ -38,27 +38,32 @@ def export_calibrated(
     program: Program,
     calibration: np.ndarray,
     *,
+    kind: str = "int8-qdq",
     images: np.ndarray | None = None,
 ) -> tuple[Difference, Difference]:
     """Writes a program as an ONNX file with 8-bit products.
 
-    `calibration` are images as the program takes them, (n, h, w, c). The file is written whole or
-    not at all. Returns the difference of the float32 file from JAX, which must be rounding, and the
-    difference of the written file from JAX. Raises UserError for what `export_onnx` refuses, and
-    where a logit of the written file is not a finite number.
+    `calibration` are images as the program takes them, (n, h, w, c); `kind` is one of
+    `kinds.CALIBRATED`. The file is written whole or not at all. Returns the difference of the
+    float32 file from JAX, which must be rounding, and the difference of the written file from JAX.
+    Raises UserError for what `export_onnx` refuses, and where a logit of the written file is not a
+    finite number.
     """
     images = sample_images(program) if images is None else images
+    codes = CALIBRATED[kind]
     model = to_onnx(
-        program, deep_products=True, weights=DESCRIBED, calibration_images=len(calibration)
+        program, deep_products=True, weights=codes.described, calibration_images=len(calibration)
     )
     with replacing(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
         exact = check_export(program, load_onnx(temporary), images)
-        temporary.write_bytes(quantize_products(model, calibration).SerializeToString())
+        temporary.write_bytes(quantize_products(model, calibration, codes).SerializeToString())
         return exact, compare(program.runner(), load_onnx(temporary), [images])
 
 
-def quantize_products(model: onnx.ModelProto, calibration: np.ndarray) -> onnx.ModelProto:
+def quantize_products(
+    model: onnx.ModelProto, calibration: np.ndarray, codes: Activations
+) -> onnx.ModelProto:
     """Returns a copy of a float32 model whose products with stored matrices are 8-bit ones."""
     stored = {tensor.name for tensor in model.graph.initializer}
     products = [
@@ -79,10 +84,13 @@ def quantize_products(model: onnx.ModelProto, calibration: np.ndarray) -> onnx.M
             op_types_to_quantize=["MatMul"],
             nodes_to_quantize=products,
             per_channel=True,
-            activation_type=QuantType.QUInt8,
+            activation_type=QuantType.QInt8 if codes.symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
-            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
+            extra_options={
+                "ActivationSymmetric": codes.symmetric,
+                "OpTypesToExcludeOutputQuantization": ["MatMul"],
+            },
         )
         quantized = onnx.load(written)
     del quantized.metadata_props[:]  # onnxruntime's own are no JSON
