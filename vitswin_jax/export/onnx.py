@@ -112,7 +112,9 @@ def to_onnx(program: Program, *, deep_products: bool = False, **described: Any) 
     element = helper.np_dtype_to_tensor_dtype(program.image_dtype)
     taken = helper.make_tensor_value_info(IMAGES, element, program.dimensions)
     given = helper.make_tensor_value_info(program.output, onnx.TensorProto.FLOAT, logits.shape)
-    nodes, stored = fused.with_softmax(graph.nodes), graph.initializers
+    nodes = fused.with_softmax(graph.nodes)
+    read = {name for node in nodes for name in node.input}
+    stored = [tensor for tensor in graph.initializers if tensor.name in read]
     model = helper.make_model(
         helper.make_graph(nodes, program.metadata.name, [taken], [given], stored),
         producer_name="vitswin_jax",
