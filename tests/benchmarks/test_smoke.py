@@ -24,6 +24,7 @@ SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 NUMBER = r"[\d,]+(\.\d+)?"
 TINY = r"vit_tiny_patch16_224, inference, batch 1, 32 px, float32 \(load .*\)"
 KINDS = ("none", "fp8", "int8")
+DEPLOYED = ("float32", "unfused", "int8", "int8-qdq", "int8-qdq-symmetric")
 COMPARED = rf"  NAME +{NUMBER} .*"
 TABLES = {  # script -> patterns of lines that it prints, in this order
     "ablations": [
@@ -40,7 +41,11 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
         r".*; 2 threads; onnxruntime .*",
         *(
             rf"\| `vit_tiny_patch16_224` \| 1 \| onnxruntime \| {kind} \| {NUMBER} \| .* \|"
-            for kind in ("float32", "unfused", "int8", "int8-qdq")
+            for kind in DEPLOYED
+        ),
+        *(
+            rf"\| digits.safetensors \| onnxruntime \| {kind} \| {NUMBER} \| .* {NUMBER} % \|"
+            for kind in DEPLOYED
         ),
     ],
     "distil": [
