@@ -169,8 +169,8 @@ def draw(path: Path, results: Sequence[Result]) -> Figure:
             [name for name, _ in named], times, color=["C0" if t >= 1 else "C3" for t in times]
         )
         for place, time in enumerate(times):
-            axes.annotate(f"{time:.2f}", (time, place), (3, 0), textcoords="offset points",
-                          va="center", fontsize=7)  # fmt: skip
+            axes.annotate(f"{time:.2f}", (0, place), (4, 0), textcoords="offset points",
+                          va="center", fontsize=7, color="white")  # fmt: skip
         axes.axvline(1, color="black", linewidth=1)
         ours = _median(("ours", result["ours"]))
         axes.set_title(f"{result['title']} (ours: {ours:.1f} ms)", fontsize=9, loc="left")
