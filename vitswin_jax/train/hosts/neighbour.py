@@ -89,17 +89,18 @@ class Depot:
         self._free = threading.BoundedSemaphore(_CLIENTS)
         self._clients: dict[threading.Thread, socket.socket] = {}
         self._closed = False
+        self._lock = threading.Lock()  # of whether it is closed, and who is served
         threading.Thread(target=self._accept, name="depot", daemon=True).start()
 
     def close(self) -> None:
         """Ends all connections; what was not received whole is not kept."""
-        self._closed = True
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            self._closed = True
+            served = list(self._clients.items())
+        _cut(self._listener)
         self._listener.close()
-        for thread, client in list(self._clients.items()):
-            with contextlib.suppress(OSError):
-                client.shutdown(socket.SHUT_RDWR)
+        for thread, client in served:
+            _cut(client)
             thread.join(_LEAVE)
 
     def _accept(self) -> None:
@@ -112,12 +113,13 @@ class Depot:
                 if not self._closed:
                     threading.Event().wait(1.0)  # such as too many open files
                 continue
-            if self._closed:
-                client.close()
-                return
             thread = threading.Thread(target=self._serve, args=(client,), daemon=True)
-            self._clients[thread] = client
-            thread.start()
+            with self._lock:
+                if self._closed:
+                    client.close()
+                    return
+                self._clients[thread] = client
+                thread.start()
 
     def _serve(self, client: socket.socket) -> None:
         broken = (OSError, EOFError, ValueError, AuthenticationError, RefusedError)
