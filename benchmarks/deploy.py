@@ -19,7 +19,6 @@ import argparse
 import functools
 import json
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from unittest import mock
 
 import numpy as np
 import onnxruntime
+from machine import facts, processor
 
 from vitswin_jax import create_model, save_pretrained
 from vitswin_jax.benchmark.cases import random_variables
@@ -96,17 +96,13 @@ def measure(runs: dict[Key, Run], images: np.ndarray, rounds: int) -> dict[Key, 
     return times
 
 
-def processor() -> str:
-    """Returns the name of the processor and its instructions for 8-bit products."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor() or platform.machine()
-    facts = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    facts = {key.strip(): value.strip() for key, value in facts.items()}
-    flags = facts.get("flags", "").split()
+def described_processor() -> str:
+    """Returns the name of the processor and, where known, its instructions for 8-bit products."""
+    if not (known := facts()):
+        return processor()
+    flags = known.get("flags", "").split()
     has = [name for name in ("avx512_vnni", "avx_vnni", "amx_int8") if name in flags]
-    return f"{facts.get('model name', platform.machine())}, {', '.join(has) or 'no VNNI'}"
+    return f"{processor()}, {', '.join(has) or 'no VNNI'}"
 
 
 def error(run: Run, images: np.ndarray, want: np.ndarray) -> float:
@@ -226,7 +222,7 @@ def main() -> None:
     if args.runtime:
         runtimes = {name: start for name, start in runtimes.items() if name in args.runtime}
     load = f"load {os.getloadavg()[0]:.1f} at the start"
-    print(f"{processor()}; {args.threads} threads; {', '.join(versions)}; {load}\n")
+    print(f"{described_processor()}; {args.threads} threads; {', '.join(versions)}; {load}\n")
     if not args.smoke:
         print_tables(args, runtimes)
         return

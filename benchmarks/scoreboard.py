@@ -15,18 +15,17 @@ docs/scoreboard.md.
 """
 
 import argparse
-import contextlib
 import datetime
 import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from machine import commit, processor
 from matplotlib.figure import Figure
 
 from vitswin_jax.benchmark.cases import Case
@@ -36,7 +35,6 @@ from vitswin_jax.cli import benchmark
 from vitswin_jax.core.cores import cores
 from vitswin_jax.core.types import UserError
 
-ROOT = Path(__file__).parents[1]
 VIT, SWIN = "vit_small_patch16_224", "swin_tiny_patch4_window7_224"
 DINO = "vit_small_patch14_dinov2"
 ROWS = {
@@ -72,7 +70,7 @@ def measure(name: str, case: Case, contestants: Sequence[Contestant], rounds: in
         "title": case.title,
         "task": case.task,
         "date": datetime.date.today().isoformat(),
-        "machine": machine(),
+        "machine": f"{processor()}, {cores()} cores, {platform.system()}",
         "commit": commit(),
         "load": groups[0]["load"],
         "rounds": rounds,
@@ -80,24 +78,6 @@ def measure(name: str, case: Case, contestants: Sequence[Contestant], rounds: in
         "peers": {peer: peers[peer] for peer in kinds if peer in peers},
         "refused": {peer: why for group in groups for peer, why in group["refused"].items()},
     }
-
-
-def machine() -> str:
-    """Returns the processor, the number of cores that this process may use and the system."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line for line in lines if line.startswith("model name")).split(":")[1].strip()
-    return f"{name}, {cores()} cores, {platform.system()}"
-
-
-def commit() -> str:
-    """Returns the first digits of the checkout's commit, or "unknown"."""
-    with contextlib.suppress(OSError):
-        command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
-        return done.stdout.strip() or "unknown"
-    return "unknown"
 
 
 def table(results: Sequence[Result]) -> str:

@@ -40,6 +40,7 @@ from typing import Any
 import jax
 import numpy as np
 from fashion import DEBIAN, SIDE, SPLITS, read_split
+from machine import commit, processor
 from PIL import Image
 
 from vitswin_jax.core.rows import read_rows
@@ -153,20 +154,13 @@ def vitswin(words: list[str], *, log: Any = subprocess.PIPE) -> str:
 
 def where() -> dict[str, Any]:
     """Returns the machine, the versions and the commit that a run is of."""
-    processor = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    for line in info.read_text(encoding="utf-8").splitlines() if info.exists() else ():
-        if line.startswith("model name"):
-            processor = line.partition(":")[2].strip()
-    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, check=False, capture_output=True, text=True).stdout.strip()
     return {
-        "machine": processor,
+        "machine": processor(),
         "cores": len(cores()),
         "python": platform.python_version(),
         "jax": jax.__version__,
         "vitswin_jax": __version__,
-        "commit": commit or "none",
+        "commit": commit(),
     }
 
 

@@ -1,11 +1,11 @@
 """The scoreboard's table, picture and page, of rows whose numbers are known."""
 
 import ast
-import runpy
 import sys
 from pathlib import Path
 
 import pytest
+from scripts import FOLDER, script
 
 from vitswin_jax.benchmark import peers
 from vitswin_jax.benchmark.cases import FORMATS, Case, write_case
@@ -13,14 +13,14 @@ from vitswin_jax.benchmark.peers import PEERS
 from vitswin_jax.benchmark.runner import Contestant, run_case
 from vitswin_jax.core.types import UserError
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "scoreboard.py"
 BAD = {"scann": True}
 TINY = Case("vit_tiny_patch16_224", batch_size=1, img_size=32)
 
 
 @pytest.fixture(scope="module")
 def board():
-    return runpy.run_path(str(SCRIPT))
+    with script("scoreboard") as module:
+        yield vars(module)
 
 
 def contestant(wall, ratio, version="2.0", difference=2e-6, peak=1_500_000_000):
@@ -86,7 +86,7 @@ def test_the_picture_has_a_bar_for_each_peer_as_a_multiple_of_ours(board, tmp_pa
 
 
 def test_the_page_is_filled_between_its_comments_again_and_again(board):
-    page = (SCRIPT.parents[1] / "docs" / "scoreboard.md").read_text(encoding="utf-8")
+    page = (FOLDER.parent / "docs" / "scoreboard.md").read_text(encoding="utf-8")
     filled = board["fill"](board["fill"](page, "old numbers"), "new numbers")
     assert "\n\nnew numbers\n\n" in filled and "old numbers" not in filled
     outside = [text.partition(board["BEGIN"])[0] for text in (page, filled)]

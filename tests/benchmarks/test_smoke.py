@@ -108,7 +108,7 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
 }
 NEEDS = {"gpu_plan": "jax_plugins", "gpu_registers": "jax_plugins", "zoo": "timm"}
 """Scripts of which only the line that refuses is tried, and the package that they need."""
-RUN_BY_OTHERS = {"fashion", "gpu_rows", "gpu_runs", "input_peers", "suites"}
+RUN_BY_OTHERS = {"fashion", "gpu_rows", "gpu_runs", "input_peers", "machine", "suites"}
 
 
 def test_every_script_is_here():

@@ -29,14 +29,17 @@ class Peer:
 
 
 _BOTH = ("float32", "bfloat16")
-_TORCH = (("vit", "dinov2", "swin", "swinv2"), _BOTH)
+_ALL = ("vit", "dinov2", "swin", "swinv2")
 _LINEN = ("jax", "flax", "optax")
 _JIT = "`jax.jit`"
+_NNX = "`jax.jit` of the merged NNX module"
+_VMAP = "`jax.jit` of `jax.vmap`"
 PEERS = {
     "timm": Peer(
         ("torch", "timm"),
         "timm",
-        *_TORCH,
+        _ALL,
+        _BOTH,
         in_torch.timm,
         "eager, `torch.inference_mode`",
         ("timm", "torch"),
@@ -44,7 +47,8 @@ PEERS = {
     "timm-compiled": Peer(
         ("torch", "timm"),
         "timm",
-        *_TORCH,
+        _ALL,
+        _BOTH,
         functools.partial(in_torch.timm, compiled=True),
         "`torch.compile`",
         ("timm", "torch"),
@@ -82,7 +86,7 @@ PEERS = {
         ("vit", "dinov2"),
         ("float32",),
         in_flax.jimm,
-        "`jax.jit` of the merged NNX module",
+        _NNX,
         ("jax-image-models", "flax", "jax"),
     ),
     "bonsai": Peer(
@@ -91,7 +95,7 @@ PEERS = {
         ("vit",),
         ("float32",),
         in_flax.bonsai,
-        "`jax.jit` of the merged NNX module",
+        _NNX,
         ("jax-bonsai", "flax", "jax"),
     ),
     "equimo": Peer(
@@ -100,7 +104,7 @@ PEERS = {
         ("vit", "dinov2"),
         ("float32",),
         in_equinox.equimo,
-        "`jax.jit` of `jax.vmap`",
+        _VMAP,
         ("equimo", "equinox", "jax"),
     ),
     "noxton": Peer(
@@ -109,13 +113,13 @@ PEERS = {
         ("swin",),
         ("float32",),
         in_equinox.noxton,
-        "`jax.jit` of `jax.vmap`",
+        _VMAP,
         ("noxton", "equinox", "jax"),
     ),
     "onnxruntime": Peer(
         ("onnxruntime",),
         "timm",
-        ("vit", "dinov2", "swin", "swinv2"),
+        _ALL,
         ("float32",),
         runtimes.onnxruntime,
         "our ONNX file",
@@ -126,7 +130,7 @@ PEERS = {
     "openvino": Peer(
         ("openvino",),
         "timm",
-        ("vit", "dinov2", "swin", "swinv2"),
+        _ALL,
         ("float32",),
         runtimes.openvino,
         "our ONNX file, float32",
