@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def facts() -> dict[str, str]:
-    """Returns what Linux says of a processor, by its own names; nothing on other systems."""
+    """Returns the facts that Linux states of a processor, by its names; none on other systems."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
