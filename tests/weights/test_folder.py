@@ -92,6 +92,24 @@ def test_a_published_model_is_its_name_alone(tmp_path):
         assert config["pretrained_cfg"]["first_conv"] == "patch_embed.proj"
 
 
+RATES = {  # what KerasHub reads beside the sizes, of a case
+    "huggingface-vit": {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.2},
+    "huggingface-swinv2": {
+        "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.2, "drop_path_rate": 0.3,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", RATES)
+def test_a_configuration_has_the_rates_of_training(case, tmp_path):
+    model, _ = folders.write_case(case, tmp_path)
+    variables = open_pretrained(tmp_path / case).variables
+    trained = model.clone(drop_rate=0.1, attn_drop_rate=0.2, drop_path_rate=0.3)
+    vitswin_jax.save_pretrained(tmp_path / "rates", trained, variables, format="huggingface")
+    assert config_of(tmp_path / "rates").items() >= RATES[case].items()
+    assert open_pretrained(tmp_path / "rates").model == open_pretrained(tmp_path / case).model
+
+
 def test_what_is_in_the_way_or_has_no_folder_is_one_line(tmp_path):
     model, _ = folders.write_case("timm-vit", tmp_path)
     opened = open_pretrained(tmp_path / "timm-vit")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,19 +107,6 @@ def _beside(weights: Path, name: str) -> Path:
     return folder
 
 
-# Keys that KerasHub reads and that transformers fills with these defaults.
-_KERAS_READS = {
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-    "drop_path_rate": 0.0,
-    "qkv_bias": True,
-    "layerscale_value": 1.0,
-    "use_swiglu_ffn": False,
-    "use_mask_token": False,
-    "mlp_ratio": 4,
-}
-
-
 def keras_hub(job: Job) -> Work:
     """Returns the work of KerasHub's model by Keras' `stateless_call`, on the JAX backend."""
     import os
@@ -130,10 +116,7 @@ def keras_hub(job: Job) -> Work:
 
     classifies = bool(job["num_classes"])
     kind = library.models.ImageClassifier if classifies else library.models.Backbone
-    folder = _beside(Path(job["weights"]), "keras")
-    stated = json.loads((Path(job["weights"]) / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(_KERAS_READS | stated))
-    model = kind.from_preset(str(folder), **({"preprocessor": None} if classifies else {}))
+    model = kind.from_preset(job["weights"], **({"preprocessor": None} if classifies else {}))
     params = [variable.value for variable in model.trainable_variables]
     rest = [variable.value for variable in model.non_trainable_variables]
 

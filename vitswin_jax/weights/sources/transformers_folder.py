@@ -34,6 +34,17 @@ _CLASSES = {  # model_type: the class without a head, and with one
     "swin": ("SwinModel", "SwinForImageClassification"),
     "swinv2": ("Swinv2Model", "Swinv2ForImageClassification"),
 }  # fmt: skip
+_DROPS = {"hidden_dropout_prob": "drop_rate", "attention_probs_dropout_prob": "attn_drop_rate"}
+_PATHS = {"drop_path_rate": "drop_path_rate"}
+_CORE = {"attention_dropout": "attn_drop_rate"}
+_RATES = {
+    **dict.fromkeys(("vit", "deit"), _DROPS),
+    **dict.fromkeys(("beit", "dinov2", "dinov2_with_registers", "swin", "swinv2"), _DROPS | _PATHS),
+    "dinov3_vit": _CORE | _PATHS,
+    **dict.fromkeys(("aimv2_vision_model", "siglip_vision_model", "clip_vision_model"), _CORE),
+}
+"""model_type -> its rates of training, under our names. transformers has defaults for them, and
+KerasHub reads no file without them."""
 
 
 def config_files(
@@ -52,12 +63,17 @@ def config_files(
         config.pop("num_register_tokens", None)
     act = fields["act"]
     config["hidden_act"] = next((k for k, ours in ACTIVATIONS.items() if ours == act), "gelu")
+    config |= {theirs: fields.get(ours, 0.0) for theirs, ours in _RATES[kind].items()}
     if kind == "beit":
         config.pop("qkv_bias")
     if kind in _OWN:
         config |= _OWN[kind](fields)
     if "dinov2" in kind:
-        config |= {"use_swiglu_ffn": act == "swiglu", "mlp_ratio": _ratio(fields, origin=origin)}
+        config |= {
+            "use_swiglu_ffn": act == "swiglu",
+            "mlp_ratio": _ratio(fields, origin=origin),
+            "layerscale_value": fields["init_values"] or 1.0,
+        }
     elif "mlp_ratio" in config:
         config["mlp_ratio"] = whole_ratio(fields, origin=origin)
     else:
@@ -101,6 +117,7 @@ def _dinov3(fields: Fields) -> dict[str, Any]:
     config = {
         **{flag: biased is True or part in (biased or "") for flag, part in flags.items()},
         "use_gated_mlp": gated,
+        "layerscale_value": fields["init_values"] or 1.0,
         "intermediate_size": width // 2 if gated else width,
     }
     return config | ({"hidden_act": gates[fields["act"]]} if gated else {})
