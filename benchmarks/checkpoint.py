@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from vitswin_jax.benchmark.cases import random_variables
 from vitswin_jax.models.registry import create_model
@@ -36,13 +37,13 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def make_state(name: str) -> TrainState:
-    """Returns a state on the first device, after one step."""
+def make_state(name: str) -> tuple[TrainState, optax.GradientTransformation, Any]:
+    """Returns a state on the first device, after one step, its optimizer and its groups."""
     schedule = {"schedule": "constant", "peak_lr": 1e-3, "total_steps": 1}
-    _, tx, _ = make_optim({"name": "adamw", **schedule})
+    _, tx, groups = make_optim({"name": "adamw", **schedule})
     params = random_variables(create_model(name))["params"]
     state = new_state(params, tx).replace(step=np.int32(1))
-    return jax.device_put(state, state_shardings(create_mesh(data=1), state))
+    return jax.device_put(state, state_shardings(create_mesh(data=1), state)), tx, groups
 
 
 def round_trip(state: TrainState, folder: Path) -> dict[str, float]:
@@ -82,7 +83,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.smoke:
         options.model, options.rounds = "vit_tiny_patch16_224", 1
-    state = make_state(options.model)
+    state, _, _ = make_state(options.model)
     runs: dict[str, list[dict[str, float]]] = {"checkpoints": [], "np.save": []}
     for _ in range(options.rounds):
         for name, work in (("checkpoints", round_trip), ("np.save", plain)):

@@ -92,6 +92,11 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
         r".*, \d+ cores; vitswin_jax .*",
     ],
     "stops": [r" *1 .* s  ended .* s later .*", r"1 signals, 0 faults, \d runs .*", "kept"],
+    "stalls": [
+        r"vit_tiny_patch16_224, batches of 1, 0\.07 GB of state",
+        rf"a step without saves: {NUMBER} s \(median\)",
+        *(rf"{kind}: a save stalls by -?{NUMBER} steps .*" for kind in ("checkpoint", "local set")),
+    ],
     "throughput": [TINY, *(COMPARED.replace("NAME", name) for name in ("ours", "products"))],
     "week": [
         r"stays +1 .*",
