@@ -1,6 +1,7 @@
 """`vitswin predict`: names and probabilities of images, bad ones reported and passed over."""
 
 import dataclasses
+import functools
 import io
 import json
 import sys
@@ -67,6 +68,18 @@ def test_table_names_the_top_classes(vitswin, workdir, images, forward, digits):
         f"  {first}  {100 * want[first]:6.2f} %",
         f"  {second}  {100 * want[second]:6.2f} %",
     ]
+
+
+def test_dtype_is_that_of_the_computation(vitswin, vit, workdir, images, forward, digits):
+    model, variables = vit
+    low = jax.jit(functools.partial(model.clone(dtype=jnp.bfloat16).apply, train=False))
+    status, out, err = vitswin("predict", workdir, images / "03.png", "--json", "--dtype=bfloat16")
+    assert (status, err) == (0, "")
+    got = [one["probability"] for one in json.loads(out)["predictions"]]
+    want = expected(lambda x: np.asarray(low(variables, x)), digits[3]["image"])
+    np.testing.assert_allclose(got, -np.sort(-want)[:5], atol=1e-6)
+    exact = expected(forward, digits[3]["image"])
+    assert np.abs(got + np.sort(-exact)[:5]).max() > 1e-5  # and not those of float32
 
 
 def test_bad_images_are_reported_and_the_rest_is_done(vitswin, workdir, images, tmp_path):

@@ -16,6 +16,7 @@ from vitswin_jax.cli.inputs import (
     MODEL_HELP,
     OUTSIDE_HELP,
     SPLIT_HELP,
+    add_dtype,
     add_weights,
     open_weights,
 )
@@ -79,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="Score ImageNet's images by the labels of ReaL's real.json.",
     )
+    add_dtype(parser)
     add_scales(parser)
     probe.add_arguments(parser)
 

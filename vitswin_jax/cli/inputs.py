@@ -62,16 +62,28 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", metavar="NAME", help=MODEL_HELP)
     parser.add_argument("--img-size", type=image_size, metavar="N|HxW", help=IMG_SIZE_HELP)
+    add_dtype(parser)
+
+
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    """Declares --dtype."""
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="Compute activations in this type (default: as in the file).",
+    )
 
 
 def open_weights(args: argparse.Namespace, *others: str, **fields: Any) -> Pretrained:
-    """Opens WEIGHTS as a command's --model and `fields` want it.
+    """Opens WEIGHTS as a command's --model, --dtype and `fields` want it.
 
     Raises UserError where there are none; where one of the `others`, the command's images or its
     dataset, is weights, the line has the right order.
     """
     from vitswin_jax.weights.open import open_pretrained
 
+    if getattr(args, "dtype", None) is not None:  # `push` has none
+        fields["dtype"] = args.dtype
     try:
         return open_pretrained(args.weights, args.model, **fields)
     except UserError:
