@@ -1,4 +1,4 @@
-"""How long a save keeps a training run: the step after it, beside steps without a save.
+"""The stall of a training run by a save: the step after it, beside steps without a save.
 
 python benchmarks/stalls.py [--model NAME] [--batch-size 8] [--saves 20] [--every 5]
                             [--folder FOLDER] [--json] [--smoke]
