@@ -63,6 +63,7 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
     "gpu_kernels": [r'\{"check": "flash", .* "tokens": 577, "right": true, .*'],
     "gpu_plan": [r"benchmarks/gpu_plan\.py needs JAX's plugin for CUDA: .*"],
     "gpu_registers": [r"benchmarks/gpu_registers\.py needs JAX's plugin for CUDA: .*"],
+    "gradient_sums": [r"\| devices \| ring .*", rf"\| 2 \| {NUMBER}% \| {NUMBER}% \| .*"],
     "input": [
         *(rf"{level} +{NUMBER}( +\S+){{2}}" for level in ("decode", "crop, flip", "evaluation")),
         rf"ours, 0 worker\(s\)( +{NUMBER}){{2}} +- +{NUMBER}",
