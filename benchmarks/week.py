@@ -1,19 +1,26 @@
 """A week on machines that fail, in minutes: what becomes of a run that is broken off all the time.
 
-python benchmarks/week.py [--faults 50] [--seed 0] [--folder DIR] [--smoke]
+python benchmarks/week.py [--faults 100] [--seed 0] [--runs stays,moves,hosts] [--folder DIR]
+                          [--smoke]
 
-Trains a tiny ViT on the embedded digits: once unbroken; then, with half of the faults, on devices
-that stay the same ("stays"); then, with the others, on other devices at each start ("moves"). A
-fault is `kill -9` at a random step, SIGTERM, or `kill -9` and damage to a file of the newest
-checkpoint: cut off, a bit flipped, removed. Each start is a process of its own, on CPU devices.
-Prints the faults and a verdict, and exits with 1 where it is not kept:
+Trains a tiny ViT on the embedded digits, with checkpoints and, more often, sets on its hosts' own
+disks: once unbroken; then with half of the faults on devices that stay the same, two slices
+("stays"); with three of ten on another mesh at each start ("moves"); and with two of ten on two
+processes that are a slice each ("hosts"). A fault is `kill -9`, of all hosts or of one, at a random
+step, or SIGTERM; `kill -9` may go with damage to the newest checkpoint or to the newest local set,
+of which a file is cut off, a bit flipped or a file removed, or with the loss of a disk, or of all
+disks and a file of the newest checkpoint. Each start is a process per host, on CPU devices. Prints
+the faults, a verdict, and where the time of each run went; exits with 1 where one of these is not
+kept:
 
-- "stays" ends bit for bit as the unbroken run: every loss, and every array of the last checkpoint,
-  parameters, optimizer and average;
-- "moves" ends as it does to 1e-5: losses, parameters, and logits;
+- each start resumes from the newest state that is whole, so that no step before it is lost;
+- "stays" and "hosts" end bit for bit as the unbroken run of the same topology: every loss, and
+  every array of the last checkpoint, parameters, optimizer and average;
+- "moves" and "hosts" end as the unbroken run of one process to 1e-5: losses, parameters and logits;
 - no example of an epoch is seen twice or missed: each image that a process gives to its steps is
   noted by its pixels, which is why nothing is done to images before the device (there they are
-  mixed and erased as ever).
+  mixed and erased as ever);
+- a local disk has no set of a run that has ended.
 """
 
 from __future__ import annotations
@@ -21,63 +28,36 @@ from __future__ import annotations
 import argparse
 import collections
 import json
-import logging
-import multiprocessing
 import os
+import platform
 import random
-import re
-import signal
 import sys
 import tempfile
-import time
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import machine
 import numpy as np
+from week_runs import BATCH_SIZE, ROOT, Series, Topology
+from week_states import DAMAGES
 
-ROOT = Path(__file__).parents[1]
-SERVER = multiprocessing.get_context("forkserver")  # a start need not import everything anew
-SERVER.set_forkserver_preload(["configs.digits", "vitswin_jax.trainer"])
 TOLERANCE = 1e-5
-BATCH_SIZE = 64
-STEPS_PER_FAULT = 12
-LATEST = 20  # steps until a fault; some are lost again, so that faults end before the run does
-RECIPE = {
-    "model.embed_dim": 64,  # or arrays lie in the index of Orbax's database, and not in its files
-    "model.depth": 1,
-    "model.num_heads": 2,
-    "data.batch_size": BATCH_SIZE,
-    "data.eval_batch_size": BATCH_SIZE,
-    "augment.crop": "none",
-    "augment.rotate": 0.0,
-    "augment.zoom": 0.0,
-    "augment.erase_prob": 0.25,
-    "augment.mixup_alpha": 0.2,
-    "augment.cutmix_alpha": 1.0,
-    "optim.name": "sgd",
-    "optim.momentum": 0.9,
-    "optim.peak_lr": 0.005,  # at 0.02 roundings grow: on other devices logits were 5e-5 apart
-    "optim.weight_decay": 1e-4,
-    "optim.epochs": 0.0,
-    "optim.warmup_epochs": 0.0,
-    "optim.warmup_steps": 10,
-    "ema.decay": 0.99,
-    "ema.evaluate": False,
-    "run.log_steps": 1,
-    "run.eval_epochs": 5.0,
-    "run.checkpoint_epochs": 0.0,
-    "run.checkpoint_steps": 4,
-    "run.keep_checkpoints": 4,
-}
-Topology = tuple[int, int, int]  # devices, mesh.fsdp, mesh.tensor; mesh.data has the rest
-# The first is that of the unbroken run.
-TOPOLOGIES = ((4, 2, 1), (8, 1, 1), (1, 1, 1), (8, 2, 2), (2, 1, 2), (4, 1, 1))
-DAMAGES = ("cut off", "bit flipped", "file removed")
+STEPS_PER_FAULT = 8
+LEAST = 43  # steps, which are an epoch
+TWO_SLICES, TWO_HOSTS = Topology(1, 4, 2, 2, 1), Topology(2, 1, 2, 1, 1)
+TOPOLOGIES = (  # of "moves"
+    TWO_SLICES,
+    Topology(1, 4, 1, 1, 1),
+    Topology(1, 1, 1, 1, 1),
+    Topology(1, 2, 2, 1, 1),
+    Topology(1, 2, 1, 1, 2),
+    Topology(1, 4, 1, 2, 1),
+    Topology(1, 4, 2, 1, 2),
+)
 KINDS = ("kill -9", "SIGTERM", *DAMAGES)
+SHARES = {"stays": 5, "moves": 3, "hosts": 2}  # of ten faults
 
 
 @dataclass(frozen=True)
@@ -89,152 +69,37 @@ class Fault:
     topology: Topology
 
 
-def plan_faults(dice: random.Random, count: int, *, moves: bool) -> list[Fault]:
-    """Returns a schedule: every kind as often, in any order; with `moves`, on changing devices."""
+@dataclass(frozen=True)
+class Loss:
+    """The steps that a fault cost."""
+
+    at: int
+    """The last step that was finished before it."""
+    whole: int
+    """The step of the newest whole state after it."""
+    resumed: int
+    """The step from which the next start resumed."""
+
+    @property
+    def steps(self) -> int:
+        """The number of steps that were lost."""
+        return self.at - self.resumed
+
+
+def plan_faults(
+    dice: random.Random, count: int, latest: int, places: Sequence[Topology]
+) -> list[Fault]:
+    """Returns a schedule: every kind as often, in any order, and after 1 to `latest` steps.
+
+    Of several places none comes twice in a row, nor the first one first.
+    """
     kinds = [KINDS[number % len(KINDS)] for number in range(count)]
     dice.shuffle(kinds)
-    faults, before = [], TOPOLOGIES[0]
+    faults, place = [], places[0]
     for kind in kinds:
-        if moves:
-            before = dice.choice([each for each in TOPOLOGIES if each != before])
-        faults.append(Fault(kind, dice.randint(1, LATEST), before))
+        place = dice.choice([each for each in places if each != place] or [place])
+        faults.append(Fault(kind, dice.randint(1, latest), place))
     return faults
-
-
-def train(workdir: Path, told: Path, seen: Path, steps: int, topology: Topology) -> None:
-    """Trains in this process, and notes where it begins and the pixels of each batch's images."""
-    os.dup2(os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), sys.stderr.fileno())
-    # Far more is compiled than computed, so that programs are not optimised.
-    os.environ["XLA_FLAGS"] = (
-        f"--xla_force_host_platform_device_count={topology[0]} "
-        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    )
-    from configs import digits
-    from vitswin_jax.core.types import UserError
-    from vitswin_jax.train.run import inputs
-    from vitswin_jax.trainer import train_and_evaluate
-
-    make_train_iterator = inputs.make_train_iterator
-
-    def observe(*args: Any, start_batch: int, **kwargs: Any) -> Iterator[Any]:
-        with seen.open("a", buffering=1) as file:
-            file.write(f"{start_batch}\n")
-            batches = make_train_iterator(*args, start_batch=start_batch, **kwargs)
-            try:
-                for batch in batches:
-                    images = (zlib.crc32(image.tobytes()) for image in batch["image"])
-                    file.write(" ".join(f"{each:08x}" for each in images) + "\n")
-                    yield batch
-            finally:
-                batches.close()
-
-    inputs.make_train_iterator = observe
-    log = logging.getLogger("vitswin_jax")
-    log.addHandler(logging.StreamHandler())
-    log.propagate = False
-    config = digits.get_config("vit")
-    config.update_from_flattened_dict(RECIPE)
-    config.optim.total_steps = steps
-    config.mesh.fsdp, config.mesh.tensor = topology[1:]
-    try:
-        train_and_evaluate(config, workdir)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(getattr(error, "exit_code", 1))
-
-
-class Series:
-    """The starts of one run, each in a process of its own."""
-
-    def __init__(self, folder: Path, steps: int) -> None:
-        self.workdir, self.steps = folder / "run", steps
-        self.seen = folder / "seen"  # a file a start
-        self.seen.mkdir(parents=True)
-        self._told = folder / "told"  # by the last start
-
-    def start(self, topology: Topology) -> BaseProcess:
-        """Starts or resumes the run; on several hosts this would be a process each."""
-        self._notes = self.seen / f"{len(list(self.seen.iterdir())):03}"
-        self._notes.touch()
-        arguments = (self.workdir, self._told, self._notes, self.steps, topology)
-        process = SERVER.Process(target=train, args=arguments)
-        process.start()
-        return process
-
-    def finish(self, topology: Topology) -> str:
-        """Starts it, and lets it come to its end; returns what it logged of damage."""
-        process = self.start(topology)
-        process.join()
-        if process.exitcode:
-            raise SystemExit(f"the run ended with {process.exitcode}:\n{self._told.read_text()}")
-        return damage_in(self._told.read_text())
-
-    def suffer(self, fault: Fault, dice: random.Random) -> tuple[int, int, str]:
-        """Starts it and lets a fault happen.
-
-        Returns the step it began after, the last that it logged, and what it logged of damage.
-        """
-        process = self.start(fault.topology)
-        while process.is_alive() and self._notes.read_text().count("\n") < 2:
-            time.sleep(0.01)
-        begin = int(self._notes.read_text().partition("\n")[0] or -1)
-        while process.is_alive() and self.last_step() < begin + fault.after:
-            time.sleep(0.002)
-        (process.terminate if fault.kind == "SIGTERM" else process.kill)()
-        process.join()
-        told = self._told.read_text()
-        if process.exitcode not in (-signal.SIGKILL, 128 + signal.SIGTERM):
-            raise SystemExit(f"the run ended with {process.exitcode}:\n{told}")
-        if fault.kind in DAMAGES:
-            damage(self.workdir / "checkpoints", fault.kind, dice)
-        return begin, self.last_step(), damage_in(told)
-
-    def last_step(self) -> int:
-        """Returns the last step that the run has logged."""
-        path = self.workdir / "metrics.jsonl"
-        lines = path.read_text().split("\n")[:-1] if path.exists() else []
-        return json.loads(lines[-1])["step"] if lines else 0
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Returns the steps that the run has logged."""
-        lines = (self.workdir / "metrics.jsonl").read_text().splitlines()
-        return [row for row in map(json.loads, lines) if "train/loss" in row]
-
-    def stream(self) -> list[str]:
-        """Returns the pixels' sums of all images that were trained on, in their order.
-
-        Each start resumes at a batch; what the ones before had taken beyond it is lost.
-        """
-        batches: list[list[str]] = []
-        for notes in sorted(self.seen.iterdir()):
-            begin, *lines = notes.read_text().split("\n")[:-1] or ["0"]
-            if int(begin) > len(batches):
-                raise SystemExit(f"{notes}: begins at batch {begin}, after {len(batches)}.")
-            batches[int(begin) :] = [line.split() for line in lines]
-        return [image for batch in batches[: self.steps] for image in batch]
-
-
-def damage(folder: Path, kind: str, dice: random.Random) -> None:
-    """Damages a file of the newest of at least two checkpoints."""
-    steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
-    if len(steps) < 2:
-        return
-    files = sorted(path for path in (folder / str(steps[-1])).rglob("*") if path.is_file())
-    path = dice.choices(files, weights=[path.stat().st_size for path in files])[0]
-    content = bytearray(path.read_bytes())
-    if kind == "file removed":
-        path.unlink()
-    elif kind == "cut off":
-        path.write_bytes(content[: dice.randrange(len(content))])
-    else:
-        content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
-        path.write_bytes(content)
-
-
-def damage_in(told: str) -> str:
-    """Returns the lines that a run logged about damaged checkpoints."""
-    found = re.findall(r"/(\d+): damaged: (.*?); it is now", told)
-    return "; ".join(f"{step}: {reason[:48]}" for step, reason in found)
 
 
 def check_examples(series: Series) -> str:
@@ -252,7 +117,7 @@ def check_examples(series: Series) -> str:
 
 def check_exact(series: Series, unbroken: Series) -> str:
     """Returns the parts that are equal bit for bit; raises ValueError if a part is not."""
-    ours, theirs = ([row["train/loss"] for row in each.rows()] for each in (series, unbroken))
+    ours, theirs = (losses_of(each) for each in (series, unbroken))
     if ours != theirs or len(ours) != series.steps:
         raise ValueError(f"losses of {len(ours)} steps are not those of {len(theirs)}")
     ours, theirs = (
@@ -271,7 +136,7 @@ def check_close(series: Series, unbroken: Series) -> str:
     from vitswin_jax.data.sources.open import open_source
 
     far = {}
-    losses = [np.array([row["train/loss"] for row in each.rows()]) for each in (series, unbroken)]
+    losses = [np.array(losses_of(each)) for each in (series, unbroken)]
     far["losses"] = np.abs(losses[0] - losses[1]).max()
     loaded = [load_pretrained(each.workdir) for each in (series, unbroken)]
     params = [np.concatenate([np.ravel(x) for x in _leaves(params)]) for _, params in loaded]
@@ -293,34 +158,130 @@ def _leaves(tree: Any) -> list[np.ndarray]:
     return [leaf for _, branch in sorted(tree.items()) for leaf in _leaves(branch)]
 
 
-def suffer_all(name: str, series: Series, faults: list[Fault], dice: random.Random) -> None:
+def losses_of(series: Series) -> list[float]:
+    """Returns the loss of each step, as the run has logged them."""
+    lines = (series.workdir / "metrics.jsonl").read_text().splitlines()
+    return [row["train/loss"] for row in map(json.loads, lines) if "train/loss" in row]
+
+
+def check_lost(losses: Sequence[Loss]) -> str:
+    """Returns how much was lost; raises ValueError where it was more than must be."""
+    for number, loss in enumerate(losses, start=1):
+        if loss.resumed < loss.whole:
+            raise ValueError(f"fault {number}: resumed from {loss.resumed}, not {loss.whole}")
+    steps = [loss.steps for loss in losses]
+    return (
+        f"{len(losses)} faults: 0 steps lost beyond the newest whole state; at most {max(steps)} "
+        f"of a fault, {sum(steps)} in all, {sum(loss.at - loss.whole for loss in losses)} of them "
+        "later than that state"
+    )
+
+
+def check_disks(series: Series) -> str:
+    """Returns that nothing is left; raises ValueError where a disk has a local set."""
+    if left := [path for disk in series.states.disks() for path in disk.iterdir()]:
+        raise ValueError(f"{left[0]} is left")
+    return "no local set is left"
+
+
+def suffer_all(name: str, series: Series, faults: list[Fault], dice: random.Random) -> list[Loss]:
     """Lets the faults happen one after the other, prints them, and lets the run end."""
-    row = ""
-    for number, fault in enumerate(faults, start=1):
-        begin, at, told = series.suffer(fault, dice)
+    losses: list[Loss] = []
+    row, at, whole = "", 0, 0
+    places = [fault.topology for fault in faults]
+    for number, fault in enumerate([*faults, None], start=1):
+        if fault is None:
+            series.finish(places[-1])
+        else:
+            ends = "SIGTERM" if fault.kind == "SIGTERM" else "kill -9"
+            series.suffer(ends, fault.after, fault.topology, dice)
         if row:
-            print(f"{row}  {told}", flush=True)
-        devices = "x".join(map(str, fault.topology))
-        row = f"{name:8}{number:4}  {devices:8}{fault.kind:14}{begin:6}{at:6}"
-    told = series.finish(faults[-1].topology)
-    print(f"{row}  {told}", flush=True)
+            losses.append(Loss(at, whole, series.begin))
+            print(f"{row}{losses[-1].steps:6}  {series.told()}", flush=True)
+        if fault is not None:
+            if fault.kind in DAMAGES:
+                series.states.damage(fault.kind, dice)
+            at, whole = series.last, series.states.newest([*places, places[-1]][number])
+            row = f"{name:8}{number:4}  {fault.topology!s:9}{fault.kind:41}"
+            row += f"{series.begin:6}{at:6}{whole:6}"
+    return losses
 
 
-def main() -> int:
-    """Lets the week happen; returns 1 where the verdict is not kept."""
+def print_times(runs: Mapping[str, Series]) -> None:
+    """Prints where the time of each run's life went, by its journal and by a stopwatch."""
+    sys.path.insert(0, str(ROOT))
+    from vitswin_jax.core.goodput import SPENT, read_goodput
+
+    kinds = [kind for kind in SPENT if kind != "device"]
+    print("", "| run | starts | life, s | steps kept | steps repeated | "
+          + " | ".join(kinds) + " | down |", "| --- " + "| ---: " * (len(kinds) + 5) + "|",
+          sep="\n")  # fmt: skip
+    read = {name: read_goodput(series.workdir) for name, series in runs.items()}
+    for name, goodput in read.items():
+        parts = [goodput.productive, goodput.repeated, *map(goodput.spent.get, kinds), goodput.down]
+        shares = " | ".join(f"{100 * seconds / goodput.total:.1f} %" for seconds in parts)
+        print(f"| {name} | {goodput.restarts + 1} | {goodput.total:.0f} | {shares} |")
+    print("", "| run: journal / stopwatch | life, s | steps kept | until the first step | "
+          "number of steps repeated |", "| --- " + "| ---: " * 4 + "|", sep="\n")  # fmt: skip
+    for name, goodput in read.items():
+        life, kept, until, repeated = stopwatch(runs[name])
+        start = sum(goodput.starts)
+        print(
+            f"| {name} | {goodput.total:.0f} / {life:.0f} "
+            f"| {100 * goodput.share:.1f} % / {100 * kept / life:.1f} % "
+            f"| {100 * start / goodput.total:.1f} % / {100 * until / life:.1f} % "
+            f"| {goodput.steps_repeated} / {repeated} |"
+        )
+
+
+def stopwatch(series: Series) -> tuple[float, float, float, int]:
+    """Returns the seconds of a run's life, of the steps that it kept, and of its starts until each
+    had taken a step, and the number of steps that were repeated.
+    """
+    kept: dict[int, float] = {}
+    until, taken = 0.0, 0
+    for host, *_ in series.starts:
+        _, first, steps = host.seconds()
+        until, taken = until + first, taken + len(steps)
+        kept |= dict(enumerate(steps, start=host.begin + 1))
+    life = series.ended - series.starts[0][0].seconds()[0]
+    return life, sum(kept.values()), until, taken - len(kept)
+
+
+def parse() -> argparse.Namespace:
+    """Returns the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--faults", type=int, default=50)
+    parser.add_argument("--faults", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--runs", default=",".join(SHARES), help="which of the broken runs")
     parser.add_argument("--folder", type=Path, help="a new folder, which is kept")
     parser.add_argument("--smoke", action="store_true", help="a single fault")
     options = parser.parse_args()
     if options.smoke:
         options.faults = 1
-    dice = random.Random(options.seed)
-    counts = {"stays": (options.faults + 1) // 2, "moves": options.faults // 2}
-    steps = STEPS_PER_FAULT * (max(counts.values()) + 1)
+    options.runs = options.runs.split(",")
+    if not set(options.runs) <= SHARES.keys():
+        parser.error(f"--runs: {','.join(options.runs)} must be some of {','.join(SHARES)}.")
+    return options
+
+
+def count_faults(count: int) -> dict[str, int]:
+    """Returns the number of faults of each broken run; the first has what is left over."""
+    counts = {name: count * share // sum(SHARES.values()) for name, share in SHARES.items()}
+    return counts | {"stays": count - counts["moves"] - counts["hosts"]}
+
+
+def main() -> int:
+    """Lets the week happen; returns 1 where the verdict is not kept."""
+    options = parse()
+    counts = {
+        name: count
+        for name, count in count_faults(options.faults).items()
+        if count and name in options.runs
+    }
+    steps = max(LEAST, STEPS_PER_FAULT * (max(count_faults(options.faults).values()) + 1))
     with tempfile.TemporaryDirectory() as temporary:
-        folder = options.folder or Path(temporary)
+        folder = options.folder.resolve() if options.folder else Path(temporary)
         os.environ |= {
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
             "JAX_PLATFORMS": "cpu",
@@ -329,31 +290,57 @@ def main() -> int:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
         sys.path.insert(0, str(ROOT))
-        unbroken = Series(folder / "unbroken", steps)
-        unbroken.finish(TOPOLOGIES[0])
-        print(f"{'run':8}{'no.':>4}  {'devices':8}{'fault':14}{'from':>6}{'at':>6}  then damaged")
-        kept = True
-        broken = {}
+        load = os.getloadavg()[2]
+        runs: dict[str, Series] = {}
+        for name, place in {"unbroken": TWO_SLICES, "two hosts": TWO_HOSTS}.items():
+            if name == "unbroken" or "hosts" in counts:
+                runs[name] = Series(folder / name.replace(" ", "_"), steps)
+                runs[name].finish(place)
+        print(f"{'run':8}{'no.':>4}  {'mesh':9}{'fault':41}{'from':>6}{'at':>6}{'whole':>6}"
+              f"{'lost':>6}  then", flush=True)  # fmt: skip
+        losses = {}
         for name, count in counts.items():
-            if not count:
-                continue
-            series = broken[name] = Series(folder / name, steps)
-            faults = plan_faults(dice, count, moves=name == "moves")
-            suffer_all(name, series, faults, dice)
+            runs[name] = Series(folder / name, steps)
+            dice = random.Random(f"{options.seed} {name}")
+            places = {"stays": [TWO_SLICES], "moves": TOPOLOGIES, "hosts": [TWO_HOSTS]}[name]
+            faults = plan_faults(dice, count, steps * 5 // (4 * (count + 1)), places)
+            losses[name] = suffer_all(name, runs[name], faults, dice)
         print()
-        for name, series in {"unbroken": unbroken, **broken}.items():
-            checks = [lambda series=series: check_examples(series)]
-            if name == "stays":
-                checks.append(lambda series=series: check_exact(series, unbroken))
-            if name == "moves":
-                checks.append(lambda series=series: check_close(series, unbroken))
-            for check in checks:
-                try:
-                    print(f"{name:10}ok      {check()}")
-                except ValueError as error:
-                    kept = False
-                    print(f"{name:10}NOT OK  {error}")
+        kept = judge(runs, losses)
+        print_times(runs)
+        import jax
+
+        print(
+            f"\n{sum(counts.values())} faults, seed {options.seed}, {steps} steps; "
+            f"{machine.processor()}, {os.cpu_count()} cores, "
+            f"load {load:.1f} before and {os.getloadavg()[2]:.1f} after; "
+            f"Python {platform.python_version()}, JAX {jax.__version__}, commit {machine.commit()}"
+        )
     return 0 if kept else 1
+
+
+def judge(runs: Mapping[str, Series], losses: Mapping[str, Sequence[Loss]]) -> bool:
+    """Prints what was kept and what was not; returns whether all was."""
+    kept, one, two = True, runs["unbroken"], runs.get("two hosts")
+    for name, series in runs.items():
+        checks: list[Callable[[], str]] = [
+            lambda series=series: check_examples(series),
+            lambda series=series: check_disks(series),
+        ]
+        if name in losses:
+            checks.append(lambda name=name: check_lost(losses[name]))
+        if name in ("stays", "hosts"):
+            like = two if name == "hosts" else one
+            checks.append(lambda series=series, like=like: check_exact(series, like))
+        if name in ("moves", "hosts", "two hosts"):
+            checks.append(lambda series=series: check_close(series, one))
+        for check in checks:
+            try:
+                print(f"{name:10}ok      {check()}")
+            except ValueError as error:
+                kept = False
+                print(f"{name:10}NOT OK  {error}")
+    return kept
 
 
 if __name__ == "__main__":

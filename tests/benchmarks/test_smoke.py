@@ -103,7 +103,10 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
         r"stays +1 .*",
         "unbroken +ok .*",
         "stays +ok .*seen once.*",
+        "stays +ok .* 0 steps lost beyond the newest whole state; .*",
         "stays +ok .*bit for .*",
+        rf"\| stays \| 2 \| {NUMBER} \|( {NUMBER} % \|){{9}}",
+        rf"\| stays \| {NUMBER} / {NUMBER} \| .*",
     ],
     "zoo": [r"benchmarks/zoo\.py needs timm, .*"],
     "windows": [
@@ -115,6 +118,7 @@ TABLES = {  # script -> patterns of lines that it prints, in this order
 NEEDS = {"gpu_plan": "jax_plugins", "gpu_registers": "jax_plugins", "zoo": "timm"}
 """Scripts of which only the line that refuses is tried, and the package that they need."""
 RUN_BY_OTHERS = {"fashion", "gpu_rows", "gpu_runs", "input_peers", "machine", "suites"}
+RUN_BY_OTHERS |= {"week_runs", "week_states"}
 
 
 def test_every_script_is_here():

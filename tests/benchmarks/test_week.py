@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import sys
 
 import pytest
 from scripts import script
@@ -19,12 +20,19 @@ def make_series(week, tmp_path, monkeypatch):
     """Makes a run of batches of 4 of which each start has noted where it began and what it saw."""
     monkeypatch.setattr(week, "BATCH_SIZE", 4)
 
-    def make_series(*starts, steps):
+    def make_series(*starts, steps, hosts=1):
         series = week.Series(tmp_path / f"{len(list(tmp_path.iterdir()))}", steps)
         for number, (begin, text) in enumerate(starts):
-            batches = [" ".join(text[i : i + 4]) for i in range(0, len(text), 4)]
-            notes = "".join(f"{line}\n" for line in [begin, *batches])
-            (series.seen / f"{number:03}").write_text(notes)
+            batches = [text[i : i + 4] for i in range(0, len(text), 4)]
+            series.starts.append([])
+            for host in range(hosts):
+                share = 4 // hosts
+                rows = [" ".join(batch[host * share :][:share]) for batch in batches]
+                (series.folder / "seen" / f"{number:03}-{host}").write_text(
+                    "".join(f"{line}\n" for line in [begin, *rows])
+                )
+                place = (series.folder, number, host, week.TWO_SLICES, steps, 0)
+                series.starts[-1].append(sys.modules["week_runs"].Start(*place))
         return series
 
     return make_series
@@ -38,9 +46,10 @@ GOOD = [
 ]
 
 
+@pytest.mark.parametrize("hosts", [1, 2])
 @pytest.mark.parametrize("starts", GOOD)
-def test_whatever_the_starts_each_example_is_seen_once_an_epoch(week, make_series, starts):
-    told = week.check_examples(make_series(*starts, steps=6))
+def test_whatever_the_starts_each_example_is_seen_once_an_epoch(week, make_series, starts, hosts):
+    told = week.check_examples(make_series(*starts, steps=6, hosts=hosts))
     assert told == "2 whole epochs of 10 examples, each seen once in each"
 
 
@@ -91,26 +100,97 @@ def test_exact_is_every_loss_and_every_array(week, make_series, losses, checksum
             week.check_exact(series, unbroken)
 
 
+def test_a_hundred_faults_are_of_every_kind_in_three_runs(week):
+    assert week.count_faults(100) == {"stays": 50, "moves": 30, "hosts": 20}
+    assert week.count_faults(1) == {"stays": 1, "moves": 0, "hosts": 0}
+    assert len(week.KINDS) == 10
+
+
 def test_a_schedule_has_every_kind_and_moves_at_each_start(week):
-    faults = week.plan_faults(random.Random(0), 25, moves=True)
-    assert sorted(fault.kind for fault in faults) == sorted(5 * week.KINDS)
+    faults = week.plan_faults(random.Random(0), 30, 20, week.TOPOLOGIES)
+    assert sorted(fault.kind for fault in faults) == sorted(3 * week.KINDS)
+    assert all(1 <= fault.after <= 20 for fault in faults)
     places = [week.TOPOLOGIES[0], *(fault.topology for fault in faults)]
     assert all(one != then for one, then in itertools.pairwise(places))
-    again = week.plan_faults(random.Random(0), 25, moves=True)
-    assert faults == again and faults != week.plan_faults(random.Random(1), 25, moves=True)
-    still = week.plan_faults(random.Random(0), 5, moves=False)
-    assert {fault.topology for fault in still} == {week.TOPOLOGIES[0]}
+    assert any(place.slices > 1 for place in places[1:])
+    again = week.plan_faults(random.Random(0), 30, 20, week.TOPOLOGIES)
+    assert faults == again
+    assert faults != week.plan_faults(random.Random(1), 30, 20, week.TOPOLOGIES)
+    still = week.plan_faults(random.Random(0), 5, 20, [week.TWO_HOSTS])
+    assert {fault.topology for fault in still} == {week.TWO_HOSTS}
 
 
-@pytest.mark.parametrize("kind", ["cut off", "bit flipped", "file removed"])
-def test_damage_is_of_one_file_of_the_newest_of_two(week, tmp_path, kind):
-    week.damage(tmp_path / "none", kind, random.Random(0))  # killed before the first
-    for step in (8, 12):
-        (tmp_path / str(step)).mkdir()
-        (tmp_path / str(step) / "array").write_bytes(b"\x00" * 100)
-        week.damage(tmp_path, kind, random.Random(0))
-    assert (tmp_path / "8" / "array").read_bytes() == b"\x00" * 100
-    path = tmp_path / "12" / "array"
+def test_more_lost_than_since_the_newest_whole_state_is_told(week):
+    kept = week.check_lost([week.Loss(20, 17, 17), week.Loss(30, 24, 26)])
+    assert "0 steps lost beyond" in kept and "at most 4 of a fault, 7 in all, 9 of them" in kept
+    with pytest.raises(ValueError, match="fault 2: resumed from 23, not 24"):
+        week.check_lost([week.Loss(20, 17, 17), week.Loss(30, 24, 23)])
+
+
+@pytest.fixture
+def states(week, tmp_path):
+    """The states of a run of two hosts: checkpoints of 12 and 24, sets of 29 and 31."""
+    for step in (12, 24):
+        folder = tmp_path / "run" / "checkpoints" / str(step)
+        folder.mkdir(parents=True)
+        (folder / "array").write_bytes(b"\x00" * 100)
+    for disk, host, step in itertools.product((0, 1), (0, 1), (29, 31)):
+        path = tmp_path / f"host-{disk}" / "disk" / "run-0" / f"host-{host}" / f"{step}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"\x00" * 100)
+    states = sys.modules["week_states"].States(tmp_path)
+    states.note(24, week.TWO_HOSTS)
+    return states
+
+
+@pytest.mark.parametrize(
+    ("kinds", "newest"),
+    [
+        ((), 31),
+        (("set: bit flipped",), 29),
+        (("set: cut off",), 31),  # a copy is whole
+        (("set: file removed",) * 4, 29),
+        (("set: file removed",) * 8, 24),
+        (("disk emptied",), 31),
+        (("disk emptied",) * 9, 24),
+        (("disks emptied, checkpoint: file removed",), 12),
+        (("disks emptied, checkpoint: file removed",) * 3, 12),  # one is always left
+        (("checkpoint: cut off",), 31),
+    ],
+)
+def test_the_newest_whole_state_after_faults(week, states, kinds, newest):
+    dice = random.Random(0)
+    for kind in kinds:
+        states.damage(kind, dice)
+    assert states.newest(week.TWO_HOSTS) == newest
+
+
+def test_a_set_of_another_mesh_is_not_whole(week, states):
+    assert states.newest(week.Topology(1, 1, 1, 1, 1)) == 31  # has whole arrays, as two hosts do
+    assert states.newest(week.TWO_SLICES) == 24
+
+
+@pytest.mark.parametrize("how", ["cut off", "bit flipped", "file removed"])
+def test_damage_is_of_one_file_of_the_newest_of_two(states, tmp_path, how):
+    states.damage(f"checkpoint: {how}", random.Random(0))
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert (checkpoints / "12" / "array").read_bytes() == b"\x00" * 100
+    path = checkpoints / "24" / "array"
     content = path.read_bytes() if path.exists() else None
-    assert (content is None) == (kind == "file removed")
+    assert (content is None) == (how == "file removed")
     assert content != b"\x00" * 100
+
+
+def test_a_stopwatch_counts_a_repeated_step_once(week, make_series):
+    series = make_series((0, "abcd"), (2, "abcd"), steps=4)
+    series.ended = 130.0
+    for number, (began, seconds) in enumerate([(100.0, [3, 1, 1]), (110.0, [2, 2])]):
+        now, lines = began + 4.0, [began, began + 4.0]
+        for each in seconds:
+            lines.append(f"{now} {now + each}")
+            now += each
+        (series.folder / "times" / f"{number:03}-0").write_text(
+            "".join(f"{line}\n" for line in lines)
+        )
+    assert series.last == 4
+    assert week.stopwatch(series) == (30.0, 1 + 1 + 2 + 2, 7 + 6, 1)
