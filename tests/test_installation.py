@@ -40,6 +40,14 @@ def test_constraints_pin_each_dependency(version):
     assert {name_of(each) for each in needed} - {"vitswin-jax", "setuptools"} <= pinned
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_constraints_leave_room_for_the_clients_of_s3(version):
+    """The extra `s3` is not in the pinned environment; its client needs python-dateutil 2."""
+    text = (ROOT / "constraints" / f"{version}.txt").read_text(encoding="utf-8")
+    pins = dict(line.split("==") for line in text.splitlines()[1:])
+    assert pins["python-dateutil"].startswith("2.") and not {"botocore", "s3fs"} & pins.keys()
+
+
 def test_the_extras_for_accelerators_are_jaxs():
     extras = PROJECT["optional-dependencies"]
     for extra, of_jax in (("gpu", "cuda13"), ("gpu-cuda12", "cuda12"), ("tpu", "tpu")):
