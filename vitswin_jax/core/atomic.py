@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Collection, Iterator
@@ -12,6 +13,19 @@ from vitswin_jax.core.signals import removed_at_end
 from vitswin_jax.core.types import UserError
 
 _TEMPORARY = re.compile(r"\.(.+)\.(\d{1,10})\.tmp", re.ASCII | re.DOTALL)
+
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+"""Errors of a disk, which any file that is written there meets."""
+
+
+def of_disk(text: str) -> bool:
+    """Returns whether a message states an error of a disk.
+
+    >>> of_disk("cannot write a/b: No space left on device.")
+    True
+    """
+    return any(os.strerror(number) in text for number in DISK)
 
 
 @contextlib.contextmanager

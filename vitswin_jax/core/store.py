@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vitswin_jax.core.atomic import DISK, writing
 from vitswin_jax.core.cache import cache_dir
+from vitswin_jax.core.store_errors import NO_BUCKET, NOT_THERE, hush_clients, reason_of
 from vitswin_jax.core.types import UserError
 
 SCHEMES: Mapping[str, tuple[str, str]] = {
@@ -23,16 +26,10 @@ SCHEMES: Mapping[str, tuple[str, str]] = {
     "memory": ("", ""),
 }
 """The package that reads and writes a store, and this project's extra that installs it."""
-_OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    # A store that does not answer is asked again a few times, and is an error after a minute.
-    "s3": {
-        "config_kwargs": {
-            "connect_timeout": 5,
-            "read_timeout": 20,
-            "retries": {"max_attempts": 2, "mode": "standard"},
-        }
-    },
-}
+PATIENCE = 20.0
+"""Seconds in which a store that answers with an error, or not at all, is asked again."""
+_ANSWER = {"s3": 20.0, "gs": 10.0}  # seconds without a byte of an answer
+_CONNECT = 5.0  # seconds to reach a store
 _AT_ONCE = 8  # objects that are sent or fetched at a time
 
 
@@ -72,29 +69,23 @@ class Store:
         package, extra = SCHEMES[scheme]
         import fsspec
 
+        hush_clients()
         try:
             self._files, self._root = fsspec.core.url_to_fs(
-                self.url, use_listings_cache=False, **_OPTIONS.get(scheme, {})
+                self.url, use_listings_cache=False, **_options(scheme)
             )
         except ImportError as error:
             raise UserError(
                 f"{url}: needs {package}: pip install 'vitswin_jax[{extra}]'."
             ) from error
         except Exception as error:
-            raise StoreError(f"{url}: cannot be opened: {_reason(error)}.") from error
+            raise StoreError(f"{url}: cannot be opened: {reason_of(error).words}.") from error
+        if scheme == "s3":
+            self._files.retries = 1
 
     def list(self) -> dict[str, Stored]:
         """Returns all objects by name; raises UserError for one that would leave a folder."""
-        with self._asked("read"):
-            self._files.invalidate_cache()
-            try:
-                found = self._files.find(self._root, detail=True)
-            except FileNotFoundError:
-                self._check_bucket()
-                return {}
-        if not found:
-            with self._asked("read"):
-                self._check_bucket()
+        found = self._ask("read", "", self._find)
         names = {path: path[len(self._root) :].lstrip("/") for path in found}
         names = {path: name for path, name in names.items() if name and not name.endswith("/")}
         for name in names.values():
@@ -107,24 +98,31 @@ class Store:
             for path, name in names.items()
         }
 
-    def _check_bucket(self) -> None:
-        """Raises FileNotFoundError where there is no such bucket."""
+    def _find(self) -> dict[str, Any]:
+        """Returns the facts of all objects by path; raises FileNotFoundError without a bucket."""
+        self._files.invalidate_cache()
+        found: dict[str, Any] = {}
+        with contextlib.suppress(FileNotFoundError):
+            found = self._files.find(self._root, detail=True)
         bucket = self._root.lstrip("/").partition("/")[0]
-        if not self.url.startswith("memory://") and not self._files.exists(bucket):
+        if not found and not self.url.startswith("memory://") and not self._files.exists(bucket):
             raise FileNotFoundError(f"there is no bucket {bucket}")
+        return found
 
     def read(self, name: str) -> bytes | None:
         """Returns the content of an object, None where there is none."""
-        with self._asked("read", name):
+
+        def cat() -> bytes | None:
             try:
                 return self._files.cat_file(self._path(name))
             except FileNotFoundError:
                 return None
 
+        return self._ask("read", name, cat)
+
     def write(self, name: str, content: bytes) -> None:
         """Writes an object of some bytes."""
-        with self._asked("written", name):
-            self._files.pipe_file(self._path(name), content)
+        self._ask("written", name, lambda: self._files.pipe_file(self._path(name), content))
 
     def send(self, files: Mapping[str, Path]) -> None:
         """Writes objects of files, by name."""
@@ -132,43 +130,84 @@ class Store:
 
     def _send(self, item: tuple[str, Path]) -> None:
         name, file = item
-        with self._asked("written", name):
-            self._files.put_file(str(file), self._path(name))
+        self._ask("written", name, lambda: self._files.put_file(str(file), self._path(name)))
 
     def fetch(self, files: Mapping[str, Path]) -> None:
-        """Writes files of objects, by name; their folders are made."""
+        """Writes files of objects, by name; their folders are made.
+
+        Raises UserError, which names the file, where this host's disk is full or read-only.
+        """
         self._each(self._fetch, files.items())
 
     def _fetch(self, item: tuple[str, Path]) -> None:
         name, file = item
-        with self._asked("read", name):
+        with writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)
-            self._files.get_file(self._path(name), str(file))
+        self._ask("read", name, lambda: self._files.get_file(self._path(name), str(file)), file)
 
     def remove(self, names: Iterable[str]) -> None:
         """Removes objects; those that are not there are no error."""
         self._each(self._remove, names)
 
     def _remove(self, name: str) -> None:
-        with self._asked("removed", name), contextlib.suppress(FileNotFoundError):
-            self._files.rm_file(self._path(name))
+        def remove() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self._files.rm_file(self._path(name))
+
+        self._ask("removed", name, remove)
 
     def _each(self, function: Any, items: Iterable[Any]) -> None:
+        """Calls a function with each item, some at a time; the first error ends the others."""
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="store") as pool:
-            for future in [pool.submit(function, item) for item in items]:
-                future.result()
+            try:
+                for future in [pool.submit(function, item) for item in items]:
+                    future.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
-    @contextlib.contextmanager
-    def _asked(self, what: str, name: str = "") -> Iterator[None]:
-        """Makes a StoreError, in one line, of whatever a store's client raises in the block."""
-        try:
-            yield
-        except Exception as error:
-            place = f"{self.url}/{name}" if name else self.url
-            raise StoreError(f"{place}: cannot be {what}: {_reason(error)}.") from error
+    def _ask(self, what: str, name: str, call: Callable[[], Any], file: Path | None = None) -> Any:
+        """Calls the store's client, again for `PATIENCE` seconds if it fails; returns its answer.
+
+        Whatever the client raises becomes a StoreError in one line, or where it writes a file and
+        the disk is at fault, a UserError that names the file.
+        """
+        begin, wait = time.monotonic(), 0.5
+        while True:
+            try:
+                return call()
+            except Exception as error:
+                if file is not None and isinstance(error, OSError) and error.errno in DISK:
+                    raise UserError(f"cannot write {file}: {error.strerror}.") from error
+                reason = reason_of(error)
+                if reason is NOT_THERE and what == "written":
+                    reason = NO_BUCKET
+                if not reason.passes or time.monotonic() + wait - begin > PATIENCE:
+                    place = f"{self.url}/{name}" if name else self.url
+                    raise StoreError(f"{place}: cannot be {what}: {reason.words}.") from error
+            time.sleep(wait)
+            wait *= 2
+
+
+def _options(scheme: str) -> Mapping[str, Any]:
+    """Returns the options of a store's client, which else waits for an answer for ever.
+
+    `Store` calls again, so S3's client does not. Google's calls up to 6 times, in half a minute.
+    """
+    if scheme == "s3":
+        config = {"connect_timeout": _CONNECT, "read_timeout": _ANSWER[scheme]}
+        return {"config_kwargs": {**config, "retries": {"total_max_attempts": 1}}}
+    if scheme == "gs":
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=_CONNECT, sock_read=_ANSWER[scheme]
+        )
+        return {"requests_timeout": timeout}
+    return {}
 
 
 def folder_of(url: str, kind: str) -> Path:
@@ -187,36 +226,3 @@ def _mark(info: Mapping[str, Any]) -> str:
     """Returns a mark that changes with an object's content."""
     marks = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "created")
     return str(next((info[key] for key in marks if info.get(key)), ""))
-
-
-def _reason(error: Exception) -> str:
-    """Returns the reason of an error of a store's client, in a few words."""
-    seen: list[BaseException] = [error]
-    while (cause := seen[-1].__cause__) is not None and len(seen) < 5:
-        seen.append(cause)
-    text = f"{type(error).__name__} {error} {' '.join(map(str, seen[1:]))}"
-    for mark, reason in _KNOWN:
-        if re.search(mark, text, re.IGNORECASE):
-            return reason
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.rstrip(".")
-    return " ".join(str(error).split()).rstrip(".")[:200] or type(error).__name__
-
-
-_KNOWN = (
-    (r"no bucket|NoSuchBucket|bucket does not exist", "there is no such bucket"),
-    (
-        r"credential|Anonymous caller|Unauthenticated|\b401\b",
-        "no credentials are found, or they are not accepted",
-    ),
-    (
-        r"AccessDenied|Access Denied|PermissionError|Forbidden|\b403\b",
-        "permission is denied for these credentials",
-    ),
-    (
-        r"EndpointConnection|ConnectTimeout|Cannot connect|ConnectionRefused|ConnectorError",
-        "the store does not answer",
-    ),
-    (r"SlowDown|InternalError|ServiceUnavailable|\b50[0-9]\b", "the store answers with an error"),
-)
-"""Patterns of the errors of stores' clients, and the reason that each shows."""

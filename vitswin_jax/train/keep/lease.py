@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vitswin_jax.core.json import parse_json
-from vitswin_jax.core.store import Store, StoreError
+from vitswin_jax.core.store import Store
 from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError
 from vitswin_jax.train.keep.workdir import STOP
@@ -127,7 +127,7 @@ class Lease:
                     self._on_stop()
                     self._store.remove([STOP])
                 self._silent = False
-            except StoreError as error:
+            except UserError as error:
                 if not self._silent:  # `Mirror` reports it too where something is to be sent
                     log.info("%s", error)
                 self._silent = True
