@@ -40,7 +40,7 @@ from typing import Any
 
 import machine
 import numpy as np
-from week_runs import BATCH_SIZE, ROOT, Series, Topology
+from week_runs import BATCH_SIZE, ROOT, BrokenError, Series, Topology
 from week_states import DAMAGES
 
 TOLERANCE = 1e-5
@@ -274,12 +274,9 @@ def count_faults(count: int) -> dict[str, int]:
 def main() -> int:
     """Lets the week happen; returns 1 where the verdict is not kept."""
     options = parse()
-    counts = {
-        name: count
-        for name, count in count_faults(options.faults).items()
-        if count and name in options.runs
-    }
-    steps = max(LEAST, STEPS_PER_FAULT * (max(count_faults(options.faults).values()) + 1))
+    faults_of = count_faults(options.faults)
+    counts = {name: faults_of[name] for name in options.runs if faults_of[name]}
+    steps = max(LEAST, STEPS_PER_FAULT * (max(faults_of.values()) + 1))
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder.resolve() if options.folder else Path(temporary)
         os.environ |= {
@@ -298,16 +295,21 @@ def main() -> int:
                 runs[name].finish(place)
         print(f"{'run':8}{'no.':>4}  {'mesh':9}{'fault':41}{'from':>6}{'at':>6}{'whole':>6}"
               f"{'lost':>6}  then", flush=True)  # fmt: skip
-        losses = {}
+        losses, broken = {}, set()
         for name, count in counts.items():
             runs[name] = Series(folder / name, steps)
             dice = random.Random(f"{options.seed} {name}")
             places = {"stays": [TWO_SLICES], "moves": TOPOLOGIES, "hosts": [TWO_HOSTS]}[name]
             faults = plan_faults(dice, count, steps * 5 // (4 * (count + 1)), places)
-            losses[name] = suffer_all(name, runs[name], faults, dice)
+            try:
+                losses[name] = suffer_all(name, runs[name], faults, dice)
+            except BrokenError as error:
+                print(f"{name:8}NOT OK  {error}", flush=True)
+                broken.add(name)
         print()
-        kept = judge(runs, losses)
-        print_times(runs)
+        ended = {name: series for name, series in runs.items() if name not in broken}
+        kept = judge(ended, losses) and not broken
+        print_times(ended)
         import jax
 
         print(

@@ -51,6 +51,7 @@ RECIPE = {
     "optim.warmup_steps": 10,
     "ema.decay": 0.99,
     "ema.evaluate": False,
+    "loggers": (),
     "run.log_steps": 1,
     "run.eval_epochs": 5.0,
     "run.checkpoint_epochs": 0.0,
@@ -227,6 +228,10 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
+class BrokenError(Exception):
+    """A start that hung, ended with another status than it should, or printed a traceback."""
+
+
 class Series:
     """The starts of one run, and when the last of them ended, by `time.monotonic`."""
 
@@ -279,6 +284,7 @@ class Series:
             if begun and self.last >= self.begin + after:
                 break
             time.sleep(0.005)
+        hangs = time.monotonic() >= deadline
         expected = {-signal.SIGKILL}
         if ends == "SIGTERM":
             expected = {128 + signal.SIGTERM}
@@ -290,7 +296,7 @@ class Series:
                 expected |= {1}
             for each in victims:
                 each.kill()
-        self._end(processes, expected=expected)
+        self._end(processes, expected={None} if hangs else expected)
         self.states.note(self.begin, topology)
 
     def _end(self, processes: Sequence[BaseProcess], *, expected: set[int]) -> None:
@@ -304,7 +310,7 @@ class Series:
         statuses = {process.exitcode for process in processes}
         told = [host.told.read_text() for host in self.starts[-1]]
         if hanging or not statuses <= expected or any("Traceback" in text for text in told):
-            raise SystemExit(f"the run ended with {statuses}, not {expected}:\n{told}")
+            raise BrokenError(f"start {len(self.starts) - 1} ended with {statuses}: {told}")
 
     def told(self) -> str:
         """Returns all that the last start logged about local sets and damaged checkpoints."""
