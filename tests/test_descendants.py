@@ -170,6 +170,7 @@ def test_it_trains_resumes_converts_exports_and_explains(name, tmp_path, vitswin
     assert drawn == parts
 
 
+@pytest.mark.long
 def test_dinov3s_features_serve_probes(tmp_path, vitswin):
     """Of a folder as transformers has it, with weights that are drawn; by scikit-learn's votes."""
     model = create_model("vit", **VIT | DINOV3 | {"num_classes": 0})

@@ -116,6 +116,7 @@ def test_a_run_is_extended_and_the_schedule_recomputed(make_config, run, logged,
     assert load_metadata(f"{workdir}@8").provenance["step"] == 8
 
 
+@pytest.mark.long
 def test_a_run_is_shortened_but_not_below_its_step(make_config, run, tmp_path):
     workdir = copied(run, tmp_path)
     before = (workdir / "config.json").read_text()
@@ -227,6 +228,7 @@ def test_a_newer_file_in_the_place_of_one_that_is_read_changes_nothing(run, tmp_
     assert_same(opened.variables, before)
 
 
+@pytest.mark.long
 def test_a_run_says_what_it_reads(make_config, run, logged, tmp_path):
     workdir = copied(run, tmp_path)
     shutil.rmtree(workdir / "checkpoints" / "8")
@@ -325,6 +327,7 @@ def as_written_by_the_oldest_version(workdir):
     return old
 
 
+@pytest.mark.long
 def test_a_run_of_an_older_version_resumes(make_config, run, tmp_path):
     """Keys that it did not have mean what runs did then; the rest of it is the unbroken run's."""
     workdir = copied(run, tmp_path)

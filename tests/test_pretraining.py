@@ -238,6 +238,7 @@ def steps(method, *, devices=1, **mesh):
     return losses, flatten_dict(jax.device_get(state.params), sep="/")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["mae", pytest.param("simmim", marks=pytest.mark.long)])
 def test_eight_devices_are_one(method):
     losses, params = steps(method)
@@ -248,6 +249,7 @@ def test_eight_devices_are_one(method):
         np.testing.assert_allclose(theirs[name], leaf, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", mostly_long(MODELS, ["mae"]))
 def test_stacked_blocks_compute_what_a_loop_does(method):
     family, fields, own = MODELS[method]

@@ -32,6 +32,7 @@ def write_images(root, channels):
     return root
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("channels", [1, pytest.param(6, marks=pytest.mark.long)])
 def test_a_run_of_other_channels_and_its_weights_in_every_command(tmp_path, capsys, channels):
     data, run = write_images(tmp_path / "data", channels), str(tmp_path / "run")

@@ -74,6 +74,7 @@ def test_a_run_leaves_all_that_its_users_need(whole_run):
     assert "http://" not in page.replace("http://www.w3.org", "") and "<img" in page
 
 
+@pytest.mark.long
 def test_a_finished_run_says_its_result_again_and_changes_nothing(train, whole_run):
     unbroken, first = whole_run
     weights = (unbroken / "model.safetensors").read_bytes()

@@ -122,6 +122,7 @@ def test_recipes_are_those_of_the_wheel(scripts, tmp_path):
     assert Path(place).is_relative_to(scripts.parent)
 
 
+@pytest.mark.long
 def test_predict(scripts, tmp_path):
     """A model that reads nothing but brightness: it must tell a white image from a black one."""
     model = create_model(

@@ -26,6 +26,7 @@ OURS = Contestant("ours", "ours")
 SCAN = Contestant("scan", "ours", variant={"scan": True})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("task", "other"),
     [
@@ -97,6 +98,7 @@ def test_ratios_are_of_rounds_of_minima_and_of_cpu_time():
     assert compare(ours, theirs) == {"median": 0.5, "min": 0.5, "cpu": 0.5}
 
 
+@pytest.mark.long
 def test_formats_divide_peers_into_groups(monkeypatch):
     """Each group has us, on the weights that its peers read, and no one who cannot do the case."""
     seen = []

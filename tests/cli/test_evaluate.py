@@ -60,6 +60,7 @@ def test_a_workdir_knows_its_dataset(vitswin, workdir, forward, digits):
     assert "<h1>run on digits:test</h1>" in page
 
 
+@pytest.mark.long
 def test_each_evaluation_has_a_page_of_its_own(vitswin, workdir):
     """And none of them is the run's report."""
     (workdir / "report.html").write_text("the run's own")
@@ -104,6 +105,7 @@ def test_the_published_accuracy_stands_beside_the_measured(vitswin, workdir, vit
     assert "published: top-1 81.20 % on ImageNet-1k's validation set (somebody/code:" in out
 
 
+@pytest.mark.long
 def test_an_accuracy_is_judged_on_imagenets_classes(vitswin, tmp_path, digits):
     """A model that names nothing rightly, on 1,000 classes of one image each."""
     root = tmp_path / "images"
@@ -133,6 +135,7 @@ def test_an_accuracy_is_judged_on_imagenets_classes(vitswin, tmp_path, digits):
     assert "crop_fraction is 0.5 here and 0.875 there" in verdict
 
 
+@pytest.mark.long
 def test_json_and_figures(vitswin, workdir, forward, digits, tmp_path):
     folder = tmp_path / "more" / "figures"
     status, out, err = vitswin("evaluate", workdir, "--json", "--figures", folder)
@@ -150,6 +153,7 @@ def test_json_and_figures(vitswin, workdir, forward, digits, tmp_path):
             assert len(np.unique(np.asarray(image))) > 2
 
 
+@pytest.mark.long
 def test_probes_of_features(vitswin, workdir, vit, tmp_path):
     arguments = ["--knn", "--linear-probe", "--few-shot", "1,5"]
     arguments += ["--train-split", "train[:100]", "--split", "test[:80]"]
@@ -336,6 +340,7 @@ def test_another_number_of_classes_is_known_before_the_work(vitswin, workdir, vi
     assert "has 7 classes, but the weights have 10" in err
 
 
+@pytest.mark.long
 def test_probabilities_are_averaged_over_sizes_and_mirrors(vitswin, workdir, digits):
     args = ("evaluate", workdir, "--batch-size", 90, "--img-sizes", "16,8x12", "--flip", "--json")
     status, out, err = vitswin(*args)

@@ -64,6 +64,7 @@ def test_vit(vitswin, workdir, image, tmp_path):
             assert np.asarray(picture.convert("RGB")).std() > 1  # not blank
 
 
+@pytest.mark.long
 def test_swin_has_a_picture_a_stage(vitswin, save_random, image, tmp_path):
     out = tmp_path / "out"
     weights = save_random("swinv2", **SWIN | {"pretrained_window_sizes": (0, 0)})
@@ -147,6 +148,7 @@ def test_mistakes_write_nothing(vitswin, workdir, image, tmp_path):
     assert (status, err) == (1, f"error: --out={out}: File exists.\n")
 
 
+@pytest.mark.long
 def test_an_image_its_maps_and_its_classes_stand_side_by_side(
     vitswin, save_random, image, tmp_path
 ):

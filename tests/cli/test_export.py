@@ -42,6 +42,7 @@ def test_a_run_as_onnx_with_int8_and_its_accuracy(vitswin, workdir, digits, forw
     assert 0 < np.abs(rounded - logits).max() < 0.2 * logits.std()
 
 
+@pytest.mark.long
 def test_8_bit_products_take_their_ranges_from_images(vitswin, workdir, digits, tmp_path):
     """From a dataset's split or, without classes, from the images of a folder: as many, as near."""
     folder, path = tmp_path / "photos", tmp_path / "digits.onnx"
@@ -119,6 +120,7 @@ def pixels_of(source, count):
     return np.stack(pixels), np.array([record["label"] for record in records])
 
 
+@pytest.mark.long
 def test_stablehlo_at_another_size_and_on_given_images(vitswin, workdir, tmp_path):
     photo, path = tmp_path / "photo.png", tmp_path / "digits.stablehlo"
     Image.new("RGB", (40, 30), "orange").save(photo)
@@ -129,6 +131,7 @@ def test_stablehlo_at_another_size_and_on_given_images(vitswin, workdir, tmp_pat
     assert path.stat().st_size > 10_000
 
 
+@pytest.mark.long
 def test_a_run_as_onnx_for_images_of_any_size(vitswin, workdir, tmp_path):
     path = tmp_path / "digits.onnx"
     status, out, err = vitswin("export", workdir, path, "--any-size", "--uint8")

@@ -72,6 +72,7 @@ def test_json(vitswin):
     assert json.loads(out)["parameters"] == 86_567_656
 
 
+@pytest.mark.long
 def test_one_model_is_shown_part_by_part(vitswin):
     status, out, err = vitswin("models", "swin_tiny_patch4_window7_224")
     assert (status, err) == (0, "")

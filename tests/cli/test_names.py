@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kinds import mostly_long
 from PIL import Image
 
 from vitswin_jax.core.types import UserError
@@ -78,18 +79,21 @@ def check_shown(*texts):
         text.encode()  # no part of a letter
 
 
+COMMANDS = [
+    ["predict", "RUN", "DATA", "--sheet", "OUT.png", "--features", "OUT.npz"],
+    ["evaluate", "RUN", "DATA", "--split", "all", "--output", "OUT.html", "--figures", "OUT"],
+    ["evaluate", "RUN", "--split", "all"],
+    ["explain", "RUN", "DATA/=cmd|calc", "--out", "OUT", "--only", "rollout"],
+    ["convert", "RUN", "OUT", "--to", "huggingface"],
+    ["convert", "RUN", "OUT", "--to", "timm", "--verify"],
+    ["export", "RUN", "OUT.stablehlo"],
+    ["models", "RUN"],
+]
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [
-        ["predict", "RUN", "DATA", "--sheet", "OUT.png", "--features", "OUT.npz"],
-        ["evaluate", "RUN", "DATA", "--split", "all", "--output", "OUT.html", "--figures", "OUT"],
-        ["evaluate", "RUN", "--split", "all"],
-        ["explain", "RUN", "DATA/=cmd|calc", "--out", "OUT", "--only", "rollout"],
-        ["convert", "RUN", "OUT", "--to", "huggingface"],
-        ["convert", "RUN", "OUT", "--to", "timm", "--verify"],
-        ["export", "RUN", "OUT.stablehlo"],
-        ["models", "RUN"],
-    ],
+    mostly_long(COMMANDS, COMMANDS[:5:2]),
     ids=lambda arguments: " ".join(arguments[:1] + arguments[-2:]),
 )
 def test_each_command_shows_names_escaped(arguments, images, weights, tmp_path, vitswin):
@@ -183,6 +187,7 @@ def run_apart(arguments, **env):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "command"),
     [
@@ -249,7 +254,10 @@ def test_a_name_that_is_an_error(vitswin):
         locate("a\x1b\nb")
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".npz", ".onnx", ".stablehlo", ""])
+@pytest.mark.parametrize(
+    "suffix",
+    mostly_long(["", ".safetensors", ".pth", ".npz", ".onnx", ".stablehlo"], ["", ".npz", ".onnx"]),
+)
 def test_files_that_are_written_may_be_no_utf_8(suffix, images, weights, tmp_path, vitswin):
     target = tmp_path / os.fsdecode(b"caf\xe9" + suffix.encode())
     if suffix in (".onnx", ".stablehlo"):

@@ -51,6 +51,7 @@ def count():
     return sum(int(jax.numpy.prod(jax.numpy.array(shape))) for shape in shapes)
 
 
+@pytest.mark.long
 def test_memory_and_traffic_of_copies(vitswin, count):
     """Eight copies of the model: whole parameters, an eighth of the batch, gradients summed."""
     said = plan(vitswin, "--topology", "cpu:8", "--batch", "16")
@@ -65,6 +66,7 @@ def test_memory_and_traffic_of_copies(vitswin, count):
     assert said["tried"] == []
 
 
+@pytest.mark.long
 def test_divided_parameters_take_less_of_a_device(vitswin, count):
     said = plan(vitswin, "--topology=cpu:8", "--config.mesh.fsdp=8", "--config.mesh.data=1")
     assert said["batch_size"] == 4096
@@ -72,6 +74,7 @@ def test_divided_parameters_take_less_of_a_device(vitswin, count):
     assert said["traffic"]["all-gather"]["nbytes"] > 4 * count / 2
 
 
+@pytest.mark.long
 def test_only_gradients_leave_a_slice(vitswin, count):
     """Two slices of four: a copy of the model in each, whose gradients are summed between them."""
     keys = ["--topology=cpu:8", "--slices=2", "--batch=16", "--config.mesh.fsdp=2"]
@@ -85,6 +88,7 @@ def test_only_gradients_leave_a_slice(vitswin, count):
     assert plan(vitswin, *keys[:1], *keys[2:])["only_gradients"] is None
 
 
+@pytest.mark.long
 def test_images_that_leave_a_slice_are_named(vitswin):
     """Mixup's partner of an image is at the other end of the batch."""
     keys = ["--topology=cpu:8", "--mesh.slices=2", "--batch=16", "--augment.mixup_alpha=0.2"]
@@ -112,6 +116,7 @@ def _described(data, *, seed):
     return budgets.describe_data(data, seed=seed, classes=None)
 
 
+@pytest.mark.long
 def test_where_it_does_not_fit_it_says_what_would(monkeypatch, capsys):
     """On a device that lacks one byte."""
     batch = "--config.data.batch_size=1024"

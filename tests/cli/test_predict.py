@@ -247,6 +247,7 @@ def test_without_names_classes_are_numbered(vitswin, tmp_path, vit, images):
     assert out.splitlines()[1].startswith("  class ")
 
 
+@pytest.mark.long
 def test_a_published_models_classes_have_imagenets_names(vitswin, tmp_path, images):
     model = create_model("vit", img_size=16, patch_size=4, embed_dim=8, depth=1, num_heads=2)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))

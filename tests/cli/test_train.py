@@ -120,6 +120,7 @@ def test_the_commands_of_recipes_can_be_run():
         assert config.data.dataset == args.data or args.data is None
 
 
+@pytest.mark.long
 def test_it_trains_on_a_folder_from_anywhere_and_the_run_is_used(here, vitswin):
     """Words may stand between flags; every frequent setting has a flag."""
     flags = ("--epochs", "1", "--img-size=16", "--lr", "1e-2", "--seed", "3")

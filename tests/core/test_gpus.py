@@ -26,6 +26,7 @@ print(first)
 CHOSEN = [{}, {"XLA_PYTHON_CLIENT_PREALLOCATE": "true"}]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("chosen", mostly_long(CHOSEN, [{}]))
 def test_a_command_takes_memory_as_needed_unless_the_user_decides(chosen):
     """Of the environment at the moment when jax is first imported."""
@@ -47,6 +48,7 @@ def test_whoever_sets_one_of_jaxs_variables_decides_alone(name, monkeypatch):
     }
 
 
+@pytest.mark.long
 def test_training_takes_a_gpu_as_jax_does():
     script = RUN.replace('"models", "vit_tiny_patch16_224"', '"train", "no_such_recipe"')
     others = {name: text for name, text in os.environ.items() if name not in JAX_DECIDES}

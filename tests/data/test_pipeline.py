@@ -122,7 +122,7 @@ def test_hosts_share_the_stream_of_one(digits, hosts):
         )
 
 
-@pytest.mark.parametrize("threads", [0, 1, 5])
+@pytest.mark.parametrize("threads", mostly_long([0, 1, 5], [5]))
 def test_threads_do_not_change_the_stream(digits, threads):
     options = {"batch_size": 32, "transform": AUGMENTED, "seed": 7}
     assert same(
@@ -168,6 +168,7 @@ def test_augmentation_is_a_function_of_seed_epoch_and_record(numbered):
         np.testing.assert_array_equal(images[position], expected)
 
 
+@pytest.mark.long
 def test_augmentation_differs_between_epochs(digits):
     source = digits["test"]
     first, second = (
@@ -237,6 +238,7 @@ def test_evaluation_on_hosts_is_that_of_one_and_has_as_many_batches(numbered):
     assert found[1][1][1] == [0.0] * 8
 
 
+@pytest.mark.long
 def test_evaluation_by_a_worker(digits):
     preprocess = Preprocess((16, 16), crop_mode="squash")
     options = {"batch_size": 64, "preprocess": preprocess}
@@ -349,6 +351,7 @@ def assert_ends(pid):
     pytest.fail(f"worker {pid} outlives its parent")
 
 
+@pytest.mark.long
 def test_a_program_that_ends_amid_training_ends_at_once_and_in_silence(program):
     """Workers, their pipes and Grain's threads are all still busy then."""
     process, worker = program
@@ -357,6 +360,7 @@ def test_a_program_that_ends_amid_training_ends_at_once_and_in_silence(program):
     assert_ends(worker)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", mostly_long(["train", "eval"], ["train"]))
 def test_who_has_read_all_waits_for_no_worker(digits, make):
     """Of batches that are in a pipe for longer than their reader takes: no more may be in it."""

@@ -34,6 +34,7 @@ def images():
     return np.random.default_rng(1).normal(size=(2, 12, 12, 3)).astype(np.float32)
 
 
+@pytest.mark.long
 def test_of_swin_is_the_closed_form_of_norm_mean_and_head(random_model, images):
     model, variables = random_model(
         "swin", patch_size=2, depths=(1, 1), num_heads=(1, 2), window_size=3

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
+from kinds import mostly_long
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.explain.pages import PARTS, Explainer, available_parts
@@ -46,7 +47,7 @@ def random_params(model):
     return unflatten_dict(flat, sep="/")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_long(CASES, ["hybrid"]))
 def test_every_part_a_model_has_is_drawn(case):
     name, fields, parts = CASES[case]
     model = create_model(name, **{"num_classes": 3} | fields)

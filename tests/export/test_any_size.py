@@ -70,7 +70,7 @@ def in_jax(key, program, images):
         return np.asarray(apply({"params": unflatten_dict(params, sep="/")}, images))
 
 
-@pytest.mark.parametrize("key", mostly_long(list(MODELS), ["vit", "swin"]))
+@pytest.mark.parametrize("key", mostly_long(list(MODELS), ["swin"]))
 def test_it_gives_jaxs_numbers_at_every_size(open_program, tmp_path, key):
     program = open_program(key)
     difference = onnx_file.export_onnx(tmp_path / "m.onnx", program)
@@ -173,6 +173,7 @@ def test_what_has_one_size_is_said(name, fields, message):
         programs.make_program(model, {}, resized=METHOD)
 
 
+@pytest.mark.long
 def test_products_of_8_bits_take_any_size(open_program, tmp_path):
     from vitswin_jax.export.calibrated import export_calibrated
 

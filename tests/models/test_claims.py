@@ -93,6 +93,7 @@ for name in sys.argv[2:]:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "family",
     mostly_long(CLAIMS, ["vit"]),

@@ -39,7 +39,7 @@ def other_value(family, name):
     return OTHER.get(name, 0.3)
 
 
-SHORT = [case for case in CASES if case[0] in ("vit", "swin", "swin_moe")]
+SHORT = [("vit", "scan"), ("vit", "remat"), ("swin", "attn_impl"), ("swin", "drop_path_rate")]
 
 
 @pytest.mark.parametrize(("family", "name"), mostly_long(CASES, SHORT))

@@ -65,6 +65,7 @@ def test_hidden_pixels_reach_neither_the_encoder_nor_what_is_painted(key, random
     np.testing.assert_array_equal(painted[0][visible], cut_patches(images, (4, 4))[visible])
 
 
+@pytest.mark.long
 def test_positions_start_as_sin_cos_and_have_no_gradient(key):
     """Of column x and row y, channel by channel: sin and cos of x, then of y (MAE, section 3)."""
     model = create()

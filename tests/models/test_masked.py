@@ -43,7 +43,7 @@ def assert_equal(ours, theirs):
     gradients.assert_near(grads, theirs, tol=1e-4)
 
 
-@pytest.mark.parametrize("name", mostly_long(masked_torch.CASES, ["mae_vit", "simmim_swinv2"]))
+@pytest.mark.parametrize("name", mostly_long(masked_torch.CASES, ["mae_vit"]))
 def test_loss_and_gradients_are_those_of_another_implementation(name):
     goldens, shapes = np.load(masked_torch.GOLDENS), parameter_shapes(create(name))
     grads = gradients.divide(goldens[f"{name}:grads"], shapes)

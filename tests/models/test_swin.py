@@ -131,7 +131,7 @@ SIZES = [(18, 10), (15, 7), (3, 5), (16, 16), (33, 16)]
 WAYS = [(size, first) for size in SIZES for first in (True, False)]
 
 
-@pytest.mark.parametrize(("size", "pad_before_roll"), mostly_long(WAYS, WAYS[:6]))
+@pytest.mark.parametrize(("size", "pad_before_roll"), mostly_long(WAYS, WAYS[1:2]))
 def test_any_image_size_is_padded(apply, create, size, pad_before_roll):
     model, params, images = create(size=size, pad_before_roll=pad_before_roll)
     logits = apply(model, params, images)
@@ -174,6 +174,7 @@ def test_absolute_positions_are_added_and_bind_the_size(apply, create):
         apply(model, params, images[:, :8])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("remat", mostly_long(["none", "full"], ["none"]))
 def test_scan_over_pairs_gives_the_loops_numbers_and_gradients(create, check_scan, remat):
     check_scan(*create(), remat=remat)
@@ -182,9 +183,7 @@ def test_scan_over_pairs_gives_the_loops_numbers_and_gradients(create, check_sca
 PAIRS = [(family, first) for family in ("swin", "swinv2") for first in (True, False)]
 
 
-@pytest.mark.parametrize(
-    ("family", "pad_before_roll"), mostly_long(PAIRS, [("swin", False), ("swinv2", True)])
-)
+@pytest.mark.parametrize(("family", "pad_before_roll"), mostly_long(PAIRS, [("swin", False)]))
 def test_windows_in_pairs_give_the_same_numbers_and_gradients(
     random_params, family, pad_before_roll
 ):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from kinds import mostly_long
 
 from vitswin_jax import create_model
 from vitswin_jax.core.types import UserError
@@ -127,7 +128,7 @@ def test_an_images_logits_do_not_depend_on_the_others(random_params):
     np.testing.assert_allclose(run({"params": params}, images), alone, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("scan", mostly_long([False, True], [True]))
 def test_losses_are_sown_once_a_block_with_experts_and_only_where_asked_for(random_params, scan):
     fields = TINY | {"depths": (2, 4)}
     model, images = create_model("swin_moe", **fields, scan=scan), random_images(2, 16, 16, 3)
@@ -147,6 +148,7 @@ def test_losses_are_sown_once_a_block_with_experts_and_only_where_asked_for(rand
     assert (losses > 0).all()
 
 
+@pytest.mark.long
 def test_scan_equals_loop_and_the_router_learns(random_params):
     model, images = create_model("swin_moe", **TINY), random_images(2, 16, 16, 3)
     scanned = create_model("swin_moe", **TINY, scan=True)

@@ -104,6 +104,7 @@ def test_gradients_are_finite_where_pad_tokens_have_no_direction(random_params):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 
+@pytest.mark.long
 def test_scan_equals_loop(random_params):
     fields = TINY | {"depths": (3, 2)}
     model, scanned = create_model("swinv2", **fields), create_model("swinv2", **fields, scan=True)

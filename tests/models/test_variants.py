@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax.traverse_util import flatten_dict
+from kinds import mostly_long
 
 from vitswin_jax import create_model, model_names
 from vitswin_jax.models.aliases import ALIASES
@@ -20,7 +21,7 @@ def test_every_family_has_variants_and_each_is_of_its_family():
         assert family_of(create_model(name)) == VARIANTS[name][0]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", mostly_long(FAMILIES, ["swin", "vit"]))
 def test_every_family_can_be_trained_and_fed(family):
     """Each parameter has a rule of weight decay, and each model a preprocessing by default."""
     name = next(name for name, (its, _) in VARIANTS.items() if its == family)

@@ -86,7 +86,7 @@ FIELDS = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "width"), mostly_long(FIELDS, FIELDS[:8]))
+@pytest.mark.parametrize(("fields", "width"), mostly_long(FIELDS, FIELDS[6:8]))
 def test_every_field_gives_logits_features_and_maps(apply, create, fields, width):
     model, params, images = create(**fields)
     logits = apply(model, params, images)
@@ -100,7 +100,7 @@ def test_every_field_gives_logits_features_and_maps(apply, create, fields, width
 
 
 @pytest.mark.parametrize("scan", [False, True])
-@pytest.mark.parametrize("norm_layer", ["layernorm", "rmsnorm"])
+@pytest.mark.parametrize("norm_layer", mostly_long(["layernorm", "rmsnorm"], ["layernorm"]))
 def test_normed_maps_are_what_the_head_would_read_of_each_block(apply, create, norm_layer, scan):
     """The last one's mean is the features; each is the norm of the map that has none."""
     model, params, images = create(
@@ -169,11 +169,12 @@ def test_sincos_channels_are_waves_over_the_grid():
 ROTARY = {"rope_type": "mixed", "pos_embed": "none", "qkv_bias": "qv", "norm_layer": "rmsnorm"}
 
 
+@pytest.mark.long
 def test_blocks_with_frequencies_of_their_own_are_scanned(create, check_scan):
     check_scan(*create(**ROTARY), remat="full")
 
 
-@pytest.mark.parametrize("rope_type", ["axial", "centred", "mixed"])
+@pytest.mark.parametrize("rope_type", mostly_long(["axial", "centred", "mixed"], ["mixed"]))
 def test_without_a_table_images_may_have_any_size_that_patches_divide(apply, create, rope_type):
     """The numbers are those of a model of that size."""
     model, params, _ = create(**ROTARY | {"rope_type": rope_type})
@@ -187,7 +188,7 @@ def test_without_a_table_images_may_have_any_size_that_patches_divide(apply, cre
         apply(model, params, images[:, :, :15])
 
 
-@pytest.mark.parametrize("remat", ["none", "full", "dots", True])
+@pytest.mark.parametrize("remat", mostly_long(["none", "full", "dots", True], ["full"]))
 def test_scan_and_remat_give_the_loops_numbers_and_gradients(create, check_scan, remat):
     check_scan(*create(), remat=remat)
 
@@ -248,7 +249,7 @@ GOLDENS = np.load(Path(__file__).parents[1] / "goldens" / "models" / "timm_vit.n
 CASES = sorted({key.partition("/")[0] for key in GOLDENS})
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_long(CASES, CASES[:1]))
 def test_small_models_give_what_timms_give(case, tmp_path):
     """The cases are described in tests/goldens/write_timm_vit.py."""
     arrays = {

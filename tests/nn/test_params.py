@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax.traverse_util import flatten_dict
+from kinds import mostly_long
 
 from vitswin_jax import create_model
 from vitswin_jax.models.pretraining import create_pretraining
@@ -41,6 +42,9 @@ MODELS = {
 }  # fmt: skip
 
 
+SHORT = [SWIN, MOE, "vit_base_patch14_reg4_dinov2", "relative_mlp", "rotary", "mae"]
+
+
 def shapes_of(name, *, method=None, **fields):
     """The shape of each parameter, by its path, of a model with two blocks in each stage."""
     depth = {"depth": 2} if VARIANTS[name][0] == "vit" else {"depths": (2, 2, 2, 2)}
@@ -63,7 +67,7 @@ def block_of(path, shape):
 
 
 @pytest.mark.parametrize("scan", [False, True])
-@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.parametrize("case", mostly_long(MODELS, SHORT))
 def test_each_parameter_has_one_row(case, scan):
     """A mesh divides axes that a parameter has."""
     name, fields = MODELS[case]
@@ -73,7 +77,7 @@ def test_each_parameter_has_one_row(case, scan):
         assert len(facts(path).mesh) <= len(block_of(path, shape)), path
 
 
-@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.parametrize("case", mostly_long(MODELS, SHORT))
 def test_the_axes_of_a_kernels_output_are_those_of_the_bias_added_to_it(case):
     """In size, and on the mesh; adapters and int8 need the inputs to be the leading axes."""
     name, fields = MODELS[case]
@@ -95,6 +99,7 @@ def test_the_axes_of_a_kernels_output_are_those_of_the_bias_added_to_it(case):
     assert checked >= 7
 
 
+@pytest.mark.long
 def test_each_row_has_a_parameter():
     used = {facts(path) for name, fields in MODELS.values() for path in shapes_of(name, **fields)}
     beside = ("block_0/attn/qkv/lora_a", "distill/patches/kernel")  # of no model, but of training

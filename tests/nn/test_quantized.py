@@ -53,7 +53,9 @@ def product(equation, a, b, kinds):
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-@pytest.mark.parametrize(("equation", "spelt", "kernel", "inputs"), PRODUCTS)
+@pytest.mark.parametrize(
+    ("equation", "spelt", "kernel", "inputs"), mostly_long(PRODUCTS, PRODUCTS[2:])
+)
 def test_values_and_gradients_are_products_of_codes(name, equation, spelt, kernel, inputs):
     x, k = draw(*inputs), draw(*kernel, seed=1)
     x[0] *= 100  # a token whose numbers are larger than the others' takes none of their precision
@@ -128,9 +130,10 @@ def distance(tree, other):
     return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
-@pytest.mark.parametrize(
-    ("name", "family", "fields"), [("fp8", "vit", FIELDS), ("int8", "swin", SWIN)]
-)
+MODELS = [("fp8", "vit", FIELDS), ("int8", "swin", SWIN)]
+
+
+@pytest.mark.parametrize(("name", "family", "fields"), mostly_long(MODELS, MODELS[1:]))
 def test_a_model_has_near_gradients(name, family, fields):
     model = create_model(family, num_classes=3, **fields)
     images = jnp.array(draw(2, model.img_size, model.img_size, 3))
@@ -160,6 +163,7 @@ def test_inference_and_the_parameters_stay_as_they_are(name):
 WAYS = [{"scan": True, "remat": "full"}, {"remat": "dots"}]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("execution", mostly_long(WAYS, WAYS[:1]))
 def test_scan_and_remat_change_nothing(execution):
     model = create_model("vit", num_classes=3, **FIELDS)
@@ -174,6 +178,7 @@ def test_scan_and_remat_change_nothing(execution):
     assert distance(got[1], grads) < 1e-3 < distance(gradients(other, params, images)[1], grads)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SCHEMES)
 def test_of_a_layer_only_the_product_is_quantised(name):
     """The bias is added and the activation taken in the layer's dtype."""

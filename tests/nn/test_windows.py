@@ -48,7 +48,7 @@ def test_relative_index_is_one_row_for_each_displacement(window):
 SHIFTS = [((8, 8), 4, (2, 2)), ((6, 9), 3, (1, 1)), ((8, 4), 4, (2, 0)), ((4, 8), 4, (0, 1))]
 
 
-@pytest.mark.parametrize(("size", "window", "shift"), mostly_long(SHIFTS, SHIFTS[1::2]))
+@pytest.mark.parametrize(("size", "window", "shift"), mostly_long(SHIFTS, SHIFTS[1:2]))
 def test_shifted_windows_never_join_opposite_edges(size, window, shift):
     """A token hears those tokens of its window that were near it before the roll."""
     origin = jnp.stack(jnp.mgrid[: size[0], : size[1]], -1)[None].astype(jnp.float32)

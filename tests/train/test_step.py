@@ -91,6 +91,7 @@ def run(family, *, devices, mesh=None, tx="sgd", fields=None, **options):
     return np.array(losses), jax.device_get(state.params), jax.device_get(out)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["vit", pytest.param("swin", marks=pytest.mark.long)])
 def test_eight_devices_give_what_one_gives(family):
     """With dropout, stochastic depth and mixing on: chance does not depend on the devices."""
@@ -126,6 +127,7 @@ def test_eight_devices_quantise_as_one_does(quantize):
     assert np.abs(one[0] - eight[0]).max() < 0.1 * apart
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("devices", "mesh"), mostly_long([(1, {}), (4, {"fsdp": 2})], [(4, {"fsdp": 2})])
 )
@@ -207,6 +209,7 @@ def test_losses_by_hand():
         make_loss(name="softmx")
 
 
+@pytest.mark.long
 def test_the_losses_a_model_sows_are_added_by_their_weight():
     fields = MODELS["swin"] | MOE
     model = create_model("swin_moe", num_classes=5, **fields)
@@ -248,8 +251,8 @@ def naive_loss(logits, labels, mask, weights, *, several):
     return total / sum(mask)
 
 
-@pytest.mark.parametrize("accum_steps", [1, 4])
-@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("accum_steps", mostly_long([1, 4], [4]))
+@pytest.mark.parametrize("several", mostly_long([False, True], [False]))
 def test_class_weights_are_those_of_a_naive_loop(several, accum_steps):
     model = create_model("vit", num_classes=5, **MODELS["vit"])
     mesh = create_mesh(data=1)
@@ -284,6 +287,7 @@ def test_class_weights_are_those_of_a_naive_loop(several, accum_steps):
     assert float(metrics["accuracy"]) == pytest.approx(right[mask > 0].mean())
 
 
+@pytest.mark.long
 def test_class_weights_are_mixed_as_the_targets_are():
     """A mixed image weighs what its two would, by their shares: its target's mean weight."""
     weights = np.array([0.5, 2.0, 1.0, 0.25, 3.0], np.float32)

@@ -23,7 +23,7 @@ OWN = {"init_values", "dist_head", "dtype", "pad_before_roll", "crop_to_patches"
 """Fields that no folder states, of cases that give the same numbers without."""
 
 
-SHORT = {"timm-vit", "timm-beit", "timm-swin_small", "huggingface-vit", "huggingface-swinv2"}
+SHORT = {"timm-vit", "timm-swin_small", "huggingface-swinv2"}
 """The cases of each kind that every run tries; the others are long."""
 
 
@@ -77,6 +77,7 @@ def config_of(folder):
     return json.loads((folder / "config.json").read_text())
 
 
+@pytest.mark.long
 def test_a_published_model_is_its_name_alone(tmp_path):
     model = vitswin_jax.create_model("vit_tiny_patch16_224")
     variables = jax.tree.map(

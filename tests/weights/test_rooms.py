@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
+from kinds import mostly_long
 from PIL import Image
 
 import vitswin_jax
@@ -137,7 +138,7 @@ def write(kind, folder):
     return path
 
 
-@pytest.fixture(params=FILES)
+@pytest.fixture(params=mostly_long(FILES, ["timm's ViT as pth", "our own Swin"]))
 def file(request, tmp_path):
     return write(FILES[request.param], tmp_path)
 

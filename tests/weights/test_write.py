@@ -43,10 +43,16 @@ UNSEEN = {  # of a model that has not a published one's sizes, and the choices t
     "swinv2_cr": ("window_size", "img_size"),
 }
 HELD = [
-    pytest.param(source, holds, id=f"{source.name}-{source.family}-{i}-{j}")
+    pytest.param(
+        source,
+        holds,
+        id=f"{source.name}-{source.family}-{i}-{j}",
+        marks=[pytest.mark.long] * (j > 0),
+    )
     for i, source in enumerate(SOURCES)
     for j, holds in enumerate(source.holds)
 ]
+"""What each source holds; `make test` tries the first of each."""
 
 
 def a_value(field, allowed, default):

@@ -93,22 +93,22 @@ def value_and_pulled(attention, qkv, bias, pull):
     return both(qkv, bias, pull)
 
 
-@pytest.mark.parametrize(
-    ("size", "cut"),
-    [
-        ((4, 4), Cut((4, 4), (0, 0), True)),
-        ((8, 8), Cut((4, 4), (2, 2), True)),
-        ((14, 14), Cut((7, 7), (3, 3), True)),  # 49 tokens in 64 lanes
-        ((8, 16), Cut((8, 8), (0, 4), True)),
-        ((12, 24), Cut((12, 12), (0, 6), False)),  # 144 tokens, in blocks
-        ((6, 5), Cut((4, 4), (2, 2), True)),
-        ((6, 5), Cut((4, 4), (2, 2), False)),
-        ((2, 3), Cut((4, 4), (2, 2), True)),
-        ((2, 3), Cut((4, 4), (2, 2), False)),
-        ((4, 7), Cut((2, 3), (1, 1), True)),
-        ((4, 7), Cut((2, 3), (1, 1), False)),
-    ],
-)
+CUTS = [  # size of the map, how it is cut into windows
+    ((4, 4), Cut((4, 4), (0, 0), True)),
+    ((8, 8), Cut((4, 4), (2, 2), True)),
+    ((14, 14), Cut((7, 7), (3, 3), True)),  # 49 tokens in 64 lanes
+    ((8, 16), Cut((8, 8), (0, 4), True)),
+    ((12, 24), Cut((12, 12), (0, 6), False)),  # 144 tokens, in blocks
+    ((6, 5), Cut((4, 4), (2, 2), True)),
+    ((6, 5), Cut((4, 4), (2, 2), False)),
+    ((2, 3), Cut((4, 4), (2, 2), True)),
+    ((2, 3), Cut((4, 4), (2, 2), False)),
+    ((4, 7), Cut((2, 3), (1, 1), True)),
+    ((4, 7), Cut((2, 3), (1, 1), False)),
+]
+
+
+@pytest.mark.parametrize(("size", "cut"), mostly_long(CUTS, CUTS[2::4]))
 def test_values_and_gradients_are_the_plain_ones(size, cut):
     arrays = draw(size, cut.window_size, channels=5)
     got, want = (
@@ -142,7 +142,7 @@ SWINS = [
 ]
 
 
-@pytest.mark.parametrize(("family", "fields"), mostly_long(SWINS, SWINS[:2]))
+@pytest.mark.parametrize(("family", "fields"), mostly_long(SWINS, SWINS[:1]))
 def test_a_model_gives_its_numbers_and_gradients(monkeypatch, random_params, family, fields):
     """Pad tokens have the projection's bias, and Swin V2 its cosines and temperatures."""
     interpreted = functools.partial(execution._mix_fused, interpret=True)

@@ -61,7 +61,7 @@ def make(family, *, scan=False):
 WAYS = [("vit", False), ("swin", True), ("vit", True), ("swinv2", False)]
 
 
-@pytest.mark.parametrize(("family", "scan"), mostly_long(WAYS, WAYS[:2]))
+@pytest.mark.parametrize(("family", "scan"), mostly_long(WAYS, WAYS[1:2]))
 def test_fresh_adapters_change_no_bit(family, scan):
     params, adapted, _ = make(family, scan=scan)
     merged = merge_lora(adapted, LORA)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from kinds import mostly_long
 
 from vitswin_jax import create_model, load_pretrained, save_pretrained
 from vitswin_jax.core.types import UserError
@@ -31,7 +32,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("scan", [False, True])
-@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.parametrize("case", mostly_long(MODELS, ["vit", "swin"]))
 def test_a_model_at_another_size_is_as_its_weights_are_when_loaded_there(tmp_path, case, scan):
     model = create_model(case.split()[0], num_classes=3, **MODELS[case])
     rng = np.random.default_rng(0)

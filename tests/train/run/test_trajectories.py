@@ -49,6 +49,7 @@ def highest_precision():
         yield
 
 
+@pytest.mark.long
 def test_adamw_with_clipping_and_smoothing_follows_timm(tmp_path):
     model, variables = load("timm_vit", tmp_path, 4)
     want, tolerance = expected("timm_vit"), CASES["timm_vit"]["tolerance"]
@@ -72,9 +73,8 @@ def test_adamw_with_clipping_and_smoothing_follows_timm(tmp_path):
 WAYS = [("float32", 1e-4, 1), ("float32", 1e-4, 4), ("bfloat16", 2e-2, 1), ("bfloat16", 2e-2, 4)]
 
 
-@pytest.mark.parametrize(
-    ("dtype", "tolerance", "accum_steps"), mostly_long(WAYS, [WAYS[1], WAYS[2]])
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("dtype", "tolerance", "accum_steps"), mostly_long(WAYS, WAYS[1:2]))
 def test_sgd_with_warmup_and_cosine_follows_vit_jax(tmp_path, dtype, tolerance, accum_steps):
     model, variables = load("google_vit", tmp_path, 3)
     assert model.act == "gelu_tanh"
@@ -106,7 +106,7 @@ def test_sgd_with_warmup_and_cosine_follows_vit_jax(tmp_path, dtype, tolerance, 
 SWINS = ["swin_layer_decay", "swinv2_adamw", "swin_sgd"]
 
 
-@pytest.mark.parametrize("case_id", mostly_long(SWINS, SWINS[:2]))
+@pytest.mark.parametrize("case_id", mostly_long(SWINS, SWINS[:1]))
 def test_swins_follow_microsofts(tmp_path, case_id):
     """AdamW with clipping, warmup and cosine, and layer-wise decay; Nesterov's SGD in four parts.
 

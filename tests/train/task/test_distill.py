@@ -65,6 +65,7 @@ def random_model(**fields):
     return model, jax.tree.unflatten(tree, leaves)
 
 
+@pytest.mark.long
 def test_the_teacher_sees_the_images_as_it_was_trained_to():
     """At another size, by Pillow's antialiased cubic, and normalised by its own numbers."""
     teacher, params = random_model()
@@ -113,6 +114,7 @@ def step_gradients(student_fields, **changes):
     return float(metrics["loss"]), moved, np.asarray(said, np.float64)
 
 
+@pytest.mark.long
 def test_with_a_distillation_token_each_head_learns_its_own():
     _, moved, _ = step_gradients({"dist_token": True}, alpha=1.0)
     assert moved["head"]["kernel"] == 0 and moved["head_dist"]["bias"] > 1e-4
@@ -120,6 +122,7 @@ def test_with_a_distillation_token_each_head_learns_its_own():
     assert moved["head"]["bias"] > 1e-4 and moved["head_dist"]["kernel"] == 0
 
 
+@pytest.mark.long
 def test_without_the_token_the_same_logits_learn_both():
     """The student's logits are zero, its softmax uniform: both losses have closed forms."""
     loss, moved, said = step_gradients({})

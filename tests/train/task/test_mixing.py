@@ -127,6 +127,7 @@ def shares_of(mode, b, seed=0):
     return share
 
 
+@pytest.mark.long
 def test_who_shares_a_draw():
     batch_share, pair, element = (shares_of(mode, 8) for mode in ("batch", "pair", "element"))
     assert len(set(batch_share.tolist())) == 1

@@ -82,7 +82,7 @@ def assert_equal(ours, theirs):
         np.testing.assert_allclose(center, their_centers[key], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", mostly_long(dino_torch.CASES, ["dinov2", "ibot"]))
+@pytest.mark.parametrize("name", mostly_long(dino_torch.CASES, ["ibot"]))
 def test_loss_gradients_and_centers_are_those_of_another_implementation(name):
     goldens, shapes = np.load(dino_torch.GOLDENS), parameter_shapes(create(name))
     grads = gradients.divide(goldens[f"{name}:grads"], shapes)

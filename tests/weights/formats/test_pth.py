@@ -318,6 +318,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.long
 def test_claims_take_neither_time_nor_memory(tmp_path):
     """Half a GB and seconds are enough to refuse each of some small hostile files."""
     for name, content in bombs():

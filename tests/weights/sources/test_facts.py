@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from applied import apply
+from kinds import mostly_long
 from parity import GOLDENS
 
 import vitswin_jax
@@ -113,19 +114,19 @@ def test_all_else_comes_before_the_name_of_a_file(tmp_path):
     assert load(named(path, "model.safetensors"))[0].act == "gelu"
 
 
-@pytest.mark.parametrize(
-    ("fields", "args"),
-    [
-        ({"num_heads": 6}, {"num_heads": 6}),
-        ({"act": "quick_gelu"}, {"act_layer": "quick_gelu"}),
-        ({"global_pool": "avg"}, {"global_pool": "avg", "fc_norm": False}),
-        ({"fc_norm": True}, {"global_pool": "token", "fc_norm": True}),
-        ({"img_size": (64, 96)}, {"img_size": [64, 96]}),  # 4 x 6 + 1 = 5 x 5
-        ({"pre_norm": True}, {"pre_norm": True}),
-        ({"class_token": False, "global_pool": "avg", "qkv_bias": False},
-         {"class_token": False, "global_pool": "avg", "qkv_bias": False}),
-    ],
-)  # fmt: skip
+STATED = [
+    ({"num_heads": 6}, {"num_heads": 6}),
+    ({"act": "quick_gelu"}, {"act_layer": "quick_gelu"}),
+    ({"global_pool": "avg"}, {"global_pool": "avg", "fc_norm": False}),
+    ({"fc_norm": True}, {"global_pool": "token", "fc_norm": True}),
+    ({"img_size": (64, 96)}, {"img_size": [64, 96]}),  # 4 x 6 + 1 = 5 x 5
+    ({"pre_norm": True}, {"pre_norm": True}),
+    ({"class_token": False, "global_pool": "avg", "qkv_bias": False},
+     {"class_token": False, "global_pool": "avg", "qkv_bias": False}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "args"), mostly_long(STATED, STATED[::3]))
 def test_a_configuration_states_what_no_tensor_shows(tmp_path, fields, args):
     model, variables, path = write(tmp_path, **fields)
     describe(tmp_path, **{"img_size": 32, "depth": 1} | args)
@@ -144,18 +145,18 @@ def test_an_architecture_of_other_parts_than_the_tensors_is_refused(tmp_path):
     assert vitswin_jax.load_pretrained(path, "vit_base_patch16_rpn_224")[0].class_token
 
 
-@pytest.mark.parametrize(
-    ("args", "says"),
-    [
-        ({"embed_dim": 384}, "states embed_dim=384, and the tensors show 192"),
-        ({"depth": 12}, "states depth=12, and the tensors show 1"),
-        ({"img_size": 64}, "states img_size=64, and the tensors show 32"),
-        ({"num_classes": 7}, "states num_classes=7, and the tensors show 5"),
-        ({"qkv_bias": False}, "states qkv_bias=False, and the tensors show True"),
-        ({"init_values": 1e-5}, "states init_values=1e-05, and the tensors show None"),
-        ({"global_pool": "map"}, "states global_pool='map', and the tensors show 'token'"),
-    ],
-)
+CONTRADICTING = [
+    ({"embed_dim": 384}, "states embed_dim=384, and the tensors show 192"),
+    ({"depth": 12}, "states depth=12, and the tensors show 1"),
+    ({"img_size": 64}, "states img_size=64, and the tensors show 32"),
+    ({"num_classes": 7}, "states num_classes=7, and the tensors show 5"),
+    ({"qkv_bias": False}, "states qkv_bias=False, and the tensors show True"),
+    ({"init_values": 1e-5}, "states init_values=1e-05, and the tensors show None"),
+    ({"global_pool": "map"}, "states global_pool='map', and the tensors show 'token'"),
+]
+
+
+@pytest.mark.parametrize(("args", "says"), mostly_long(CONTRADICTING, CONTRADICTING[::3]))
 def test_a_configuration_that_contradicts_the_tensors_raises(tmp_path, args, says):
     _, _, path = write(tmp_path)
     describe(tmp_path, **args)
@@ -229,6 +230,7 @@ def test_layer_scale_tells_timms_gap_models_from_its_look_alikes(tmp_path):
     assert same_logits((model, variables), vitswin_jax.load_pretrained(path), 32)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("fields", "act"),
     [
@@ -268,7 +270,7 @@ SWINS = {  # case -> what timm's configuration has, what the caller may give
 }
 
 
-@pytest.mark.parametrize("case", SWINS)
+@pytest.mark.parametrize("case", mostly_long(SWINS, ["oblong"]))
 @pytest.mark.parametrize("by", ["configuration", "caller"])
 def test_swins_with_windows_that_are_no_squares(tmp_path, case, by):
     with np.load(GOLDENS.parent / "models" / "timm_swin.npz") as file:

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import pytest
+from kinds import mostly_long
 
 from vitswin_jax import load_metadata, make_preprocess, save_pretrained
 from vitswin_jax.data.augment.transforms import Preprocess
@@ -119,22 +120,22 @@ def test_what_the_file_shows_wins_over_the_name():
 TINY = {"img_size": 28, "embed_dim": 192, "depth": 1, "num_heads": 3, "num_classes": 2}
 
 
-@pytest.mark.parametrize(
-    ("fields", "name", "mean"),
-    [
-        ({"patch_size": 4, "dist_token": True}, None, IMAGENET),
-        (
-            {"patch_size": 4, "pre_norm": True, "patch_bias": False},
-            "vit_base_patch16_clip_224",
-            CLIP,
-        ),
-        ({"patch_size": 4, "init_values": 1e-6, "no_embed_class": True}, None, IMAGENET),
-        ({"patch_size": 14, "init_values": 1e-5}, None, IMAGENET),
-        ({"patch_size": 4}, None, HALF),
-        ({"patch_size": 4}, "deit_small_patch16_224", IMAGENET),
-        ({"patch_size": 4}, "vit_base_patch16_224.mae", IMAGENET),
-    ],
-)
+FILES = [
+    ({"patch_size": 4, "dist_token": True}, None, IMAGENET),
+    (
+        {"patch_size": 4, "pre_norm": True, "patch_bias": False},
+        "vit_base_patch16_clip_224",
+        CLIP,
+    ),
+    ({"patch_size": 4, "init_values": 1e-6, "no_embed_class": True}, None, IMAGENET),
+    ({"patch_size": 14, "init_values": 1e-5}, None, IMAGENET),
+    ({"patch_size": 4}, None, HALF),
+    ({"patch_size": 4}, "deit_small_patch16_224", IMAGENET),
+    ({"patch_size": 4}, "vit_base_patch16_224.mae", IMAGENET),
+]
+
+
+@pytest.mark.parametrize(("fields", "name", "mean"), mostly_long(FILES, FILES[3:4]))
 def test_of_a_file(tmp_path, key, fields, name, mean):
     model = create_model("vit", **TINY | fields)
     variables = model.init(key, jnp.zeros((1, 28, 28, 3)))

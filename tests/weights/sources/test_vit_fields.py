@@ -29,6 +29,7 @@ def test_widths_show_the_heads_of_published_models(name):
         assert table[fields["embed_dim"]] == want
 
 
+@pytest.mark.long
 def test_pixels_beyond_the_patches_are_cut_where_published_models_do_so(tmp_path, key, monkeypatch):
     """SO400M/14 takes 384 pixels, 27.4 patches, whether a name or the caller says so or not."""
     model = create_model("vit", img_size=12, patch_size=4, embed_dim=16, depth=1, num_heads=2)
