@@ -43,11 +43,14 @@ def start(train_command, environment):
     """Starts hosts, and ends those that are left.
 
     `own` has flags of each, and `folders` where each is started; with `slurm` none gets flags
-    which it is. `scripts` has a host's own script and its arguments, in place of train.py.
+    which it is. `scripts` has a host's own script and its arguments, in place of train.py, and
+    `more` has variables of the environment of all.
     """
     started = []
 
-    def start(workdir, count=2, *flags, own=None, folders=None, slurm=False, scripts=None):
+    def start(
+        workdir, count=2, *flags, own=None, folders=None, slurm=False, scripts=None, more=None
+    ):
         port = free_port()
         for host in range(count):
             mine = ["--lost_after=5"]
@@ -65,7 +68,8 @@ def start(train_command, environment):
                     text=True,
                     env=environment
                     | {"PYTHONPATH": str(ROOT)}  # elsewhere than in the repository's root
-                    | (by_slurm(host, count, port) if slurm else {}),
+                    | (by_slurm(host, count, port) if slurm else {})
+                    | (more or {}),
                     cwd=folders[host] if folders else None,
                 )
             )

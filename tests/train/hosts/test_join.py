@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from fixtures_hosts import CHANGES, SGD, STEPS, end, errors, free_port, metrics_of, wait_until
 from PIL import Image
 from safetensors.numpy import load_file
+from xla_flags import UNOPTIMISED
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.train.hosts import join as hosts
@@ -114,9 +116,37 @@ def test_a_lost_slice_ends_the_others_and_the_run_resumes_on_one(start, train, o
 
 
 @pytest.mark.long
-def test_slices_that_the_hosts_do_not_make_are_one_line_on_each(start, tmp_path):
-    for line in errors(end(start(tmp_path / "run", 2, *CHANGES, "--config.mesh.slices=3"))):
-        assert line == ("error: mesh.slices=3 does not divide the 2 devices; it can be 1, 2."), line
+def test_a_lost_slice_of_two_hosts_is_named_by_the_hosts_of_the_other_one(start, tmp_path):
+    hosts = start(tmp_path / "run", 4, *SLICES, "--config.mesh.fsdp=2")
+    wait_until(hosts, lambda: len(metrics_of(tmp_path / "run")) > 2)
+    for lost in hosts[2:]:
+        lost.kill()
+    began = time.monotonic()
+    for line in errors(end(hosts[:2])):
+        assert line == (
+            "error: lost hosts 2, 3; to resume from the last checkpoint, repeat the command on all "
+            "hosts."
+        )
+    assert time.monotonic() - began < 15  # --lost_after is 5
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [
+        (1, "mesh.slices=3 does not divide the 2 devices; it can be 1, 2."),
+        (
+            3,
+            "mesh.slices=3 cuts host 0 in two, and a slice is of whole hosts; with 2 hosts it can "
+            "be 1, 2.",
+        ),
+    ],
+)
+def test_slices_that_the_hosts_do_not_make_are_one_line_on_each(start, tmp_path, devices, message):
+    flags = f"{UNOPTIMISED} --xla_force_host_platform_device_count={devices}"
+    own = (*CHANGES, "--config.mesh.slices=3")
+    for line in errors(end(start(tmp_path / "run", 2, *own, more={"XLA_FLAGS": flags}))):
+        assert line == f"error: {message}", line
     assert not (tmp_path / "run").exists()
 
 

@@ -181,10 +181,12 @@ class Watch:
             host = key.rsplit("/", 1)[1]
             if host not in self._seen or self._seen[host][0] != sign:
                 self._seen[host] = sign, now
-        silent = [host for host, (_, then) in self._seen.items() if now - then > self._lost_after]
-        if not silent:
+        silent = {host: now - then for host, (_, then) in self._seen.items()}
+        if max(silent.values(), default=0.0) <= self._lost_after:
             return {}
-        word = self._lost(*silent)
+        # Hosts that are lost together, as a slice is, are silent for about as long.
+        lost = [host for host in sorted(silent, key=int) if silent[host] > self._lost_after / 2]
+        word = self._lost(*lost)
         self._say(word)
         return word
 
@@ -244,7 +246,7 @@ class Watch:
         end(printable(word["line"]), word[_FAILS], linger=_LINGER if lingers else 0.0)
 
     def _lost(self, *hosts: str) -> dict[str, Any]:
-        lost = f"host {', '.join(hosts)}"
+        lost = f"host{'s' if len(hosts) > 1 else ''} {', '.join(hosts)}"
         if self._stood > self._lost_after / 2 and str(self._host) not in hosts:
             lost += f" while host {self._host} stood still for {self._stood:.0f} s"
         return {"line": LOST.format(lost), _FAILS: 1}
