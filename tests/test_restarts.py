@@ -1,6 +1,7 @@
 """Runs that are killed and start again from sets on their hosts' own disks."""
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -139,6 +140,25 @@ def test_a_full_disk_of_a_host_is_one_warning(train_command, environment, unbrok
     ]
     assert line.startswith("local set of step ") and "No space left on device; training" in line
     assert_same_weights(unbroken, tmp_path / "run")
+
+
+@pytest.mark.long
+def test_a_host_that_cannot_write_its_local_sets_is_one_warning_that_names_them(start, tmp_path):
+    """A file is in the place of its folder; the other host writes, and both end."""
+    folders = disks(tmp_path)
+    (folders[1] / "disk").touch()
+    ended = end(start(tmp_path / "run", 2, *CHANGES, *local("disk"), folders=folders))
+    assert [status for status, *_ in ended] == [0, 0], ended
+    (line,) = [line for line in ended[1][2].splitlines() if line.startswith("local set")]
+    place = re.escape(str(folders[1] / "disk"))
+    assert re.fullmatch(
+        rf"local set of step \d+: cannot write {place}/run-\w+/host-1/\d+\.safetensors: "
+        r"Not a directory; training continues, with the checkpoints of its workdir \(run"
+        r"\.local_dir\)\.",
+        line,
+    )
+    (line,) = [line for line in ended[0][2].splitlines() if line.startswith("local set")]
+    assert "host 1, which keeps the copies of host 0, has none: Not a directory; training" in line
 
 
 @pytest.mark.long

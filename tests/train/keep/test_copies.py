@@ -3,12 +3,17 @@
 Of one process, the neighbour is the process itself, through its own depot.
 """
 
+import os
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from fixtures_hosts import end, free_port
+from fixtures_train import ROOT
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -121,3 +126,24 @@ def test_a_set_is_whole_if_each_host_has_or_gets_its_parts(files, shared, expect
 
 def test_a_path_has_the_host_and_the_step(tmp_path):
     assert path_in(tmp_path, 3, 40) == tmp_path / "host-3" / "40.safetensors"
+
+
+def test_a_host_whose_disk_is_lost_gets_its_set_from_the_other_slice(tmp_path):
+    """Two processes, each of them a slice."""
+    script = [sys.executable, ROOT / "tests" / "host_with_sets.py", f"127.0.0.1:{free_port()}"]
+    both = [
+        subprocess.Popen(
+            [*script, str(host), tmp_path / str(host)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
+        )
+        for host in (0, 1)
+    ]
+    for status, _, told in end(both, timeout=60):
+        assert status == 0, told
+        assert "local set of step 3: used, from " in told, told
+        assert "; host 1 has its part from host 0." in told, told
+    kept = [sorted(path.name for path in tmp_path.glob(f"{host}/*/*")) for host in (0, 1)]
+    assert kept == [["host-0", "host-1"], ["host-1"]]

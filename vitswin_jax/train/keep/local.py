@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vitswin_jax.core.atomic import replacing
+from vitswin_jax.core.atomic import replacing, writing
 from vitswin_jax.core.json import read_json
 from vitswin_jax.core.seal import seal
 from vitswin_jax.core.terminal import logger
@@ -147,17 +147,17 @@ class LocalSets:
 
     def _write(self, step: int, parts: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
         try:
-            self._path(step).parent.mkdir(parents=True, exist_ok=True)
+            with writing(self._path(step)):
+                self._path(step).parent.mkdir(parents=True, exist_ok=True)
             write_set(self._path(step), parts, meta)
-        except (OSError, UserError) as error:
+        except UserError as error:
             if not self._warned:
                 self._warned = True
-                reason = str(error) if isinstance(error, UserError) else error.strerror or error
                 log.warning(
                     "local set of step %d: %s; training continues, with the checkpoints of its "
                     "workdir (run.local_dir).",
                     step,
-                    str(reason).rstrip("."),
+                    str(error).rstrip("."),
                 )
             return
         keep_newest(self._run, jax.process_index(), KEPT)
