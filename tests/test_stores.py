@@ -11,7 +11,6 @@ import urllib.request
 
 import numpy as np
 import pytest
-from fixtures_hosts import end, errors
 from fixtures_train import ROOT
 from safetensors.numpy import load_file
 
@@ -161,12 +160,3 @@ def test_a_store_that_cannot_be_asked_is_one_line_and_no_hang(s3, monkeypatch, n
         Store("s3://bucket/runs/x").write("a", b"")
     assert time.monotonic() - began < 60
     s3fs.S3FileSystem.clear_instance_cache()
-
-
-@pytest.mark.long
-def test_several_hosts_are_refused_in_one_line(start, tmp_path):
-    for line in errors(end(start("memory://bucket/runs/x", folders=[tmp_path, tmp_path]))):
-        assert line.endswith(
-            ": --workdir=memory://bucket/runs/x: a workdir in an object store is for runs on one "
-            "host; on 2 hosts mount the bucket on all of them (docs/hosts.md)."
-        )

@@ -23,7 +23,7 @@ from vitswin_jax.models.registry import model_kwargs
 from vitswin_jax.report.results import PretrainingResult, Result
 from vitswin_jax.train.hosts.signals import StoppedError
 from vitswin_jax.train.keep.callbacks import Callbacks
-from vitswin_jax.train.keep.mirror import working_in
+from vitswin_jax.train.keep.working import working_in
 from vitswin_jax.train.run.overrides import set_keys, set_short
 from vitswin_jax.train.run.own import (
     Augment,

@@ -30,11 +30,11 @@ from vitswin_jax.train.keep.claim import check_name, claimed
 from vitswin_jax.train.keep.journal import Journal
 from vitswin_jax.train.keep.local import LocalSets, identity
 from vitswin_jax.train.keep.metrics import Recorder
-from vitswin_jax.train.keep.mirror import working_in
 from vitswin_jax.train.keep.request import Requests
 from vitswin_jax.train.keep.services import Logged, check_loggers, make_loggers
 from vitswin_jax.train.keep.timing import profiled
 from vitswin_jax.train.keep.workdir import PROFILE, check_shared, flatten
+from vitswin_jax.train.keep.working import working_in
 from vitswin_jax.train.run.announce import (
     SCHEDULE,
     announce,
@@ -87,8 +87,8 @@ def train_and_evaluate(
     UserError for mistakes of the user, before it writes anything if it can, and StoppedError after
     Ctrl-C, SIGTERM or SIGHUP, once everything is saved.
     Each of several hosts (`joined`) calls this with the same config and workdir, and the first host
-    writes. A workdir is one run's at a time. A run with a workdir in an object store, such as
-    gs://bucket/runs/x, has one host (`train.keep.mirror`).
+    writes. A workdir is one run's at a time. For one in an object store, such as
+    gs://bucket/runs/x, all hosts must see the folder of the cache (`train.keep.working`).
     """
     began = time.monotonic() if began is None else began
     with (

@@ -50,7 +50,7 @@ def train_in_minutes(
     args: argparse.Namespace, profile: tuple[int, int] | None, *, also: Sequence[str]
 ) -> Any:
     """Chooses, trains and returns the outcome; a run that was stopped resumes."""
-    from vitswin_jax.train.keep.mirror import working_in
+    from vitswin_jax.train.keep.working import working_in
     from vitswin_jax.tune.choose import Task
 
     _check(args)

@@ -1,5 +1,6 @@
 """Workdirs in object stores, by fsspec's in-memory one: what is copied, and what is resumed."""
 
+import errno
 import json
 import shutil
 import threading
@@ -11,7 +12,7 @@ from vitswin_jax.core.store import Store, StoreError, folder_of
 from vitswin_jax.core.types import UserError
 from vitswin_jax.train.keep import lease, mirror
 from vitswin_jax.train.keep.lease import ask_to_stop
-from vitswin_jax.train.keep.mirror import working_in
+from vitswin_jax.train.keep.working import working_in
 from vitswin_jax.weights.stored import LEASE
 
 
@@ -116,6 +117,20 @@ def test_the_host_that_wrote_last_keeps_what_it_could_not_copy(url, monkeypatch,
         assert (folder / "checkpoints" / "6").is_dir()
     assert "checkpoints/6.json" in names(url)
     assert caplog.text.count("Training continues") == 1
+
+
+def test_a_disk_without_hard_links_or_room_is_named_and_not_the_store(url, monkeypatch, caplog):
+    def full(*args, **keys):
+        raise OSError(errno.ENOSPC, "No space left on device", args[0])
+
+    with pytest.raises(UserError) as error, working_in(url) as folder:
+        monkeypatch.setattr(mirror.os, "link", full)
+        save(folder, 3)
+        until(lambda: "Training continues" in caplog.text)
+    place = f"this host's copy of {url} below "
+    assert str(error.value).startswith(f"cannot write {place}")
+    assert "(VITSWIN_CACHE): No space left on device; the files are on this" in str(error.value)
+    assert caplog.messages[0].startswith(f"cannot write {place}")
 
 
 def test_an_error_of_the_run_is_the_one_that_is_raised(url, monkeypatch, caplog):

@@ -18,14 +18,12 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
-
 from vitswin_jax.core.atomic import replacing, writing
-from vitswin_jax.core.store import Store, folder_of, is_url
-from vitswin_jax.core.terminal import by_name, logger, show_as
+from vitswin_jax.core.cache import cache_dir
+from vitswin_jax.core.store import Store
+from vitswin_jax.core.terminal import logger
 from vitswin_jax.core.types import UserError, counted
 from vitswin_jax.train.keep.lease import Lease
-from vitswin_jax.train.keep.lock import locked
 from vitswin_jax.train.keep.workdir import STOP
 from vitswin_jax.weights.runs import CHECKPOINTS
 from vitswin_jax.weights.stored import LEASE, Sets, files_of, marker_of, sets_in, step_of
@@ -34,43 +32,13 @@ log = logger(__name__)
 
 PERIOD = 5.0
 """Seconds between two looks at what has changed."""
-_LAST_TRIES = (0.0, 2.0, 5.0, 10.0)  # seconds before each try to copy what is left at the end
+_LAST_TRIES = (0.0, 10.0)  # seconds before each try to copy what is left at the end
+_NAME = "copy"
 _ROWS = ".jsonl"
 _UNFINISHED = re.compile(r"(^|/)\.|orbax-checkpoint-tmp")
 
 Seen = tuple[int, int]
 """Size and time of a file."""
-
-
-@contextlib.contextmanager
-def working_in(workdir: str | os.PathLike[str]) -> Iterator[str | os.PathLike[str]]:
-    """Gives the folder in which a run with this workdir works: for one in a store, its copy.
-
-    Messages of the block name the workdir in place of the folder. Raises UserError for a store that
-    cannot be used, for one run by several hosts, and where another process trains there.
-    """
-    if not is_url(workdir):
-        yield workdir
-        return
-    url = str(workdir).rstrip("/")
-    if jax.process_count() > 1:
-        raise UserError(
-            f"--workdir={url}: a workdir in an object store is for runs on one host; on "
-            f"{jax.process_count()} hosts mount the bucket on all of them (docs/hosts.md)."
-        )
-    home = folder_of(url, "runs")
-    with writing(home):
-        home.mkdir(parents=True, exist_ok=True)
-    show_as(home / "run", url)
-    show_as(home, url)
-    try:
-        with locked(home):
-            mirror = Mirror(Store(url), home)
-            with mirror.kept():
-                yield mirror.folder
-    except UserError as error:
-        error.args = (by_name(str(error)),)
-        raise
 
 
 class Mirror:
@@ -79,13 +47,22 @@ class Mirror:
     def __init__(self, store: Store, home: Path) -> None:
         """`home` is a folder for the copy, its name, and what is being sent."""
         self.folder = home / "run"
-        self._store, self._name, self._sending = store, home / "copy", home / "sending"
+        self._store, self._name, self._sending = store, home / _NAME, home / "sending"
+        self._copy = f"this host's copy of {store.url} below {cache_dir()} (VITSWIN_CACHE)"
         self._lease = Lease(store, self._ask_to_end)
         self._sent: dict[str, Seen] = {}
         self._there: set[str] = set()
         self._sets: Sets = {}
         self._end = threading.Event()
         self._failed = False
+
+    @staticmethod
+    def name_in(home: Path) -> str:
+        """Returns the name of the copy in a folder, "" where there is none."""
+        try:
+            return (home / _NAME).read_text(encoding="utf-8").strip()
+        except OSError:
+            return ""
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
@@ -109,11 +86,11 @@ class Mirror:
 
     def _begin(self) -> None:
         """Takes the workdir, and makes the copy equal to it unless this host wrote there last."""
-        ours = self._name.read_text(encoding="utf-8").strip() if self._name.is_file() else ""
+        ours = self.name_in(self._name.parent)
         owner = self._lease.owner()
         same = bool(ours) and ours == owner and self.folder.is_dir()
         self._lease.take(ours if same else uuid.uuid4().hex)
-        with writing(self.folder):
+        with writing(self._copy):
             shutil.rmtree(self._sending, ignore_errors=True)
             there = self._store.list()
             self._sets = sets_in(self._store, there)
@@ -155,7 +132,7 @@ class Mirror:
                 return
             try:
                 self.send()
-            except (UserError, OSError) as error:
+            except UserError as error:
                 if not self._failed:
                     log.warning(
                         "%s Training continues, and what is missing there is copied later.", error
@@ -178,7 +155,7 @@ class Mirror:
                 self.send()
                 self._lease.give_up()
                 return
-            except (UserError, OSError) as problem:
+            except UserError as problem:
                 error = str(problem).rstrip(".")
         with contextlib.suppress(UserError):
             self._lease.give_up()
@@ -196,9 +173,10 @@ class Mirror:
             for step, files in local.items()
             if step not in self._sets or not files.items() <= self._sets[step].items()
         }
-        linked = {step: files for step, files in changed.items() if self._link(step, files)}
         try:
-            plain = self._send_plain()  # before the checkpoints, for they need the rows before them
+            with writing(self._copy):
+                linked = {step: each for step, each in changed.items() if self._link(step, each)}
+                plain = self._send_plain()  # before the checkpoints, which need the rows before
             for step, files in linked.items():
                 self._send_set(step, files)
         finally:
