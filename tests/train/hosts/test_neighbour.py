@@ -153,6 +153,16 @@ def test_a_full_disk_is_told_to_the_sender(depot, file, tmp_path):
         put(depot.peer, file, host=1, step=7)
 
 
+def test_a_place_that_cannot_be_written_is_told_before_a_byte_is_sent(
+    depot, file, tmp_path, monkeypatch
+):
+    (tmp_path / "there").touch()
+    depot._path_of = lambda host, step: tmp_path / "there" / "host-1" / "7"
+    monkeypatch.setattr(neighbour, "_pour", _broken)
+    with pytest.raises(RefusedError, match=r"^Not a directory$"):
+        put(depot.peer, file, host=1, step=7)
+
+
 def _full(tmp_path):
     """A path in a folder whose temporary file is the device that is always full."""
     folder = tmp_path / "full"

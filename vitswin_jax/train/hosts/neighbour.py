@@ -142,11 +142,12 @@ class Depot:
             why = f"{size:,} bytes are more than a set of host {host} can have"
         path = self._path_of(host, step)
         there = not why and path.is_file() and path.stat().st_size == size  # hosts of one disk
+        if not why and not there:
+            why = _fault_of(path)
         _say(connection, go=not why and not there, why=why, size=size)
         if why or there or self._closed:
             return
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as temporary, temporary.open("wb") as file:
                 _fill(connection, file, size)
         except (OSError, UserError) as error:
@@ -174,6 +175,18 @@ def reason_of(error: Exception) -> str:
     cause = error.__cause__ if isinstance(error, UserError) else error
     text = (cause.strerror if isinstance(cause, OSError) else None) or str(cause or error)
     return text.rstrip(".")
+
+
+def _fault_of(path: Path) -> str:
+    """Returns why a file cannot be written, before it is sent, or ""; makes its folder."""
+    trial = path.with_name(f".{path.name}.{threading.get_ident()}.trial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        return reason_of(error)
+    return ""
 
 
 def put(peer: Peer, path: Path, *, host: int, step: int, patience: float = PATIENCE) -> None:
