@@ -147,11 +147,9 @@ def test_a_run_as_onnx_for_images_of_any_size(vitswin, workdir, tmp_path):
 @pytest.mark.parametrize(
     ("target", "options", "message"),
     [
-        (
-            "a.tflite",
-            (),
-            "a.tflite: without --to, the suffix='tflite' must be one of onnx, stablehlo",
-        ),
+        ("a.onx", (), "a.onx: without --to, the suffix='onx' must be one of onnx, stablehlo"),
+        ("a.tflite", (), "a.tflite: LiteRT's own tool makes a .tflite file, from a model that"),
+        ("a.plan", (), "a.plan: TensorRT's own tool makes a .plan file, from a model that"),
         (
             "a.onnx",
             ("--any-size", "--img-size", "32"),

@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 
 _CALIBRATED = " or ".join(CALIBRATED)
 _FORMATS = ("onnx", "stablehlo")  # each a module of vitswin_jax.export, and a suffix
+_ELSEWHERE = {
+    **dict.fromkeys(("engine", "plan", "trt"), "TensorRT"),
+    **dict.fromkeys(("mlpackage", "mlmodel"), "Core ML"),
+    "tflite": "LiteRT",
+    "xml": "OpenVINO",
+}
+"""Suffix -> the tool that makes such a file of one that is written here."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -177,6 +184,11 @@ def _write_calibrated(
 
 def _format(target: str, asked: str | None) -> str:
     suffix = Path(target).suffix.removeprefix(".")
+    if not asked and suffix in _ELSEWHERE:
+        raise UserError(
+            f"{target}: {_ELSEWHERE[suffix]}'s own tool makes a .{suffix} file, from a model that "
+            "vitswin_jax writes; the page docs/deploy.md has the recipe."
+        )
     return asked or one_of(f"{target}: without --to, the suffix", suffix, _FORMATS)
 
 
