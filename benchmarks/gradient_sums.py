@@ -34,7 +34,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 def digits() -> tuple[Array, Array]:
-    """Returns images (n, 8, 8, 1) in [-1, 1] and labels, in an order by chance."""
+    """Returns images (n, 8, 8, 1) in [-1, 1] and labels, shuffled."""
     bunch = load_digits()
     order = np.random.default_rng(0).permutation(len(bunch.target))
     images = jnp.asarray(bunch.images[order, ..., None] / 8 - 1, jnp.float32)

@@ -146,10 +146,10 @@ def check_close(series: Series, unbroken: Series) -> str:
     images = np.concatenate([preprocess(decode_image(each, name="a digit")) for each in encoded])
     logits = [np.asarray(model.apply(params, images)) for model, params in loaded]
     far["logits"] = np.abs(logits[0] - logits[1]).max()
-    told = ", ".join(f"{what} to {difference:.1e}" for what, difference in far.items())
+    agreed = ", ".join(f"{what} to {difference:.1e}" for what, difference in far.items())
     if max(far.values()) > TOLERANCE:
-        raise ValueError(f"{told}, not {TOLERANCE}")
-    return told
+        raise ValueError(f"{agreed}, not {TOLERANCE}")
+    return agreed
 
 
 def _leaves(tree: Any) -> list[np.ndarray]:
@@ -197,7 +197,7 @@ def suffer_all(name: str, series: Series, faults: list[Fault], dice: random.Rand
             series.suffer(ends, fault.after, fault.topology, dice)
         if row:
             losses.append(Loss(at, whole, series.begin))
-            print(f"{row}{losses[-1].steps:6}  {series.told()}", flush=True)
+            print(f"{row}{losses[-1].steps:6}  {series.restores()}", flush=True)
         if fault is not None:
             if fault.kind in DAMAGES:
                 series.states.damage(fault.kind, dice)

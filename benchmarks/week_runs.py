@@ -95,9 +95,9 @@ class Start:
     """At which the hosts meet."""
 
     @property
-    def told(self) -> Path:
-        """Its output."""
-        return self.folder / "told" / f"{self.number:03}-{self.host}"
+    def output(self) -> Path:
+        """The file of its output."""
+        return self.folder / "output" / f"{self.number:03}-{self.host}"
 
     @property
     def seen(self) -> Path:
@@ -137,9 +137,9 @@ class Start:
 def train(start: Start) -> None:
     """Trains as a host of a run in this process, which ends with the status of `vitswin train`."""
     began = time.monotonic()
-    told = os.open(start.told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    output = os.open(start.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (sys.stdout, sys.stderr):
-        os.dup2(told, stream.fileno())
+        os.dup2(output, stream.fileno())
     topology = start.topology
     # Far more is compiled than computed, so that programs are not optimised.
     os.environ["XLA_FLAGS"] = (
@@ -241,7 +241,7 @@ class Series:
         self.starts: list[list[Start]] = []
         """Of each start, its hosts."""
         self.ended = 0.0
-        for name in ("told", "seen", "times"):
+        for name in ("output", "seen", "times"):
             (folder / name).mkdir(parents=True)
 
     def start(self, topology: Topology) -> list[BaseProcess]:
@@ -308,13 +308,13 @@ class Series:
             for each in hanging:
                 each.kill()
         statuses = {process.exitcode for process in processes}
-        told = [host.told.read_text() for host in self.starts[-1]]
-        if hanging or not statuses <= expected or any("Traceback" in text for text in told):
-            raise BrokenError(f"start {len(self.starts) - 1} ended with {statuses}: {told}")
+        outputs = [host.output.read_text() for host in self.starts[-1]]
+        if hanging or not statuses <= expected or any("Traceback" in text for text in outputs):
+            raise BrokenError(f"start {len(self.starts) - 1} ended with {statuses}: {outputs}")
 
-    def told(self) -> str:
+    def restores(self) -> str:
         """Returns all that the last start logged about local sets and damaged checkpoints."""
-        text = self.starts[-1][0].told.read_text()
+        text = self.starts[-1][0].output.read_text()
         sets = re.findall(r"local set of step (\d+): (used|passed over)(?:: (.*)\.)?", text)
         damaged = re.findall(r"/(\d+): damaged: (.*?); it is now", text)
         lines = [f"set {step} {what} {why}".strip() for step, what, why in sets]

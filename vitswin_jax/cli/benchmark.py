@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitswin_jax.benchmark.peers import PEERS
+from vitswin_jax.cli.inputs import DTYPES
 from vitswin_jax.cli.table import format_table
 from vitswin_jax.core.atomic import check_writable
 from vitswin_jax.core.choices import one_of
@@ -69,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         nargs="+",
         default=["float32"],
-        choices=("float32", "bfloat16"),
+        choices=DTYPES,
         help="Compute activations in this type (default: float32).",
     )
     add(

@@ -27,6 +27,7 @@ WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 """What weights files end in, for a line about arguments in the wrong order."""
 
 OUTSIDE_HELP = "Let a table name files outside its folder."
+DTYPES = ("float32", "bfloat16")
 IMG_SIZE_HELP = "Take images of this size; position tables are resized."
 
 Class = tuple[int, str, float]
@@ -69,7 +70,7 @@ def add_dtype(parser: argparse.ArgumentParser) -> None:
     """Declares --dtype."""
     parser.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16"),
+        choices=DTYPES,
         help="Compute activations in this type (default: as in the file).",
     )
 
