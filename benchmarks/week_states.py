@@ -38,12 +38,19 @@ class States:
     def newest(self, topology: Any) -> int:
         """Returns the step of the newest whole state that fits a topology; 0 without one.
 
-        Each host of a series has all parts of a state, so one whole file of a set is enough. A host
-        reads its file before it knows of a flipped bit, so a step with one does not count.
+        Each host of a series has all parts of a state, so one whole file of a set is enough: that
+        of host 0, which alone has written the metrics until then. A host reads its file before it
+        knows of a flipped bit, so a step with one does not count.
         """
         steps = {0, *(int(path.name) for path in self.checkpoints())}
         how = [(step, self._damaged.get(_mark(path), "")) for step, path in self._sets()]
-        whole = {step for step, how in how if not how and self._parts[step] == topology.parts}
+        whole = {
+            step
+            for step, path in self._sets()
+            if path.parent.name == "host-0"
+            and _mark(path) not in self._damaged
+            and self._parts[step] == topology.parts
+        }
         return max(steps | whole - {step for step, how in how if how == "bit flipped"})
 
     def checkpoints(self) -> list[Path]:

@@ -124,6 +124,16 @@ def test_a_set_is_whole_if_each_host_has_or_gets_its_parts(files, shared, expect
     assert weigh(["a", "b"], files, shared=shared) == expected
 
 
+@pytest.mark.parametrize("host_0_saved", [Held(0, "", "b", 7), Held(0, "is damaged"), None])
+def test_a_set_that_host_0_had_not_saved_is_not_used(host_0_saved):
+    """Its metrics may not be written, even where each host has all parts of the state."""
+    others = [Held(1, "", "a", 7)]
+    files = [others, [*others, host_0_saved]] if host_0_saved else [others, others]
+    reason, _, _ = weigh(["a", "a"], files, shared=True)
+    usable = host_0_saved is not None and not host_0_saved.fault
+    assert reason == ("" if usable else "host 0, which writes the metrics, had not saved it")
+
+
 def test_a_path_has_the_host_and_the_step(tmp_path):
     assert path_in(tmp_path, 3, 40) == tmp_path / "host-3" / "40.safetensors"
 

@@ -1,6 +1,8 @@
 """The sets of a run's state that the hosts have on their disks, and which of them are whole.
 
-A set of a step is whole if each host has a file with its parts, or can get one from another host.
+A set of a step is whole if each host has a file with its parts, or can get one from another host,
+and if the file of host 0 is there: before it, host 0 writes the metrics of the steps up to it, which
+no other host writes.
 """
 
 from __future__ import annotations
@@ -154,6 +156,8 @@ def weigh(
             gets[host] = at, file.host
     if not wrong and len(totals) > 1:
         wrong = ["the hosts have different ones"]
+    if not wrong and not any(each.host == 0 and not each.fault for at in files for each in at):
+        wrong = ["host 0, which writes the metrics, had not saved it"]
     return (wrong[0], used, {}) if wrong else ("", used, gets)
 
 
