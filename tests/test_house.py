@@ -1,6 +1,7 @@
 """The house's own rules: who imports whom (test_configs.py has those of the recipes)."""
 
 import ast
+import functools
 import graphlib
 import re
 import tomllib
@@ -10,6 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "vitswin_jax"
+FILES = sorted(PACKAGE.rglob("*.py"))
+"""One test reads all of them: 1,800 tests, one per file and rule, take longer than the reading."""
 
 # Room -> the rooms below that it may import. A module may import its own room; nothing imports cli.
 ARROWS = {
@@ -35,21 +38,37 @@ ARROWS = {
 }
 
 
+@functools.cache
+def tree_of(path):
+    """The syntax tree of a file."""
+    return ast.parse(path.read_text())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trees():
+    """Trees are kept while these tests run: half a million objects slow the garbage collector."""
+    yield
+    tree_of.cache_clear()
+
+
 def module_name(path):
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
+@functools.cache
 def imported_names(path):
     """The modules that a file names, inside functions too."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    names = []
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
             if (PACKAGE.parent / node.module.replace(".", "/")).is_dir():
-                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+                names += [f"{node.module}.{alias.name}" for alias in node.names]
             else:
-                yield node.module
+                names.append(node.module)
+    return names
 
 
 def roots_of(path):
@@ -78,20 +97,21 @@ def room_of(module):
     return module.split(".")[0] or "__init__"
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_name)
-def test_imports_point_down(path):
-    name = module_name(path) or "__init__"
-    assert "configs" not in roots_of(path), f"{path}: nobody imports configs"
-    for imported in imports_of(path):
-        room = room_of(target_of(imported))
-        assert room in (room_of(name), *ARROWS[room_of(name)].split()), f"{name} imports {imported}"
+def test_imports_point_down():
+    for path in FILES:
+        name = module_name(path) or "__init__"
+        assert "configs" not in roots_of(path), f"{path}: nobody imports configs"
+        for imported in imports_of(path):
+            room = room_of(target_of(imported))
+            below = (room_of(name), *ARROWS[room_of(name)].split())
+            assert room in below, f"{name} imports {imported}"
 
 
 def test_no_modules_import_each_other():
     graph = {
         module_name(path): {target_of(imported) for imported in imports_of(path)}
         - {module_name(path)}
-        for path in PACKAGE.rglob("*.py")
+        for path in FILES
     }
     order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
     assert set(graph) <= set(order)
@@ -110,12 +130,13 @@ def test_leaves_do_not_import_jax(name):
     assert not roots_of(path) & {"jax", "flax"}
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_name)
-def test_images_are_opened_by_listed_decoders(path):
+def test_images_are_opened_by_listed_decoders():
     """Pillow's EPS reader starts a program (tests/data/test_bad_images.py)."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Image.open"):
-            assert "formats" in [keyword.arg for keyword in node.keywords], ast.unparse(node)
+    for path in FILES:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Image.open"):
+                keywords = [keyword.arg for keyword in node.keywords]
+                assert "formats" in keywords, f"{path}: {ast.unparse(node)}"
 
 
 def classes_tested(tree):
@@ -129,20 +150,20 @@ def classes_tested(tree):
         yield from (part.id for x in tested for part in ast.walk(x) if isinstance(part, ast.Name))
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_name)
-def test_no_tool_tests_for_a_family(path):
+def test_no_tool_tests_for_a_family():
     """Tools ask a model for its geometry. UnlabelledModel is a kind of training."""
-    if room_of(module_name(path)) == "models":
-        return
-    tree = ast.parse(path.read_text())
-    families = {
-        alias.asname or alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module.startswith("vitswin_jax.models.")
-        for alias in node.names
-        if node.module != "vitswin_jax.models.geometry" and alias.name != "UnlabelledModel"
-    }
-    assert not families & set(classes_tested(tree)), f"{path}: tests for a model's family"
+    for path in FILES:
+        if room_of(module_name(path)) == "models":
+            continue
+        families = {
+            alias.asname or alias.name
+            for node in ast.walk(tree_of(path))
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("vitswin_jax.models.")
+            for alias in node.names
+            if node.module != "vitswin_jax.models.geometry" and alias.name != "UnlabelledModel"
+        }
+        tested = set(classes_tested(tree_of(path)))
+        assert not families & tested, f"{path}: tests for a model's family"
 
 
 def test_data_workers_need_no_jax_of_ours():
@@ -163,10 +184,10 @@ def texts_without_encoding(tree):
             yield ast.unparse(node)
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_name)
-def test_text_files_are_utf_8(path):
-    if room_of(module_name(path)) not in ("benchmark", "models"):  # whose texts are ASCII
-        assert not list(texts_without_encoding(ast.parse(path.read_text())))
+def test_text_files_are_utf_8():
+    for path in FILES:
+        if room_of(module_name(path)) not in ("benchmark", "models"):  # whose texts are ASCII
+            assert not list(texts_without_encoding(tree_of(path))), path
 
 
 DOOR = PACKAGE / "core" / "terminal.py"
@@ -198,13 +219,10 @@ def ways_round_the_door(tree):
             yield ast.unparse(node)
 
 
-@pytest.mark.parametrize(
-    "path", [ROOT / "train.py", *sorted(PACKAGE.rglob("*.py"))], ids=lambda path: path.stem
-)
-def test_what_is_shown_passes_one_door(path):
+def test_what_is_shown_passes_one_door():
     """Names of files may have escapes; core/terminal.py shows them escaped."""
-    if path != DOOR:
-        assert not list(ways_round_the_door(ast.parse(path.read_text())))
+    for path in [ROOT / "train.py", *FILES]:
+        assert path == DOOR or not list(ways_round_the_door(tree_of(path))), path
 
 
 def test_the_door_is_watched():
@@ -226,9 +244,7 @@ def test_arrays_with_shapes_are_checked_in_tests():
     )
     checked = tuple(name for name in listed if name != "beartype.beartype")
     used = [
-        f"vitswin_jax.{module_name(path)}"
-        for path in PACKAGE.rglob("*.py")
-        if "jaxtyping" in imported_names(path)
+        f"vitswin_jax.{module_name(path)}" for path in FILES if "jaxtyping" in imported_names(path)
     ]
     assert len(used) > 50
     missing = [name for name in used if not f"{name}.".startswith(tuple(f"{x}." for x in checked))]

@@ -4,8 +4,6 @@ import ast
 import re
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 SUFFIXES = {".py", ".md", ".html", ".yaml", ".sbatch", ".toml"}
 FOLDERS = ("vitswin_jax", "configs", "docs", "benchmarks", "tests")
@@ -36,10 +34,6 @@ UNNAMED = re.compile(
 """A verb without its object: name the thing that a function returns."""
 
 
-def name_of(path):
-    return str(path.relative_to(ROOT))
-
-
 def phrases_in(text):
     """Each banned phrase of a text, with what to write; a phrase may run over a line's end."""
     flat = re.sub(r"\s+(# )?", " ", text)
@@ -55,21 +49,25 @@ def docstrings(tree):
             yield getattr(node, "name", "the module"), text
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_phrases_are_plain(path):
-    assert not list(phrases_in(path.read_text(encoding="utf-8")))
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_docstrings_open_with_a_noun_or_a_verb(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+def test_phrases_are_plain():
     assert not [
-        f"{name}: {text.splitlines()[0]}"
+        f"{path}: {fault}"
+        for path in FILES
+        for fault in phrases_in(path.read_text(encoding="utf-8"))
+    ]
+
+
+def test_docstrings_open_with_a_noun_or_a_verb():
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+    assert not [
+        f"{path}: {name}: {text.splitlines()[0]}"
+        for path, tree in trees.items()
         for name, text in docstrings(tree)
         if text.startswith(tuple(f"{word} " for word in QUESTIONS)) or UNNAMED.match(text)
     ]
     assert not [
-        f"{node.lineno}: {node.id}: write {WORDS[node.id]}"
+        f"{path}:{node.lineno}: {node.id}: write {WORDS[node.id]}"
+        for path, tree in trees.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Name) and node.id in WORDS
     ]
