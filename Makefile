@@ -15,6 +15,9 @@ INSTALLED := $(VENV)/.installed
 # CUDA 12, with GPU= on CPUs.
 GPU := $(if $(shell command -v nvidia-smi),gpu)
 
+# Where images of containers set it, each process that a test starts would compile all modules anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: quickstart test test-all lint docs dist clean
 
 $(INSTALLED): pyproject.toml constraints/$(VERSION).txt

@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-from flax.traverse_util import unflatten_dict
+from drawn import draw
 from PIL import Image
 
 from vitswin_jax.data.sources.open import open_source
 from vitswin_jax.evaluate.evaluation import summarize
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.weights.shapes import parameter_shapes
 
 CLASS_NAMES = ("$x_ & {{y}}", "<b>bold<script>", "日本")
 TINY = {
@@ -45,9 +44,4 @@ def evaluation(source):
 @pytest.fixture(params=["vit", "swin", "swinv2"])
 def model_and_params(request):
     model = create_model(request.param, num_classes=3, **TINY[request.param])
-    rng = np.random.default_rng(0)
-    flat = {
-        name: rng.normal(size=shape).astype(np.float32)
-        for name, shape in parameter_shapes(model).items()
-    }
-    return model, unflatten_dict(flat, sep="/")
+    return model, draw(model, scale=1.0)["params"]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import short_recipe
 from documents import Reader, read_page
-from flax.traverse_util import unflatten_dict
+from drawn import draw
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 
@@ -22,7 +22,6 @@ import vitswin_jax
 from vitswin_jax.core import recipes
 from vitswin_jax.weights.formats.pth_write import write_pth
 from vitswin_jax.weights.formats.read import read_tensors
-from vitswin_jax.weights.shapes import parameter_shapes
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,12 +73,7 @@ def _weights(name: str, format: str, **fields: object) -> Callable[[Path], None]
 
     def write(path: Path) -> None:
         model = vitswin_jax.create_model(name, **fields)
-        rng = np.random.default_rng(0)
-        flat = {
-            name: rng.normal(size=shape, scale=0.05).astype(np.float32)
-            for name, shape in parameter_shapes(model).items()
-        }
-        variables = {"params": unflatten_dict(flat, sep="/")}
+        variables = draw(model, scale=0.05)
         vitswin_jax.save_pretrained(path, model, variables, format=format)
 
     return write

@@ -35,7 +35,7 @@ from vitswin_jax.weights.load import load_pretraining
 
 ROOT = Path(__file__).parents[1]
 STEPS = UNLABELLED["optim.total_steps"]
-TINY = UNLABELLED | {"optim.warmup_epochs": 0.1}
+TINY = UNLABELLED | {"optim.warmup_epochs": 0.1, "mesh.data": 1}
 VIT = {"model.embed_dim": 16, "model.depth": 2, "model.num_heads": 2}
 SWIN = {"model.embed_dim": 8, "model.num_heads": (2, 2), "model.depths": (2, 1)}
 CASES = {

@@ -3,14 +3,13 @@
 import jax
 import numpy as np
 import pytest
-from flax.traverse_util import unflatten_dict
+from drawn import draw
 
 from vitswin_jax.cli import main
 from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.data.sources.open import open_source
 from vitswin_jax.models.registry import create_model
 from vitswin_jax.weights.save import save_pretrained
-from vitswin_jax.weights.shapes import parameter_shapes
 
 
 @pytest.fixture(scope="session")
@@ -28,12 +27,7 @@ def vit():
     model = create_model(
         "vit", img_size=16, patch_size=4, embed_dim=16, depth=2, num_heads=2, num_classes=10
     )
-    rng = np.random.default_rng(0)
-    flat = {
-        name: rng.normal(size=shape, scale=0.3).astype(np.float32)
-        for name, shape in parameter_shapes(model).items()
-    }
-    return model, {"params": unflatten_dict(flat, sep="/")}
+    return model, draw(model)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import unflatten_dict
+from drawn import draw
 from PIL import Image
 from scipy.special import expit, softmax
 from web_server import serving
@@ -20,7 +20,6 @@ from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.models.registry import create_model
 from vitswin_jax.weights.load import load_metadata
 from vitswin_jax.weights.save import save_pretrained
-from vitswin_jax.weights.shapes import parameter_shapes
 
 
 @pytest.fixture
@@ -210,12 +209,7 @@ def test_a_name_says_how_a_plain_vits_images_are_given(vitswin, tmp_path, images
     model = create_model(
         "vit", img_size=16, patch_size=4, embed_dim=192, depth=1, num_heads=3, num_classes=10
     )
-    rng = np.random.default_rng(0)
-    flat = {
-        name: rng.normal(size=shape, scale=0.1).astype(np.float32)
-        for name, shape in parameter_shapes(model).items()
-    }
-    variables, path = {"params": unflatten_dict(flat, sep="/")}, tmp_path / "a.pth"
+    variables, path = draw(model, scale=0.1), tmp_path / "a.pth"
     save_pretrained(path, model, variables, format="timm")
     arguments = ["predict", path, images / "00.png", "--json", "--top-k", 10]
     status, out, _ = vitswin(*arguments, "--model", "deit_tiny_patch16_224")

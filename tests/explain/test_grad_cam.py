@@ -4,13 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import unflatten_dict
+from drawn import draw
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.explain.grad_cam import grad_cam
 from vitswin_jax.models.registry import create_model
 from vitswin_jax.nn.scan import stack_blocks
-from vitswin_jax.weights.shapes import parameter_shapes
 
 CLASSES = np.array([2, 0])
 
@@ -19,12 +18,7 @@ CLASSES = np.array([2, 0])
 def random_model():
     def random_model(name, **fields):
         model = create_model(name, img_size=12, embed_dim=8, num_classes=3, **fields)
-        rng = np.random.default_rng(0)
-        flat = {
-            name: rng.normal(size=shape, scale=0.5).astype(np.float32)
-            for name, shape in parameter_shapes(model).items()
-        }
-        return model, {"params": unflatten_dict(flat, sep="/")}
+        return model, draw(model, scale=0.5)
 
     return random_model
 

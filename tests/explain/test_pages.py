@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-from flax.traverse_util import unflatten_dict
+from drawn import draw
 from kinds import mostly_long
 
 from vitswin_jax.core.types import UserError
 from vitswin_jax.explain.pages import PARTS, Explainer, available_parts
 from vitswin_jax.models.registry import create_model
-from vitswin_jax.weights.shapes import parameter_shapes
 
 VIT = {"img_size": 16, "embed_dim": 8, "num_heads": 2, "depth": 1, "patch_size": 4}
 SWIN = {"img_size": 12, "patch_size": 2, "embed_dim": 8, "depths": (1, 2), "window_size": 4}
@@ -39,12 +38,7 @@ CASES = {
 
 
 def random_params(model):
-    rng = np.random.default_rng(0)
-    flat = {
-        name: rng.normal(size=shape, scale=0.3).astype(np.float32)
-        for name, shape in parameter_shapes(model).items()
-    }
-    return unflatten_dict(flat, sep="/")
+    return draw(model)["params"]
 
 
 @pytest.mark.parametrize("case", mostly_long(CASES, ["hybrid"]))

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from flax.traverse_util import flatten_dict, unflatten_dict
+from drawn import draw
+from flax.traverse_util import flatten_dict
 
 import vitswin_jax
 from vitswin_jax.weights.formats.pickles import DTYPES
@@ -27,7 +28,6 @@ from vitswin_jax.weights.formats.pth import MAGIC
 from vitswin_jax.weights.formats.pth_write import pickle_of
 from vitswin_jax.weights.formats.read import read_tensors
 from vitswin_jax.weights.open import open_pretrained
-from vitswin_jax.weights.shapes import parameter_shapes
 
 from . import workdirs
 from .datasets import dataset_kinds
@@ -86,12 +86,7 @@ class Kind:
 def save(path, family="vit", format="native", metadata=None, **fields):
     """Writes a model with random parameters; returns the path."""
     model = vitswin_jax.create_model(family, **(VIT if family == "vit" else SWIN) | fields)
-    rng = np.random.default_rng(0)
-    params = {
-        name: rng.normal(size=shape).astype(np.float32)
-        for name, shape in parameter_shapes(model).items()
-    }
-    variables = {"params": unflatten_dict(params, sep="/")}
+    variables = draw(model, scale=1.0)
     return vitswin_jax.save_pretrained(path, model, variables, format=format, metadata=metadata)
 
 

@@ -220,10 +220,15 @@ def test_windows_are_those_of_a_loop_over_places(size, shift, pad_before_roll):
         place = row % window[0] * window[1] + column % window[1]
         want[row // window[0] * across + column // window[1], place] = y * size[1] + x
     np.testing.assert_array_equal(window_tokens(size, cut), want)
-    cuts = []
-    numbers = jnp.arange(1.0, size[0] * size[1] + 1).reshape(1, *size, 1)
-    map_windows(lambda w, mask: cuts.append(w) or w, numbers, cut)
-    np.testing.assert_array_equal(cuts[0][0, :, :, 0] - 1, want)
+
+    @jax.jit
+    def cut_up(numbers):
+        cuts = []
+        map_windows(lambda w, mask: cuts.append(w) or w, numbers, cut)
+        return cuts[0]
+
+    numbers = np.arange(1.0, size[0] * size[1] + 1, dtype=np.float32).reshape(1, *size, 1)
+    np.testing.assert_array_equal(np.asarray(cut_up(numbers))[0, :, :, 0] - 1, want)
 
 
 def test_a_model_without_geometry_is_one_line():

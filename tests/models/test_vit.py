@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from applied import apply
 from kinds import mostly_long
 from safetensors.numpy import save_file
 
@@ -265,7 +266,7 @@ def test_small_models_give_what_timms_give(case, tmp_path):
         model = model.clone(img_size=images.shape[1:3], crop_to_patches=True)
     with jax.default_matmul_precision("highest"):
         for want, method in (("features", "features"), ("logits", "__call__")):
-            got = model.apply(variables, images, method=method)
+            got = apply(model, variables, images, method=method)
             np.testing.assert_allclose(got, arrays[want], rtol=1e-5, atol=1e-5)
 
 

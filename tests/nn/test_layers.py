@@ -91,7 +91,7 @@ def test_layer_norm_and_its_derivatives():
     params, dparams = ({"scale": rng.normal(size=5), "bias": rng.normal(size=5)} for _ in range(2))
     point, direction = ((jax.tree.map(jnp.float32, tree)) for tree in ((params, x), (dparams, dx)))
     norm = LayerNorm(1e-6, jnp.float32)
-    value = norm.apply({"params": point[0]}, point[1])
+    value = jax.jit(norm.apply)({"params": point[0]}, point[1])
     np.testing.assert_allclose(value, layer_norm(x, **params), atol=2e-6)
 
     def loss(params, x):
@@ -102,12 +102,12 @@ def test_layer_norm_and_its_derivatives():
         return (layer_norm(moved[1], **moved[0]) * pull).sum()
 
     def dot(a, b):
-        return sum(jax.tree.leaves(jax.tree.map(lambda a, b: (a * b).sum(), a, b)))
+        return sum(jax.tree.leaves(jax.tree.map(np.vdot, a, b)))
 
-    gradient = jax.grad(loss, argnums=(0, 1))
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
     want = directional(exact, 1e-5)
     np.testing.assert_allclose(dot(gradient(*point), direction), want, rtol=2e-5)
-    np.testing.assert_allclose(jax.jvp(loss, point, direction)[1], want, rtol=2e-5)
+    np.testing.assert_allclose(jax.jvp(jax.jit(loss), point, direction)[1], want, rtol=2e-5)
     twice = directional(lambda s: directional(lambda t: exact(t, s), 1e-3), 1e-3)
     got = dot(jax.jvp(gradient, point, direction)[1], direction)
     np.testing.assert_allclose(got, twice, rtol=1e-3)

@@ -1,5 +1,7 @@
 """Linear layers: an einsum's values and gradients, and what a program keeps for them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +29,8 @@ def draw(*shape, seed=0):
 def test_values_and_gradients_are_the_einsums(equation, kernel, inputs, bias, act):
     layer = Linear(kernel, equation, act)
     x = jnp.float32(draw(*inputs))
-    shapes = jax.tree.map(jnp.shape, layer.init(jax.random.key(0), x, train=False))
+    init = functools.partial(layer.init, train=False)
+    shapes = jax.tree.map(jnp.shape, jax.eval_shape(init, jax.random.key(0), x))
     assert shapes["params"] == {"kernel": kernel, "bias": tuple(n for n in bias if n > 1)}
     weights = {"kernel": draw(*kernel, seed=1), "bias": draw(*shapes["params"]["bias"], seed=2)}
     params = jax.tree.map(jnp.float32, weights)
@@ -36,8 +39,9 @@ def test_values_and_gradients_are_the_einsums(equation, kernel, inputs, bias, ac
         y = jnp.einsum(equation, x if act is None else act(x), params["kernel"])
         return y + params["bias"].reshape(bias)
 
-    pull = jnp.float32(draw(*plain(params, x).shape, seed=3))
-    want = jax.value_and_grad(lambda *args: (plain(*args) * pull).sum(), argnums=(0, 1))(params, x)
+    pull = jnp.float32(draw(*jax.eval_shape(plain, params, x).shape, seed=3))
+    own = jax.value_and_grad(lambda *args: (plain(*args) * pull).sum(), argnums=(0, 1))
+    want = jax.jit(own)(params, x)
     for train in (False, True):
 
         def loss(params, x, train=train):
@@ -99,12 +103,14 @@ def test_every_activation_trains_as_it_infers(act):
     """A gated one makes of fc1's numbers half as many."""
     mlp = Mlp(16, act)
     x = jnp.float32(draw(5, 6))
-    variables = mlp.init(jax.random.key(0), x, train=True)
+    variables = jax.jit(functools.partial(mlp.init, train=True))(jax.random.key(0), x)
 
+    @functools.partial(jax.jit, static_argnums=1)
+    @jax.value_and_grad
     def loss(variables, train):
         return (mlp.apply(variables, x, train=train) ** 2).sum()
 
-    want, got = (jax.value_and_grad(loss)(variables, train) for train in (False, True))
+    want, got = (loss(variables, train) for train in (False, True))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, want)
 
 

@@ -1,5 +1,6 @@
 """Windows against what can be said of them without the code under test."""
 
+import functools
 import itertools
 
 import jax
@@ -51,17 +52,17 @@ SHIFTS = [((8, 8), 4, (2, 2)), ((6, 9), 3, (1, 1)), ((8, 4), 4, (2, 0)), ((4, 8)
 @pytest.mark.parametrize(("size", "window", "shift"), mostly_long(SHIFTS, SHIFTS[1:2]))
 def test_shifted_windows_never_join_opposite_edges(size, window, shift):
     """A token hears those tokens of its window that were near it before the roll."""
-    origin = jnp.stack(jnp.mgrid[: size[0], : size[1]], -1)[None].astype(jnp.float32)
-    rolled = jnp.roll(origin, (-shift[0], -shift[1]), axis=(1, 2))
-    place = windows.window_partition(rolled, (window, window))[0]
-    near = (jnp.abs(place[:, :, None] - place[:, None]) < window).all(-1)  # w n n
+    origin = np.stack(np.mgrid[: size[0], : size[1]], -1)[None].astype(np.float32)
+    rolled = jnp.asarray(np.roll(origin, (-shift[0], -shift[1]), axis=(1, 2)))
+    place = np.asarray(windows.window_partition(rolled, (window, window))[0])
+    near = (np.abs(place[:, :, None] - place[:, None]) < window).all(-1)  # w n n
 
     mask = windows.shifted_window_mask(size, window_size=(window, window), shift=shift)
     attention = WindowAttention(num_heads=2, window_size=(window, window))
     x = jax.random.normal(jax.random.key(0), (1, *mask.shape[:2], 6))
-    params = attention.init(jax.random.key(1), x, train=False)
-    jacobian = jax.jacobian(lambda x: attention.apply(params, x, mask, train=False))(x)
-    influence = jnp.einsum("bwqcbwkd->wqk", jnp.abs(jacobian))
+    params = jax.jit(functools.partial(attention.init, train=False))(jax.random.key(1), x)
+    jacobian = jax.jit(jax.jacobian(lambda x: attention.apply(params, x, mask, train=False)))(x)
+    influence = np.einsum("bwqcbwkd->wqk", np.abs(jacobian))
     # A masked pair's weight is exp(-100) of the others', as in the original; that is 4e-44.
     np.testing.assert_array_equal(influence > 1e-30, near)
 
@@ -146,11 +147,15 @@ def naive_map_windows(attend, x, *, window, shift, pad_before_roll):
 def test_maps_of_any_size_are_padded_shifted_and_cut(size, shift, pad_before_roll):
     """With a sum over the window in attention's place, each way round equals the naive walk."""
     x = jax.random.normal(jax.random.key(0), (2, *size, 3))
-    got = windows.map_windows(
-        lambda tiles, _: jnp.broadcast_to(tiles.sum(2, keepdims=True), tiles.shape),
-        x,
-        windows.Cut((3, 3), (shift, shift), pad_before_roll),
-    )
+    cut = windows.Cut((3, 3), (shift, shift), pad_before_roll)
+
+    @jax.jit
+    def summed(x):
+        return windows.map_windows(
+            lambda tiles, _: jnp.broadcast_to(tiles.sum(2, keepdims=True), tiles.shape), x, cut
+        )
+
+    got = summed(x)
     for image, result in zip(np.asarray(x), np.asarray(got), strict=True):
         want = naive_map_windows(
             lambda tile: np.broadcast_to(tile.sum(0), tile.shape),

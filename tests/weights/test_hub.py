@@ -6,18 +6,15 @@ import json
 import sys
 import time
 
-import jax.numpy as jnp
-import numpy as np
 import pytest
+from drawn import draw
 from fixtures_hub import TOKEN, go_offline
-from flax.traverse_util import unflatten_dict
 from hub_server import Model
 
 import vitswin_jax
 from vitswin_jax.core.types import UserError
 from vitswin_jax.weights.hub import READING, WRITING, check_blob, reason_of
 from vitswin_jax.weights.locate import locate
-from vitswin_jax.weights.shapes import parameter_shapes
 
 CONFIG = {
     "architecture": "deit_tiny_patch16_224",
@@ -32,12 +29,7 @@ def tiny():
         "vit", img_size=16, patch_size=4, embed_dim=192, depth=1, num_heads=3, num_classes=5,
         mlp_ratio=0.5,
     )  # fmt: skip
-    rng = np.random.default_rng(0)
-    flat = {
-        name: jnp.asarray(rng.normal(size=shape, scale=0.3), jnp.float32)
-        for name, shape in parameter_shapes(model).items()
-    }
-    return model, {"params": unflatten_dict(flat, sep="/")}
+    return model, draw(model)
 
 
 def written(path):

@@ -9,7 +9,7 @@ import logging
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import unflatten_dict
+from drawn import draw
 from web_server import serving
 
 import vitswin_jax
@@ -17,7 +17,6 @@ from vitswin_jax.cli import main
 from vitswin_jax.core.types import UserError
 from vitswin_jax.weights.locate import locate
 from vitswin_jax.weights.published import published
-from vitswin_jax.weights.shapes import parameter_shapes
 
 TINY = {"img_size": 16, "patch_size": 4, "embed_dim": 192, "depth": 1, "num_heads": 3,
         "num_classes": 5, "mlp_ratio": 0.5}  # fmt: skip
@@ -27,12 +26,7 @@ DEIT = "deit/deit_tiny_patch16_224-a1311bcf"
 @functools.cache
 def tiny():
     model = vitswin_jax.create_model("vit", **TINY)
-    rng = np.random.default_rng(0)
-    flat = {
-        name: jnp.asarray(rng.normal(size=shape, scale=0.3), jnp.float32)
-        for name, shape in parameter_shapes(model).items()
-    }
-    return model, {"params": unflatten_dict(flat, sep="/")}
+    return model, draw(model)
 
 
 def written(path, format="timm"):

@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from drawn import draw
 from flax.traverse_util import flatten_dict, unflatten_dict
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -93,20 +94,11 @@ CASES = {
 SUFFIX = {"google": "npz", "timm": "safetensors", "microsoft": "pth", "huggingface": "safetensors"}
 
 
-def random_variables(model, seed=0):
-    rng = np.random.default_rng(seed)
-    flat = {
-        name: jnp.asarray(rng.normal(size=shape, scale=0.3), jnp.float32)
-        for name, shape in parameter_shapes(model).items()
-    }
-    return {"params": unflatten_dict(flat, sep="/")}
-
-
 @functools.cache
 def small(case):
     format, family, fields = CASES[case]
     model = vitswin_jax.create_model(family, **fields)
-    return format, model, random_variables(model)
+    return format, model, draw(model)
 
 
 def unseen(case):
@@ -177,7 +169,7 @@ def test_the_dtype_of_a_file_comes_back(tmp_path, dtype):
 def test_scanned_and_prefixed_files_of_big_vision(tmp_path):
     fields = VIT | GOOGLE | {"depth": 3, "class_token": False, "global_pool": "map"}
     model = vitswin_jax.create_model("vit", **fields)
-    variables = random_variables(model)
+    variables = draw(model)
     vitswin_jax.save_pretrained(tmp_path / "a.npz", model, variables, format="google")
     stacked, parts = {}, {}
     for full_name, array in state_of(tmp_path / "a.npz").items():
@@ -251,7 +243,7 @@ def test_simmim_encoder(tmp_path, caplog):
 def test_experts_that_each_device_wrote_apart_are_put_together(tmp_path):
     """Four devices: each has half of an expert's hidden places."""
     model = vitswin_jax.create_model("swin_moe", **SWIN | MOE | {"num_experts": 2})
-    variables = random_variables(model)
+    variables = draw(model)
     vitswin_jax.save_pretrained(tmp_path / "a.pth", model, variables, format="microsoft")
     state = state_of(tmp_path / "a.pth")
     experts = {name: a for name, a in state.items() if ".experts." in name}
@@ -305,7 +297,7 @@ def test_a_clip_needs_its_activation_named(tmp_path):
 def test_names_and_fields_supply_what_a_file_does_not_show(tmp_path):
     model = vitswin_jax.create_model("swinv2", **SWIN | {"pretrained_window_sizes": (0, 0)})
     path = tmp_path / "a.safetensors"
-    variables = random_variables(model)
+    variables = draw(model)
     vitswin_jax.save_pretrained(path, model, variables, format="timm")
     with pytest.raises(UserError, match=r"window_size.*8 at 256, 12 at 192"):
         vitswin_jax.load_pretrained(path)
@@ -316,7 +308,7 @@ def test_names_and_fields_supply_what_a_file_does_not_show(tmp_path):
     assert (named.window_size, named.img_size, named.embed_dim) == (16, 256, 8)
 
     odd = vitswin_jax.create_model("vit", **VIT | {"embed_dim": 48, "num_heads": 4})
-    vitswin_jax.save_pretrained(path, odd, random_variables(odd), format="timm")
+    vitswin_jax.save_pretrained(path, odd, draw(odd), format="timm")
     with pytest.raises(UserError, match=r"num_heads=: 1, 2, 3, 4, 6"):
         vitswin_jax.load_pretrained(path)
     assert vitswin_jax.load_pretrained(path, num_heads=4)[0].num_heads == 4
@@ -327,7 +319,7 @@ def test_a_grid_that_is_no_square_is_the_one_that_is_asked_for(case, tmp_path):
     format, family, fields = CASES[case]
     model = vitswin_jax.create_model(family, **fields | {"img_size": (8, 24)})
     path = tmp_path / f"a.{SUFFIX[format]}"
-    variables = random_variables(model)
+    variables = draw(model)
     vitswin_jax.save_pretrained(path, model, variables, format=format)
     with pytest.raises(UserError, match=r"give a name or img_size=, of one of the grids .*2x6"):
         vitswin_jax.load_pretrained(path)
@@ -342,7 +334,7 @@ def test_positions_are_counted_as_their_code_has_them(case, img_size, tmp_path):
     format, family, fields = CASES[case]
     model = vitswin_jax.create_model(family, **fields | {"img_size": img_size})
     path = tmp_path / "a.safetensors"
-    vitswin_jax.save_pretrained(path, model, random_variables(model), format=format)
+    vitswin_jax.save_pretrained(path, model, draw(model), format=format)
     loaded, _ = vitswin_jax.load_pretrained(path, img_size=img_size)
     assert loaded == model
 
@@ -412,7 +404,7 @@ def test_other_channels_are_logged_and_stay_in_files_of_both_kinds(tmp_path, cap
 
 def test_microsofts_22k_head_is_mapped_to_1k(tmp_path):
     model = vitswin_jax.create_model("swin", **SWIN | {"num_classes": 21841})
-    variables = random_variables(model)
+    variables = draw(model)
     vitswin_jax.save_pretrained(tmp_path / "a.pth", model, variables, format="microsoft")
     _, got = vitswin_jax.load_pretrained(tmp_path / "a.pth", num_classes=1000)
     want = variables["params"]["head"]["kernel"]

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 import yaml
+from drawn import draw
 from fixtures_hub import TOKEN, go_offline
-from flax.traverse_util import unflatten_dict
 from hub_server import Model
 
 import vitswin_jax
@@ -17,7 +17,6 @@ from vitswin_jax.data.augment.transforms import Preprocess
 from vitswin_jax.models.pretraining import create_pretraining
 from vitswin_jax.weights import publish
 from vitswin_jax.weights.files import describe
-from vitswin_jax.weights.shapes import parameter_shapes
 
 VIT = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2,
        "num_classes": 3}  # fmt: skip
@@ -46,12 +45,7 @@ PRIVATE = ("/home", "secret", TOKEN, "vitswin train")
 @functools.cache
 def model_of(family="vit", **fields):
     model = vitswin_jax.create_model(family, **{**(VIT if family == "vit" else SWIN), **fields})
-    rng = np.random.default_rng(0)
-    flat = {
-        name: rng.normal(size=shape, scale=0.3).astype(np.float32)
-        for name, shape in parameter_shapes(model).items()
-    }
-    return model, {"params": unflatten_dict(flat, sep="/")}
+    return model, draw(model)
 
 
 def push(name="alice/pets", *, metadata=None, private=False, overwrite=False, **options):

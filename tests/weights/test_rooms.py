@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from flax.traverse_util import unflatten_dict
+from drawn import draw
 from kinds import mostly_long
 from PIL import Image
 
@@ -106,15 +106,6 @@ def room_of(path):
     return next((room for start, room in ROOMS.items() if path.startswith(start)), None)
 
 
-def random_variables(model):
-    rng = np.random.default_rng(0)
-    flat = {
-        name: rng.normal(size=shape, scale=0.1).astype(np.float32)
-        for name, shape in parameter_shapes(model).items()
-    }
-    return {"params": unflatten_dict(flat, sep="/")}
-
-
 VIT = {"img_size": 32, "embed_dim": 192, "depth": 2, "num_heads": 3, "num_classes": 3}
 SWIN = {
     "img_size": 24, "patch_size": 2, "embed_dim": 12, "depths": (2, 1), "num_heads": (2, 4),
@@ -133,7 +124,7 @@ def write(kind, folder):
     family, fields, format, name = kind
     model = vitswin_jax.create_model(family, **fields)
     path = folder / name
-    vitswin_jax.save_pretrained(path, model, random_variables(model), format=format)
+    vitswin_jax.save_pretrained(path, model, draw(model), format=format)
     parameter_shapes.cache_clear()  # so that every question to a model shows
     return path
 

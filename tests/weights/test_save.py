@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from applied import apply
-from flax.traverse_util import flatten_dict, unflatten_dict
+from drawn import draw
+from flax.traverse_util import flatten_dict
 
 import vitswin_jax
 from vitswin_jax.core.types import UserError
@@ -33,16 +34,6 @@ TINY = {
 }  # fmt: skip
 
 
-def random_variables(model, seed=0):
-    """Numbers everywhere, the fresh head included; loop layout."""
-    rng = np.random.default_rng(seed)
-    flat = {
-        name: jnp.asarray(rng.normal(size=shape, scale=0.1), jnp.float32)
-        for name, shape in parameter_shapes(model).items()
-    }
-    return {"params": unflatten_dict(flat, sep="/")}
-
-
 def images_of(model, batch=2):
     size = model.img_size if isinstance(model.img_size, tuple) else (model.img_size,) * 2
     return np.random.default_rng(1).normal(size=(batch, *size, 3)).astype(np.float32)
@@ -60,7 +51,7 @@ def family(request):
 @pytest.fixture
 def saved(tmp_path, family):
     model = vitswin_jax.create_model(family, **TINY[family])
-    variables = random_variables(model)
+    variables = draw(model)
     path = vitswin_jax.save_pretrained(tmp_path / "a.safetensors", model, variables)
     return model, variables, path
 
@@ -102,7 +93,7 @@ def test_every_field_comes_back(tmp_path):
         "img_size": (8, 16), "init_values": None,
     }  # fmt: skip
     model = vitswin_jax.create_model("vit", **fields, remat="full")
-    vitswin_jax.save_pretrained(tmp_path / "a.safetensors", model, random_variables(model))
+    vitswin_jax.save_pretrained(tmp_path / "a.safetensors", model, draw(model))
     loaded, _ = vitswin_jax.load_pretrained(tmp_path / "a.safetensors")
     assert loaded == vitswin_jax.create_model("vit", **fields)
     assert loaded.dtype == jnp.bfloat16
@@ -121,15 +112,13 @@ METADATA = {
 def test_metadata_comes_back(tmp_path):
     model = vitswin_jax.create_model("vit", **TINY["vit"])
     path = tmp_path / "model.safetensors"
-    vitswin_jax.save_pretrained(tmp_path, model, random_variables(model), metadata=METADATA)
+    vitswin_jax.save_pretrained(tmp_path, model, draw(model), metadata=METADATA)
     metadata = vitswin_jax.load_metadata(tmp_path)
     for key, value in METADATA.items():
         assert getattr(metadata, key) == value
     assert metadata.fields["embed_dim"] == 16
     assert vitswin_jax.load_metadata(path) == metadata
-    vitswin_jax.save_pretrained(
-        tmp_path / "again", model, random_variables(model), metadata=metadata
-    )
+    vitswin_jax.save_pretrained(tmp_path / "again", model, draw(model), metadata=metadata)
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
 
 
@@ -141,7 +130,7 @@ def test_a_workdir_stands_for_its_weights(saved, tmp_path):
 
 def test_variant_names_keep_their_name(tmp_path):
     model = vitswin_jax.create_model("vit_tiny_patch16_224", depth=1, num_classes=0)
-    variables = random_variables(model)
+    variables = draw(model)
     vitswin_jax.save_pretrained(
         tmp_path, model, variables, metadata={"name": "vit_tiny_patch16_224"}
     )
@@ -205,7 +194,7 @@ def test_all_misfits_are_listed_in_one_line(saved):
 def test_another_image_size_resizes_positions(tmp_path, caplog):
     """A linear ramp stays one inside the border, and the class token's position is kept."""
     model = vitswin_jax.create_model("vit", **TINY["vit"])
-    variables = random_variables(model)
+    variables = draw(model)
     ramp = np.broadcast_to(np.arange(16.0).reshape(1, 16, 1) // 4, (1, 16, 16))
     first = np.asarray(variables["params"]["pos_embed"])[:, :1]
     variables["params"]["pos_embed"] = jnp.asarray(np.concatenate([first, ramp], 1), jnp.float32)
@@ -243,7 +232,7 @@ def test_name_must_be_of_the_family(saved, family):
 )
 def test_metadata_that_does_not_fit_is_one_line(tmp_path, change, message):
     model = vitswin_jax.create_model("vit", **TINY["vit"])
-    path = vitswin_jax.save_pretrained(tmp_path, model, random_variables(model))
+    path = vitswin_jax.save_pretrained(tmp_path, model, draw(model))
     rewrite(path, change)
     with pytest.raises(UserError, match=message):
         vitswin_jax.load_pretrained(tmp_path)
@@ -265,7 +254,7 @@ def test_weights_that_are_not_there(tmp_path, path, message):
 
 def test_saving_what_does_not_fit_writes_nothing(tmp_path):
     model = vitswin_jax.create_model("vit", **TINY["vit"])
-    variables = random_variables(model)
+    variables = draw(model)
     with pytest.raises(UserError, match="head/kernel has shape"):
         vitswin_jax.save_pretrained(tmp_path / "a", model.clone(num_classes=4), variables)
     with pytest.raises(UserError, match=r"2 class names were given .* num_classes=3"):
@@ -281,7 +270,7 @@ def test_saving_what_does_not_fit_writes_nothing(tmp_path):
 
 def test_preprocess_of_a_file(tmp_path):
     model = vitswin_jax.create_model("vit", **TINY["vit"])
-    vitswin_jax.save_pretrained(tmp_path, model, random_variables(model), metadata=METADATA)
+    vitswin_jax.save_pretrained(tmp_path, model, draw(model), metadata=METADATA)
     preprocess = vitswin_jax.make_preprocess(tmp_path)
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     batch = preprocess(image)
@@ -341,7 +330,7 @@ def test_the_encoder_of_a_pretraining_is_a_model_of_its_own(tmp_path):
     """Its metadata states how it was pre-trained; a file without the decoder has nothing of it."""
     encoder = vitswin_jax.create_model("vit", **{**TINY["vit"], "num_classes": 0})
     whole = create_pretraining(encoder, method="simmim", mask_patch=8)
-    path = vitswin_jax.save_pretrained(tmp_path / "whole", whole, random_variables(whole))
+    path = vitswin_jax.save_pretrained(tmp_path / "whole", whole, draw(whole))
     opened = vitswin_jax.open_pretrained(path)
     assert opened.metadata.pretrain is not None
     again = vitswin_jax.save_pretrained(

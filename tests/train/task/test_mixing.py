@@ -8,16 +8,11 @@ import numpy as np
 import pytest
 
 from vitswin_jax.core.types import UserError
+from vitswin_jax.train.task import mixing as mixing_of
 from vitswin_jax.train.task.boxes import inside_boxes
-from vitswin_jax.train.task.mixing import (
-    Mixing,
-    blend_pairs,
-    draw_boxes,
-    draw_shares,
-    mix,
-    smooth_one_hot,
-)
+from vitswin_jax.train.task.mixing import Mixing, blend_pairs, draw_shares, smooth_one_hot
 
+mix = jax.jit(mixing_of.mix, static_argnums=4)
 LABELS = jnp.arange(4)
 
 
@@ -60,10 +55,14 @@ def test_cutmix_weights_the_target_by_the_pixels_that_are_left(seed):
 
 def boxes_of(share, *, height, width, n=100):
     """Draws n boxes for one share; returns them and the share that each leaves."""
-    shares = jnp.full(n, share, jnp.float32)
-    boxes = draw_boxes(jax.random.key(0), shares, height=height, width=width)
-    inside = inside_boxes(boxes, height=height, width=width)
-    return np.asarray(boxes), 1 - np.asarray(inside).mean((1, 2))
+
+    @jax.jit
+    def draw(shares):
+        boxes = mixing_of.draw_boxes(jax.random.key(0), shares, height=height, width=width)
+        return boxes, inside_boxes(boxes, height=height, width=width)
+
+    boxes, inside = map(np.asarray, draw(jnp.full(n, share, jnp.float32)))
+    return boxes, 1 - inside.mean((1, 2))
 
 
 def test_a_box_leaves_its_share_where_it_is_not_cut_off():

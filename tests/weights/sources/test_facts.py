@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from applied import apply
+from drawn import draw
 from kinds import mostly_long
 from parity import GOLDENS
 
@@ -26,11 +27,7 @@ SMALL = {"img_size": 32, "depth": 1, "embed_dim": 192, "num_heads": 3, "num_clas
 def write(folder, format="timm", **fields):
     """Writes a small ViT's tensors, and returns its model, variables and file."""
     model = vitswin_jax.create_model("vit", **SMALL | fields)
-    images = np.zeros((1, *_pair(model.img_size), 3), np.float32)
-    variables = jax.tree.map(
-        lambda a: a + 0.1 * jax.random.normal(jax.random.key(a.size), a.shape),
-        jax.jit(model.init)(jax.random.key(0), images),
-    )
+    variables = draw(model)
     path = folder / "model.safetensors"
     vitswin_jax.save_pretrained(path, model, variables, format=format)
     return model, variables, path

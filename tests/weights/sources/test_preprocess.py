@@ -1,5 +1,6 @@
 """How images are given to models of timm's layout: as timm's own pretrained configurations say."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 from kinds import mostly_long
@@ -138,7 +139,7 @@ FILES = [
 @pytest.mark.parametrize(("fields", "name", "mean"), mostly_long(FILES, FILES[3:4]))
 def test_of_a_file(tmp_path, key, fields, name, mean):
     model = create_model("vit", **TINY | fields)
-    variables = model.init(key, jnp.zeros((1, 28, 28, 3)))
+    variables = jax.jit(model.init)(key, jnp.zeros((1, 28, 28, 3)))
     path = save_pretrained(tmp_path / "a.safetensors", model, variables, format="timm")
     assert load_metadata(path, name).preprocess.mean[0] == mean
     assert make_preprocess(path, name).args[0].mean[0] == mean

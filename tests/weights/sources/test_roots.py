@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from applied import apply
-from flax.traverse_util import unflatten_dict
+from drawn import draw
+from flax.traverse_util import flatten_dict, unflatten_dict
 from kinds import mostly_long
 
 import vitswin_jax
@@ -17,7 +18,6 @@ from vitswin_jax.core.types import UserError
 from vitswin_jax.weights import resize
 from vitswin_jax.weights.formats.pth_write import tensor_pickle
 from vitswin_jax.weights.formats.read import read_tensors
-from vitswin_jax.weights.shapes import parameter_shapes
 from vitswin_jax.weights.sources.rules import write_rules
 from vitswin_jax.weights.sources.source import HALF, IMAGENET
 from vitswin_jax.weights.sources.towers import OPEN_CLIP_RULES
@@ -44,12 +44,7 @@ def make(kind, folder, seed=0):
     """Returns a model's state dict by its code's names, and the logits of 2 images."""
     family, format, fields = MODELS[kind]
     model = vitswin_jax.create_model(family, **fields)
-    rng = np.random.default_rng(seed)
-    flat = {
-        name: rng.normal(size=shape, scale=0.1).astype(np.float32)
-        for name, shape in parameter_shapes(model).items()
-    }
-    variables = {"params": unflatten_dict(flat, sep="/")}
+    variables = draw(model, seed, scale=0.1)
     suffix = {"google": "npz", "microsoft": "pth"}.get(format, "safetensors")
     path = folder / f"original{seed}.{suffix}"
     vitswin_jax.save_pretrained(path, model, variables, format=format)
@@ -230,11 +225,7 @@ def test_a_model_is_found_under_any_keys(layout, tmp_path, caplog):
 @pytest.mark.parametrize("keys", ["visual.", "state_dict.module.visual.", "clip.visual._orig_mod."])
 def test_an_open_clip_tower_beside_its_text_tower(keys, tmp_path):
     model = vitswin_jax.create_model("vit", **CLIP)
-    rng = np.random.default_rng(0)
-    ours = {
-        name: rng.normal(size=shape, scale=0.1).astype(np.float32)
-        for name, shape in parameter_shapes(model).items()
-    }
+    ours = flatten_dict(draw(model, scale=0.1)["params"], sep="/")
     ours["head/bias"][:] = 0  # a projection has none
     theirs = write_rules(ours, OPEN_CLIP_RULES, origin="test")
     del theirs["proj_bias"]
