@@ -1,8 +1,8 @@
 """The sets of a run's state that the hosts have on their disks, and which of them are whole.
 
 A set of a step is whole if each host has a file with its parts, or can get one from another host,
-and if the file of host 0 is there: before it, host 0 writes the metrics of the steps up to it, which
-no other host writes.
+and if the file of host 0 is there: host 0 alone writes the run's metrics, and it writes those of
+the steps up to a set before the set.
 """
 
 from __future__ import annotations
