@@ -210,6 +210,7 @@ def test_goodput_is_that_of_a_stopwatch_on_a_run_that_is_killed(
     assert goodput.total == pytest.approx(seconds, rel=0.01)
     assert goodput.productive == pytest.approx(sum(kept.values()), abs=0.01 * seconds)
     assert goodput.share == pytest.approx(sum(kept.values()) / seconds, abs=0.01)
-    assert goodput.steps_repeated == len(taken) - len(kept) > 0
+    unknown = len(taken) - len(kept) - goodput.steps_repeated
+    assert 0 <= unknown <= len(killed) < goodput.steps_repeated  # a log ends 0.1 s before a kill
     page = (workdir / "report.html").read_text()
     assert f"2 restarts, {goodput.steps_repeated} steps repeated, " in page
