@@ -172,7 +172,8 @@ def check_lost(losses: Sequence[Loss]) -> str:
     steps = [loss.steps for loss in losses]
     return (
         f"{len(losses)} faults: 0 steps lost beyond the newest whole state; at most {max(steps)} "
-        f"of a fault, {sum(steps)} in all"
+        f"of a fault, {sum(steps)} in all, and those states allow "
+        f"{sum(loss.at - loss.whole for loss in losses)}"
     )
 
 

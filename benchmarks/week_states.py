@@ -43,15 +43,11 @@ class States:
         knows of a flipped bit, so a step with one does not count.
         """
         steps = {0, *(int(path.name) for path in self.checkpoints())}
-        how = [(step, self._damaged.get(_mark(path), "")) for step, path in self._sets()]
-        whole = {
-            step
-            for step, path in self._sets()
-            if path.parent.name == "host-0"
-            and _mark(path) not in self._damaged
-            and self._parts[step] == topology.parts
-        }
-        return max(steps | whole - {step for step, how in how if how == "bit flipped"})
+        how = {path: self._damaged.get(_mark(path), "") for _, path in self._sets()}
+        flipped = {int(path.stem) for path in how if how[path] == "bit flipped"}
+        whole = {int(path.stem) for path in how if path.parent.name == "host-0" and not how[path]}
+        fits = {step for step in whole if self._parts[step] == topology.parts}
+        return max(steps | fits - flipped)
 
     def checkpoints(self) -> list[Path]:
         """Returns the whole checkpoints, the newest last."""

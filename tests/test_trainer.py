@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from documents import Reader
 from fixtures_train import OWN_MOUNTS, PROGRESS, ROOT, assert_same_weights, may_mount
+from kinds import mostly_long
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vitswin_jax import load_metadata, load_pretrained
@@ -102,16 +103,16 @@ def assert_in_use(train, workdir, process, family):
         assert second.returncode == 1 and re.fullmatch(line, second.stderr), second.stderr
 
 
-@pytest.mark.parametrize(
-    ("family", "more", "moments"),
-    [
-        ("vit", (), (2,)),
-        pytest.param("vit", (), (1, 4), marks=pytest.mark.long),
-        pytest.param("swin", (), (1, 4), marks=pytest.mark.long),
-        pytest.param("vit", ("--config.quantize=fp8",), (1, 4), marks=pytest.mark.long),
-        pytest.param("vit", ("--config.quantize=int8",), (1, 4), marks=pytest.mark.long),
-    ],
-)
+KILLED = [  # family, flags, and the lines of metrics after which the run is killed
+    ("vit", (), (2,)),
+    ("vit", (), (1, 4)),
+    ("swin", (), (1, 4)),
+    ("vit", ("--config.quantize=fp8",), (1, 4)),
+    ("vit", ("--config.quantize=int8",), (1, 4)),
+]
+
+
+@pytest.mark.parametrize(("family", "more", "moments"), mostly_long(KILLED, KILLED[:1]))
 def test_killing_a_run_at_any_moment_loses_nothing(
     train, train_command, environment, unbroken, tmp_path, family, more, moments
 ):

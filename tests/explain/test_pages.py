@@ -37,15 +37,11 @@ CASES = {
 }
 
 
-def random_params(model):
-    return draw(model)["params"]
-
-
 @pytest.mark.parametrize("case", mostly_long(CASES, ["hybrid"]))
 def test_every_part_a_model_has_is_drawn(case):
     name, fields, parts = CASES[case]
     model = create_model(name, **{"num_classes": 3} | fields)
-    params = random_params(model)
+    params = draw(model)["params"]
     assert set(available_parts(model, params)) == parts
     explainer = Explainer(model, {"params": params})
     size = (model.img_size, model.img_size, 3)
@@ -60,7 +56,7 @@ def test_every_part_a_model_has_is_drawn(case):
 
 def test_only_what_is_asked_for_in_the_order_of_the_page():
     model = create_model("vit", num_classes=3, **VIT)
-    variables = {"params": random_params(model)}
+    variables = draw(model)
     assert Explainer(model, variables, parts=("filters", "rollout")).parts == ("rollout", "filters")
     with pytest.raises(UserError, match="windows, biases: nothing to show of this ViT"):
         Explainer(model, variables, parts=("rollout", "windows", "biases"))

@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 
 from vitswin_jax.core.types import UserError
-from vitswin_jax.train.task import mixing as mixing_of
 from vitswin_jax.train.task.boxes import inside_boxes
-from vitswin_jax.train.task.mixing import Mixing, blend_pairs, draw_shares, smooth_one_hot
+from vitswin_jax.train.task.mixing import (
+    Mixing,
+    blend_pairs,
+    draw_boxes,
+    draw_shares,
+    smooth_one_hot,
+)
+from vitswin_jax.train.task.mixing import mix as eager_mix
 
-mix = jax.jit(mixing_of.mix, static_argnums=4)
+mix = jax.jit(eager_mix, static_argnums=4)
 LABELS = jnp.arange(4)
 
 
@@ -58,7 +64,7 @@ def boxes_of(share, *, height, width, n=100):
 
     @jax.jit
     def draw(shares):
-        boxes = mixing_of.draw_boxes(jax.random.key(0), shares, height=height, width=width)
+        boxes = draw_boxes(jax.random.key(0), shares, height=height, width=width)
         return boxes, inside_boxes(boxes, height=height, width=width)
 
     boxes, inside = map(np.asarray, draw(jnp.full(n, share, jnp.float32)))
