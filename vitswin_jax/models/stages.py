@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vitswin_jax.nn.layers import LayerNorm
-from vitswin_jax.nn.scan import apply_blocks
+from vitswin_jax.nn.scan import apply_blocks, groups_of, rematerialize
 from vitswin_jax.nn.windows import pad_to_multiple
 
 
@@ -52,19 +52,27 @@ class PatchMerging(nn.Module):
         return norm(reduction(x)) if self.norm_last else reduction(norm(x))
 
 
-class BlockPair(nn.Module):
-    """A windowed block and the shifted one after it: the unit that a scan repeats."""
+class BlockGroup(nn.Module):
+    """Windowed and shifted blocks in turn, and a norm where one ends them: what a scan repeats."""
 
     blocks: tuple[Callable[..., nn.Module], Callable[..., nn.Module]]  # each takes name
+    size: int
+    remat: bool | str  # of each block
+    norm: Callable[..., nn.Module] | None  # takes name
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], drop_path: Float[Array, "2"], *, train: bool
+        self, x: Float[Array, "b h w c"], drop_path: Float[Array, " size"], *, train: bool
     ) -> Float[Array, "b h w c"]:
-        """Applies both, each with its own rate."""
-        for i, block in enumerate(self.blocks):
-            x = block(name=f"block_{i}")(x, drop_path[i], train=train)
-        return x
+        """Applies all of them, each block with its own rate."""
+
+        def apply(block: nn.Module, x: Array, rate: Array) -> Array:
+            return block(x, rate, train=train)
+
+        step = rematerialize(apply, self.remat, in_scan=True)
+        for i in range(self.size):
+            x = step(self.blocks[i % 2](name=f"block_{i}"), x, drop_path[i])
+        return x if self.norm is None else self.norm(name=f"norm_{self.size - 1}")(x)
 
 
 class Stage(nn.Module):
@@ -84,17 +92,21 @@ class Stage(nn.Module):
     ) -> tuple[Float[Array, "b i j d"], Float[Array, "b h w c"]]:
         """Returns the map for the next stage, and the one before merging."""
         depth = len(self.rates)
-        within = any(i < depth - 1 for i in self.norm_after)  # then blocks are no equal pairs
-        scanned = depth // 2 * 2 if self.scan and not within else 0  # an odd last block is apart
+        groups = groups_of(depth, self.norm_after)
+        scanned = groups.size * groups.number if self.scan else 0
         if scanned:
-            pairs = BlockPair(self.blocks, name="pairs")
-            rates = list(zip(self.rates[:scanned:2], self.rates[1:scanned:2], strict=True))
-            x, _ = apply_blocks(pairs, x, rates, train=train, remat=self.remat)
+            # Backward recomputes a pair at once; six blocks at once would need the memory of six.
+            whole, each = (self.remat, False) if groups.size == 2 else (False, self.remat)
+            norm = self.norm if groups.normed else None
+            group = BlockGroup(self.blocks, groups.size, each, norm, name=groups.name)
+            rates = [self.rates[i : i + groups.size] for i in range(0, scanned, groups.size)]
+            x, _ = apply_blocks(group, x, rates, train=train, remat=whole)
         for i in range(scanned, depth):
             block = self.blocks[i % 2](name=f"block_{i}")
             x, _ = apply_blocks([block], x, self.rates[i : i + 1], train=train, remat=self.remat)
             x = self._normed(x, i)
-        x = self._normed(x, depth - 1) if scanned == depth else x
+        if scanned == depth and not groups.normed:
+            x = self._normed(x, depth - 1)
         return (x if self.merging is None else self.merging(name="downsample")(x)), x
 
     def _normed(self, x: Float[Array, "b h w c"], block: int) -> Float[Array, "b h w c"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Mapping
 
 import jax
@@ -11,9 +10,8 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vitswin_jax.core.types import Params
+from vitswin_jax.nn.scan import is_stacked
 
-SCANNED = r"(.*/)?(blocks|pairs)/.*"
-"""Fits paths of parameters that have a leading axis of blocks."""
 A, B = "lora_a", "lora_b"
 
 
@@ -25,7 +23,7 @@ def merge_adapters(params: Params, scale: float) -> Params:
         stem, _, leaf = path.rpartition("/")
         if leaf == A:
             product = functools.partial(jnp.tensordot, axes=1)
-            product = jax.vmap(product) if re.fullmatch(SCANNED, path) else product
+            product = jax.vmap(product) if is_stacked(path) else product
             merged[f"{stem}/kernel"] = flat[f"{stem}/kernel"] + scale * product(
                 a, flat[f"{stem}/{B}"]
             )

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from vitswin_jax.core.choices import Faults
 from vitswin_jax.core.types import Shapes, UserError, counted
 from vitswin_jax.nn.params import facts
-from vitswin_jax.nn.scan import row_paths
+from vitswin_jax.nn.scan import is_stacked
 
 AXES = ("data", "fsdp", "tensor")
 """The axes of a mesh: copies of the model, devices that divide a copy's channels, and its heads."""
@@ -19,10 +19,10 @@ SLICE = "slice"
 """The axis before these where a mesh has several slices: copies of the model on each."""
 
 
-def spec_of(path: str, shape: tuple[int, ...]) -> P:
+def spec_of(path: str) -> P:
     """Returns the layout of a parameter; a stack of blocks is divided as its blocks are."""
     spec = facts(path).mesh
-    return spec if row_paths(path, shape) is None else P(None, *spec)
+    return P(None, *spec) if is_stacked(path) else spec
 
 
 def param_shardings(mesh: Mesh, shapes: Shapes) -> dict[str, NamedSharding]:
@@ -36,7 +36,7 @@ def param_shardings(mesh: Mesh, shapes: Shapes) -> dict[str, NamedSharding]:
             f"the mesh has the axes {', '.join(map(str, mesh.axis_names))}, and must have "
             f"{', '.join(AXES)}, as train.sharding.create_mesh makes one."
         )
-    specs = {path: spec_of(path, shape) for path, shape in shapes.items()}
+    specs = {path: spec_of(path) for path in shapes}
     check_divides(mesh, {path: (shape, specs[path]) for path, shape in shapes.items()})
     return {path: NamedSharding(mesh, spec) for path, spec in specs.items()}
 

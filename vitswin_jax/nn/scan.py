@@ -1,19 +1,22 @@
 """A run of equal blocks, applied in a loop or by scan, and the layout of its parameters.
 
 Loop layout names each block, `block_0`, `block_1`, ...; scan layout has one `blocks` whose leaves
-have a leading axis. Files are always in loop layout; `stack_blocks` and `unstack_blocks` convert.
+have a leading axis. A scan over a Swin stage repeats groups: `pairs` of a windowed and a shifted
+block, or `groups_of_6` where a norm follows every sixth. Files are always in loop layout;
+`stack_blocks` and `unstack_blocks` convert.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array
 
 from vitswin_jax.core.choices import one_of
@@ -85,11 +88,33 @@ def apply_blocks(
     return x, outputs if keep_all else None
 
 
-def _depth_of(blocks: Mapping[str, Any], path: str) -> int:
-    sizes = {leaf.shape[0] for leaf in jax.tree.leaves(blocks)}
-    if len(sizes) != 1:
-        raise ValueError(f"{path}: the leading axes are {sorted(sizes)}, and should be one depth.")
-    return sizes.pop()
+class Groups(NamedTuple):
+    """The groups of blocks that a scan over a Swin stage repeats."""
+
+    size: int
+    """Blocks of each group; even, so that windowed and shifted ones take turns in each alike."""
+    number: int
+    """Whole groups, all scanned; the blocks after them are apart."""
+    normed: bool
+    """Whether a norm of the map ends each."""
+
+    @property
+    def name(self) -> str:
+        """Name of their parameters."""
+        return "pairs" if self.size == 2 else f"groups_of_{self.size}"
+
+
+def groups_of(depth: int, norm_after: Sequence[int]) -> Groups:
+    """Returns the groups of a stage; `norm_after` numbers the blocks that a norm follows.
+
+    Norms after every odd number of blocks leave no equal groups: then `number` is 0.
+
+    Example: `groups_of(7, ())` is (2, 3, False), and `groups_of(42, range(5, 42, 6))` (6, 7, True).
+    """
+    size = min((i for i in norm_after if i < depth - 1), default=-1) + 1
+    if not size:
+        return Groups(2, depth // 2, normed=False)
+    return Groups(size, 0 if size % 2 else sum((i + 1) % size == 0 for i in norm_after), True)
 
 
 def row_paths(path: str, shape: tuple[int, ...]) -> list[str] | None:
@@ -97,61 +122,63 @@ def row_paths(path: str, shape: tuple[int, ...]) -> list[str] | None:
 
     Paths are names joined by "/", as in `stage_2/pairs/block_0/norm1/scale`.
     """
-    match = re.fullmatch(r"((?:encoder/)?(?:stage_\d+/)?)(?:blocks|pairs/block_([01]))/(.*)", path)
+    group = r"(?:pairs|groups_of_(?P<size>\d+))/(?P<kind>block|norm)_(?P<first>\d+)"
+    match = re.fullmatch(
+        rf"(?P<stage>(?:encoder/)?(?:stage_\d+/)?)(?:blocks|{group})/(?P<rest>.*)", path
+    )
     if match is None:
         return None
-    stage, half, rest = match.groups()
-    step, first = (1, 0) if half is None else (2, int(half))
-    return [f"{stage}block_{first + step * i}/{rest}" for i in range(shape[0])]
+    stage, rest, first = match["stage"], match["rest"], int(match["first"] or 0)
+    step = 1 if match["kind"] is None else int(match["size"] or 2)
+    part = f"{stage}{match['kind'] or 'block'}"
+    return [f"{part}_{first + step * i}/{rest}" for i in range(shape[0])]
+
+
+def is_stacked(path: str) -> bool:
+    """Returns whether a parameter of this path has a leading axis of blocks or groups."""
+    return row_paths(path, (0,)) is not None
 
 
 def unstack_blocks(params: Params) -> Params:
     """Returns parameters in loop layout: scanned `blocks` become `block_0`, `block_1`, ...
 
-    A scanned run of Swin's pairs becomes two blocks a pair. What is in loop layout stays as it is.
+    A Swin stage's groups become the blocks and norms of each. What is in loop layout stays as it
+    is.
     """
     out: dict[str, Any] = {}
-    for name, value in params.items():
-        if name == "blocks":
-            for i in range(_depth_of(value, name)):
-                out[f"block_{i}"] = jax.tree.map(lambda leaf, i=i: leaf[i], value)
-        elif name == "pairs":
-            for i in range(_depth_of(value, name)):
-                for j in (0, 1):
-                    out[f"block_{2 * i + j}"] = jax.tree.map(
-                        lambda leaf, i=i: leaf[i], value[f"block_{j}"]
-                    )
-        else:
-            out[name] = unstack_blocks(value) if isinstance(value, Mapping) else value
-    return out
+    for path, leaf in flatten_dict(params, sep="/").items():
+        rows = row_paths(path, np.shape(leaf))
+        out |= {path: leaf} if rows is None else {row: leaf[i] for i, row in enumerate(rows)}
+    return unflatten_dict(out, sep="/")
 
 
 def stack_blocks(params: Params) -> Params:
     """Returns parameters in scan layout; the inverse of `unstack_blocks`.
 
-    A ViT's blocks become `blocks`; a Swin stage's become `pairs`, and an odd last block stays. A
-    stage that norms its map between blocks (`norm_3`) stays as it is.
+    A ViT's blocks become `blocks`; a Swin stage's become its `groups_of`, and the blocks after the
+    last whole group stay.
     """
 
-    def stacked(trees: list[Any]) -> Any:
+    def stacked(kind: str, first: int, step: int, stop: int) -> Any:
+        trees = [out.pop(f"{kind}_{i}") for i in range(first, stop, step)]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
     out = {
         name: stack_blocks(value) if re.fullmatch(r"encoder|stage_\d+", name) else value
         for name, value in params.items()
-        if not name.startswith("block_")
     }
-    run = [params[f"block_{i}"] for i in range(sum(name.startswith("block_") for name in params))]
-    if not run:
+    depth = sum(name.startswith("block_") for name in params)
+    if not depth:
         return out
     if "pos_embed" in params or "patch_embed" in params:
-        return {**out, "blocks": stacked(run)}
+        out["blocks"] = stacked("block", 0, 1, depth)
+        return out
     norms = [int(name[5:]) for name in params if re.fullmatch(r"norm_\d+", name)]
-    if any(i < len(run) - 1 for i in norms):
-        return dict(params)
-    even = len(run) // 2 * 2
-    if even:
-        out["pairs"] = {f"block_{j}": stacked(run[j:even:2]) for j in (0, 1)}
-    if len(run) > even:
-        out[f"block_{even}"] = run[even]
+    groups = groups_of(depth, norms)
+    size, whole = groups.size, groups.size * groups.number
+    if whole:
+        group = {f"block_{i}": stacked("block", i, size, whole) for i in range(size)}
+        if groups.normed:
+            group[f"norm_{size - 1}"] = stacked("norm", size - 1, size, whole)
+        out[groups.name] = group
     return out

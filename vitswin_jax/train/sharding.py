@@ -161,7 +161,7 @@ def _spec(path: str, shape: tuple[int, ...], params: Mapping[str, tuple[int, ...
         return next((spec for pattern, spec in STATE_RULES if re.fullmatch(pattern, path)), None)
     if uncovered([param]):
         return None
-    return spec_of(param, shape)
+    return spec_of(param)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -111,7 +111,7 @@ def _stack_in_turn(flat: dict[str, jax.Array], mesh: Mesh | None) -> dict[str, A
         if names is None:
             out[path] = flat.pop(path)
             continue
-        where = None if mesh is None else NamedSharding(mesh, spec_of(path, leaf.shape))
+        where = None if mesh is None else NamedSharding(mesh, spec_of(path))
         rows = [flat.pop(name) for name in names]
         out[path] = jax.block_until_ready(jax.jit(jnp.stack, out_shardings=where)(rows))
     return unflatten_dict(out, sep="/")

@@ -20,8 +20,9 @@ from jaxtyping import Array, Key
 
 from vitswin_jax.core.choices import Faults
 from vitswin_jax.core.types import Params, UserError
-from vitswin_jax.nn.adapters import SCANNED, A, B, merge_adapters
+from vitswin_jax.nn.adapters import A, B, merge_adapters
 from vitswin_jax.nn.params import PROJECTIONS, facts
+from vitswin_jax.nn.scan import is_stacked
 
 # U(-1/√n, 1/√n) for n inputs, as the authors' code draws A; B is zero.
 _draw_a = variance_scaling(1 / 3, "fan_in", "uniform", in_axis=0, out_axis=1)
@@ -131,7 +132,7 @@ def model_params(trained: Params, frozen: Params, lora: Lora | None) -> Params:
 
 def _divide(path: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Returns the axis of scanned blocks, () where there is none, and one block's axes."""
-    count = 1 if re.fullmatch(SCANNED, path) else 0
+    count = int(is_stacked(path))
     return shape[:count], shape[count:]
 
 
