@@ -4,6 +4,7 @@ import logging
 import random
 
 import pytest
+from kinds import mostly_long
 
 from fuzz import mutate
 from fuzz.judge import CHANGED, EQUAL, FAULT, REFUSED, Case
@@ -21,7 +22,7 @@ def quiet():
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_long(KINDS, [kind for kind in KINDS if kind != "workdir"]))
 def test_inputs_are_right_or_refused_in_one_line(tmp_path, kind):
     case = Case(kind, tmp_path)
     for draw in range(DRAWS):
@@ -29,11 +30,10 @@ def test_inputs_are_right_or_refused_in_one_line(tmp_path, kind):
         assert outcome != FAULT, f"{kind} {draw}: {text}"
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["native", "npz", "pth"]
-    + [pytest.param(kind, marks=pytest.mark.long) for kind in ("npz-deflated", "pth-deflated")],
-)
+FILES = ("native", "npz", "npz-deflated", "pth", "pth-deflated")
+
+
+@pytest.mark.parametrize("kind", mostly_long(FILES, ["native", "npz"]))
 def test_no_flipped_bit_changes_a_number_in_silence(tmp_path, kind):
     case = Case(kind, tmp_path)
     case.mutated = lambda draw: mutate.flip(case.data, random.Random(draw))
