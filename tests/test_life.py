@@ -5,12 +5,13 @@ import json
 import logging
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from fixtures_train import ROOT
+from fixtures_train import ROOT, without_times
 from PIL import Image
 
 from vitswin_jax import load_metadata, load_pretrained, save_pretrained
@@ -18,10 +19,13 @@ from vitswin_jax.cli import main
 from vitswin_jax.core.atomic import replacing
 from vitswin_jax.core.types import UserError
 from vitswin_jax.results import Results
+from vitswin_jax.train.hosts.signals import StoppedError
+from vitswin_jax.train.keep.callbacks import Callback
 from vitswin_jax.train.keep.lock import locked
 from vitswin_jax.train.keep.loggers import Progress
 from vitswin_jax.train.keep.workdir import MAY_CHANGE, STOP, as_written_now, flatten
 from vitswin_jax.train.run.announce import facts_of_start
+from vitswin_jax.train.run.own import Own
 from vitswin_jax.train.run.plan import make_plan
 from vitswin_jax.train.run.prepare import prepare
 from vitswin_jax.trainer import train_and_evaluate
@@ -96,6 +100,35 @@ def test_each_step_that_is_kept_is_weights(run):
         load_pretrained(f"{workdir}@5")
     with pytest.raises(UserError, match=r"run@worst: the run has no such weights; it has best"):
         load_pretrained(f"{workdir}@worst")
+
+
+class Terminated(Callback):
+    """Asks for a stop after the fourth step, as a scheduler does."""
+
+    def on_step(self, step, metrics):
+        if step == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+
+class Broken(Callback):
+    """Breaks the run off between the row of an evaluation and the checkpoint that has it."""
+
+    def on_evaluation(self, step, numbers):
+        raise RuntimeError("broken off")
+
+
+@pytest.mark.long
+def test_an_evaluation_that_a_stop_left_out_has_one_row(make_config, run, tmp_path):
+    config, workdir = make_config(**EACH), tmp_path / "run"
+    with pytest.raises(StoppedError, match="at step 4 of 8"):
+        train_and_evaluate(config, workdir, own=Own(callbacks=[Terminated()]))
+    assert list(accuracies_of(workdir)) == [2]
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="broken off"):
+            train_and_evaluate(config, workdir, own=Own(callbacks=[Broken()]))
+        assert list(accuracies_of(workdir)) == [2, 4]
+    train_and_evaluate(config, workdir)
+    assert without_times(rows_of(workdir)) == without_times(rows_of(run[0]))
 
 
 LENGTHENED = {"optim.epochs": 0.8}

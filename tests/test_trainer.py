@@ -12,7 +12,14 @@ from pathlib import Path
 
 import pytest
 from documents import Reader
-from fixtures_train import OWN_MOUNTS, PROGRESS, ROOT, assert_same_weights, may_mount
+from fixtures_train import (
+    OWN_MOUNTS,
+    PROGRESS,
+    ROOT,
+    assert_same_weights,
+    may_mount,
+    without_times,
+)
 from kinds import mostly_long
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -146,15 +153,6 @@ def test_killing_a_run_at_any_moment_loses_nothing(
         for workdir in (broken, whole)
     )
     assert told == expected
-
-
-def without_times(rows):
-    """Rows of metrics, in the order of their steps, but for what depends on the clock."""
-    kept = [
-        {key: row[key] for key in row if not key.startswith(("time/", "images_per_second"))}
-        for row in rows
-    ]
-    return sorted(kept, key=lambda row: (row["step"], "test/loss" in row))
 
 
 @pytest.mark.long

@@ -251,6 +251,7 @@ def recorder_of(
         run.plan,
         run.schedule,
         start_step=step,
+        tested=bool(checkpoints.restored["metrics"]),
         window=checkpoints.restored["window"],
         more_loggers=functools.partial(make_loggers, config.loggers, logged, run.own.loggers),
         callbacks=callbacks,

@@ -4,6 +4,8 @@ import io
 import json
 import re
 
+import pytest
+
 from vitswin_jax.train.keep.loggers import Jsonl, Progress, read_until
 from vitswin_jax.train.run.plan import Plan
 
@@ -31,14 +33,25 @@ def test_a_resumed_run_drops_what_lies_beyond_its_checkpoint(tmp_path):
     rows = [{"step": step, "train/loss": float(step)} for step in (1, 2, 3, 4)]
     text = "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 5, "trai'
     (tmp_path / "metrics.jsonl").write_text(text)
-    writer = Jsonl(tmp_path, start_step=2)
+    writer = Jsonl(tmp_path, start_step=2, tested=True)
     writer.log(3, {"train/loss": 0.5, "test/accuracy": float("nan")})
     writer.close()
-    lines = read_until(tmp_path / "metrics.jsonl", 100)
+    lines = read_until(tmp_path / "metrics.jsonl", 100, tested=True)
     assert [json.loads(line) for line in lines] == [
         *rows[:2],
         {"step": 3, "train/loss": 0.5, "test/accuracy": None},
     ]
+
+
+@pytest.mark.parametrize("tested", [True, False])
+def test_an_evaluation_that_the_checkpoint_does_not_know_is_written_anew(tmp_path, tested):
+    """A stop cut it off; the resumed run wrote its row, and was stopped before it could save."""
+    train = [{"step": step, "train/loss": 1.0} for step in (2, 4)]
+    test = [{"step": step, "epoch": step / 2, "test/loss": 1.0} for step in (2, 4)]
+    rows = [train[0], test[0], train[1], test[1]]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = read_until(tmp_path / "metrics.jsonl", 4, tested=tested)
+    assert [json.loads(line) for line in lines] == rows[: 4 if tested else 3]
 
 
 def test_lines_that_are_no_rows_are_left_out_and_kept_beside(tmp_path, caplog):
@@ -46,14 +59,14 @@ def test_lines_that_are_no_rows_are_left_out_and_kept_beside(tmp_path, caplog):
     content = "\n".join([rows[0], "\0\0", "[]", rows[1], rows[2], '{"st']).encode() + b"\xff"
     for number in (1, 2):
         (tmp_path / "metrics.jsonl").write_bytes(content)
-        Jsonl(tmp_path, start_step=2).close()
+        Jsonl(tmp_path, start_step=2, tested=True).close()
         assert (tmp_path / "metrics.jsonl").read_text().splitlines() == rows[:2]
         assert (tmp_path / f"metrics.jsonl.damaged-{number}").read_bytes() == content
         assert caplog.messages[-1] == (
             f"{tmp_path}/metrics.jsonl: 2 lines are no row of a run, and ignored; "
             f"metrics.jsonl.damaged-{number} keeps the whole file."
         )
-    Jsonl(tmp_path, start_step=2).close()
+    Jsonl(tmp_path, start_step=2, tested=True).close()
     assert len(caplog.messages) == 2
 
 

@@ -28,10 +28,15 @@ TIME = "time/"
 """The beginning of the names of shares of time."""
 
 
-def read_until(path: Path, step: int) -> list[str]:
+TRAIN = "train/"
+"""The beginning of the names of training's means, which no evaluation has."""
+
+
+def read_until(path: Path, step: int, *, tested: bool) -> list[str]:
     """Returns the rows of a metrics file up to `step` as written: what a resumed run keeps.
 
-    Lines that are no rows of a run are left out; the whole file is then kept beside it.
+    An evaluation of `step` itself is kept if the checkpoint was `tested`; if not, the run evaluates
+    it anew. Lines that are no rows of a run are left out; the whole file is then kept beside it.
     """
     rows = read_rows(path)
     if rows.foreign:
@@ -42,7 +47,12 @@ def read_until(path: Path, step: int) -> list[str]:
         log.warning(
             "%s: %s no row of a run, and ignored; %s keeps the whole file.", path, many, aside.name
         )
-    return [line for line, row in rows.lines if row[STEP] <= step]
+    return [
+        line
+        for line, row in rows.lines
+        if row[STEP] < step
+        or (row[STEP] == step and (tested or any(key.startswith(TRAIN) for key in row)))
+    ]
 
 
 @runtime_checkable
@@ -59,14 +69,15 @@ class Logger(Protocol):
 class Jsonl:
     """Appends rows to metrics.jsonl.
 
-    A resumed run drops the rows after its checkpoint, `start_step`, and writes them again. Raises
+    A resumed run drops the rows after its checkpoint, of `start_step`, and writes them again; so it
+    does with that step's evaluation, if the checkpoint was saved before it was `tested`. Raises
     UserError if the file cannot be written.
     """
 
-    def __init__(self, workdir: Path, *, start_step: int) -> None:
+    def __init__(self, workdir: Path, *, start_step: int, tested: bool) -> None:
         self._path = path = workdir / METRICS
         with writing(path):
-            kept = read_until(path, start_step)
+            kept = read_until(path, start_step, tested=tested)
             with replacing(path) as temporary:
                 temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
             self._file = path.open("a", buffering=1, encoding="utf-8")

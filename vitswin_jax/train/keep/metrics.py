@@ -17,7 +17,7 @@ from vitswin_jax.core.rows import STEP, read_rows
 from vitswin_jax.core.types import UserError
 from vitswin_jax.train.keep.callbacks import Callbacks
 from vitswin_jax.train.keep.journal import Hosts, Journal
-from vitswin_jax.train.keep.loggers import TIME, Jsonl, Logger, Progress
+from vitswin_jax.train.keep.loggers import TIME, TRAIN, Jsonl, Logger, Progress
 from vitswin_jax.train.keep.timing import InputWatch, shares
 from vitswin_jax.train.run.plan import Plan
 from vitswin_jax.weights.runs import METRICS
@@ -102,13 +102,15 @@ class Recorder:
         schedule: optax.Schedule | None,
         *,
         start_step: int,
+        tested: bool = False,
         window: Window = (),
         more_loggers: Callable[[], Sequence[Logger]] = tuple,
         callbacks: Callbacks | None = None,
         journal: Journal | None = None,
     ) -> None:
-        """`more_loggers` opens what the run has besides metrics.jsonl and its progress.
+        """`tested` says whether the state of `start_step` was evaluated before it was saved.
 
+        `more_loggers` opens what the run has besides metrics.jsonl and its progress.
         `journal` has the laps of this process, which are counted from here on for the rows.
         """
         self._callbacks = callbacks or Callbacks(())
@@ -118,7 +120,7 @@ class Recorder:
         self._seconds = 0.0
         if jax.process_index() == 0:  # which rewrites the file, so that the others do not read it
             self._seconds = seconds_until(workdir / METRICS, start_step)
-            rows = Jsonl(workdir, start_step=start_step)
+            rows = Jsonl(workdir, start_step=start_step, tested=tested)
             self._progress = Progress(plan, start_step=start_step)
             self._loggers = [rows, *more_loggers(), self._progress]
         self._log = StepLog(window)
@@ -197,7 +199,7 @@ class Recorder:
             logger.log(step, {"epoch": step / self._plan.steps_per_epoch, **numbers})
 
     def _write_train(self, step: int, means: Mapping[str, float]) -> None:
-        numbers = {f"train/{key}": value for key, value in means.items()}
+        numbers = {TRAIN + key: value for key, value in means.items()}
         if self._schedule is not None:
             numbers["lr"] = float(self._schedule(step - 1))
         numbers |= self._pace.pop(step, {})
