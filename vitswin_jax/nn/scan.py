@@ -114,7 +114,8 @@ def groups_of(depth: int, norm_after: Sequence[int]) -> Groups:
     size = min((i for i in norm_after if i < depth - 1), default=-1) + 1
     if not size:
         return Groups(2, depth // 2, normed=False)
-    return Groups(size, 0 if size % 2 else sum((i + 1) % size == 0 for i in norm_after), True)
+    whole = sum((i + 1) % size == 0 for i in norm_after)
+    return Groups(size, 0 if size % 2 else whole, normed=True)
 
 
 def row_paths(path: str, shape: tuple[int, ...]) -> list[str] | None:
