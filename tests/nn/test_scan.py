@@ -1,4 +1,4 @@
-"""What a scan over a Swin stage repeats, against the parameters that the models themselves have."""
+"""The groups of blocks that a scan over a Swin stage repeats, and their parameters' layout."""
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +69,20 @@ def test_rows_are_numbered_as_the_loop_goes():
         rows = row_paths(path, leaf.shape) or [path]
         found |= zip(rows, np.atleast_1d(leaf), strict=True)
     assert found == numbered
+
+
+@pytest.mark.parametrize(
+    "run", ["blocks", "encoder/blocks", "stage_2/pairs", "stage_0/groups_of_4"]
+)
+def test_a_run_of_two_depths_is_refused(run):
+    part = "" if run.endswith("blocks") else "/block_1"
+    flat = {
+        f"{run}{part}/{name}/scale": np.ones((depth, 3)) for name, depth in (("a", 2), ("b", 3))
+    }
+    with pytest.raises(
+        ValueError, match=rf"{run}: the leading axes are \[2, 3\], and should be one"
+    ):
+        unstack_blocks(unflatten_dict(flat, sep="/"))
 
 
 @pytest.mark.long

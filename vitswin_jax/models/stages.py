@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vitswin_jax.nn.layers import LayerNorm
-from vitswin_jax.nn.scan import apply_blocks, groups_of, rematerialize
+from vitswin_jax.nn.scan import apply_blocks, groups_of
 from vitswin_jax.nn.windows import pad_to_multiple
 
 
@@ -65,13 +65,9 @@ class BlockGroup(nn.Module):
         self, x: Float[Array, "b h w c"], drop_path: Float[Array, " size"], *, train: bool
     ) -> Float[Array, "b h w c"]:
         """Applies all of them, each block with its own rate."""
-
-        def apply(block: nn.Module, x: Array, rate: Array) -> Array:
-            return block(x, rate, train=train)
-
-        step = rematerialize(apply, self.remat, in_scan=True)
-        for i in range(self.size):
-            x = step(self.blocks[i % 2](name=f"block_{i}"), x, drop_path[i])
+        blocks = [self.blocks[i % 2](name=f"block_{i}") for i in range(self.size)]
+        rates = list(drop_path)
+        x, _ = apply_blocks(blocks, x, rates, train=train, remat=self.remat, in_scan=True)
         return x if self.norm is None else self.norm(name=f"norm_{self.size - 1}")(x)
 
 

@@ -53,6 +53,7 @@ def apply_blocks(
     *,
     train: bool,
     remat: bool | str,
+    in_scan: bool = False,
     keep_all: bool = False,
     shared: Mapping[str, Any] | None = None,
 ) -> tuple[Array, Sequence[Array] | Array | None]:
@@ -60,7 +61,7 @@ def apply_blocks(
 
     `blocks` is a sequence (loop), or one module to be scanned over `rates`, whose rows are what
     each step's module takes as its rate. The outputs of a scan are stacked on a leading axis. Every
-    block is given `shared` as keywords.
+    block is given `shared` as keywords. `in_scan`: a loop that is the body of another scan.
     """
 
     def apply(block: nn.Module, x: Array, rate: Any) -> Array:
@@ -80,7 +81,7 @@ def apply_blocks(
             length=len(rates),
         )
         return scan(blocks, x, jnp.asarray(rates, jnp.float32))
-    step = rematerialize(apply, remat, in_scan=False)
+    step = rematerialize(apply, remat, in_scan=in_scan)
     outputs = []
     for block, rate in zip(blocks, rates, strict=True):
         x = step(block, x, rate)
@@ -96,7 +97,7 @@ class Groups(NamedTuple):
     number: int
     """Whole groups, all scanned; the blocks after them are apart."""
     normed: bool
-    """Whether a norm of the map ends each."""
+    """Whether each group ends with a norm of the map."""
 
     @property
     def name(self) -> str:
@@ -144,12 +145,20 @@ def unstack_blocks(params: Params) -> Params:
     """Returns parameters in loop layout: scanned `blocks` become `block_0`, `block_1`, ...
 
     A Swin stage's groups become the blocks and norms of each. What is in loop layout stays as it
-    is.
+    is. Raises ValueError where the leaves of a run have not one depth.
     """
     out: dict[str, Any] = {}
+    depths: dict[str, int] = {}
     for path, leaf in flatten_dict(params, sep="/").items():
         rows = row_paths(path, np.shape(leaf))
-        out |= {path: leaf} if rows is None else {row: leaf[i] for i, row in enumerate(rows)}
+        if rows is None:
+            out[path] = leaf
+            continue
+        run = re.sub(r"(blocks|pairs|groups_of_\d+)/.*", r"\1", path)
+        if (depth := depths.setdefault(run, len(rows))) != len(rows):
+            sizes = sorted((depth, len(rows)))
+            raise ValueError(f"{run}: the leading axes are {sizes}, and should be one depth.")
+        out |= {row: leaf[i] for i, row in enumerate(rows)}
     return unflatten_dict(out, sep="/")
 
 

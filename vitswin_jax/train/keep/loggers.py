@@ -26,8 +26,6 @@ log = logger(__name__)
 
 TIME = "time/"
 """The beginning of the names of shares of time."""
-
-
 TRAIN = "train/"
 """The beginning of the names of training's means, which no evaluation has."""
 
